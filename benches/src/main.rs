@@ -1,0 +1,2 @@
+//! The `natter-load` binary.
+fn main() {}
