@@ -1,0 +1,218 @@
+//! Identifiers, each a type of its own.
+
+use std::fmt;
+
+/// Number of shards. Fixed when a cluster is created; every id is placed by it.
+pub const SHARDS: u16 = 16;
+
+macro_rules! number_id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number_id! {
+    /// A person. Random, 1 to 2^53 - 1, so that JavaScript holds it in a number and nobody guesses it.
+    UserId(u64)
+}
+number_id! {
+    /// A device of a user: 1, 2, 3 and so on, never given twice.
+    DeviceId(u32)
+}
+number_id! {
+    /// Names a send; chosen by the sending device and unique for it, for ever.
+    SendId(u64)
+}
+number_id! {
+    /// A place in a mailbox; the first entry has 1.
+    Seq(u64)
+}
+number_id! {
+    /// A shard, below [`SHARDS`].
+    ShardId(u16)
+}
+
+impl UserId {
+    /// The largest id.
+    pub const MAX: Self = Self((1 << 53) - 1);
+
+    /// Makes an id of 64 random bits.
+    pub fn from_random(bits: u64) -> Self {
+        Self((bits >> 11).max(1))
+    }
+
+    /// The shard the user, their devices and their mailbox live in.
+    pub fn shard(self) -> ShardId {
+        ShardId((fnv1a(&self.0.to_be_bytes()) % u64::from(SHARDS)) as u16)
+    }
+}
+
+impl Seq {
+    /// The place after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// A name under which a user can be found: a phone number, an e-mail address or a user name, in
+/// the one spelling that is stored.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Alias(String);
+
+/// Which kind of alias a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AliasKind {
+    /// E.164: `+`, then 7 to 15 digits of which the first is not 0.
+    Phone,
+    /// `local@domain`, at most 254 bytes.
+    Email,
+    /// 3 to 32 of `a-z 0-9 . _ -`, beginning with a letter.
+    Name,
+}
+
+/// Why a text is no alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AliasError {
+    /// Begins with `+` but is not E.164.
+    #[error("a phone number is + and 7 to 15 digits, the first of them not 0 (E.164)")]
+    Phone,
+    /// Has an `@` but is no address.
+    #[error("an e-mail address is local@domain, without spaces, at most 254 bytes")]
+    Email,
+    /// Neither of them, and no user name.
+    #[error("a user name is 3 to 32 of a-z 0-9 . _ - and begins with a letter")]
+    Name,
+}
+
+impl Alias {
+    /// Checks `text` and brings it into the stored spelling: lower case, and for phone numbers
+    /// without the spaces, dashes and brackets that people write.
+    ///
+    /// # Errors
+    /// [`AliasError`] says which rule of its kind the text breaks.
+    pub fn parse(text: &str) -> Result<Self, AliasError> {
+        let text = text.trim();
+        if text.starts_with('+') {
+            return phone(text).ok_or(AliasError::Phone).map(Self);
+        }
+        if text.contains('@') {
+            return email(text).ok_or(AliasError::Email).map(Self);
+        }
+        name(text).ok_or(AliasError::Name).map(Self)
+    }
+
+    /// Which kind this is.
+    pub fn kind(&self) -> AliasKind {
+        if self.0.starts_with('+') {
+            AliasKind::Phone
+        } else if self.0.contains('@') {
+            AliasKind::Email
+        } else {
+            AliasKind::Name
+        }
+    }
+
+    /// The stored spelling.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The shard that knows whose alias this is.
+    pub fn shard(&self) -> ShardId {
+        ShardId((fnv1a(self.0.as_bytes()) % u64::from(SHARDS)) as u16)
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn phone(text: &str) -> Option<String> {
+    let digits: String =
+        text[1..].chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    let fits = (7..=15).contains(&digits.len()) && !digits.starts_with('0');
+    (plain && fits).then(|| format!("+{digits}"))
+}
+
+fn email(text: &str) -> Option<String> {
+    let (local, domain) = text.rsplit_once('@')?;
+    let printable = |s: &str| s.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '@');
+    let labels = domain.split('.').count() >= 2 && domain.split('.').all(|label| !label.is_empty());
+    let fits = text.len() <= 254 && !local.is_empty() && local.len() <= 64;
+    (fits && labels && printable(local) && printable(domain)).then(|| text.to_lowercase())
+}
+
+fn name(text: &str) -> Option<String> {
+    let name = text.to_lowercase();
+    let fits = (3..=32).contains(&name.len()) && name.as_bytes()[0].is_ascii_lowercase();
+    let plain =
+        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+    (fits && plain).then_some(name)
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every machine and in every version, for ever.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_has_one_spelling() {
+        for (text, stored, kind) in [
+            ("+49 (151) 123-45678", "+4915112345678", AliasKind::Phone),
+            (" Ada@Example.org ", "ada@example.org", AliasKind::Email),
+            ("Ada.L-9", "ada.l-9", AliasKind::Name),
+        ] {
+            let alias = Alias::parse(text).unwrap();
+            assert_eq!((alias.as_str(), alias.kind()), (stored, kind));
+        }
+    }
+
+    #[test]
+    fn what_is_no_alias_is_told_why() {
+        for (text, why) in [
+            ("+0123456789", AliasError::Phone),
+            ("+12345", AliasError::Phone),
+            ("+1234567890123456", AliasError::Phone),
+            ("+12a4567890", AliasError::Phone),
+            ("ada@", AliasError::Email),
+            ("@example.org", AliasError::Email),
+            ("ada@example", AliasError::Email),
+            ("a b@example.org", AliasError::Email),
+            ("", AliasError::Name),
+            ("ab", AliasError::Name),
+            ("9lives", AliasError::Name),
+            ("ada!", AliasError::Name),
+        ] {
+            assert_eq!(Alias::parse(text), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn users_spread_over_all_shards() {
+        let mut seen = [0u32; SHARDS as usize];
+        for bits in 0..16_000u64 {
+            let user = UserId::from_random(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            assert!(user <= UserId::MAX && user.0 > 0);
+            seen[usize::from(user.shard().0)] += 1;
+        }
+        assert!(seen.iter().all(|n| (700..1300).contains(n)), "{seen:?}");
+    }
+}

@@ -1,0 +1,62 @@
+//! Every limit that a client can meet, with its unit and its reason.
+
+/// Longest frame, in bytes after the length prefix. Media travels by HTTP, so a frame is text, keys
+/// and thumbnails.
+pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest body of one message, in bytes; for a set of bodies, their sum. Leaves a frame room for
+/// its envelope.
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 8 * 1024;
+
+/// Longest frame before login: the longest legitimate one, `RegisterProve`, is under 1 KiB.
+pub const FRAME_BYTES_MAX_BEFORE_LOGIN: usize = 4 * 1024;
+
+/// Longest body of a signal, in bytes.
+pub const SIGNAL_BYTES_MAX: usize = 1024;
+
+/// Sends of one device that wait for their answer.
+pub const UNANSWERED_MAX: usize = 64;
+
+/// Send ids a shard remembers for each (sender device, recipient). Twice the unanswered sends, so
+/// that every retry is recognized.
+pub const RECENT_IDS: u64 = 128;
+
+/// Deliveries sent to one device and not yet acknowledged.
+pub const WINDOW_MESSAGES: usize = 128;
+
+/// Bytes of bodies in that window. One body may exceed what is left.
+pub const WINDOW_BYTES: usize = 512 * 1024;
+
+/// Longest and default time to live of a message, in seconds: 30 days.
+pub const TTL_S_MAX: u32 = 30 * 24 * 3600;
+
+/// Messages held for one user, by default.
+pub const MAILBOX_MESSAGES: u64 = 10_000;
+
+/// Bytes held for one user, by default.
+pub const MAILBOX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Linked devices of one user.
+pub const DEVICES_MAX: usize = 8;
+
+/// Blocked users of one user.
+pub const BLOCKS_MAX: usize = 1_000;
+
+/// Presence subscriptions of one user.
+pub const SUBSCRIPTIONS_MAX: usize = 256;
+
+/// Longest device name, in bytes.
+pub const DEVICE_NAME_BYTES_MAX: usize = 64;
+
+/// Send ids in one `MarkRead`.
+pub const READ_IDS_MAX: usize = 256;
+
+/// Bytes of the nonce in `Welcome`.
+pub const NONCE_BYTES: usize = 32;
+
+const _: () = {
+    assert!(BODY_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(RECENT_IDS as usize >= 2 * UNANSWERED_MAX);
+    assert!(SIGNAL_BYTES_MAX < FRAME_BYTES_MAX_BEFORE_LOGIN);
+    assert!(WINDOW_BYTES > BODY_BYTES_MAX);
+};
