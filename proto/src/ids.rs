@@ -51,7 +51,7 @@ impl UserId {
 
     /// The shard the user, their devices and their mailbox live in.
     pub fn shard(self) -> ShardId {
-        ShardId((fnv1a(&self.0.to_be_bytes()) % u64::from(SHARDS)) as u16)
+        shard_of(&self.0.to_be_bytes())
     }
 }
 
@@ -128,7 +128,7 @@ impl Alias {
 
     /// The shard that knows whose alias this is.
     pub fn shard(&self) -> ShardId {
-        ShardId((fnv1a(self.0.as_bytes()) % u64::from(SHARDS)) as u16)
+        shard_of(self.0.as_bytes())
     }
 }
 
@@ -147,11 +147,13 @@ fn phone(text: &str) -> Option<String> {
 }
 
 fn email(text: &str) -> Option<String> {
+    // Lower case first: it can be longer than what was typed, and it is what the limits are for.
+    let text = text.to_lowercase();
     let (local, domain) = text.rsplit_once('@')?;
     let printable = |s: &str| s.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '@');
     let labels = domain.split('.').count() >= 2 && domain.split('.').all(|label| !label.is_empty());
     let fits = text.len() <= 254 && !local.is_empty() && local.len() <= 64;
-    (fits && labels && printable(local) && printable(domain)).then(|| text.to_lowercase())
+    (fits && labels && printable(local) && printable(domain)).then_some(text)
 }
 
 fn name(text: &str) -> Option<String> {
@@ -160,6 +162,11 @@ fn name(text: &str) -> Option<String> {
     let plain =
         name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
     (fits && plain).then_some(name)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the rest of a division by a u16")]
+fn shard_of(id: &[u8]) -> ShardId {
+    ShardId((fnv1a(id) % u64::from(SHARDS)) as u16)
 }
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every machine and in every version, for ever.

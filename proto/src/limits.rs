@@ -56,7 +56,7 @@ pub const NONCE_BYTES: usize = 32;
 
 const _: () = {
     assert!(BODY_BYTES_MAX < FRAME_BYTES_MAX);
-    assert!(RECENT_IDS as usize >= 2 * UNANSWERED_MAX);
+    assert!(RECENT_IDS >= 2 * UNANSWERED_MAX as u64);
     assert!(SIGNAL_BYTES_MAX < FRAME_BYTES_MAX_BEFORE_LOGIN);
     assert!(WINDOW_BYTES > BODY_BYTES_MAX);
 };

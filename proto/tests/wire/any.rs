@@ -1,0 +1,218 @@
+//! Strategies that make any frame at all, for the properties.
+
+use bytes::Bytes;
+use proptest::{collection::vec, prelude::*};
+use proto::wire::{
+    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
+    DeviceBody, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
+    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
+    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence,
+    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
+    deliver::Content, lookup::Who, send::To, server_frame::Kind as Say,
+};
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..80).prop_map(Bytes::from)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    ".{0,20}"
+}
+
+fn device() -> impl Strategy<Value = Device> {
+    (any::<u32>(), bytes(), text(), any::<u64>())
+        .prop_map(|(device, key, name, linked_at_ms)| Device { device, key, name, linked_at_ms })
+}
+
+fn privacy() -> impl Strategy<Value = Privacy> {
+    any::<[bool; 3]>().prop_map(|[hide_last_seen, hide_online, no_read_receipts]| Privacy {
+        hide_last_seen,
+        hide_online,
+        no_read_receipts,
+    })
+}
+
+fn send() -> impl Strategy<Value = Send> {
+    let to = prop_oneof![any::<u64>().prop_map(To::User), text().prop_map(To::Alias)];
+    let body = (any::<u32>(), bytes()).prop_map(|(device, body)| DeviceBody { device, body });
+    (proptest::option::of(to), bytes(), vec(body, 0..4), any::<u32>())
+        .prop_map(|(to, body, bodies, ttl_s)| Send { to, body, bodies, ttl_s })
+}
+
+fn ask_account() -> impl Strategy<Value = Ask> {
+    let who = prop_oneof![any::<u64>().prop_map(Who::User), text().prop_map(Who::Alias)];
+    prop_oneof![
+        (bytes(), text()).prop_map(|(device_key, device_name)| Ask::LinkDevice(LinkDevice {
+            device_key,
+            device_name
+        })),
+        any::<u32>().prop_map(|device| Ask::UnlinkDevice(UnlinkDevice { device })),
+        Just(Ask::DeleteAccount(DeleteAccount {})),
+        proptest::option::of(who).prop_map(|who| Ask::Lookup(Lookup { who })),
+        any::<(u64, bool)>().prop_map(|(user, unblock)| Ask::Block(Block { user, unblock })),
+        proptest::option::of(privacy()).prop_map(|privacy| Ask::SetPrivacy(SetPrivacy { privacy })),
+        any::<(u64, bool)>()
+            .prop_map(|(user, unsubscribe)| Ask::Subscribe(Subscribe { user, unsubscribe })),
+        any::<bool>().prop_map(|away| Ask::SetPresence(SetPresence { away })),
+        Just(Ask::GetAccount(GetAccount {})),
+    ]
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    prop_oneof![
+        send().prop_map(Ask::Send),
+        any::<u64>().prop_map(|seq| Ask::Ack(Ack { seq })),
+        (any::<u64>(), any::<u32>(), bytes()).prop_map(|(to, kind, body)| Ask::Signal(Signal {
+            to,
+            kind,
+            body
+        })),
+        (any::<u64>(), any::<u32>(), vec(any::<u64>(), 0..9)).prop_map(
+            |(from, from_device, send_ids)| Ask::MarkRead(MarkRead { from, from_device, send_ids })
+        ),
+        Just(Ask::Ping(Ping {})),
+        Just(Ask::Pong(Pong {})),
+        (any::<u64>(), any::<u32>(), bytes(), any::<u64>()).prop_map(
+            |(user, device, signature, acknowledged)| Ask::Login(Login {
+                user,
+                device,
+                signature,
+                acknowledged
+            })
+        ),
+        (bytes(), any::<u64>())
+            .prop_map(|(ticket, acknowledged)| Ask::Resume(Resume { ticket, acknowledged })),
+        text().prop_map(|alias| Ask::RegisterStart(RegisterStart { alias })),
+        (text(), text(), bytes(), bytes(), text()).prop_map(
+            |(alias, pin, device_key, signature, device_name)| Ask::RegisterProve(RegisterProve {
+                alias,
+                pin,
+                device_key,
+                signature,
+                device_name
+            })
+        ),
+        Just(Ask::Logout(Logout {})),
+        ask_account(),
+    ]
+}
+
+/// Any client frame.
+pub(crate) fn client_frame() -> impl Strategy<Value = ClientFrame> {
+    (any::<u64>(), proptest::option::of(ask())).prop_map(|(id, kind)| ClientFrame { id, kind })
+}
+
+fn content() -> impl Strategy<Value = Content> {
+    let ids = || vec(any::<u64>(), 0..9);
+    prop_oneof![
+        (any::<u64>(), any::<u32>(), any::<u64>(), bytes()).prop_map(
+            |(from, from_device, send_id, body)| Content::Message(Message {
+                from,
+                from_device,
+                send_id,
+                body
+            })
+        ),
+        (any::<i32>(), any::<u64>(), any::<u32>(), ids()).prop_map(
+            |(kind, user, device, send_ids)| Content::Receipt(Receipt {
+                kind,
+                user,
+                device,
+                send_ids
+            })
+        ),
+        (any::<u64>(), any::<u32>(), any::<u64>(), bytes()).prop_map(
+            |(to, from_device, send_id, body)| Content::SentCopy(SentCopy {
+                to,
+                from_device,
+                send_id,
+                body
+            })
+        ),
+        (any::<u64>(), any::<u32>(), ids()).prop_map(|(from, from_device, send_ids)| {
+            Content::ReadCopy(ReadCopy { from, from_device, send_ids })
+        }),
+    ]
+}
+
+fn say_opening() -> impl Strategy<Value = Say> {
+    prop_oneof![
+        (bytes(), any::<u64>(), any::<[u32; 3]>(), text()).prop_map(
+            |(nonce, server_time_ms, [frame_bytes_max, unanswered_max, heartbeat_s], server)| {
+                Say::Welcome(Welcome {
+                    nonce,
+                    server_time_ms,
+                    frame_bytes_max,
+                    unanswered_max,
+                    heartbeat_s,
+                    server,
+                })
+            }
+        ),
+        any::<(u32, u32)>()
+            .prop_map(|(expires_s, digits)| Say::PinSent(PinSent { expires_s, digits })),
+        (any::<u64>(), any::<u32>(), bytes()).prop_map(|(user, device, ticket)| {
+            Say::Registered(Registered { user, device, ticket })
+        }),
+        (bytes(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+            |(ticket, acknowledged, user, device)| Say::LoggedIn(LoggedIn {
+                ticket,
+                acknowledged,
+                user,
+                device
+            })
+        ),
+        any::<(u64, u32)>().prop_map(|(user, device)| Say::Linked(Linked { user, device })),
+        (any::<u64>(), vec(device(), 0..4))
+            .prop_map(|(user, devices)| Say::Found(Found { user, devices })),
+        (
+            any::<u64>(),
+            vec(text(), 0..3),
+            vec(device(), 0..3),
+            vec(any::<u64>(), 0..9),
+            proptest::option::of(privacy())
+        )
+            .prop_map(|(user, aliases, devices, blocked, privacy)| Say::Account(Account {
+                user,
+                aliases,
+                devices,
+                blocked,
+                privacy
+            })),
+    ]
+}
+
+fn say() -> impl Strategy<Value = Say> {
+    prop_oneof![
+        any::<(u64, u64)>().prop_map(|(at_ms, user)| Say::Accepted(Accepted { at_ms, user })),
+        (any::<u64>(), any::<Option<u64>>(), any::<u64>(), proptest::option::of(content()))
+            .prop_map(|(seq, after, at_ms, content)| Say::Deliver(Deliver {
+                seq,
+                after,
+                at_ms,
+                content
+            })),
+        (any::<u64>(), any::<[u32; 2]>(), bytes()).prop_map(|(from, [from_device, kind], body)| {
+            Say::Signaled(Signaled { from, from_device, kind, body })
+        }),
+        any::<u64>().prop_map(|seq| Say::CaughtUp(CaughtUp { seq })),
+        Just(Say::Ping(Ping {})),
+        Just(Say::Pong(Pong {})),
+        Just(Say::Done(Done {})),
+        (any::<[u32; 2]>(), text()).prop_map(|([code, retry_after_ms], text)| {
+            Say::Refused(Refused { code, text, retry_after_ms })
+        }),
+        any::<(u64, bool, u64)>().prop_map(|(user, online, last_seen_ms)| {
+            Say::Presence(Presence { user, online, last_seen_ms })
+        }),
+        (any::<[u32; 2]>(), vec(text(), 0..3)).prop_map(|([code, after_ms], addresses)| {
+            Say::GoAway(GoAway { code, after_ms, addresses })
+        }),
+        say_opening(),
+    ]
+}
+
+/// Any server frame.
+pub(crate) fn server_frame() -> impl Strategy<Value = ServerFrame> {
+    (any::<u64>(), proptest::option::of(say())).prop_map(|(id, kind)| ServerFrame { id, kind })
+}
