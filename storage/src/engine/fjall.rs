@@ -1,0 +1,253 @@
+//! fjall, for what must survive: LSM tables behind one journal.
+//!
+//! fjall begins a new journal only after 64 MB of it, so bodies of removed rows would stay in it for
+//! as long as little is written. [`Fjall::reclaim`] therefore fills the journal up, and flushes all
+//! tables, after which fjall unlinks it.
+//!
+//! # Invariants
+//! 1. After an error of the disk fjall refuses every write; the next write opens it anew.
+//! 2. Nothing waits for fjall's worker without a limit: it ends at such an error.
+
+use super::{Batch, Durability, Engine, Reclaim, Scan, Visit};
+use crate::StorageError;
+use crate::schema::Table;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+use std::time::Duration;
+
+/// Memory for blocks that were read, in bytes. What is read often lives in the shards.
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Rows of one table held in memory before they become a file, in bytes.
+const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Blocks of messages are read in order, so they may be large. Bytes.
+const MESSAGE_BLOCK_BYTES: u32 = 16 * 1024;
+
+/// fjall begins a new journal beyond this position, in bytes.
+const JOURNAL_BYTES: u64 = 64_000_000;
+
+/// One write of filling, in bytes.
+const FILLING_BYTES: usize = 1024 * 1024;
+
+/// How long a flush of the tables is awaited: tries, and the pause between them. One minute.
+const FLUSH_TRIES: u32 = 12_000;
+const FLUSH_PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(crate) struct Fjall {
+    dir: PathBuf,
+    open: RwLock<Option<Open>>,
+    /// Held by whoever writes; counts what is at least in the journal, in bytes.
+    journaled: Mutex<u64>,
+}
+
+struct Open {
+    tables: Vec<Keyspace>,
+    filling: Keyspace,
+    db: Database,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open").field("tables", &self.tables.len()).finish_non_exhaustive()
+    }
+}
+
+impl Open {
+    fn table(&self, table: Table) -> Option<&Keyspace> {
+        let place = Table::DURABLE.iter().position(|known| *known == table)?;
+        self.tables.get(place)
+    }
+
+    fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
+        self.tables.iter().chain([&self.filling])
+    }
+}
+
+impl Fjall {
+    /// Opens or makes the tables in `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
+        let open = open_db(dir)?;
+        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Some(open)), journaled: Mutex::new(0) })
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Open) -> Result<T, fjall::Error>,
+    ) -> Result<T, StorageError> {
+        match self.read().as_ref() {
+            Some(open) => work(open).map_err(|error| failed(&self.dir, error)),
+            None => Err(StorageError::Closed),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Option<Open>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, u64> {
+        self.journaled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the tables again if a failed write has shut them.
+    fn reopen_if_shut(&self, journaled: &mut u64) -> Result<(), StorageError> {
+        let usable =
+            self.read().as_ref().is_some_and(|o| o.db.persist(PersistMode::Buffer).is_ok());
+        if usable {
+            return Ok(());
+        }
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        *open = None;
+        *open = Some(open_db(&self.dir)?);
+        *journaled = 0;
+        Ok(())
+    }
+
+    /// Writes filling until fjall is willing to begin a new journal.
+    fn fill_journal(open: &Open, journaled: u64) -> fjall::Result<()> {
+        let missing = (JOURNAL_BYTES + FILLING_BYTES as u64).saturating_sub(journaled);
+        let filling = Slice::from(vec![0; FILLING_BYTES]);
+        for _ in 0..missing.div_ceil(FILLING_BYTES as u64) {
+            open.filling.insert(b"filling", filling.clone())?;
+        }
+        open.filling.clear()?;
+        open.db.persist(PersistMode::SyncData)
+    }
+
+    /// Makes files of all rows in memory and waits until the journals before the present one are
+    /// gone.
+    fn flush_tables(&self, open: &Open) -> Result<(), StorageError> {
+        let fail = |error| failed(&self.dir, error);
+        open.filling.insert(b"mark", b"").map_err(fail)?;
+        for keyspace in open.keyspaces() {
+            keyspace.rotate_memtable().map_err(fail)?;
+        }
+        for _ in 0..FLUSH_TRIES {
+            let flushing = open.keyspaces().any(|keyspace| keyspace.sealed_memtable_count() > 0);
+            if !flushing && open.db.outstanding_flushes() == 0 {
+                return Ok(());
+            }
+            open.db.persist(PersistMode::Buffer).map_err(fail)?;
+            thread::sleep(FLUSH_PAUSE);
+        }
+        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        Err(StorageError::io(&self.dir, late))
+    }
+}
+
+fn open_db(dir: &Path) -> Result<Open, StorageError> {
+    // fjall answers some damage with a panic.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let db = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
+        let table = |table: &Table| db.keyspace(table.name(), || options(*table));
+        let tables = Table::DURABLE.iter().map(table).collect::<fjall::Result<Vec<_>>>()?;
+        let filling = db.keyspace("filling", || {
+            KeyspaceCreateOptions::default().max_memtable_size(4 * JOURNAL_BYTES)
+        })?;
+        Ok(Open { tables, filling, db })
+    }));
+    match opened {
+        Ok(opened) => opened.map_err(|error| failed(dir, error)),
+        Err(_panic) => Err(StorageError::corrupt(dir, 0, "it made the engine panic")),
+    }
+}
+
+fn options(table: Table) -> KeyspaceCreateOptions {
+    let options = KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    if table == Table::Messages {
+        options.data_block_size_policy(fjall::config::BlockSizePolicy::all(MESSAGE_BLOCK_BYTES))
+    } else {
+        options
+    }
+}
+
+fn failed(dir: &Path, error: fjall::Error) -> StorageError {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            StorageError::io(dir, error)
+        }
+        fjall::Error::Locked => StorageError::AlreadyOpen { dir: dir.to_owned(), owner: None },
+        fjall::Error::Poisoned => {
+            StorageError::io(dir, std::io::Error::other("a write failed before"))
+        }
+        other => StorageError::corrupt(dir, 0, other.to_string()),
+    }
+}
+
+impl Engine for Fjall {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        self.with(|open| match open.table(table) {
+            Some(keyspace) => Ok(keyspace.get(key)?.map(|value| value.to_vec())),
+            None => Ok(None),
+        })
+    }
+
+    fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        self.with(|open| {
+            let Some(keyspace) = open.table(scan.table) else { return Ok(()) };
+            for row in keyspace.range(scan.from..scan.to) {
+                let (key, value) = row.into_inner()?;
+                if visit(&key, &value) == ControlFlow::Break(()) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        let mut journaled = self.writer();
+        self.reopen_if_shut(&mut journaled)?;
+        let bytes = batch.bytes();
+        self.with(|open| {
+            let mut writes = open.db.batch().durability(Some(match durability {
+                Durability::Flushed => PersistMode::SyncData,
+                Durability::Lazy => PersistMode::Buffer,
+            }));
+            for (table, key, value) in batch.into_rows() {
+                let Some(keyspace) = open.table(table) else { continue };
+                match value {
+                    Some(value) => writes.insert(keyspace, key, value),
+                    None => writes.remove(keyspace, key),
+                }
+            }
+            writes.commit()
+        })?;
+        *journaled += bytes;
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.with(|open| open.db.persist(PersistMode::SyncAll))
+    }
+
+    fn reclaim(&self, reclaim: Reclaim) -> Result<(), StorageError> {
+        let mut journaled = self.writer();
+        self.reopen_if_shut(&mut journaled)?;
+        let guard = self.read();
+        let open = guard.as_ref().ok_or(StorageError::Closed)?;
+        let fail = |error| failed(&self.dir, error);
+        Self::fill_journal(open, *journaled).map_err(fail)?;
+        *journaled = 0;
+        self.flush_tables(open)?;
+        match reclaim {
+            Reclaim::Journal => {}
+            Reclaim::JournalAndTables => {
+                for table in Table::DURABLE.iter().filter(|table| table.holds_bodies()) {
+                    open.table(*table).map_or(Ok(()), Keyspace::major_compact).map_err(fail)?;
+                }
+            }
+        }
+        // A second round lets go of the files that the first one replaced.
+        self.flush_tables(open)
+    }
+
+    fn table_bytes(&self, table: Table) -> u64 {
+        self.read().as_ref().and_then(|o| o.table(table).map(Keyspace::disk_space)).unwrap_or(0)
+    }
+}

@@ -1,0 +1,82 @@
+//! What can go wrong with what is durable, each error with its path and its cure.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why storage did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process, or another part of this one, owns the directory.
+    #[error(
+        "{} is in use by process {}: stop it, or give this node a directory of its own",
+        dir.display(), owner.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+    )]
+    AlreadyOpen {
+        /// The data directory.
+        dir: PathBuf,
+        /// Process id of the owner, if it left one.
+        owner: Option<u32>,
+    },
+    /// A newer natter wrote the directory.
+    #[error(
+        "{} has data version {found}, this natter knows versions up to {known}: start the newer natter",
+        dir.display()
+    )]
+    NewerVersion {
+        /// The data directory.
+        dir: PathBuf,
+        /// Version found there.
+        found: u32,
+        /// Newest version this program knows.
+        known: u32,
+    },
+    /// What was flushed can no longer be read. Nothing was changed.
+    #[error(
+        "{} is damaged at byte {offset} ({what}): restore the directory from a replica or a backup",
+        file.display()
+    )]
+    Corrupt {
+        /// The damaged file; for a table, its directory.
+        file: PathBuf,
+        /// Where the damage begins, in bytes; 0 if only the file is known.
+        offset: u64,
+        /// What was expected there.
+        what: String,
+    },
+    /// There is no space; nothing was changed.
+    #[error("no space left for {}: free some, or grow the disk", path.display())]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{} cannot be read or written: check the disk and the owner of the directory", path.display())]
+    Io {
+        /// What was being read or written.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// [`crate::Storage::close`] came before this call.
+    #[error("storage is closed")]
+    Closed,
+}
+
+impl StorageError {
+    /// Makes an error of an operating system's, which knows no path.
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        if is_full(&source) {
+            Self::DiskFull { path: path.to_owned() }
+        } else {
+            Self::Io { path: path.to_owned(), source }
+        }
+    }
+
+    pub(crate) fn corrupt(file: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Corrupt { file: file.to_owned(), offset, what: what.into() }
+    }
+}
+
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

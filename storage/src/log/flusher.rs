@@ -1,0 +1,174 @@
+//! The log's thread: takes what is queued, writes it, waits for the disk, answers.
+
+use super::segment::{AppendError, Reserve, Segment};
+use super::{LogError, Shared, Shut, Waiting, block};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
+use tracing::{error, warn};
+
+/// Space that is set aside for the time when there is none, in bytes: acknowledgments of what is
+/// held fit in it, and they are what frees space.
+const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Memory for queued records that is kept from one flush to the next, in bytes.
+const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
+
+pub(super) struct Flusher {
+    shared: Arc<Shared>,
+    segment: Option<Segment>,
+    reserve: Reserve,
+    next_block: u64,
+    failed: bool,
+}
+
+/// What the flusher took from the queue.
+#[derive(Default)]
+struct Work {
+    block: Vec<u8>,
+    waiting: Vec<Waiting>,
+    settled: Vec<Sender<()>>,
+    rotate: bool,
+    shut: Option<Shut>,
+}
+
+impl Flusher {
+    pub(super) fn new(shared: Arc<Shared>, next_block: u64) -> Self {
+        let reserve = Reserve::new(&shared.dir, RESERVE_BYTES.min(shared.segment_bytes));
+        Self { shared, segment: None, reserve, next_block, failed: false }
+    }
+
+    pub(super) fn run(mut self) {
+        self.restore_reserve();
+        let mut work = Work::default();
+        loop {
+            self.take(&mut work);
+            if !work.waiting.is_empty() {
+                let outcome = self.flush(&mut work);
+                answer(&mut work.waiting, outcome);
+            }
+            if work.rotate && self.shared.ledger().open_is_spent(1) {
+                self.seal();
+                self.restore_reserve();
+            }
+            work.settled.clear();
+            // Nothing is queued after the log was shut, so nothing is left.
+            if work.shut == Some(Shut::Closing) {
+                break;
+            }
+        }
+        self.seal();
+    }
+
+    /// Waits for something to do, and takes it.
+    fn take(&self, work: &mut Work) {
+        work.block.shrink_to(BUFFER_BYTES_KEPT);
+        block::begin(&mut work.block);
+        let mut queue = self.shared.queue();
+        while queue.waiting.is_empty()
+            && queue.settled.is_empty()
+            && !queue.rotate
+            && queue.shut != Some(Shut::Closing)
+        {
+            queue.asleep = true;
+            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.asleep = false;
+        std::mem::swap(&mut queue.block, &mut work.block);
+        std::mem::swap(&mut queue.waiting, &mut work.waiting);
+        std::mem::swap(&mut queue.settled, &mut work.settled);
+        work.rotate = std::mem::take(&mut queue.rotate);
+        work.shut = queue.shut;
+    }
+
+    fn flush(&mut self, work: &mut Work) -> Result<(), LogError> {
+        if self.failed {
+            return Err(LogError::Failed);
+        }
+        let written = self.write(&mut work.block, &work.waiting);
+        match &written {
+            Ok(()) => {}
+            Err(AppendError::Full) => self.shared.space.met_its_end(),
+            Err(AppendError::Failed(cause)) => {
+                error!(file = %self.shared.dir.display(), error = %cause, "log shut: a flush failed");
+                self.failed = true;
+                self.shared.queue().shut.get_or_insert(Shut::Failed);
+            }
+        }
+        written.map_err(|refused| match refused {
+            AppendError::Full => LogError::Full,
+            AppendError::Failed(_) => LogError::Failed,
+        })
+    }
+
+    fn write(&mut self, block: &mut [u8], waiting: &[Waiting]) -> Result<(), AppendError> {
+        let bytes = block.len() as u64;
+        let limit = self.shared.segment_bytes;
+        let begun = |segment: &&Segment| segment.end > super::segment::HEADER_BYTES as u64;
+        if self.segment.as_ref().filter(begun).is_some_and(|open| open.end + bytes > limit) {
+            self.seal();
+            self.restore_reserve();
+        }
+        if self.make_room(bytes).is_err() && !(self.reserve.give() && self.make_room(bytes).is_ok())
+        {
+            return Err(AppendError::Full);
+        }
+        let Some(segment) = &mut self.segment else { return Err(AppendError::Full) };
+        let records = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        block::seal(block, self.next_block, records, segment.salt);
+        segment.append(block)?;
+        self.next_block += 1;
+        let records = waiting.iter().map(|waiting| (waiting.shard, waiting.index));
+        self.shared.ledger().written(records, bytes);
+        self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+        self.shared.records.fetch_add(waiting.len() as u64, Ordering::Relaxed);
+        self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes sure that there is a segment with space for a block of `bytes`.
+    fn make_room(&mut self, bytes: u64) -> Result<(), ()> {
+        let chunk = (self.shared.segment_bytes / 4).max(64 * 1024);
+        let room = match &mut self.segment {
+            Some(segment) => segment.make_room(bytes, chunk),
+            None => {
+                let space = bytes + super::segment::HEADER_BYTES as u64;
+                let wish = space.max(chunk);
+                let made = Segment::create(&self.shared.dir, self.next_block, wish)
+                    .or_else(|_| Segment::create(&self.shared.dir, self.next_block, space));
+                made.map(|segment| self.segment = Some(segment))
+            }
+        };
+        room.map_err(|cause| {
+            warn!(file = %self.shared.dir.display(), error = %cause, "no room in the log");
+            self.shared.space.met_its_end();
+        })
+    }
+
+    /// Ends the open segment; the next block begins another.
+    fn seal(&mut self) {
+        if let Some(segment) = self.segment.take() {
+            if let Err(cause) = segment.finish() {
+                warn!(file = %segment.path.display(), error = %cause, "log segment not trimmed");
+            }
+            self.shared.ledger().seal(segment.path, segment.end);
+            self.shared.reap();
+        }
+    }
+
+    fn restore_reserve(&mut self) {
+        if !self.shared.space.nearly_full() {
+            self.reserve.take();
+        }
+    }
+}
+
+fn answer(waiting: &mut Vec<Waiting>, outcome: Result<(), LogError>) {
+    for waiting in waiting.drain(..) {
+        // Whoever asked may be broken; the log must go on for the others.
+        if catch_unwind(AssertUnwindSafe(|| (waiting.done)(outcome))).is_err() {
+            error!(shard = waiting.shard.0, "the answer to an append panicked");
+        }
+    }
+}

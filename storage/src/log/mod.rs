@@ -1,0 +1,276 @@
+//! The log: one ordered, checksummed, segmented file set for all shards, with group commit.
+//!
+//! Callers queue records and go on. One thread, the flusher, takes all that is queued, writes it as
+//! one block, waits for the disk once and then answers all of it.
+//!
+//! # Invariants
+//! 1. `done(Ok)` is called only after the record is on disk.
+//! 2. Records of a shard keep the order of the calls.
+//! 3. After a failed flush nothing is accepted until a restart: nobody knows what the disk has.
+//! 4. A segment is unlinked only when all it holds is in the tables, the oldest first.
+
+mod block;
+mod flusher;
+mod ledger;
+mod recover;
+mod segment;
+
+use crate::space::Space;
+use crate::{Recovered, StorageError};
+use flusher::Flusher;
+use ledger::Ledger;
+use proto::ShardId;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use tracing::warn;
+
+/// Why a record was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// No space. Nothing was kept; later appends may succeed.
+    #[error("no space left for the log")]
+    Full,
+    /// A flush failed, or the log is closed. It stays shut until a restart.
+    #[error("the log is shut")]
+    Failed,
+}
+
+/// Called once with the outcome of an append.
+pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// The log of this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Log(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What callers and the flusher share.
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    segment_bytes: u64,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    ledger: Mutex<Ledger>,
+    /// Held while segments are unlinked.
+    reaper: Mutex<()>,
+    space: Arc<Space>,
+    flushes: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Records that wait for the flusher, already in the form of a block.
+#[derive(Default)]
+struct Queue {
+    block: Vec<u8>,
+    waiting: Vec<Waiting>,
+    settled: Vec<Sender<()>>,
+    rotate: bool,
+    shut: Option<Shut>,
+    /// The flusher sleeps and must be woken.
+    asleep: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+/// Why nothing more is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shut {
+    Closing,
+    Failed,
+}
+
+struct Waiting {
+    shard: ShardId,
+    index: u64,
+    done: Done,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
+        let asleep = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        if asleep {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Unlinks the segments that are spent, oldest first.
+    fn reap(&self) {
+        let _reaping = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unlinked = false;
+        loop {
+            let Some(path) = self.ledger().spent() else { break };
+            if let Err(error) = fs::remove_file(&path) {
+                warn!(file = %path.display(), %error, "log segment not unlinked, will try again");
+                break;
+            }
+            self.ledger().unlinked();
+            unlinked = true;
+        }
+        if unlinked && let Err(error) = segment::sync_dir(&self.dir) {
+            warn!(file = %self.dir.display(), %error, "directory of the log not flushed");
+        }
+    }
+}
+
+/// Figures of the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogUsage {
+    pub(crate) bytes: u64,
+    pub(crate) segments: u64,
+    pub(crate) flushes: u64,
+    pub(crate) appended_records: u64,
+    pub(crate) appended_bytes: u64,
+}
+
+impl Log {
+    /// Reads the log in `dir` and starts its flusher. `applied` tells how far a shard's records are
+    /// in the tables.
+    pub(crate) fn open(
+        dir: &Path,
+        segment_bytes: u64,
+        space: Arc<Space>,
+        applied: &mut dyn FnMut(ShardId) -> Result<u64, StorageError>,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let fail = |error| StorageError::io(dir, error);
+        fs::create_dir_all(dir).map_err(fail)?;
+        let mut ledger_applied = Vec::new();
+        let replay = recover::replay(dir, &mut |shard| {
+            let height = applied(shard)?;
+            ledger_applied.push((shard, height));
+            Ok(height)
+        })?;
+        let mut ledger = Ledger::new(replay.sealed);
+        ledger_applied.into_iter().for_each(|(shard, height)| ledger.applied(shard, height));
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            segment_bytes,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            ledger: Mutex::new(ledger),
+            reaper: Mutex::new(()),
+            space,
+            flushes: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        block::begin(&mut shared.queue().block);
+        shared.reap();
+        let flusher = Flusher::new(Arc::clone(&shared), replay.next_block);
+        let thread = thread::Builder::new().name("log-flusher".to_owned());
+        let thread = thread.spawn(move || flusher.run()).map_err(fail)?;
+        let log = Self(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) }));
+        Ok((log, Recovered { records: replay.records.into_values().collect() }))
+    }
+
+    /// Queues one encoded record. Never waits for the disk.
+    ///
+    /// `done` runs on the log's thread after the flush that made the record durable, or that
+    /// failed; it must be quick. If the log is shut it runs at once, on the caller's.
+    pub fn append(&self, shard: ShardId, index: u64, record: Vec<u8>, done: Done) {
+        let mut queue = self.0.shared.queue();
+        if queue.shut.is_some() || block::push(&mut queue.block, shard, index, &record).is_none() {
+            drop(queue);
+            done(Err(LogError::Failed));
+            return;
+        }
+        queue.waiting.push(Waiting { shard, index, done });
+        self.0.shared.wake(queue);
+    }
+
+    /// Records of `shard` up to `index` are in the tables: segments may go.
+    pub(crate) fn forget(&self, shard: ShardId, index: u64) {
+        self.0.shared.ledger().applied(shard, index);
+        self.0.shared.reap();
+        self.rotate_if_spent(self.0.shared.segment_bytes / 16);
+    }
+
+    /// Ends the open segment, and so unlinks it, if it holds at least `bytes` and only what is in
+    /// the tables.
+    pub(crate) fn rotate_if_spent(&self, bytes: u64) {
+        if self.0.shared.ledger().open_is_spent(bytes) {
+            let mut queue = self.0.shared.queue();
+            queue.rotate = true;
+            self.0.shared.wake(queue);
+        }
+    }
+
+    /// Waits until the flusher has done all that was asked of it before, which it shows by dropping
+    /// the sender. Returns at once if the log is shut.
+    pub(crate) fn settle(&self) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let mut queue = self.0.shared.queue();
+        if queue.shut.is_some() {
+            return;
+        }
+        queue.settled.push(sender);
+        self.0.shared.wake(queue);
+        receiver.recv().ok();
+    }
+
+    /// Shards whose records keep the oldest segment from being unlinked: the ones to checkpoint
+    /// next. Ascending.
+    pub fn held_by(&self) -> Vec<ShardId> {
+        self.0.shared.ledger().held_by().into_iter().collect()
+    }
+
+    pub(crate) fn usage(&self) -> LogUsage {
+        let shared = &self.0.shared;
+        let (bytes, segments) = shared.ledger().size();
+        LogUsage {
+            bytes,
+            segments,
+            flushes: shared.flushes.load(Ordering::Relaxed),
+            appended_records: shared.records.load(Ordering::Relaxed),
+            appended_bytes: shared.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Flushes what is queued and ends the flusher.
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        let mut queue = self.shared.queue();
+        queue.shut = Some(Shut::Closing);
+        self.shared.wake(queue);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The last handle may be dropped by a `done`, which runs on the thread itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
+            && thread.join().is_err()
+        {
+            warn!("the log's thread ended in a panic");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,185 @@
+//! One file of the log: made, written, cut, unlinked.
+//!
+//! ```text
+//! header  magic 8 | version 4 | salt 4 | number of the first block 8 | crc of these 4 | zero 4
+//! ```
+//!
+//! Space is taken ahead of the writes, so that a flush changes no file size and a full disk is met
+//! before anything is written. What was taken and not used reads as zeros.
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const MAGIC: [u8; 8] = *b"natter L";
+const VERSION: u32 = 1;
+
+/// Bytes before the first block.
+pub(super) const HEADER_BYTES: usize = 32;
+
+/// A segment that is written to.
+#[derive(Debug)]
+pub(super) struct Segment {
+    file: File,
+    pub(super) path: PathBuf,
+    pub(super) salt: u32,
+    /// Where the next block goes, in bytes.
+    pub(super) end: u64,
+    /// Bytes the file has.
+    taken: u64,
+}
+
+impl Segment {
+    /// Makes the segment whose first block will be `first`, with `space` bytes.
+    pub(super) fn create(dir: &Path, first: u64, space: u64) -> io::Result<Self> {
+        let path = dir.join(name(first));
+        let file = File::create_new(&path)?;
+        let salt = salt();
+        let made = prepare(&file, salt, first, space).and_then(|()| sync_dir(dir));
+        if let Err(error) = made {
+            drop(file);
+            fs::remove_file(&path)?;
+            return Err(error);
+        }
+        let taken = file.metadata()?.len();
+        Ok(Self { file, path, salt, end: HEADER_BYTES as u64, taken })
+    }
+
+    /// Makes sure that `bytes` more fit, taking `chunk` bytes at once if there are.
+    pub(super) fn make_room(&mut self, bytes: u64, chunk: u64) -> io::Result<()> {
+        let need = self.end + bytes;
+        if need <= self.taken {
+            return Ok(());
+        }
+        let wish = need.max(self.taken + chunk);
+        let got = take(&self.file, wish).map(|()| wish);
+        let got = got.or_else(|_| take(&self.file, need).map(|()| need));
+        self.taken = self.file.metadata()?.len();
+        got.map(|_| ())
+    }
+
+    /// Writes a block and waits until the disk has it.
+    pub(super) fn append(&mut self, block: &[u8]) -> Result<(), AppendError> {
+        if let Err(error) = self.file.write_all_at(block, self.end) {
+            let full = crate::error::is_full(&error);
+            let cut = self.file.set_len(self.end).is_ok();
+            self.taken = self.end;
+            return Err(if full && cut { AppendError::Full } else { AppendError::Failed(error) });
+        }
+        self.file.sync_data().map_err(AppendError::Failed)?;
+        self.end += block.len() as u64;
+        self.taken = self.taken.max(self.end);
+        Ok(())
+    }
+
+    /// Gives back what was taken and not used; nothing is written to it any more.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        self.file.set_len(self.end)?;
+        self.file.sync_all()
+    }
+}
+
+/// Why a block was not written.
+#[derive(Debug)]
+pub(super) enum AppendError {
+    /// No space; the segment is as it was.
+    Full,
+    /// Nobody knows what the disk has.
+    Failed(io::Error),
+}
+
+fn prepare(file: &File, salt: u32, first: u64, space: u64) -> io::Result<()> {
+    take(file, space)?;
+    file.write_all_at(&header(salt, first), 0)?;
+    file.sync_all()
+}
+
+/// Takes space up to `length`. File systems that cannot do so meet a full disk later.
+fn take(file: &File, length: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, length) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn header(salt: u32, first: u64) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[0..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[12..16].copy_from_slice(&salt.to_le_bytes());
+    header[16..24].copy_from_slice(&first.to_le_bytes());
+    let crc = crc32c::crc32c(&header[0..24]);
+    header[24..28].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Salt in the header of a segment whose first block is `first`; `None` if the header is not whole.
+pub(super) fn read_header(segment: &[u8], first: u64) -> Option<u32> {
+    let found = segment.first_chunk::<HEADER_BYTES>()?;
+    let salt = u32::from_le_bytes([found[12], found[13], found[14], found[15]]);
+    (*found == header(salt, first)).then_some(salt)
+}
+
+fn salt() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    (random ^ (random >> 32)) as u32
+}
+
+fn name(first: u64) -> String {
+    format!("{first:020}.log")
+}
+
+/// Number of the first block, from the name of a file.
+pub(super) fn first_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()
+}
+
+/// Cuts a segment at its last whole block.
+pub(super) fn cut(path: &Path, length: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    file.set_len(length)?;
+    file.sync_all()
+}
+
+/// Makes files that were made or unlinked in `dir` durably so.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Space set aside for the time when there is none.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    pub(super) held: bool,
+}
+
+impl Reserve {
+    pub(super) fn new(dir: &Path, bytes: u64) -> Self {
+        let path = dir.join("reserve");
+        let held = path.exists();
+        Self { path, bytes, held }
+    }
+
+    /// Sets the space aside, if there is enough.
+    pub(super) fn take(&mut self) {
+        if !self.held {
+            let taken = File::create(&self.path).and_then(|file| take(&file, self.bytes));
+            self.held = taken.is_ok();
+            if !self.held && self.path.exists() {
+                self.give();
+            }
+        }
+    }
+
+    /// Gives it to whoever needs it; says whether there was any.
+    pub(super) fn give(&mut self) -> bool {
+        let given = fs::remove_file(&self.path).is_ok();
+        self.held = false;
+        given
+    }
+}
