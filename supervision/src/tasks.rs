@@ -1,0 +1,156 @@
+//! Task groups: tasks that come and go, such as connections, counted and ended together.
+//!
+//! # Invariants
+//! 1. A panic is logged with the task's name and touches no other task.
+//! 2. After [`TaskGroup::finish`] no task of the group runs, and none can be added.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tracing::error;
+
+use crate::stopping::{StopSource, Stopping};
+
+/// A group of tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct TaskGroup(Arc<Group>);
+
+struct Group {
+    source: StopSource,
+    stopping: Stopping,
+    roster: Mutex<Roster>,
+    empty: Notify,
+}
+
+#[derive(Default)]
+struct Roster {
+    next: u64,
+    closed: bool,
+    aborting: bool,
+    /// Without a handle: about to be spawned.
+    tasks: HashMap<u64, Option<AbortHandle>>,
+}
+
+impl TaskGroup {
+    /// A group without tasks.
+    pub fn new() -> Self {
+        let (source, stopping) = StopSource::new();
+        let roster = Mutex::default();
+        Self(Arc::new(Group { source, stopping, roster, empty: Notify::new() }))
+    }
+
+    /// Runs `future` as a task of this group. `false`, without running it: the group is finishing.
+    #[allow(clippy::disallowed_methods, reason = "counted and ended by the group")]
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> bool {
+        let place = {
+            let mut roster = self.0.lock();
+            if roster.closed {
+                return false;
+            }
+            roster.next += 1;
+            let place = roster.next;
+            roster.tasks.insert(place, None);
+            place
+        };
+        let leave = Leave { group: Arc::clone(&self.0), place, name };
+        // Not under the lock: a runtime that shuts down drops the future, and `leave`, at once.
+        let handle = tokio::spawn(async move {
+            let _leave = leave;
+            future.await;
+        })
+        .abort_handle();
+        let mut roster = self.0.lock();
+        if roster.aborting {
+            handle.abort();
+        } else if let Some(entry) = roster.tasks.get_mut(&place) {
+            *entry = Some(handle);
+        }
+        true
+    }
+
+    /// Number of tasks that run.
+    pub fn count(&self) -> usize {
+        self.0.lock().tasks.len()
+    }
+
+    /// Tells the tasks when to stop: it fires at [`TaskGroup::finish`].
+    pub fn stopping(&self) -> Stopping {
+        self.0.stopping.clone()
+    }
+
+    /// Asks all tasks to stop, takes no more, waits up to `within` and aborts the rest. Returns how
+    /// many were aborted.
+    pub async fn finish(&self, within: Duration) -> usize {
+        self.0.lock().closed = true;
+        self.0.source.fire();
+        if tokio::time::timeout(within, self.emptied()).await.is_ok() {
+            return 0;
+        }
+        let late = {
+            let mut roster = self.0.lock();
+            roster.aborting = true;
+            roster.tasks.values().flatten().for_each(AbortHandle::abort);
+            roster.tasks.len()
+        };
+        self.emptied().await;
+        late
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let mut emptied = std::pin::pin!(self.0.empty.notified());
+            emptied.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for TaskGroup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TaskGroup {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("TaskGroup").field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
+/// Takes a task off the roster however it ends.
+struct Leave {
+    group: Arc<Group>,
+    place: u64,
+    name: &'static str,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!(task = self.name, "task panicked");
+        }
+        let mut roster = self.group.lock();
+        roster.tasks.remove(&self.place);
+        if roster.tasks.is_empty() {
+            roster.tasks = HashMap::new();
+            self.group.empty.notify_waiters();
+        }
+    }
+}
