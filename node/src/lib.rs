@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The natter process: settings, listeners, TLS, HTTP and the ways PINs go out.
+//!
+//! **Invariant:** this crate turns bytes into messages and back. What they mean is decided in
+//! `actors`.
+
+pub mod clock;
+pub mod config;
+pub mod data_dir;
+pub mod http;
+pub mod identity;
+pub mod listener;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,277 @@
+//! Reads settings from file and environment, and says precisely what is wrong with them.
+//!
+//! **Invariant:** every error names where the value came from, its key, the value (never a secret)
+//! and the cure.
+
+use std::path::{Path, PathBuf};
+
+use figment::error::Kind;
+use figment::providers::{Env, Format as _, Toml};
+use figment::{Figment, Source};
+
+use super::{NodeConfig, Secret};
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that was named cannot be read.
+    #[error("{key} {}: cannot be read; check the path and its permissions", file.display())]
+    Unreadable {
+        /// `--config`, or the setting that names the file.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{origin}: not TOML: {problem}")]
+    Syntax {
+        /// The file.
+        origin: String,
+        /// Line, column, and what is wrong there.
+        problem: String,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: {key} is no setting; {cure}")]
+    UnknownKey {
+        /// The file or environment variable.
+        origin: String,
+        /// The whole key.
+        key: String,
+        /// Which keys there are.
+        cure: String,
+    },
+    /// A value of the wrong type, form or range.
+    #[error("{origin}: {key}: {problem}")]
+    Value {
+        /// The file or environment variable, or that it is the default.
+        origin: String,
+        /// The whole key.
+        key: String,
+        /// The value, what is wrong, and the cure.
+        problem: String,
+    },
+}
+
+/// What is wrong with one key, before it is known where its value came from.
+pub(super) struct Problem {
+    pub(super) key: &'static str,
+    pub(super) problem: String,
+}
+
+impl NodeConfig {
+    /// Reads the settings: defaults, then `file`, then the environment, then `data_dir`; and
+    /// validates them.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: what is wrong, where, and what to do.
+    pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file).map_err(|source| {
+                ConfigError::Unreadable { key: "--config", file: file.to_owned(), source }
+            })?;
+            drop(text);
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        // Only names with `__`: service managers set variables such as NATTER_PORT.
+        let environment =
+            Env::prefixed("NATTER_").filter(|name| name.as_str().contains("__")).split("__");
+        figment = figment.merge(environment);
+        let mut config: Self = figment.extract().map_err(|error| explain(&error))?;
+        if let Some(data_dir) = data_dir {
+            config.node.data_dir = data_dir.to_string_lossy().into_owned();
+        }
+        config.read_secret_files()?;
+        config.check().map_err(|Problem { key, problem }| ConfigError::Value {
+            origin: origin_of(&figment, key),
+            key: key.to_owned(),
+            problem,
+        })?;
+        Ok(config)
+    }
+
+    /// Checks what types alone do not: ranges, and settings that need each other.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.check().map_err(|Problem { key, problem }| ConfigError::Value {
+            origin: "settings".to_owned(),
+            key: key.to_owned(),
+            problem,
+        })
+    }
+
+    fn read_secret_files(&mut self) -> Result<(), ConfigError> {
+        let webhook = &mut self.registration.webhook;
+        let key = "registration.webhook.secret_file";
+        read_secret(key, &webhook.secret_file, &mut webhook.secret)?;
+        let smtp = &mut self.registration.smtp;
+        let key = "registration.smtp.password_file";
+        read_secret(key, &smtp.password_file, &mut smtp.password)
+    }
+}
+
+fn read_secret(key: &'static str, file: &str, into: &mut Secret) -> Result<(), ConfigError> {
+    if file.is_empty() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(file)
+        .map_err(|source| ConfigError::Unreadable { key, file: file.into(), source })?;
+    *into = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
+    Ok(())
+}
+
+fn origin_of(figment: &Figment, key: &str) -> String {
+    let metadata = figment.find_metadata(key);
+    metadata.map_or_else(|| "default".to_owned(), |metadata| origin(metadata, key))
+}
+
+fn origin(metadata: &figment::Metadata, key: &str) -> String {
+    match &metadata.source {
+        Some(Source::File(file)) => file.display().to_string(),
+        _ if metadata.name.contains("environment") => {
+            format!("environment variable NATTER_{}", key.to_uppercase().replace('.', "__"))
+        }
+        _ => metadata.name.to_string(),
+    }
+}
+
+fn explain(error: &figment::Error) -> ConfigError {
+    let key = error.path.join(".");
+    let metadata = error.metadata.as_ref();
+    let origin_at = |key: &str| {
+        metadata.map_or_else(|| "settings".to_owned(), |metadata| origin(metadata, key))
+    };
+    match &error.kind {
+        Kind::UnknownField(field, known) => {
+            let key = if key.ends_with(field.as_str()) {
+                key
+            } else if key.is_empty() {
+                field.clone()
+            } else {
+                format!("{key}.{field}")
+            };
+            let cure = format!("the settings here are {}", known.join(", "));
+            ConfigError::UnknownKey { origin: origin_at(&key), key, cure }
+        }
+        kind if key.is_empty() => {
+            ConfigError::Syntax { origin: origin_at(""), problem: kind.to_string() }
+        }
+        // The value itself may be a secret that was written as a list.
+        Kind::InvalidType(_, expected) if key.ends_with("secret") || key.ends_with("password") => {
+            let problem = format!("wrong type; write {expected}");
+            ConfigError::Value { origin: origin_at(&key), key, problem }
+        }
+        Kind::InvalidType(actual, expected) => {
+            let problem = format!("found {actual}; write {expected}");
+            ConfigError::Value { origin: origin_at(&key), key, problem }
+        }
+        kind => ConfigError::Value { origin: origin_at(&key), key, problem: kind.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn load(toml: &str) -> (PathBuf, Result<NodeConfig, ConfigError>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, toml).unwrap();
+        let loaded = NodeConfig::load(Some(&file), None);
+        (file, loaded)
+    }
+
+    #[test]
+    fn no_settings_at_all_are_valid() {
+        assert_eq!(NodeConfig::load(None, None).unwrap(), NodeConfig::default());
+    }
+
+    #[test]
+    fn a_file_changes_what_it_names_and_nothing_else() {
+        let (_, config) = load("[limits]\nheartbeat = \"90s\"\nmailbox_bytes = \"1GiB\"\n");
+        let mut expected = NodeConfig::default();
+        expected.limits.heartbeat = Duration::from_secs(90);
+        expected.limits.mailbox_bytes = super::super::ByteSize(1 << 30);
+        assert_eq!(config.unwrap(), expected);
+    }
+
+    #[test]
+    fn the_data_directory_of_the_command_line_wins() {
+        let config = NodeConfig::load(None, Some(Path::new("/elsewhere"))).unwrap();
+        assert_eq!(config.node.data_dir, "/elsewhere");
+    }
+
+    #[test]
+    fn an_error_names_file_key_value_and_cure() {
+        for (toml, parts) in [
+            ("[limits]\nheartbeat = \"soon\"", ["limits.heartbeat", "soon", "90s"]),
+            ("[limits]\nheartbeat = \"2h\"", ["limits.heartbeat", "2h", "1h"]),
+            ("[limits]\nconnections = \"many\"", ["limits.connections", "many", "u32"]),
+            ("[limits]\nmailbox_bytes = \"1MB\"", ["limits.mailbox_bytes", "1MB", "64MiB"]),
+            ("[limits]\nconections = 5", ["limits.conections", "is no setting", "connections,"]),
+            ("[limit]\nconnections = 5", ["limit", "is no setting", "limits"]),
+            ("[listen]\nclient = \"localhost:1\"", ["listen.client", "localhost:1", "IP:PORT"]),
+            ("[registration]\npin_digits = 4", ["registration.pin_digits", "4", "5"]),
+            ("[registration]\nsender = \"sms\"", ["registration.sender", "sms", "webhook"]),
+            ("[registration]\nsender = \"webhook\"", ["registration.webhook.url", "\"\"", "http"]),
+            ("[registration]\nsender = \"smtp\"", ["registration.smtp.host", "\"\"", "mail"]),
+            ("[tls]\nkey = \"k.pem\"", ["tls.certificate", "\"\"", "tls.key"]),
+            ("[log]\nfilter = \"a=b=c\"", ["log.filter", "a=b=c", "info"]),
+        ] {
+            let (file, result) = load(toml);
+            let message = result.unwrap_err().to_string();
+            for part in parts {
+                assert!(message.contains(part), "{message:?} lacks {part:?}");
+            }
+            let named = message.contains(file.to_str().unwrap());
+            assert!(named || message.contains("default"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_names_the_line() {
+        let (file, result) = load("[limits]\nheartbeat = \n");
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(file.to_str().unwrap()) && message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = NodeConfig::load(Some(Path::new("/nowhere/node.toml")), None).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/node.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_read_from_its_file_and_shown_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "correct horse battery\n").unwrap();
+        let toml = format!("[registration.webhook]\nsecret_file = {file:?}\n");
+        let config = load(&toml).1.unwrap();
+        assert_eq!(config.registration.webhook.secret.reveal(), "correct horse battery");
+        assert!(!format!("{config:?}").contains("horse"));
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("node.toml", "[limits]\nconnections = 5\nsends_per_second = 3\n")?;
+            jail.set_env("NATTER_LIMITS__CONNECTIONS", "7");
+            jail.set_env("NATTER_REGISTRATION__SMTP__PASSWORD", "1234");
+            jail.set_env("NATTER_LISTEN__CLIENT", "127.0.0.1:0");
+            jail.set_env("NATTER_PORT", "tcp://10.0.0.1:1");
+            let config = NodeConfig::load(Some(Path::new("node.toml")), None).unwrap();
+            assert_eq!((config.limits.connections, config.limits.sends_per_second), (7, 3));
+            assert_eq!(config.registration.smtp.password.reveal(), "1234");
+            jail.set_env("NATTER_LIMITS__CONNECTIONS", "0");
+            let error = NodeConfig::load(Some(Path::new("node.toml")), None).unwrap_err();
+            assert!(error.to_string().contains("NATTER_LIMITS__CONNECTIONS"), "{error}");
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,266 @@
+//! Every setting of a node: its meaning, unit, default and range.
+//!
+//! Read once at start by [`NodeConfig::load`]; a subsystem is given its section, never the whole.
+//! Defaults come first, then the file, then environment variables named `NATTER_SECTION__KEY`.
+//!
+//! # Invariants
+//! 1. No settings at all start one node on localhost.
+//! 2. The text of a setting's documentation is the text of [`NodeConfig::print_defaults`], which is
+//!    `deploy/node.toml`.
+//! 3. Secrets are never printed.
+
+mod load;
+mod units;
+mod validate;
+
+use std::time::Duration;
+
+pub use load::ConfigError;
+pub use units::{Address, ByteSize, Secret};
+use units::{Setting, choice, print_line, section};
+
+choice! {
+    /// How PINs reach people.
+    Sender {
+        /// A line on standard output; for development.
+        Log = "log",
+        /// An HTTP POST to an operator's gateway.
+        Webhook = "webhook",
+        /// An e-mail.
+        Smtp = "smtp",
+    }
+}
+
+choice! {
+    /// How the connection to a mail server is protected.
+    Encryption {
+        /// Plain first, then `STARTTLS`, which is required.
+        StartTls = "starttls",
+        /// TLS from the first byte.
+        Tls = "tls",
+        /// Not at all.
+        Plain = "none",
+    }
+}
+
+choice! {
+    /// How log lines look.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+section! {
+    /// All settings of a node.
+    NodeConfig {
+        /// The node itself.
+        node: Node = Node::default();
+        /// Where the node listens: IP:PORT. Port 0 takes any free port; "" turns a listener off.
+        listen: Listen = Listen::default();
+        /// The certificate that clients see.
+        tls: Tls = Tls::default();
+        /// How people prove that an alias is theirs.
+        registration: Registration = Registration::default();
+        /// What one client, one address and all together may take.
+        limits: Limits = Limits::default();
+        /// The disk.
+        storage: Storage = Storage::default();
+        /// What the node writes to standard error.
+        log: Log = Log::default();
+    }
+}
+
+section! {
+    /// The node itself.
+    Node {
+        /// Where everything durable lives: keys, messages, the development certificate. Made at the
+        /// first start. A node is its data directory; copy it and you have two of the same.
+        data_dir: String = "natter-data".into();
+    }
+}
+
+section! {
+    /// Where the node listens.
+    Listen {
+        /// Clients, over TLS 1.3 (ALPN natter/1).
+        client: Address = local(7400);
+        /// Clients in browsers: WebSocket over TLS (subprotocol natter.v1).
+        websocket: Address = local(7401);
+        /// Clients without TLS. Only behind something that terminates TLS, or for tests.
+        plain: Address = Address(None);
+        /// Operators: /healthz, /readyz and /metrics. Not for the public.
+        http: Address = local(7402);
+    }
+}
+
+section! {
+    /// The certificate that clients see.
+    Tls {
+        /// PEM file with the certificate and its chain, read again when it changes. Empty, together
+        /// with the key: a development certificate, made in the data directory under tls/.
+        certificate: String = String::new();
+        /// PEM file with the private key.
+        key: String = String::new();
+        /// Host names and IP addresses in the development certificate. To change them later, delete
+        /// tls/ in the data directory.
+        names: Vec<String> = vec!["localhost".into(), "127.0.0.1".into()];
+    }
+}
+
+section! {
+    /// How people prove that an alias is theirs.
+    Registration {
+        /// How a PIN reaches a person: "log" (a line on standard output, for development), "webhook"
+        /// or "smtp".
+        sender: Sender = Sender::Log;
+        /// Digits of a PIN, 5 to 8.
+        pin_digits: u32 = 6;
+        /// How long a PIN can be used, 1s to 1h.
+        pin_ttl: Duration = Duration::from_mins(10);
+        /// Wrong PINs until a new one must be asked for, 1 to 10.
+        attempts: u32 = 5;
+        /// PINs that one alias may ask for in an hour, at least 1.
+        requests_per_alias_per_hour: u32 = 5;
+        /// PINs that one address may ask for in an hour, at least 1. Many phones share an address.
+        requests_per_address_per_hour: u32 = 30;
+        /// An HTTP POST for each PIN, signed with HMAC-SHA256 (header x-natter-signature).
+        webhook: Webhook = Webhook::default();
+        /// An e-mail for each PIN; aliases that are no e-mail address cannot register.
+        smtp: Smtp = Smtp::default();
+    }
+}
+
+section! {
+    /// Where PINs are posted.
+    Webhook {
+        /// The address that is posted to: https://, or http:// inside your own network.
+        url: String = String::new();
+        /// Key of the signature, at least 16 characters.
+        secret: Secret = Secret::default();
+        /// File with the key instead.
+        secret_file: String = String::new();
+        /// Longest wait for an answer, 100ms to 1m. Three tries are made.
+        timeout: Duration = Duration::from_secs(5);
+    }
+}
+
+section! {
+    /// Which mail server takes PINs.
+    Smtp {
+        /// Name of the mail server.
+        host: String = String::new();
+        /// Its port: 587 as a rule for starttls, 465 for tls.
+        port: u16 = 587;
+        /// "starttls", "tls" or "none".
+        encryption: Encryption = Encryption::StartTls;
+        /// Login; empty for none.
+        user: String = String::new();
+        /// Password of the login.
+        password: Secret = Secret::default();
+        /// File with the password instead.
+        password_file: String = String::new();
+        /// The sender, such as "natter <pin@example.org>".
+        from: String = String::new();
+        /// Longest wait for the mail server, 100ms to 1m.
+        timeout: Duration = Duration::from_secs(10);
+    }
+}
+
+section! {
+    /// What one client, one address and all together may take.
+    Limits {
+        /// Open connections, at least 1. Each needs a file descriptor: the process needs some hundred
+        /// more than this (ulimit -n).
+        connections: u32 = 19_000;
+        /// Open connections from one address (for IPv6 a /64 network); 0 for no limit, because
+        /// thousands of phones may share the address of their carrier.
+        connections_per_address: u32 = 0;
+        /// Connections that are not logged in yet, at least 1. More are closed when they are accepted.
+        unauthenticated: u32 = 4_000;
+        /// The same from one address, so that one stranger cannot take them all; 0 for no limit.
+        unauthenticated_per_address: u32 = 1_000;
+        /// How long a connection may take for TLS and to log in, 100ms to 10m. Registration waits for
+        /// a person to read a PIN; asking for one gives a connection until the PIN's end.
+        login_timeout: Duration = Duration::from_secs(10);
+        /// Frames that a connection may send before it is logged in, at least 1.
+        frames_before_login: u32 = 16;
+        /// Bytes that a connection may send before it is logged in, at least 1KiB.
+        bytes_before_login: ByteSize = ByteSize(16 << 10);
+        /// After this silence the node asks whether the client is there; after half of it again
+        /// without a sign the connection ends. 100ms to 1h.
+        heartbeat: Duration = Duration::from_mins(1);
+        /// How long one write to a client may take, 100ms to 10m.
+        write_timeout: Duration = Duration::from_secs(30);
+        /// Undelivered messages that are kept for one user, at least 1. A sender beyond it is told.
+        mailbox_messages: u64 = proto::limits::MAILBOX_MESSAGES;
+        /// Their bytes, at least 256KiB.
+        mailbox_bytes: ByteSize = ByteSize(proto::limits::MAILBOX_BYTES);
+        /// Messages that one user may send in a second; 0 for no limit.
+        sends_per_second: u32 = 0;
+    }
+}
+
+section! {
+    /// The disk.
+    Storage {
+        /// Size of a log segment, 64KiB to 1GiB. Space comes back a segment at a time.
+        segment_bytes: ByteSize = ByteSize(16 << 20);
+        /// How often undelivered messages move from the log to the tables, 100ms to 10m.
+        checkpoint_every: Duration = Duration::from_secs(10);
+        /// Free space below which nothing new is stored; reading and acknowledging go on.
+        free_bytes_min: ByteSize = ByteSize(256 << 20);
+    }
+}
+
+section! {
+    /// What the node writes to standard error.
+    Log {
+        /// Levels for each part: error, warn, info, debug or trace, for example
+        /// "info,actors::shard=debug".
+        filter: String = "info,ractor=warn".into();
+        /// "text" for people, "json" for machines.
+        format: LogFormat = LogFormat::Text;
+    }
+}
+
+fn local(port: u16) -> Address {
+    Address(Some(std::net::SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
+impl NodeConfig {
+    /// The defaults as a documented settings file: what `natter serve --print-config` prints.
+    pub fn print_defaults() -> String {
+        let head = "# Settings of a natter node, with their defaults. Every line may be left out.\n\
+                    # An environment variable NATTER_SECTION__KEY goes before the file.\n\
+                    # Printed by `natter serve --print-config`.\n";
+        let mut out = head.to_owned();
+        Self::default().print(("", ""), &[], &mut out);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_is_what_the_defaults_print() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/node.toml");
+        let file = std::fs::read_to_string(path).unwrap();
+        assert!(
+            file == NodeConfig::print_defaults(),
+            "run: cargo run -p node -- serve --print-config > deploy/node.toml"
+        );
+    }
+
+    #[test]
+    fn the_example_file_sets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, NodeConfig::print_defaults()).unwrap();
+        assert_eq!(NodeConfig::load(Some(&file), None).unwrap(), NodeConfig::default());
+    }
+}

@@ -1,0 +1,313 @@
+//! How settings are written by people: durations, byte sizes, addresses, secrets.
+//!
+//! **Invariant:** what [`Setting::print`] writes, [`Setting::read`] reads back to the same value.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+
+/// A value that can stand in the settings file.
+pub(super) trait Setting: Sized {
+    /// Reads it from a file or an environment variable.
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error>;
+
+    /// Its text in a TOML file.
+    fn text(&self) -> String;
+
+    /// Appends it, under its documentation, to a settings file. `path` is the section's name.
+    fn print(&self, place: (&str, &str), docs: &[&str], out: &mut String) {
+        for line in docs {
+            print_line(out, format_args!("#{line}"));
+        }
+        print_line(out, format_args!("{} = {}", place.1, self.text()));
+    }
+}
+
+/// Appends a line.
+pub(super) fn print_line(out: &mut String, line: fmt::Arguments<'_>) {
+    // Writing into a `String` cannot fail.
+    let _always_ok = writeln!(out, "{line}");
+}
+
+macro_rules! plain_setting {
+    ($($type:ty),+) => {$(
+        impl Setting for $type {
+            fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                Self::deserialize(from)
+            }
+
+            fn text(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+};
+}
+
+plain_setting!(u16, u32, u64);
+
+/// A text that may have been taken for a number on its way (`NATTER_X__PASSWORD=1234`).
+struct Scalar;
+
+impl Visitor<'_> for Scalar {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text in quotes")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+}
+
+impl Setting for String {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Scalar)
+    }
+
+    fn text(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
+impl Setting for Vec<String> {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::deserialize(from)
+    }
+
+    fn text(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
+impl Setting for Duration {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = from.deserialize_any(Scalar)?;
+        humantime::parse_duration(&text).map_err(|_| {
+            D::Error::custom(format!("{text:?} is no duration; write for example \"90s\" or \"5m\""))
+        })
+    }
+
+    fn text(&self) -> String {
+        format!("\"{}\"", humantime::format_duration(*self))
+    }
+}
+
+/// A number of bytes, written `"64MiB"`, `"512KiB"` or `4096`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+const BYTE_UNITS: [(&str, u64); 4] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+impl ByteSize {
+    /// As a length in memory.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fitting = BYTE_UNITS.iter().find(|(_, size)| self.0 >= *size && self.0 % size == 0);
+        let (unit, size) = fitting.copied().unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / size)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = (&text[..digits], text[digits..].trim());
+        let size = match unit {
+            "" => 1,
+            named => BYTE_UNITS.iter().find(|(name, _)| *name == named).ok_or(())?.1,
+        };
+        number.parse::<u64>().map_err(|_| ())?.checked_mul(size).map(Self).ok_or(())
+    }
+}
+
+impl Setting for ByteSize {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = from.deserialize_any(Scalar)?;
+        text.parse().map_err(|()| {
+            D::Error::custom(format!("{text:?} is no size; write for example \"64MiB\" or \"512KiB\""))
+        })
+    }
+
+    fn text(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+/// Where a listener waits; `None`, written `""`, turns it off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub Option<SocketAddr>);
+
+impl Setting for Address {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = from.deserialize_any(Scalar)?;
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        text.parse().map(|address| Self(Some(address))).map_err(|_| {
+            D::Error::custom(format!(
+                "{text:?} is no address; write IP:PORT such as \"0.0.0.0:7400\", or \"\" for off"
+            ))
+        })
+    }
+
+    fn text(&self) -> String {
+        self.0.map_or_else(|| "\"\"".to_owned(), |address| format!("\"{address}\""))
+    }
+}
+
+/// A text that is never shown: `Debug` prints `***`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` from being shown.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself. Never for a log or an error.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether nothing was given.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "(none)" } else { "***" })
+    }
+}
+
+impl Setting for Secret {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Scalar).map(Self)
+    }
+
+    fn text(&self) -> String {
+        if self.0.is_empty() { "\"\"".to_owned() } else { "\"***\"".to_owned() }
+    }
+}
+
+/// Makes an enum a setting that is written as one of its words.
+macro_rules! choice {
+    ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[doc = $doc])+ $variant),+ }
+
+        impl Setting for $name {
+            fn read<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let word = <String as Setting>::read(from)?;
+                match word.as_str() {
+                    $($word => Ok(Self::$variant),)+
+                    other => Err(serde::de::Error::custom(format!(
+                        "{other:?} is none of the choices; write one of {}",
+                        [$($word),+].join(", ")
+                    ))),
+                }
+            }
+
+            fn text(&self) -> String {
+                match self { $(Self::$variant => format!("{:?}", $word)),+ }
+            }
+        }
+    };
+}
+pub(super) use choice;
+
+/// Declares a section once: its struct, its defaults, and its part of the printed file.
+macro_rules! section {
+    ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr;)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[doc = $doc])+ #[serde(deserialize_with = "Setting::read")] pub $key: $type,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl Setting for $name {
+            fn read<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                serde::Deserialize::deserialize(from)
+            }
+
+            fn text(&self) -> String {
+                let mut out = String::new();
+                self.print(("", ""), &[], &mut out);
+                out
+            }
+
+            fn print(&self, (section, key): (&str, &str), docs: &[&str], out: &mut String) {
+                let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+                if !path.is_empty() {
+                    out.push('\n');
+                    for line in docs {
+                        print_line(out, format_args!("#{line}"));
+                    }
+                    print_line(out, format_args!("[{path}]"));
+                }
+                $(self.$key.print((path.as_str(), stringify!($key)), &[$($doc),+], out);)+
+            }
+        }
+    };
+}
+pub(super) use section;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_size_is_read_as_people_write_it() {
+        for (text, bytes) in [("16MiB", 16 << 20), ("64 KiB", 64 << 10), ("1GiB", 1 << 30), ("7", 7), ("9B", 9)] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "1.5MiB", "-1", "1MB", "99999999999GiB"] {
+            assert_eq!(text.parse::<ByteSize>(), Err(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_byte_size_is_printed_as_it_is_read() {
+        for bytes in [0, 1, 1023, 1024, 1536, 16 << 20, (1 << 30) + 1] {
+            assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
+        }
+        assert_eq!(ByteSize(16 << 20).to_string(), "16MiB");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Secret::new("hunter2".into());
+        assert!(!format!("{secret:?}{}", secret.text()).contains("hunter2"));
+    }
+}

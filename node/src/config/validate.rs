@@ -1,0 +1,153 @@
+//! What must hold between settings and cannot be said by a type: ranges, and settings that need
+//! each other. Pure.
+
+use std::time::Duration;
+
+use super::load::Problem;
+use super::units::Setting;
+use super::{ByteSize, Limits, Listen, NodeConfig, Registration, Secret, Sender, Storage, Tls};
+
+const TENTH: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Shortest key of a webhook's signature, in bytes: 128 bits if it is random.
+const SECRET_BYTES_MIN: usize = 16;
+
+type Checked = Result<(), Problem>;
+
+impl NodeConfig {
+    /// The first problem.
+    pub(super) fn check(&self) -> Checked {
+        let data_dir = &self.node.data_dir;
+        given("node.data_dir", data_dir, "name a directory that this process may write")?;
+        self.listen.check()?;
+        self.tls.check()?;
+        self.registration.check()?;
+        self.limits.check()?;
+        self.storage.check()?;
+        match self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let filter = &self.log.filter;
+                let problem = format!("{filter:?} is no filter ({error}); write for example \"info\"");
+                Err(Problem { key: "log.filter", problem })
+            }
+        }
+    }
+}
+
+impl Listen {
+    fn check(&self) -> Checked {
+        let clients = [self.client, self.websocket, self.plain];
+        if clients.iter().all(|address| address.0.is_none()) {
+            let problem = "\"\", and websocket and plain are off too; turn one of them on".to_owned();
+            return Err(Problem { key: "listen.client", problem });
+        }
+        Ok(())
+    }
+}
+
+impl Tls {
+    fn check(&self) -> Checked {
+        let cure = "is needed with the other; set both tls.certificate and tls.key, or neither";
+        match (self.certificate.is_empty(), self.key.is_empty()) {
+            (true, false) => given("tls.certificate", &self.certificate, cure),
+            (false, true) => given("tls.key", &self.key, cure),
+            (false, false) => Ok(()),
+            (true, true) if self.names.is_empty() => {
+                let problem = "[]; name at least one host for the development certificate".to_owned();
+                Err(Problem { key: "tls.names", problem })
+            }
+            (true, true) => Ok(()),
+        }
+    }
+}
+
+impl Registration {
+    fn check(&self) -> Checked {
+        within("registration.pin_digits", &self.pin_digits, &5, &8)?;
+        within("registration.pin_ttl", &self.pin_ttl, &SECOND, &HOUR)?;
+        within("registration.attempts", &self.attempts, &1, &10)?;
+        let per_alias = &self.requests_per_alias_per_hour;
+        within("registration.requests_per_alias_per_hour", per_alias, &1, &u32::MAX)?;
+        let per_address = &self.requests_per_address_per_hour;
+        within("registration.requests_per_address_per_hour", per_address, &1, &u32::MAX)?;
+        within("registration.webhook.timeout", &self.webhook.timeout, &TENTH, &MINUTE)?;
+        within("registration.smtp.timeout", &self.smtp.timeout, &TENTH, &MINUTE)?;
+        match self.sender {
+            Sender::Log => Ok(()),
+            Sender::Webhook => self.check_webhook(),
+            Sender::Smtp => self.check_smtp(),
+        }
+    }
+
+    fn check_webhook(&self) -> Checked {
+        let url = &self.webhook.url;
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            let problem = format!("{url:?} is no address; begin it with https:// or http://");
+            return Err(Problem { key: "registration.webhook.url", problem });
+        }
+        let secret = &self.webhook.secret;
+        if secret.reveal().len() < SECRET_BYTES_MIN {
+            let problem = format!("too short; at least {SECRET_BYTES_MIN} random characters");
+            return Err(Problem { key: "registration.webhook.secret", problem });
+        }
+        Ok(())
+    }
+
+    fn check_smtp(&self) -> Checked {
+        let smtp = &self.smtp;
+        given("registration.smtp.host", &smtp.host, "name the mail server")?;
+        if smtp.from.parse::<lettre::message::Mailbox>().is_err() {
+            let problem = format!("{:?} is no sender; write \"Name <name@host>\"", smtp.from);
+            return Err(Problem { key: "registration.smtp.from", problem });
+        }
+        if !smtp.user.is_empty() && smtp.password == Secret::default() {
+            let problem = "none; a user needs registration.smtp.password or password_file".to_owned();
+            return Err(Problem { key: "registration.smtp.password", problem });
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Checked {
+        let ten_minutes = 10 * MINUTE;
+        within("limits.connections", &self.connections, &1, &u32::MAX)?;
+        within("limits.unauthenticated", &self.unauthenticated, &1, &u32::MAX)?;
+        within("limits.login_timeout", &self.login_timeout, &TENTH, &ten_minutes)?;
+        within("limits.frames_before_login", &self.frames_before_login, &1, &u32::MAX)?;
+        let bytes = &self.bytes_before_login;
+        within("limits.bytes_before_login", bytes, &ByteSize(1 << 10), &ByteSize(1 << 30))?;
+        within("limits.heartbeat", &self.heartbeat, &TENTH, &HOUR)?;
+        within("limits.write_timeout", &self.write_timeout, &TENTH, &ten_minutes)?;
+        within("limits.mailbox_messages", &self.mailbox_messages, &1, &u64::MAX)?;
+        let longest = ByteSize(proto::limits::FRAME_BYTES_MAX as u64);
+        within("limits.mailbox_bytes", &self.mailbox_bytes, &longest, &ByteSize(1 << 40))
+    }
+}
+
+impl Storage {
+    fn check(&self) -> Checked {
+        let (low, high) = (ByteSize(64 << 10), ByteSize(1 << 30));
+        within("storage.segment_bytes", &self.segment_bytes, &low, &high)?;
+        within("storage.checkpoint_every", &self.checkpoint_every, &TENTH, &(10 * MINUTE))
+    }
+}
+
+fn within<T: PartialOrd + Setting>(key: &'static str, value: &T, low: &T, high: &T) -> Checked {
+    if low <= value && value <= high {
+        return Ok(());
+    }
+    let (value, low, high) = (value.text(), low.text(), high.text());
+    Err(Problem { key, problem: format!("{value} is out of range; write {low} to {high}") })
+}
+
+fn given(key: &'static str, value: &str, cure: &str) -> Checked {
+    if value.is_empty() {
+        return Err(Problem { key, problem: format!("\"\": {cure}") });
+    }
+    Ok(())
+}

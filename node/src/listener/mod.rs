@@ -1,0 +1,232 @@
+//! Listeners: they accept clients, shake hands with many at once, and hand each on as a
+//! [`Transport`].
+//!
+//! One task for each listener and one for each connection, which begins with its handshake.
+//!
+//! # Invariants
+//! 1. Nothing that a client does ends a listener, nor does a lack of file descriptors.
+//! 2. A client that is slow in its handshake holds up nobody else; how many there are is the gate's
+//!    to bound, and how long the handshake's time limit.
+
+mod gate;
+mod transport;
+mod websocket;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::counter;
+use supervision::{Stopping, TaskGroup};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+pub use gate::{Counts, Gate, Permit, Refusal, source_of};
+pub use transport::{ReadNow, Transport};
+pub use websocket::SUBPROTOCOL;
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// Wait after an accept that failed for want of something, doubled up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// Longest wait after a failed accept.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Why a listener cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another process has the port.
+    #[error("{key} {address}: the port is taken; stop the other process, or set another port (0 for any)")]
+    Taken {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+    },
+    /// The address is not this machine's, or the port needs more rights.
+    #[error("{key} {address}: cannot listen there; set an address of this machine and a port above 1023")]
+    Refused {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What is spoken on a port.
+#[derive(Clone)]
+pub enum Security {
+    /// Frames over TLS.
+    Tls(TlsAcceptor),
+    /// WebSocket over TLS.
+    WebSocket(TlsAcceptor),
+    /// Frames over TCP.
+    Plain,
+}
+
+impl Security {
+    /// A name for logs and metrics, from a closed set.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tls(_) => "client",
+            Self::WebSocket(_) => "websocket",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+impl std::fmt::Debug for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Who has connected.
+#[derive(Debug)]
+pub struct Peer {
+    /// The client's address and port.
+    pub address: SocketAddr,
+    /// Its place at the gate. Keep it as long as the connection.
+    pub permit: Permit,
+}
+
+/// Takes `address`, so that clients queue until they are accepted. `key` is the setting's name.
+/// Needs a tokio runtime around it.
+///
+/// # Errors
+/// [`ListenError`] names the setting and the cure.
+pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bind = || {
+        let socket =
+            if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::Taken { key, address },
+        _ => ListenError::Refused { key, address, source },
+    })
+}
+
+/// A port that is taken and not yet served.
+#[derive(Debug)]
+pub struct Listener {
+    /// From [`bind`].
+    pub socket: TcpListener,
+    /// What is spoken there.
+    pub security: Security,
+    /// Who may connect.
+    pub gate: Gate,
+    /// Longest time for the handshakes of TLS and WebSocket together.
+    pub handshake_timeout: Duration,
+}
+
+impl Listener {
+    /// Accepts clients until `stopping`; then the port is closed and the connections go on. Each
+    /// connection is a task in `connections`: its handshake, then `on_connection`.
+    pub async fn run<C, F>(
+        self,
+        stopping: Stopping,
+        connections: TaskGroup,
+        on_connection: C,
+    ) where
+        C: Fn(Transport, Peer) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let on_connection = Arc::new(on_connection);
+        let mut pause = PAUSE_MIN;
+        loop {
+            let accepted = tokio::select! {
+                () = stopping.wait() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    pause = PAUSE_MIN;
+                    self.open(stream, address, &connections, &on_connection);
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    warn!(listener = self.security.name(), %error, "cannot accept, will try again");
+                    tokio::time::sleep(pause).await;
+                    pause = PAUSE_MAX.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    fn open<C, F>(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        connections: &TaskGroup,
+        on_connection: &Arc<C>,
+    ) where
+        C: Fn(Transport, Peer) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = self.security.name();
+        let permit = match self.gate.admit(address.ip()) {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                debug!(listener, reason = refusal.name(), "connection refused");
+                return;
+            }
+        };
+        counter!("natter_connections_accepted_total", "listener" => listener).increment(1);
+        let on_connection = Arc::clone(on_connection);
+        let (security, limit) = (self.security.clone(), self.handshake_timeout);
+        let task = async move {
+            // Boxed, so that its memory goes when it is done.
+            match tokio::time::timeout(limit, Box::pin(shake_hands(stream, security))).await {
+                Ok(Ok(transport)) => {
+                    on_connection(transport, Peer { address, permit }).await;
+                }
+                Ok(Err(error)) => {
+                    counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);
+                    debug!(listener, %error, "handshake failed");
+                }
+                Err(_elapsed) => {
+                    counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);
+                    debug!(listener, "handshake took too long");
+                }
+            }
+        };
+        // A group that is finishing takes no more, and the connection ends here.
+        connections.spawn("connection", task);
+    }
+}
+
+async fn shake_hands(stream: TcpStream, security: Security) -> io::Result<Transport> {
+    stream.set_nodelay(true)?;
+    match security {
+        Security::Plain => Ok(Transport::plain(stream)),
+        Security::Tls(tls) => Ok(Transport::tls(Box::new(tls.accept(stream).await?))),
+        Security::WebSocket(tls) => {
+            let stream = websocket::upgrade(tls.accept(stream).await?).await?;
+            Ok(Transport::websocket(Box::new(stream)))
+        }
+    }
+}
+
+/// Whether an accept failed because of the one client that it would have returned.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,346 @@
+//! WebSocket (RFC 6455), the server's half: messages from and to length-prefixed frames. Pure, but
+//! for [`upgrade`], the HTTP handshake before it.
+//!
+//! Our own code and not a library's stream, because that keeps buffers for each connection and
+//! cannot change its limit after login.
+//!
+//! # Invariants
+//! 1. A message is bounded before its content is awaited, fragments together.
+//! 2. Between messages no memory is held.
+
+use std::io;
+
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use proto::{Code, limits};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// The subprotocol that client and node agree on.
+pub const SUBPROTOCOL: &str = "natter.v1";
+
+/// Longest content of a control frame (RFC 6455, section 5.5).
+const CONTROL_BYTES_MAX: usize = 125;
+
+/// Answers to pings that wait for the socket. A client that pings faster than it reads gets fewer.
+const REPLIES_BYTES_MAX: usize = 1024;
+
+const FINAL: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+const MASKED: u8 = 0x80;
+const CONTINUATION: u8 = 0x0;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+
+/// The state between two reads.
+#[derive(Debug)]
+pub(super) struct WebSocket {
+    received: BytesMut,
+    /// The fragments so far of a message that is not whole.
+    fragments: Option<BytesMut>,
+    replies: Vec<u8>,
+    limit: usize,
+    closed: bool,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self {
+            received: BytesMut::new(),
+            fragments: None,
+            replies: Vec::new(),
+            limit: limits::FRAME_BYTES_MAX_BEFORE_LOGIN,
+            closed: false,
+        }
+    }
+}
+
+struct Header {
+    opcode: u8,
+    is_final: bool,
+    mask: [u8; 4],
+    header_bytes: usize,
+    content_bytes: usize,
+}
+
+impl WebSocket {
+    /// Where bytes of the socket go.
+    pub(super) fn received(&mut self) -> &mut BytesMut {
+        &mut self.received
+    }
+
+    /// Bytes that should be sent soon. The caller takes off what it sent.
+    pub(super) fn replies(&mut self) -> &mut Vec<u8> {
+        &mut self.replies
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(super) fn set_limit(&mut self, bytes: usize) {
+        self.limit = bytes;
+    }
+
+    /// Appends every whole message that was received to `into`, each with its length in front.
+    ///
+    /// # Errors
+    /// [`Code::FrameTooLarge`] over the limit; [`Code::BadFrame`] for a text message and whatever
+    /// else the RFC or we do not allow.
+    pub(super) fn decode(&mut self, into: &mut BytesMut) -> Result<(), Code> {
+        while let Some(header) = self.next_header()? {
+            let whole = header.header_bytes + header.content_bytes;
+            if self.closed || self.received.len() < whole {
+                break;
+            }
+            let mut content = self.received.split_to(whole);
+            content.advance(header.header_bytes);
+            for (byte, mask) in content.iter_mut().zip(header.mask.iter().cycle()) {
+                *byte ^= mask;
+            }
+            self.take(&header, content, into)?;
+        }
+        if self.closed || self.received.is_empty() {
+            self.received = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, header: &Header, content: BytesMut, into: &mut BytesMut) -> Result<(), Code> {
+        match (header.opcode, &mut self.fragments) {
+            (BINARY, None) if header.is_final => put_frame(&content, into),
+            (BINARY, None) => self.fragments = Some(content),
+            (CONTINUATION, Some(fragments)) => {
+                fragments.extend_from_slice(&content);
+                if header.is_final {
+                    put_frame(fragments, into);
+                    self.fragments = None;
+                }
+            }
+            (PING, _) => {
+                if self.replies.len() + content.len() < REPLIES_BYTES_MAX {
+                    put_message(PONG, &content, &mut self.replies);
+                }
+            }
+            (PONG, _) => {}
+            (CLOSE, _) => self.closed = true,
+            _ => return Err(Code::BadFrame),
+        }
+        Ok(())
+    }
+
+    /// The header at the front, or `None` if it is not whole.
+    fn next_header(&self) -> Result<Option<Header>, Code> {
+        let bytes = &self.received;
+        let [first, second, rest @ ..] = &bytes[..] else { return Ok(None) };
+        let (opcode, is_final) = (first & 0x0f, first & FINAL != 0);
+        if first & RESERVED != 0 || second & MASKED == 0 {
+            return Err(Code::BadFrame);
+        }
+        let (length_bytes, content_bytes) = match (second & 0x7f, rest) {
+            (126, [a, b, ..]) => (2, u64::from(u16::from_be_bytes([*a, *b]))),
+            (127, [a, b, c, d, e, f, g, h, ..]) => {
+                (8, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
+            }
+            (126 | 127, _) => return Ok(None),
+            (short, _) => (0, u64::from(short)),
+        };
+        let content_bytes = usize::try_from(content_bytes).map_err(|_| Code::FrameTooLarge)?;
+        let is_control = opcode >= CLOSE;
+        if is_control && (content_bytes > CONTROL_BYTES_MAX || !is_final) {
+            return Err(Code::BadFrame);
+        }
+        let before = self.fragments.as_ref().map_or(0, BytesMut::len);
+        if !is_control && content_bytes > self.limit.saturating_sub(before) {
+            return Err(Code::FrameTooLarge);
+        }
+        let Some([a, b, c, d]) = rest.get(length_bytes..length_bytes + 4) else { return Ok(None) };
+        let header_bytes = 2 + length_bytes + 4;
+        Ok(Some(Header { opcode, is_final, mask: [*a, *b, *c, *d], header_bytes, content_bytes }))
+    }
+
+    /// `frames`, each with its length in front, as messages; after the replies that still wait.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `frames` does not hold whole frames.
+    pub(super) fn encode(&mut self, mut frames: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = std::mem::take(&mut self.replies);
+        out.reserve(frames.len() + 16);
+        while !frames.is_empty() {
+            let cut = |_| io::Error::new(io::ErrorKind::InvalidInput, "half a frame to write");
+            let length = prost::encoding::decode_varint(&mut frames).map_err(cut)?;
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let Some((frame, rest)) = frames.split_at_checked(length) else {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "half a frame to write"));
+            };
+            put_message(BINARY, frame, &mut out);
+            frames = rest;
+        }
+        Ok(out)
+    }
+
+    /// The last message: a normal end (RFC 6455, section 7.4.1), or the answer to the client's.
+    pub(super) fn goodbye(&mut self) -> Vec<u8> {
+        let mut out = std::mem::take(&mut self.replies);
+        put_message(CLOSE, &1000_u16.to_be_bytes(), &mut out);
+        out
+    }
+}
+
+fn put_frame(content: &[u8], into: &mut BytesMut) {
+    prost::encoding::encode_varint(content.len() as u64, into);
+    into.put_slice(content);
+}
+
+fn put_message(opcode: u8, content: &[u8], out: &mut Vec<u8>) {
+    out.push(FINAL | opcode);
+    match (u8::try_from(content.len()), u16::try_from(content.len())) {
+        (Ok(short), _) if short < 126 => out.push(short),
+        (_, Ok(medium)) => {
+            out.push(126);
+            out.put_u16(medium);
+        }
+        _ => {
+            out.push(127);
+            out.put_u64(content.len() as u64);
+        }
+    }
+    out.extend_from_slice(content);
+}
+
+/// Answers the HTTP request that opens a WebSocket.
+///
+/// # Errors
+/// Those of the socket, and of a client that asks for something else.
+pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> io::Result<TlsStream<TcpStream>> {
+    // The library's buffers live only as long as this handshake.
+    let small = WebSocketConfig::default().read_buffer_size(1024);
+    let opened =
+        tokio_tungstenite::accept_hdr_async_with_config(stream, agree, Some(small)).await;
+    Ok(opened.map_err(io::Error::other)?.into_inner())
+}
+
+#[allow(clippy::result_large_err, reason = "the library's callback")]
+fn agree(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    let offers = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let offered = offers
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .any(|name| name.trim() == SUBPROTOCOL);
+    if !offered {
+        let text = format!("this is natter: offer the subprotocol {SUBPROTOCOL}\n");
+        let mut refusal = ErrorResponse::new(Some(text));
+        *refusal.status_mut() = StatusCode::BAD_REQUEST;
+        return Err(refusal);
+    }
+    let agreed = HeaderValue::from_static(SUBPROTOCOL);
+    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, agreed);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(first: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_message(0, content, &mut bytes);
+        bytes[0] = first;
+        bytes[1] |= MASKED;
+        let mask = [7, 77, 177, 250];
+        let at = bytes.len() - content.len();
+        bytes.splice(at..at, mask);
+        for (byte, mask) in bytes[at + 4..].iter_mut().zip(mask.iter().cycle()) {
+            *byte ^= mask;
+        }
+        bytes
+    }
+
+    fn decode(socket: &mut WebSocket, bytes: &[u8]) -> Result<Vec<u8>, Code> {
+        let mut into = BytesMut::new();
+        socket.received().extend_from_slice(bytes);
+        socket.decode(&mut into).map(|()| into.to_vec())
+    }
+
+    #[test]
+    fn a_message_becomes_a_frame_however_it_is_cut() {
+        for length in [0, 1, 125, 126, 1000] {
+            let bytes = masked(FINAL | BINARY, &vec![9; length]);
+            for cut in 0..bytes.len() {
+                let mut socket = WebSocket::default();
+                let mut frames = decode(&mut socket, &bytes[..cut]).unwrap();
+                assert!(frames.is_empty());
+                frames.extend(decode(&mut socket, &bytes[cut..]).unwrap());
+                let mut expected = BytesMut::new();
+                put_frame(&vec![9; length], &mut expected);
+                assert_eq!(frames, expected);
+                assert_eq!(socket.received.capacity(), 0, "no memory between messages");
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_are_joined_and_pings_between_them_answered() {
+        let mut socket = WebSocket::default();
+        let bytes =
+            [masked(BINARY, b"he"), masked(FINAL | PING, b"?"), masked(0, b"l"), masked(FINAL, b"lo")];
+        assert_eq!(decode(&mut socket, &bytes.concat()).unwrap(), b"\x05hello");
+        assert_eq!(socket.replies, [FINAL | PONG, 1, b'?']);
+    }
+
+    #[test]
+    fn a_frame_becomes_a_message_behind_waiting_replies() {
+        let mut socket = WebSocket::default();
+        decode(&mut socket, &masked(FINAL | PING, b"")).unwrap();
+        let mut frames = BytesMut::new();
+        put_frame(b"a", &mut frames);
+        put_frame(&[5; 300], &mut frames);
+        let messages = socket.encode(&frames).unwrap();
+        assert_eq!(messages[..9], [0x8a, 0, 0x82, 1, b'a', 0x82, 126, 1, 44]);
+        assert_eq!(messages.len(), 9 + 300);
+        assert!(socket.encode(&[3, 1]).is_err(), "half a frame");
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_before_it_comes() {
+        let long = [FINAL | BINARY, MASKED | 127, 0, 0, 0, 0, 0, 1, 0, 0];
+        assert_eq!(decode(&mut WebSocket::default(), &long), Err(Code::FrameTooLarge));
+        let endless = [FINAL | BINARY, MASKED | 127, 255, 255, 255, 255, 255, 255, 255, 255];
+        assert_eq!(decode(&mut WebSocket::default(), &endless), Err(Code::FrameTooLarge));
+        let mut socket = WebSocket::default();
+        socket.set_limit(10);
+        let parts = [masked(BINARY, &[1; 6]), masked(0, &[1; 6])].concat();
+        assert_eq!(decode(&mut socket, &parts), Err(Code::FrameTooLarge));
+    }
+
+    #[test]
+    fn what_the_rules_forbid_is_refused() {
+        let unmasked = vec![FINAL | BINARY, 1, 0];
+        for bytes in [
+            unmasked,
+            masked(FINAL | 0x1, b"text"),
+            masked(FINAL | 0x40 | BINARY, b"reserved"),
+            masked(FINAL, b"nothing to continue"),
+            masked(PING, b"a ping in pieces"),
+            masked(FINAL | PING, &[0; 126]),
+            masked(FINAL | 0x3, b"unknown"),
+            [masked(BINARY, b"a"), masked(BINARY, b"b")].concat(),
+        ] {
+            assert_eq!(decode(&mut WebSocket::default(), &bytes), Err(Code::BadFrame));
+        }
+    }
+
+    #[test]
+    fn many_pings_hold_little_memory() {
+        let mut socket = WebSocket::default();
+        for _ in 0..10_000 {
+            decode(&mut socket, &masked(FINAL | PING, &[0; 100])).unwrap();
+        }
+        assert!(socket.replies.len() < 2 * REPLIES_BYTES_MAX);
+    }
+}

@@ -1,0 +1,153 @@
+//! What a running node says: events on standard error, and metrics for Prometheus.
+//!
+//! Started once, before anything else. [`Metrics::tidy`] runs beside the node.
+//!
+//! **Invariant:** every metric of this crate is described here, so that `promtool check metrics`
+//! has nothing to say.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// How often samples of histograms are folded, so that they do not pile up when nobody asks.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// Bounds of histograms in seconds: from a hundred microseconds to ten seconds.
+const SECONDS: [f64; 11] = [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+
+/// Why there is no telemetry.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is none.
+    #[error("log.filter {0:?}: not a filter; write for example \"info\"")]
+    Filter(String),
+    /// It runs already in this process.
+    #[error("telemetry was started twice")]
+    Twice,
+    /// The bounds of histograms are none.
+    #[error("the metrics recorder cannot be built")]
+    Recorder(#[source] metrics_exporter_prometheus::BuildError),
+}
+
+/// The node's metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Begins to write events to standard error and to count.
+///
+/// # Errors
+/// [`TelemetryError`]; once in a process.
+pub fn start(log: &Log) -> Result<Metrics, TelemetryError> {
+    let filter =
+        EnvFilter::try_new(&log.filter).map_err(|_| TelemetryError::Filter(log.filter.clone()))?;
+    let events = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match log.format {
+        LogFormat::Text => events.try_init(),
+        LogFormat::Json => events.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| TelemetryError::Twice)?;
+    let recorder = builder()?.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::Twice)?;
+    describe();
+    Ok(Metrics(handle))
+}
+
+impl Metrics {
+    /// All metrics in Prometheus' text form.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Folds samples, for ever. Without it a node that nobody watches grows. Cancel safe.
+    pub async fn tidy(&self) {
+        let mut ticks = tokio::time::interval(TIDY_EVERY);
+        loop {
+            ticks.tick().await;
+            self.0.run_upkeep();
+        }
+    }
+
+    /// Metrics of a recorder that nobody feeds.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self(builder().unwrap().build_recorder().handle())
+    }
+}
+
+fn builder() -> Result<PrometheusBuilder, TelemetryError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .map_err(TelemetryError::Recorder)
+}
+
+fn describe() {
+    describe_gauge!("natter_connections", Unit::Count, "Open client connections.");
+    describe_gauge!(
+        "natter_connections_unauthenticated",
+        Unit::Count,
+        "Open client connections that are not logged in."
+    );
+    describe_counter!(
+        "natter_connections_accepted_total",
+        Unit::Count,
+        "Client connections that were let in, by listener."
+    );
+    describe_counter!(
+        "natter_connections_refused_total",
+        Unit::Count,
+        "Client connections that were closed at once, by the limit that was reached."
+    );
+    describe_counter!(
+        "natter_handshakes_failed_total",
+        Unit::Count,
+        "TLS and WebSocket handshakes that failed or took too long, by listener."
+    );
+    describe_counter!("natter_pins_sent_total", Unit::Count, "PINs handed to the sender.");
+    describe_counter!("natter_pins_failed_total", Unit::Count, "PINs that could not be sent.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::listener::Gate;
+
+    /// What promtool insists on: HELP and TYPE before each metric, `_total` on counters alone.
+    #[test]
+    fn metrics_are_as_promtool_wants_them() {
+        let recorder = builder().unwrap().build_recorder();
+        let metrics = Metrics(recorder.handle());
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            let gate = Gate::new(&Limits { connections: 1, ..Limits::default() });
+            let _permit = gate.admit([127, 0, 0, 1].into()).unwrap();
+            gate.admit([127, 0, 0, 1].into()).unwrap_err();
+            metrics::counter!("natter_pins_sent_total").increment(1);
+        });
+        let page = metrics.render();
+        let mut samples = 0;
+        for sample in page.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let name = sample.split(['{', ' ']).next().unwrap();
+            assert!(page.contains(&format!("# HELP {name} ")), "{page}");
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            assert!(page.contains(&format!("# TYPE {name} {kind}")), "{page}");
+            samples += 1;
+        }
+        assert_eq!(samples, 4, "{page}");
+    }
+}

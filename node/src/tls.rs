@@ -1,0 +1,281 @@
+//! TLS for clients: which certificate, which versions, and as little memory as rustls allows.
+//!
+//! Opened once at start; [`Certificates::watch`] runs beside the listeners.
+//!
+//! # Invariants
+//! 1. TLS 1.3 only. No session is kept: our own tickets resume sessions.
+//! 2. A certificate file that is replaced by a broken one changes nothing but a warning.
+//! 3. A private key that we make is readable by its owner alone.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::{self, PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
+
+use crate::config;
+use crate::data_dir;
+
+/// ALPN of the client port.
+pub const ALPN_CLIENT: &[u8] = b"natter/1";
+
+/// ALPN of the WebSocket port, which begins with HTTP.
+pub const ALPN_WEBSOCKET: &[u8] = b"http/1.1";
+
+/// How often the files are looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(3);
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is missing or may not be read.
+    #[error("{key} {}: cannot be read; check the path and its permissions", file.display())]
+    Unreadable {
+        /// The setting that names it.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds no certificate, or no private key.
+    #[error("{key} {}: holds no {wanted} in PEM form", file.display())]
+    NotPem {
+        /// The setting that names it.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+    /// Certificate and key are not a pair, or of an unknown kind.
+    #[error(
+        "tls.certificate {} and tls.key {} do not fit; the first certificate of the chain must be the key's",
+        certificate.display(), key.display()
+    )]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// The development certificate cannot be made.
+    #[error("tls.names {names:?}: no certificate can be made for them; write host names or IP addresses")]
+    Names {
+        /// The names.
+        names: Vec<String>,
+        /// Why.
+        source: rcgen::Error,
+    },
+    /// The development certificate cannot be stored.
+    #[error("{}: cannot be written; check that the data directory is writable", file.display())]
+    NotWritten {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// rustls takes none of our parameters.
+    #[error("TLS cannot be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+/// The certificate in use, and where it comes from.
+#[derive(Debug)]
+pub struct Certificates {
+    files: Files,
+    resolver: Arc<Resolver>,
+    seen: Mutex<Stamp>,
+}
+
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    is_development: bool,
+}
+
+/// When and how long the files were.
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+#[derive(Debug)]
+struct Resolver(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Makes aws-lc-rs the cryptography of the process, also for libraries that ask rustls for its
+/// default. Does nothing the second time.
+pub fn install_provider() {
+    // `Err` says that one is installed already.
+    let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+impl Certificates {
+    /// Reads the certificate of the settings, or makes the development certificate in
+    /// `data_dir/tls` if there is none.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and what is wrong with it.
+    pub fn open(config: &config::Tls, data_dir: &Path) -> Result<Self, TlsError> {
+        let files = if config.certificate.is_empty() {
+            development(&config.names, &data_dir.join("tls"))?
+        } else {
+            Files {
+                certificate: PathBuf::from(&config.certificate),
+                key: PathBuf::from(&config.key),
+                is_development: false,
+            }
+        };
+        let seen = Mutex::new(files.stamp());
+        let resolver = Arc::new(Resolver(RwLock::new(files.read()?)));
+        Ok(Self { files, resolver, seen })
+    }
+
+    /// The certificate's file. For the development certificate, what clients must trust.
+    pub fn file(&self) -> &Path {
+        &self.files.certificate
+    }
+
+    /// Whether this is the development certificate.
+    pub fn is_development(&self) -> bool {
+        self.files.is_development
+    }
+
+    /// TLS for connections that speak `alpn`.
+    ///
+    /// # Errors
+    /// [`TlsError::Setup`].
+    pub fn acceptor(&self, alpn: &[u8]) -> Result<TlsAcceptor, TlsError> {
+        let resolver: Arc<dyn ResolvesServerCert> = self.resolver.clone();
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// Reads the files again if they changed; whether they did. New connections get the new
+    /// certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the new files cannot be used: the old certificate stays. Said once for each
+    /// change.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let stamp = self.files.stamp();
+        {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if *seen == stamp {
+                return Ok(false);
+            }
+            *seen = stamp;
+        }
+        let read = self.files.read()?;
+        *self.resolver.0.write().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(true)
+    }
+
+    /// Reloads whenever the files change, for ever. Cancel safe.
+    pub async fn watch(&self) {
+        let mut ticks = tokio::time::interval(WATCH_EVERY);
+        loop {
+            ticks.tick().await;
+            match self.reload() {
+                Ok(true) => info!(file = %self.file().display(), "certificate reloaded"),
+                Ok(false) => {}
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    warn!(%error, cause, "certificate not reloaded, the old one stays");
+                }
+            }
+        }
+    }
+}
+
+impl Files {
+    fn stamp(&self) -> Stamp {
+        [&self.certificate, &self.key].map(|file| {
+            let metadata = fs::metadata(file).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        })
+    }
+
+    fn read(&self) -> Result<Arc<CertifiedKey>, TlsError> {
+        let (key, file, wanted) = ("tls.certificate", &self.certificate, "certificate");
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|error| pem_error(error, key, file, wanted))?;
+        if chain.is_empty() {
+            return Err(TlsError::NotPem { key, file: file.clone(), wanted });
+        }
+        let private = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| pem_error(error, "tls.key", &self.key, "private key"))?;
+        CertifiedKey::from_der(chain, private, &provider()).map(Arc::new).map_err(|source| {
+            let (certificate, key) = (self.certificate.clone(), self.key.clone());
+            TlsError::Mismatch { certificate, key, source }
+        })
+    }
+}
+
+fn pem_error(error: pem::Error, key: &'static str, file: &Path, wanted: &'static str) -> TlsError {
+    let file = file.to_owned();
+    if let pem::Error::Io(source) = error {
+        return TlsError::Unreadable { key, file, source };
+    }
+    TlsError::NotPem { key, file, wanted }
+}
+
+/// The development certificate in `folder`, made if it is not there. It is self-signed: a client
+/// that trusts the file trusts the node.
+fn development(names: &[String], folder: &Path) -> Result<Files, TlsError> {
+    let files = Files {
+        certificate: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+        is_development: true,
+    };
+    if files.certificate.exists() && files.key.exists() {
+        return Ok(files);
+    }
+    let (certificate, key) = self_signed(names)
+        .map_err(|source| TlsError::Names { names: names.to_vec(), source })?;
+    let not_written = |file: &Path| {
+        let file = file.to_owned();
+        move |source| TlsError::NotWritten { file, source }
+    };
+    fs::create_dir_all(folder).map_err(not_written(folder))?;
+    data_dir::write_private(&files.key, key.as_bytes()).map_err(not_written(&files.key))?;
+    fs::write(&files.certificate, certificate).map_err(not_written(&files.certificate))?;
+    info!(file = %files.certificate.display(), "development certificate made");
+    Ok(files)
+}
+
+fn self_signed(names: &[String]) -> Result<(String, String), rcgen::Error> {
+    let mut params = rcgen::CertificateParams::new(names)?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "natter development");
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2045, 1, 1);
+    let key = rcgen::KeyPair::generate()?;
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}
