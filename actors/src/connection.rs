@@ -1,0 +1,294 @@
+//! The door to one socket: what the node wants to say there, and the requests that wait for their
+//! answer. It outlives the user actor, so a restart of that actor loses neither.
+//!
+//! # Invariants
+//! 1. A request stays in `unanswered` until its one answer is queued.
+//! 2. What is queued is bounded: answers by [`UNANSWERED_MAX`], deliveries by the device's window,
+//!    signals by [`SIGNALS_MAX`].
+
+use proto::limits::UNANSWERED_MAX;
+use proto::stored::{self, envelope::Content};
+use proto::wire::{self, ClientFrame, ServerFrame, server_frame::Kind};
+use proto::{Code, DeviceId, Seq, frame};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Frames waiting to be written beyond which signals and presence are dropped.
+const SIGNALS_MAX: usize = 64;
+
+/// Bytes encoded at once.
+const DRAIN_BYTES: usize = 64 * 1024;
+
+/// Identifies a connection within a node's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The door to one socket.
+#[derive(Debug)]
+pub struct Connection {
+    id: ConnectionId,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Outgoing>,
+    unanswered: VecDeque<ClientFrame>,
+    acknowledged: Seq,
+    delivered: Seq,
+    attach_due: bool,
+    ending: Option<Ending>,
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    Frame(Box<ServerFrame>),
+    Accepted { id: u64, at_ms: u64, user: u64 },
+    Deliver { seq: Seq, after: Option<Seq>, device: DeviceId, envelope: Arc<stored::Envelope> },
+}
+
+/// How a connection ends, after what is queued was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The client asked for it.
+    Quiet,
+    /// The client is told why.
+    Told(Code),
+}
+
+/// What a socket's task finds when it looks.
+#[derive(Debug)]
+pub struct Drained {
+    /// The user actor is a new one: attach to it again.
+    pub attach_due: bool,
+    /// Close when everything was written.
+    pub ending: Option<Ending>,
+    /// More is queued than fitted.
+    pub more: bool,
+}
+
+/// What a new user actor must know of a connection that was there before.
+#[derive(Debug)]
+pub struct Standing {
+    /// The highest seq its device has acknowledged.
+    pub acknowledged: Seq,
+    /// The highest seq that was queued for it.
+    pub delivered: Seq,
+    /// Its unanswered requests, in their order.
+    pub unanswered: Vec<ClientFrame>,
+}
+
+impl Connection {
+    /// A door to a new socket.
+    pub fn new() -> Arc<Self> {
+        let id = ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Self { id, state: Mutex::default(), wake: Notify::new() })
+    }
+
+    /// Which connection this is.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Queues something the node says by itself.
+    pub fn say(&self, kind: Kind) {
+        self.queue(Outgoing::Frame(Box::new(ServerFrame { id: 0, kind: Some(kind) })));
+    }
+
+    /// Queues something that may be dropped when the socket is slow. False if it was.
+    pub fn hint(&self, kind: Kind) -> bool {
+        if self.state().queue.len() >= SIGNALS_MAX {
+            return false;
+        }
+        self.say(kind);
+        true
+    }
+
+    /// Answers a request.
+    pub fn answer(&self, id: u64, kind: Kind) {
+        self.state().forget(id);
+        if id != 0 {
+            self.queue(Outgoing::Frame(Box::new(ServerFrame { id, kind: Some(kind) })));
+        }
+    }
+
+    /// Answers a send that was stored.
+    pub fn accepted(&self, id: u64, at_ms: u64, user: u64) {
+        self.state().forget(id);
+        self.queue(Outgoing::Accepted { id, at_ms, user });
+    }
+
+    /// Refuses a request.
+    pub fn refuse(&self, id: u64, code: Code) {
+        self.answer(id, Kind::Refused(refusal(code)));
+    }
+
+    /// Queues an entry of the mailbox.
+    pub fn deliver(
+        &self,
+        seq: Seq,
+        after: Option<Seq>,
+        device: DeviceId,
+        envelope: Arc<stored::Envelope>,
+    ) {
+        self.state().delivered = seq;
+        self.queue(Outgoing::Deliver { seq, after, device, envelope });
+    }
+
+    /// Ends the connection once everything queued was written.
+    pub fn end(&self, ending: Ending) {
+        self.state().ending.get_or_insert(ending);
+        self.wake.notify_one();
+    }
+
+    /// Asks the socket's task to attach to the user actor again.
+    pub fn request_attach(&self) {
+        self.state().attach_due = true;
+        self.wake.notify_one();
+    }
+
+    /// Counts a request as unanswered, so that a new user actor gets it too.
+    pub fn remember(&self, frame: ClientFrame) {
+        self.state().unanswered.push_back(frame);
+    }
+
+    /// Notes what the device has acknowledged.
+    pub fn acknowledged(&self, seq: Seq) {
+        let mut state = self.state();
+        state.acknowledged = state.acknowledged.max(seq);
+    }
+
+    /// Whether so many requests wait for their answer that no more should be read.
+    pub fn is_full(&self) -> bool {
+        self.state().unanswered.len() >= UNANSWERED_MAX
+    }
+
+    /// What a new user actor must know.
+    pub fn standing(&self) -> Standing {
+        let state = self.state();
+        Standing {
+            acknowledged: state.acknowledged,
+            delivered: state.delivered,
+            unanswered: state.unanswered.iter().cloned().collect(),
+        }
+    }
+
+    /// Appends queued frames to `out`, up to about 64 KiB.
+    pub fn drain(&self, out: &mut Vec<u8>) -> Drained {
+        let mut state = self.state();
+        let start = out.len();
+        while out.len() - start < DRAIN_BYTES {
+            let Some(outgoing) = state.queue.pop_front() else { break };
+            frame::encode(&outgoing.into_frame(), out);
+        }
+        if state.queue.is_empty() && state.queue.capacity() > 16 {
+            state.queue.shrink_to(4);
+        }
+        Drained {
+            attach_due: std::mem::take(&mut state.attach_due),
+            ending: state.ending,
+            more: !state.queue.is_empty(),
+        }
+    }
+
+    /// Returns when something may have been queued since the last [`Self::drain`].
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    fn queue(&self, outgoing: Outgoing) {
+        self.state().queue.push_back(outgoing);
+        self.wake.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn forget(&mut self, id: u64) {
+        if let Some(place) = self.unanswered.iter().position(|frame| frame.id == id) {
+            self.unanswered.remove(place);
+            if self.unanswered.is_empty() {
+                self.unanswered.shrink_to(4);
+            }
+        }
+    }
+}
+
+/// A refusal with the text that developers see, and the wait that its code asks for.
+pub fn refusal(code: Code) -> wire::Refused {
+    let retry_after_ms = if code.retry() == proto::Retry::After { 1_000 } else { 0 };
+    wire::Refused { code: code.number(), text: code.name().to_owned(), retry_after_ms }
+}
+
+impl Outgoing {
+    fn into_frame(self) -> ServerFrame {
+        match self {
+            Self::Frame(frame) => *frame,
+            Self::Accepted { id, at_ms, user } => {
+                ServerFrame { id, kind: Some(Kind::Accepted(wire::Accepted { at_ms, user })) }
+            }
+            Self::Deliver { seq, after, device, envelope } => {
+                let content = envelope.content.as_ref().map(|content| to_wire(content, device));
+                let after = after.map(|seq| seq.0);
+                let deliver = wire::Deliver { seq: seq.0, after, at_ms: envelope.at_ms, content };
+                ServerFrame { id: 0, kind: Some(Kind::Deliver(deliver)) }
+            }
+        }
+    }
+}
+
+/// What `device` is shown of an entry.
+fn to_wire(content: &Content, device: DeviceId) -> wire::deliver::Content {
+    use wire::deliver::Content as Wire;
+    match content {
+        Content::Message(message) => {
+            let own = message.bodies.iter().find(|body| body.device == device.0);
+            Wire::Message(wire::Message {
+                from: message.from,
+                from_device: message.from_device,
+                send_id: message.send_id,
+                body: own.map_or_else(|| message.body.clone(), |own| own.body.clone()),
+            })
+        }
+        Content::Receipt(receipt) => Wire::Receipt(wire::Receipt {
+            kind: receipt.kind as i32,
+            user: receipt.user,
+            device: receipt.device,
+            send_ids: receipt.send_ids.clone(),
+        }),
+        Content::SentCopy(copy) => Wire::SentCopy(wire::SentCopy {
+            to: copy.to,
+            from_device: copy.from_device,
+            send_id: copy.send_id,
+            body: copy.body.clone(),
+        }),
+        Content::ReadCopy(copy) => Wire::ReadCopy(wire::ReadCopy {
+            from: copy.from,
+            from_device: copy.from_device,
+            send_ids: copy.send_ids.clone(),
+        }),
+    }
+}
+
+/// Whether an entry is for this device: not what it did itself, and not what has no body for it.
+pub fn is_for(content: &Content, user: proto::UserId, device: DeviceId) -> bool {
+    match content {
+        Content::Message(message) => {
+            let own = message.from == user.0 && message.from_device == device.0;
+            let meant =
+                message.bodies.is_empty() || message.bodies.iter().any(|b| b.device == device.0);
+            !own && meant
+        }
+        Content::Receipt(_) => true,
+        Content::SentCopy(copy) => copy.from_device != device.0,
+        Content::ReadCopy(copy) => copy.by_device != device.0,
+    }
+}

@@ -1,0 +1,137 @@
+//! All that an actor may touch: clock, chance, storage, settings, metrics and the other doors.
+
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::shard::{MachineLimits, Shards};
+use crate::user::Users;
+use bytes::Bytes;
+use proto::{Alias, Code, DeviceId, ShardId, UserId, wire};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use storage::{ShardRecords, Storage};
+
+/// What time it is, Unix time in ms. Tests hand in their own.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Clock").field(&self.now_ms()).finish()
+    }
+}
+
+impl Clock {
+    /// A clock that reads `now`.
+    pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Unix time in ms.
+    pub fn now_ms(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+/// What a resume ticket says, once opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Whose.
+    pub user: UserId,
+    /// For which device.
+    pub device: DeviceId,
+    /// Which ticket of that device; only the newest is good.
+    pub number: u64,
+}
+
+/// Chance, and what only the cluster's secret can make.
+pub trait Secrets: Send + Sync {
+    /// Fills with random bytes that nobody can guess.
+    fn fill(&self, bytes: &mut [u8]);
+    /// A digest of a PIN that is worth nothing without the cluster's secret.
+    fn pin_digest(&self, alias: &Alias, pin: &str) -> [u8; 32];
+    /// Seals a ticket.
+    fn seal_ticket(&self, ticket: Ticket, now_ms: u64) -> Vec<u8>;
+    /// Opens a ticket; `None` if it is not ours or too old.
+    fn open_ticket(&self, sealed: &[u8], now_ms: u64) -> Option<Ticket>;
+    /// Whether `signature` over `message` was made with the Ed25519 key `public_key`.
+    fn verify(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool;
+}
+
+/// What a handler says of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Continue,
+    /// Refuse it with this code.
+    Drop(Code),
+}
+
+/// A handler: sees what a user sends before the recipient's shard does.
+pub trait Handler: Send + Sync {
+    /// Its name, for logs.
+    fn name(&self) -> &'static str;
+    /// A device of `user` sends.
+    fn user_send(&self, user: UserId, device: DeviceId, send: &wire::Send) -> Verdict;
+}
+
+/// What the operator has set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Limits of mailboxes.
+    pub machine: MachineLimits,
+    /// Time between two checkpoints of a shard, in ms.
+    pub checkpoint_every_ms: u64,
+    /// Sends a user may make in a second, in the long run; 0: no limit.
+    pub sends_per_second: u32,
+    /// Digits of a PIN.
+    pub pin_digits: u32,
+    /// How long a PIN is good, in seconds.
+    pub pin_ttl_s: u32,
+    /// Wrong PINs before a new one must be asked for.
+    pub pin_attempts: u32,
+    /// PINs that can be asked for one alias in an hour.
+    pub pin_requests_per_hour: u32,
+}
+
+/// All that an actor may touch.
+pub struct Context {
+    /// What time it is.
+    pub clock: Clock,
+    /// Chance and keys.
+    pub secrets: Arc<dyn Secrets>,
+    /// What is durable.
+    pub storage: Storage,
+    /// What the log held at start, until each shard has taken its part.
+    pub recovered: Mutex<Vec<ShardRecords>>,
+    /// What the operator has set.
+    pub settings: Settings,
+    /// All counters.
+    pub metrics: Metrics,
+    /// See every send, in this order.
+    pub handlers: Vec<Arc<dyn Handler>>,
+    /// The door to the shards.
+    pub shards: Shards,
+    /// The door to the users connected here.
+    pub users: Users,
+    /// The door to presence.
+    pub presence: Presence,
+    /// This node's id.
+    pub node: [u8; 32],
+    /// Which start of this node this is; grows with each.
+    pub incarnation: u64,
+}
+
+impl Context {
+    /// What the log held of a shard when the node started.
+    pub(crate) fn records_of(&self, shard: ShardId) -> Vec<(u64, Bytes)> {
+        let mut recovered = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = recovered.iter().position(|part| part.shard == shard);
+        place.map(|place| recovered.swap_remove(place).records).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,168 @@
+//! Presence: who watches whom, and who is told when someone comes or goes.
+//!
+//! # Invariants
+//! 1. Nothing here is stored or waited for; presence may be dropped.
+//! 2. What a user hides, and whom they block, is not told.
+
+mod watchers;
+
+use crate::connection::Connection;
+use crate::context::Context;
+use crate::shard::AccountView;
+use proto::wire::{self, server_frame::Kind};
+use proto::{Code, UserId};
+use std::sync::Arc;
+use supervision::{Flow, Inbox, Process, ProcessError, QueueLimits};
+use watchers::Watchers;
+
+/// Beyond `critical` changes are dropped.
+const QUEUE: QueueLimits = QueueLimits { high: 10_000, critical: 50_000 };
+
+/// What the presence actor's message queue holds.
+#[derive(Debug)]
+pub enum PresenceItem {
+    /// A user asks to be told about another.
+    Subscribe {
+        /// Who asks.
+        watcher: UserId,
+        /// About whom.
+        account: Arc<AccountView>,
+        /// Where the answer goes.
+        connection: Arc<Connection>,
+        /// The request.
+        id: u64,
+    },
+    /// A user does not want to be told any longer.
+    Unsubscribe(UserId, UserId),
+    /// A user has no connection here any longer.
+    WatcherGone(UserId),
+    /// Someone came or went.
+    Changed {
+        /// Who.
+        account: Arc<AccountView>,
+        /// Whether they are there.
+        online: bool,
+        /// Unix time in ms.
+        at_ms: u64,
+    },
+}
+
+/// The door to presence. Cheap to clone.
+#[derive(Clone)]
+pub struct Presence {
+    inbox: Arc<Inbox<PresenceItem>>,
+}
+
+impl std::fmt::Debug for Presence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Presence").field("waiting", &self.inbox.len()).finish()
+    }
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self { inbox: Inbox::new("presence", 0, QUEUE) }
+    }
+}
+
+impl Presence {
+    /// The message queue, for the child spec.
+    pub fn inbox(&self) -> &Arc<Inbox<PresenceItem>> {
+        &self.inbox
+    }
+
+    /// Subscribes `watcher` to a user, answers, and tells how things stand.
+    pub fn subscribe(
+        &self,
+        watcher: UserId,
+        account: Arc<AccountView>,
+        connection: Arc<Connection>,
+        id: u64,
+    ) {
+        self.inbox.force(PresenceItem::Subscribe { watcher, account, connection, id });
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribe(&self, watcher: UserId, user: UserId) {
+        self.inbox.force(PresenceItem::Unsubscribe(watcher, user));
+    }
+
+    /// Ends all subscriptions of a user who has gone.
+    pub fn forget_watcher(&self, watcher: UserId) {
+        self.inbox.force(PresenceItem::WatcherGone(watcher));
+    }
+
+    /// Someone came or went. Dropped when too much is waiting.
+    pub fn changed(&self, account: &Arc<AccountView>, online: bool, at_ms: u64) {
+        let account = account.clone();
+        drop(self.inbox.push(PresenceItem::Changed { account, online, at_ms }));
+    }
+}
+
+/// The presence process.
+#[derive(Debug)]
+pub struct PresenceActor {
+    context: Arc<Context>,
+    watchers: Watchers,
+}
+
+impl Process for PresenceActor {
+    type Item = PresenceItem;
+    type Args = Arc<Context>;
+
+    async fn start(
+        context: Arc<Context>,
+        _inbox: Arc<Inbox<PresenceItem>>,
+    ) -> Result<Self, ProcessError> {
+        Ok(Self { context, watchers: Watchers::default() })
+    }
+
+    fn handle(&mut self, item: PresenceItem) -> Result<Flow, ProcessError> {
+        match item {
+            PresenceItem::Subscribe { watcher, account, connection, id } => {
+                if self.watchers.add(watcher, account.user) {
+                    connection.answer(id, Kind::Done(wire::Done {}));
+                    connection.hint(Kind::Presence(self.standing(watcher, &account)));
+                } else {
+                    connection.refuse(id, Code::TooMany);
+                }
+            }
+            PresenceItem::Unsubscribe(watcher, user) => self.watchers.remove(watcher, user),
+            PresenceItem::WatcherGone(watcher) => self.watchers.forget(watcher),
+            PresenceItem::Changed { account, online, at_ms } => {
+                for watcher in self.watchers.of(account.user) {
+                    let presence = shown(&account, watcher, online, at_ms);
+                    self.context.users.presence(watcher, presence);
+                }
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+impl PresenceActor {
+    fn standing(&self, watcher: UserId, account: &AccountView) -> wire::Presence {
+        let table = self.context.storage.sessions();
+        let rows =
+            account.devices.keys().filter_map(|device| table.get(account.user, *device).ok()?);
+        let here = |row: &proto::stored::Session| {
+            row.online && !row.away && row.incarnation == self.context.incarnation
+        };
+        let (online, seen_ms) = rows.fold((false, 0), |(online, seen_ms), row| {
+            (online || here(&row), row.last_seen_ms.max(seen_ms))
+        });
+        shown(account, watcher, online, seen_ms)
+    }
+}
+
+/// What `watcher` may know.
+fn shown(account: &AccountView, watcher: UserId, online: bool, at_ms: u64) -> wire::Presence {
+    let blocked = account.blocked.contains(&watcher);
+    let hide_online = blocked || account.privacy.hide_online;
+    let hide_last_seen = blocked || account.privacy.hide_last_seen;
+    wire::Presence {
+        user: account.user.0,
+        online: online && !hide_online,
+        last_seen_ms: if hide_last_seen { 0 } else { at_ms },
+    }
+}

@@ -1,0 +1,78 @@
+//! What a shard is told, what it answers and what follows: the vocabulary of the machine.
+//!
+//! Commands are the generated types of `stored.proto`: what is logged is what is applied. Their
+//! numbers become ids in the first lines of each step of the machine.
+
+use super::account::AccountView;
+use proto::stored::{self, command::Kind};
+use proto::{Code, DeviceId, Seq, UserId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use storage::Row;
+
+/// A command to the machine.
+pub type Command = Kind;
+
+/// What became of a command. A refusal is an outcome: it is logged and applied like any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect, or had before.
+    Done,
+    /// The message is in the mailbox.
+    Accepted {
+        /// When, Unix time in ms.
+        at_ms: u64,
+    },
+    /// The PIN was right; this is whose alias it is.
+    Proven(UserId),
+    /// The device belongs to the user now.
+    Admitted(DeviceId),
+    /// Nothing changed.
+    Refused(Code),
+}
+
+/// What the world must do after a command was applied. The shard actor of the leader does it.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// A mailbox has a new entry: tell the user's devices.
+    Push {
+        /// Whose mailbox.
+        user: UserId,
+        /// Its place.
+        seq: Seq,
+        /// What it is.
+        envelope: Arc<stored::Envelope>,
+    },
+    /// Rows up to `up_to` are released: read who sent them and propose `Release`.
+    ReadOrigins {
+        /// Whose mailbox.
+        user: UserId,
+        /// First row.
+        first: Seq,
+        /// Last row.
+        up_to: Seq,
+    },
+    /// The account changed: tell the user's actor. `None`: there is no account any longer.
+    AccountChanged {
+        /// Whose.
+        user: UserId,
+        /// As it is now.
+        account: Option<Arc<AccountView>>,
+    },
+    /// Write this checkpoint.
+    Checkpoint(Spill),
+}
+
+/// A checkpoint: rows to write, and the entries that left the machine's memory by it.
+#[derive(Clone, Debug, Default)]
+pub struct Spill {
+    /// For the tables.
+    pub rows: Vec<Row>,
+    /// Readable from here until the rows are written.
+    pub entries: Vec<(UserId, VecDeque<super::mailbox::Entry>)>,
+}
+
+/// Wraps a command for the log.
+pub(super) fn to_stored(command: Command) -> stored::Command {
+    stored::Command { kind: Some(command) }
+}

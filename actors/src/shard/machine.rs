@@ -1,0 +1,394 @@
+//! The state machine of a shard: commands in, outcomes and effects out. A pure core.
+//!
+//! It knows no clock (each batch carries its time), no disk and no other shard: what it owes others
+//! it puts into [`Streams`], what it wants done it returns as [`Effect`]s. Applying the same
+//! commands in the same order gives the same state on every replica.
+//!
+//! # Invariants
+//! 1. A refused command changes nothing but limits on registration.
+//! 2. Every message that leaves a mailbox leaves a receipt in `streams` or in a mailbox here.
+//! 3. What is dirty is written by the next [`Command::Spill`], and only then.
+
+use super::account::Account;
+use super::command::{Command, Effect, Outcome};
+use super::mailbox::{Mailbox, Origin, bytes_of, origin_of};
+use super::streams::Streams;
+use proto::stored::{self, envelope::Content, notice::What};
+use proto::wire::receipt::Kind as ReceiptKind;
+use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What the operator sets.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineLimits {
+    /// Entries one mailbox may hold.
+    pub mailbox_messages: u64,
+    /// Bytes one mailbox may hold.
+    pub mailbox_bytes: u64,
+}
+
+impl Default for MachineLimits {
+    fn default() -> Self {
+        use proto::limits::{MAILBOX_BYTES, MAILBOX_MESSAGES};
+        Self { mailbox_messages: MAILBOX_MESSAGES, mailbox_bytes: MAILBOX_BYTES }
+    }
+}
+
+/// A user and their mailbox.
+#[derive(Debug, Default)]
+pub(super) struct User {
+    pub(super) account: Account,
+    pub(super) mailbox: Mailbox,
+}
+
+/// What changed since the last checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) accounts: BTreeSet<UserId>,
+    pub(super) mailboxes: BTreeSet<UserId>,
+    pub(super) recent: BTreeSet<(UserId, UserId, DeviceId)>,
+    pub(super) aliases: BTreeSet<Alias>,
+    pub(super) pins: BTreeSet<Alias>,
+    /// Rows to delete.
+    pub(super) gone: Vec<storage::Row>,
+}
+
+/// The state of one shard.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) shard: ShardId,
+    pub(super) limits: MachineLimits,
+    pub(super) now_ms: u64,
+    pub(super) users: BTreeMap<UserId, Box<User>>,
+    pub(super) aliases: BTreeMap<Alias, UserId>,
+    pub(super) pins: BTreeMap<Alias, stored::PendingPin>,
+    pub(super) streams: Streams,
+    /// Entries in memory by the end of their time to live.
+    pub(super) expiring: BTreeSet<(u64, UserId, Seq)>,
+    pub(super) dirty: Dirty,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Machine {
+    /// An empty shard.
+    pub fn new(shard: ShardId, limits: MachineLimits) -> Self {
+        Self {
+            shard,
+            limits,
+            now_ms: 0,
+            users: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            streams: Streams::default(),
+            expiring: BTreeSet::new(),
+            dirty: Dirty::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Applies one command. `now_ms` is the proposer's clock, which never goes back here.
+    pub fn apply(&mut self, now_ms: u64, command: Command) -> Outcome {
+        self.now_ms = self.now_ms.max(now_ms);
+        let applied = match command {
+            Command::Append(append) => self.append(append),
+            Command::Ack(ack) => self.acknowledge(&ack),
+            Command::TakeNotices(taken) => self.take_notices(taken),
+            Command::SettleNotices(settled) => {
+                self.streams.settle(ShardId(settled.to_shard as u16), settled.number);
+                Ok(Outcome::Done)
+            }
+            Command::Release(release) => self.release_stored(&release),
+            Command::Expire(expire) => self.expire(&expire),
+            Command::StartRegistration(start) => self.start_registration(start),
+            Command::ProvePin(proof) => self.prove_pin(&proof),
+            Command::AdmitDevice(admit) => self.admit_device(admit),
+            Command::RemoveDevice(remove) => self.remove_device(remove),
+            Command::DeleteAccount(delete) => self.delete_account(UserId(delete.user)),
+            Command::SetBlock(block) => self.set_block(&block),
+            Command::SetPrivacy(privacy) => self.set_privacy(&privacy),
+            Command::MarkRead(read) => self.mark_read(read),
+            Command::Spill(stored::Spill {}) => {
+                let spill = self.spill();
+                self.effects.push(Effect::Checkpoint(spill));
+                Ok(Outcome::Done)
+            }
+        };
+        applied.unwrap_or_else(Outcome::Refused)
+    }
+
+    /// What must be done because of the commands applied since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What this shard owes others.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Whether a checkpoint would write anything.
+    pub fn is_dirty(&self) -> bool {
+        let Dirty { accounts, mailboxes, recent, aliases, pins, gone } = &self.dirty;
+        !(accounts.is_empty()
+            && mailboxes.is_empty()
+            && recent.is_empty()
+            && aliases.is_empty()
+            && pins.is_empty()
+            && gone.is_empty()
+            && !self.streams.is_dirty())
+    }
+
+    /// Whether an entry in memory has outlived its time.
+    pub fn has_due(&self, now_ms: u64) -> bool {
+        self.expiring.first().is_some_and(|(at_ms, ..)| *at_ms <= now_ms)
+    }
+
+    /// An account, unless it is being deleted.
+    pub fn account(&self, user: UserId) -> Option<&Account> {
+        self.users.get(&user).map(|user| &user.account).filter(|account| !account.closing)
+    }
+
+    /// A mailbox.
+    pub fn mailbox(&self, user: UserId) -> Option<&Mailbox> {
+        self.users.get(&user).map(|user| &user.mailbox)
+    }
+
+    /// Whose alias this is.
+    pub fn owner(&self, alias: &Alias) -> Option<UserId> {
+        self.aliases.get(alias).copied()
+    }
+
+    /// Numbers for the metrics: users, and entries and bytes held for them.
+    pub fn totals(&self) -> (u64, u64, u64) {
+        self.users.values().fold((0, 0, 0), |(users, entries, bytes), user| {
+            let (held, held_bytes) = user.mailbox.held();
+            (users + 1, entries + held, bytes + held_bytes)
+        })
+    }
+
+    fn append(&mut self, append: stored::Append) -> Result<Outcome, Code> {
+        let now_ms = self.now_ms;
+        let to = UserId(append.to);
+        let origin = Origin {
+            from: UserId(append.from),
+            device: DeviceId(append.from_device),
+            send_id: proto::SendId(append.send_id),
+        };
+        let user = self.users.get_mut(&to).filter(|user| !user.account.closing);
+        let user = user.ok_or(Code::UnknownUser)?;
+        if user.mailbox.knows(origin) {
+            return Ok(Outcome::Accepted { at_ms: now_ms });
+        }
+        if user.account.blocked.contains(&origin.from) {
+            return Err(Code::Blocked);
+        }
+        if !append.bodies.is_empty() && !fits_devices(&user.account, &append.bodies, to, origin) {
+            return Err(Code::DevicesChanged);
+        }
+        let (held, held_bytes) = user.mailbox.held();
+        let bytes = append.body.len() + append.bodies.iter().map(|b| b.body.len()).sum::<usize>();
+        let full = held >= self.limits.mailbox_messages
+            || held_bytes + bytes as u64 > self.limits.mailbox_bytes;
+        if full {
+            return Err(Code::MailboxFull);
+        }
+        user.mailbox.remember(origin, now_ms);
+        self.dirty.recent.insert((to, origin.from, origin.device));
+        if append.copy {
+            let copy = stored::SentCopy {
+                to: append.to,
+                from_device: append.from_device,
+                send_id: append.send_id,
+                body: append.body.clone(),
+            };
+            self.tell(origin.from, Content::SentCopy(copy), 0);
+        }
+        let expires_ms = now_ms + u64::from(append.ttl_s) * 1000;
+        let message = stored::Message {
+            from: append.from,
+            from_device: append.from_device,
+            send_id: append.send_id,
+            body: append.body,
+            bodies: append.bodies,
+        };
+        self.put(to, Content::Message(message), expires_ms);
+        Ok(Outcome::Accepted { at_ms: now_ms })
+    }
+
+    fn acknowledge(&mut self, ack: &stored::Ack) -> Result<Outcome, Code> {
+        let user_id = UserId(ack.user);
+        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
+        if user.mailbox.acknowledge(DeviceId(ack.device), Seq(ack.seq)) {
+            self.dirty.mailboxes.insert(user_id);
+            let released = user.mailbox.release();
+            self.let_go(user_id, released, ReceiptKind::Delivered);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn take_notices(&mut self, taken: stored::TakeNotices) -> Result<Outcome, Code> {
+        let from = ShardId(taken.from_shard as u16);
+        for notice in taken.notices {
+            if !self.streams.take(from, notice.number) {
+                continue;
+            }
+            let user = UserId(notice.user);
+            match notice.what {
+                Some(What::Envelope(stored::Envelope { content: Some(content), .. })) => {
+                    self.take_envelope(user, content);
+                }
+                Some(What::FreeAlias(alias)) => self.free_alias(user, &alias),
+                Some(What::Envelope(_)) | None => {}
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Puts a notice into a mailbox here. What a blocked user or a full mailbox may not receive is
+    /// only ever a read receipt: the others answer something this user did.
+    fn take_envelope(&mut self, to: UserId, content: Content) {
+        let Some(user) = self.users.get(&to).filter(|user| !user.account.closing) else { return };
+        if let Content::Receipt(receipt) = &content
+            && receipt.kind == ReceiptKind::Read as u32
+        {
+            let full = user.mailbox.held().0 >= self.limits.mailbox_messages;
+            if full || user.account.blocked.contains(&UserId(receipt.user)) {
+                return;
+            }
+        }
+        self.put(to, content, 0);
+    }
+
+    /// Owes a mailbox an entry, wherever that mailbox is.
+    pub(super) fn tell(&mut self, to: UserId, content: Content, expires_ms: u64) {
+        if to.shard() == self.shard {
+            self.take_envelope(to, content);
+        } else {
+            let envelope =
+                stored::Envelope { at_ms: self.now_ms, expires_ms, content: Some(content) };
+            self.streams.owe(to.shard(), to, What::Envelope(envelope));
+        }
+    }
+
+    /// Appends to a mailbox of this shard.
+    pub(super) fn put(&mut self, to: UserId, content: Content, expires_ms: u64) {
+        let Some(user) = self.users.get_mut(&to) else { return };
+        let envelope =
+            Arc::new(stored::Envelope { at_ms: self.now_ms, expires_ms, content: Some(content) });
+        let seq = user.mailbox.append(envelope.clone());
+        if expires_ms > 0 {
+            self.expiring.insert((expires_ms, to, seq));
+        }
+        self.dirty.mailboxes.insert(to);
+        self.effects.push(Effect::Push { user: to, seq, envelope });
+    }
+
+    /// Tells the senders what became of entries that left a mailbox, one receipt for each device.
+    pub(super) fn tell_origins(
+        &mut self,
+        recipient: UserId,
+        origins: impl IntoIterator<Item = Origin>,
+        kind: ReceiptKind,
+    ) {
+        let mut receipts: BTreeMap<(UserId, DeviceId), Vec<u64>> = BTreeMap::new();
+        for origin in origins {
+            if origin.from != recipient {
+                receipts.entry((origin.from, origin.device)).or_default().push(origin.send_id.0);
+            }
+        }
+        for ((from, device), send_ids) in receipts {
+            let receipt = stored::Receipt {
+                kind: kind as u32,
+                user: recipient.0,
+                device: device.0,
+                send_ids,
+            };
+            self.tell(from, Content::Receipt(receipt), 0);
+        }
+    }
+
+    /// Entries that were let go of: receipts for those in memory, a request to read the others.
+    pub(super) fn let_go(
+        &mut self,
+        user: UserId,
+        released: super::mailbox::Released,
+        kind: ReceiptKind,
+    ) {
+        for entry in &released.entries {
+            if entry.envelope.expires_ms > 0 {
+                self.expiring.remove(&(entry.envelope.expires_ms, user, entry.seq));
+            }
+        }
+        if let Some(up_to) = released.read_origins_to {
+            self.read_origins(user, up_to);
+        }
+        let origins = released.entries.iter().filter_map(|entry| origin_of(&entry.envelope));
+        self.tell_origins(user, origins.collect::<Vec<_>>(), kind);
+    }
+
+    pub(super) fn read_origins(&mut self, user: UserId, up_to: Seq) {
+        let first = self.users.get(&user).map_or(Seq(1), |user| user.mailbox.stored_first);
+        self.effects.push(Effect::ReadOrigins { user, first: first.max(Seq(1)), up_to });
+    }
+
+    fn mark_read(&mut self, read: stored::MarkRead) -> Result<Outcome, Code> {
+        let reader = UserId(read.user);
+        let user = self.users.get(&reader).ok_or(Code::UnknownUser)?;
+        let (tells, has_others) =
+            (!user.account.privacy.no_read_receipts, user.account.devices.len() > 1);
+        if tells {
+            let receipt = stored::Receipt {
+                kind: ReceiptKind::Read as u32,
+                user: reader.0,
+                device: read.from_device,
+                send_ids: read.send_ids.clone(),
+            };
+            self.tell(UserId(read.from), Content::Receipt(receipt), 0);
+        }
+        if has_others {
+            let copy = stored::ReadCopy {
+                from: read.from,
+                from_device: read.from_device,
+                by_device: read.device,
+                send_ids: read.send_ids,
+            };
+            self.put(reader, Content::ReadCopy(copy), 0);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// Whether there is a body for each device that will get the message, and none for others.
+fn fits_devices(
+    account: &Account,
+    bodies: &[stored::DeviceBody],
+    to: UserId,
+    origin: Origin,
+) -> bool {
+    let named: BTreeSet<u32> = bodies.iter().map(|body| body.device).collect();
+    let own = |id: DeviceId| to == origin.from && id == origin.device;
+    let wanted = account.devices.keys().filter(|id| !own(**id)).map(|id| id.0);
+    named.len() == bodies.len() && named.into_iter().eq(wanted)
+}
+
+/// The origin that a `Release` or `Expire` command names, if anyone waits for news of it.
+pub(super) fn named_origin(origin: &stored::Origin) -> Option<Origin> {
+    (origin.from != 0).then_some(Origin {
+        from: UserId(origin.from),
+        device: DeviceId(origin.from_device),
+        send_id: proto::SendId(origin.send_id),
+    })
+}
+
+/// What a `Release` or `Expire` command says of a stored entry.
+pub(super) fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origin {
+    let origin = origin_of(envelope);
+    stored::Origin {
+        seq: seq.0,
+        from: origin.map_or(0, |origin| origin.from.0),
+        from_device: origin.map_or(0, |origin| origin.device.0),
+        send_id: origin.map_or(0, |origin| origin.send_id.0),
+        bytes: bytes_of(envelope),
+    }
+}

@@ -1,0 +1,306 @@
+//! A mailbox: everything sent to a user, kept until each of their devices has it. A pure core.
+//!
+//! ```text
+//!   seq:   1 ........ released ...... stored_to ........ next
+//!          |  everyone  |   in table    |    in memory   |
+//!          |  has it    |  `mailboxes`  |    (`tail`)    |
+//! ```
+//!
+//! # Invariants
+//! 1. `tail` holds ascending places above `stored_to`; a missing place has expired.
+//! 2. Rows of table `mailboxes` lie in `stored_first ..= stored_to`.
+//! 3. `released` is what every device has acknowledged, and never goes back.
+//! 4. The same (device, send id) gets one place as long as it is remembered.
+
+use super::recent::RecentIds;
+use proto::stored::{self, envelope::Content};
+use proto::{DeviceId, SendId, Seq, UserId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// A mailbox forgets the ids of a device that has been silent for this long, 7 days: no client
+/// retries longer than that.
+const RECENT_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// Senders above which a mailbox looks for silent ones to forget.
+const RECENT_SENDERS: usize = 64;
+
+/// Bytes that an entry is counted with on top of its bodies: what its envelope costs.
+const ENTRY_BYTES: u64 = 64;
+
+/// An entry in memory.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its place.
+    pub seq: Seq,
+    /// What it is.
+    pub envelope: Arc<stored::Envelope>,
+}
+
+/// Which send an entry came from, for the receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The sender.
+    pub from: UserId,
+    /// The sender's device.
+    pub device: DeviceId,
+    /// The device's name for the send.
+    pub send_id: SendId,
+}
+
+/// The undelivered messages of one user.
+#[derive(Clone, Debug, Default)]
+pub struct Mailbox {
+    pub(super) stored_first: Seq,
+    pub(super) stored_to: Seq,
+    pub(super) released: Seq,
+    last: Seq,
+    tail: VecDeque<Entry>,
+    held: u64,
+    held_bytes: u64,
+    cursors: BTreeMap<DeviceId, Seq>,
+    recent: BTreeMap<(UserId, DeviceId), RecentIds>,
+    /// Stored entries that expired and whose rows the next checkpoint deletes.
+    expired: BTreeSet<Seq>,
+}
+
+/// What an advance of `released` set free.
+#[derive(Debug, Default)]
+pub struct Released {
+    /// Entries that were in memory.
+    pub entries: Vec<Entry>,
+    /// Whether rows were released whose origins must be read: `stored_first ..= this`.
+    pub read_origins_to: Option<Seq>,
+}
+
+impl Mailbox {
+    /// The place of the newest entry there ever was; 0 if none.
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// Entries and bytes held.
+    pub fn held(&self) -> (u64, u64) {
+        (self.held, self.held_bytes)
+    }
+
+    /// What `device` has acknowledged.
+    pub fn cursor(&self, device: DeviceId) -> Option<Seq> {
+        self.cursors.get(&device).copied()
+    }
+
+    /// Whether this send is known already.
+    pub fn knows(&self, origin: Origin) -> bool {
+        self.recent
+            .get(&(origin.from, origin.device))
+            .is_some_and(|recent| recent.contains(origin.send_id.0))
+    }
+
+    /// Remembers a send that [`Self::knows`] does not.
+    pub fn remember(&mut self, origin: Origin, now_ms: u64) {
+        if self.recent.len() >= RECENT_SENDERS {
+            self.recent.retain(|_, recent| now_ms.saturating_sub(recent.used_ms) < RECENT_KEPT_MS);
+        }
+        self.recent.entry((origin.from, origin.device)).or_default().add(origin.send_id.0, now_ms);
+    }
+
+    /// Appends and returns the place.
+    pub fn append(&mut self, envelope: Arc<stored::Envelope>) -> Seq {
+        self.last = self.last.next();
+        self.held += 1;
+        self.held_bytes += bytes_of(&envelope);
+        self.tail.push_back(Entry { seq: self.last, envelope });
+        self.last
+    }
+
+    /// Records that `device` has everything up to `seq`; false if that is no news.
+    pub fn acknowledge(&mut self, device: DeviceId, seq: Seq) -> bool {
+        let seq = seq.min(self.last);
+        match self.cursors.get_mut(&device) {
+            Some(cursor) if *cursor < seq => {
+                *cursor = seq;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Gives a device a cursor: at the end, or for the heir of lost devices at the beginning.
+    pub fn admit(&mut self, device: DeviceId, from_the_beginning: bool) {
+        let cursor = if from_the_beginning { self.released } else { self.last };
+        self.cursors.insert(device, cursor);
+    }
+
+    /// Forgets a device's cursor.
+    pub fn remove(&mut self, device: DeviceId) {
+        self.cursors.remove(&device);
+    }
+
+    /// Lets go of everything that all devices have. Without devices nothing is released.
+    pub fn release(&mut self) -> Released {
+        let everyone_has = self.cursors.values().min().copied().unwrap_or(self.released);
+        self.release_to(everyone_has)
+    }
+
+    /// Lets go of everything up to `up_to`.
+    pub fn release_to(&mut self, up_to: Seq) -> Released {
+        let mut released = Released::default();
+        if up_to <= self.released {
+            return released;
+        }
+        self.released = up_to;
+        let stored = up_to.min(self.stored_to);
+        if stored >= self.stored_first.max(Seq(1)) {
+            released.read_origins_to = Some(stored);
+        }
+        while let Some(entry) = self.tail.pop_front_if(|entry| entry.seq <= up_to) {
+            self.uncount(bytes_of(&entry.envelope));
+            released.entries.push(entry);
+        }
+        if self.tail.is_empty() {
+            self.tail.shrink_to(8);
+        }
+        released
+    }
+
+    /// Stored entries up to `up_to` were read and are let go; false for an entry that is gone
+    /// already. Call [`Self::stored_gone`] after the last.
+    pub fn release_stored(&mut self, seq: Seq, bytes: u64) -> bool {
+        let held = seq >= self.stored_first && seq <= self.released && !self.expired.contains(&seq);
+        if held {
+            self.uncount(bytes);
+        }
+        held
+    }
+
+    /// No row up to `up_to` is needed any longer. Returns the range whose rows can go.
+    pub fn stored_gone(&mut self, up_to: Seq) -> Option<(Seq, Seq)> {
+        let up_to = up_to.min(self.released).min(self.stored_to);
+        if up_to < self.stored_first {
+            return None;
+        }
+        let gone = (self.stored_first.max(Seq(1)), up_to);
+        self.stored_first = up_to.next();
+        self.expired = self.expired.split_off(&self.stored_first);
+        Some(gone)
+    }
+
+    /// Rows that are released and whose origins nobody has read yet end here, if there are any.
+    pub fn origins_owed(&self) -> Option<Seq> {
+        let stored = self.released.min(self.stored_to);
+        (stored >= self.stored_first.max(Seq(1))).then_some(stored)
+    }
+
+    /// Takes out an entry in memory whose time has ended.
+    pub fn expire(&mut self, seq: Seq) -> Option<Entry> {
+        let place = self.tail.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let entry = self.tail.remove(place)?;
+        self.uncount(bytes_of(&entry.envelope));
+        Some(entry)
+    }
+
+    /// Counts a stored entry out whose time has ended; false if it is gone already.
+    pub fn expire_stored(&mut self, seq: Seq, bytes: u64) -> bool {
+        let held = seq >= self.stored_first && seq > self.released && seq <= self.stored_to;
+        let news = held && self.expired.insert(seq);
+        if news {
+            self.uncount(bytes);
+        }
+        news
+    }
+
+    /// Whether a stored entry has expired and only its row is still there.
+    pub fn is_expired(&self, seq: Seq) -> bool {
+        self.expired.contains(&seq)
+    }
+
+    /// Entries in memory above `after`, oldest first.
+    pub fn tail_after(&self, after: Seq) -> impl Iterator<Item = &Entry> {
+        let start = self.tail.partition_point(|entry| entry.seq <= after);
+        self.tail.range(start..)
+    }
+
+    /// Moves all entries out of memory: from now on they are rows. Also returns the rows of
+    /// expired ones, to be deleted.
+    pub fn spill(&mut self) -> (VecDeque<Entry>, BTreeSet<Seq>) {
+        if self.stored_first > self.stored_to || self.stored_first == Seq(0) {
+            self.stored_first = self.released.max(self.stored_to).next();
+        }
+        self.stored_to = self.last;
+        (std::mem::take(&mut self.tail), std::mem::take(&mut self.expired))
+    }
+
+    /// The remembered ids of one sending device.
+    pub fn recent(&self, from: UserId, device: DeviceId) -> Option<&RecentIds> {
+        self.recent.get(&(from, device))
+    }
+
+    /// Whose send ids are remembered.
+    pub fn recent_senders(&self) -> impl Iterator<Item = (UserId, DeviceId)> {
+        self.recent.keys().copied()
+    }
+
+    /// Puts back what table `recent` holds.
+    pub fn load_recent(&mut self, from: UserId, device: DeviceId, recent: RecentIds) {
+        self.recent.insert((from, device), recent);
+    }
+
+    /// The row of table `cursors`.
+    pub fn to_row(&self) -> stored::Cursors {
+        let devices = self
+            .cursors
+            .iter()
+            .map(|(device, seq)| stored::DeviceCursor { device: device.0, acknowledged: seq.0 });
+        stored::Cursors {
+            stored_first: self.stored_first.0,
+            next: self.last.0 + 1,
+            held: self.held,
+            held_bytes: self.held_bytes,
+            devices: devices.collect(),
+            released: self.released.0,
+        }
+    }
+
+    /// Puts back what table `cursors` holds. As of a checkpoint nothing is in memory.
+    pub fn load_row(&mut self, row: &stored::Cursors) {
+        self.stored_first = Seq(row.stored_first);
+        self.last = Seq(row.next.saturating_sub(1));
+        self.stored_to = self.last;
+        self.released = Seq(row.released);
+        self.held = row.held;
+        self.held_bytes = row.held_bytes;
+        self.cursors =
+            row.devices.iter().map(|d| (DeviceId(d.device), Seq(d.acknowledged))).collect();
+    }
+
+    fn uncount(&mut self, bytes: u64) {
+        self.held = self.held.saturating_sub(1);
+        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+    }
+}
+
+/// What an entry counts against the quota, in bytes.
+pub fn bytes_of(envelope: &stored::Envelope) -> u64 {
+    let body = match &envelope.content {
+        Some(Content::Message(message)) => {
+            message.body.len() + message.bodies.iter().map(|b| b.body.len()).sum::<usize>()
+        }
+        Some(Content::SentCopy(copy)) => copy.body.len(),
+        Some(Content::Receipt(receipt)) => receipt.send_ids.len() * 4,
+        Some(Content::ReadCopy(copy)) => copy.send_ids.len() * 4,
+        None => 0,
+    };
+    body as u64 + ENTRY_BYTES
+}
+
+/// Which send the entry came from, if anyone waits for news of it.
+pub(super) fn origin_of(envelope: &stored::Envelope) -> Option<Origin> {
+    match &envelope.content {
+        Some(Content::Message(message)) => Some(Origin {
+            from: UserId(message.from),
+            device: DeviceId(message.from_device),
+            send_id: SendId(message.send_id),
+        }),
+        Some(Content::SentCopy(_) | Content::Receipt(_) | Content::ReadCopy(_)) | None => None,
+    }
+}

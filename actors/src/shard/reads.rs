@@ -1,0 +1,194 @@
+//! What a shard is asked and how it is answered: from memory at once, from the tables on a thread
+//! that may block.
+
+use super::account::AccountView;
+use super::machine::{Machine, origin_row};
+use super::mailbox::{Entry, bytes_of};
+use super::{Answer, Query};
+use proto::{Seq, UserId, stored};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use storage::{Storage, StorageError};
+
+/// Rows read at once when a whole range is read.
+const CHUNK: usize = 1_024;
+
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where a device stands.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Its user's account.
+    pub account: Arc<AccountView>,
+    /// What the device has acknowledged.
+    pub acknowledged: Seq,
+    /// The newest entry of the mailbox.
+    pub last: Seq,
+}
+
+/// Entries of a mailbox.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// In order. Places that are missing have expired.
+    pub entries: Vec<Entry>,
+    /// The page is complete up to here.
+    pub up_to: Seq,
+    /// The newest entry of the mailbox when the page was read.
+    pub last: Seq,
+    /// Whether the tables could not be read: ask again later.
+    pub failed: bool,
+}
+
+/// Entries that have left the machine and are not in the tables yet.
+pub(super) type Overlay = BTreeMap<UserId, VecDeque<Entry>>;
+
+/// Everything a read looks at.
+pub(super) struct Reader<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) overlay: &'a Overlay,
+    pub(super) storage: &'a Storage,
+}
+
+/// A page that has to be begun in the tables.
+struct TablePart {
+    user: UserId,
+    after: Seq,
+    up_to: Seq,
+    expired: Vec<Seq>,
+}
+
+impl Reader<'_> {
+    pub(super) fn answer(&self, query: Query) {
+        match query {
+            Query::Account { user, answer } => {
+                answer(self.machine.account(user).map(|account| account.view(user)));
+            }
+            Query::Owner { alias, answer } => answer(self.machine.owner(&alias)),
+            Query::Attach { user, device, answer } => {
+                let account = self.machine.account(user);
+                let mailbox = self.machine.mailbox(user);
+                answer(account.zip(mailbox).and_then(|(account, mailbox)| {
+                    Some(Attached {
+                        acknowledged: mailbox.cursor(device)?,
+                        last: mailbox.last(),
+                        account: account.view(user),
+                    })
+                }));
+            }
+            Query::Page { user, after, limit, bytes_max, answer } => {
+                self.page(user, after, (limit, bytes_max), answer);
+            }
+        }
+    }
+
+    fn page(&self, user: UserId, after: Seq, limits: (usize, usize), answer: Answer<Page>) {
+        let Some(mailbox) = self.machine.mailbox(user) else {
+            answer(Page { entries: Vec::new(), up_to: after, last: after, failed: false });
+            return;
+        };
+        let last = mailbox.last();
+        let overlay = self.overlay.get(&user);
+        let in_overlay = overlay.into_iter().flatten().filter(|entry| entry.seq > after);
+        let in_overlay = in_overlay.filter(|entry| !mailbox.is_expired(entry.seq));
+        let in_memory: Vec<Entry> =
+            in_overlay.chain(mailbox.tail_after(after)).take(limits.0).cloned().collect();
+        let table_to = overlay
+            .and_then(|entries| entries.front())
+            .map_or(mailbox.stored_to, |entry| Seq(entry.seq.0 - 1));
+        let after_released = after.max(Seq(mailbox.stored_first.0.saturating_sub(1)));
+        if after_released >= table_to {
+            answer(Page::of(in_memory, last, limits));
+            return;
+        }
+        let expired = (after_released.0 + 1..=table_to.0).map(Seq);
+        let expired = expired.take(CHUNK).filter(|seq| mailbox.is_expired(*seq)).collect();
+        let part = TablePart { user, after: after_released, up_to: table_to, expired };
+        let storage = self.storage.clone();
+        tokio::task::spawn_blocking(move || answer(part.page(&storage, in_memory, last, limits)));
+    }
+
+    /// Reads who sent the rows of a range that was released, on a thread that may block.
+    pub(super) fn read_origins(
+        &self,
+        user: UserId,
+        range: (Seq, Seq),
+        answer: Answer<Result<stored::Release, String>>,
+    ) {
+        let (first, up_to) = range;
+        let overlay = self.overlay.get(&user).cloned().unwrap_or_default();
+        let storage = self.storage.clone();
+        tokio::task::spawn_blocking(move || {
+            let in_overlay =
+                overlay.iter().filter(|entry| entry.seq >= first && entry.seq <= up_to);
+            let in_overlay = in_overlay.map(|entry| origin_row(entry.seq, &entry.envelope));
+            let table_to = overlay.front().map_or(up_to, |entry| up_to.min(Seq(entry.seq.0 - 1)));
+            let release = read_range(&storage, user, first, table_to).map(|mut origins| {
+                origins.extend(in_overlay);
+                stored::Release { user: user.0, up_to: up_to.0, origins }
+            });
+            answer(release.map_err(|error| error.to_string()));
+        });
+    }
+}
+
+fn read_range(
+    storage: &Storage,
+    user: UserId,
+    first: Seq,
+    last: Seq,
+) -> Result<Vec<stored::Origin>, StorageError> {
+    let mut origins = Vec::new();
+    let mut after = Seq(first.0.saturating_sub(1));
+    while after < last {
+        let rows = storage.messages(user, after, last, CHUNK, CHUNK_BYTES)?;
+        let Some((seq, _)) = rows.last() else { break };
+        after = *seq;
+        origins.extend(rows.iter().map(|(seq, envelope)| origin_row(*seq, envelope)));
+    }
+    Ok(origins)
+}
+
+impl TablePart {
+    fn page(
+        self,
+        storage: &Storage,
+        in_memory: Vec<Entry>,
+        last: Seq,
+        limits: (usize, usize),
+    ) -> Page {
+        let rows = match storage.messages(self.user, self.after, self.up_to, limits.0, limits.1) {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::error!(user = %self.user, %error, "mailbox not read");
+                return Page { entries: Vec::new(), up_to: self.after, last, failed: true };
+            }
+        };
+        let read_to = rows.last().map_or(self.up_to, |(seq, _)| *seq);
+        let whole = read_to == self.up_to;
+        let entries = rows.into_iter().filter(|(seq, _)| !self.expired.contains(seq));
+        let entries = entries.map(|(seq, envelope)| Entry { seq, envelope: Arc::new(envelope) });
+        if whole {
+            Page::of(entries.chain(in_memory).collect(), last, limits)
+        } else {
+            Page { entries: entries.collect(), up_to: read_to, last, failed: false }
+        }
+    }
+}
+
+impl Page {
+    /// The beginning of `entries`, which are all there are up to `last`, within the limits.
+    fn of(mut entries: Vec<Entry>, last: Seq, (limit, bytes_max): (usize, usize)) -> Self {
+        let mut bytes = 0;
+        let fits = entries.iter().take(limit).take_while(|entry| {
+            let first = bytes == 0;
+            bytes += bytes_of(&entry.envelope) as usize;
+            first || bytes <= bytes_max
+        });
+        let count = fits.count();
+        let whole = count == entries.len() && count < limit;
+        entries.truncate(count);
+        let up_to = if whole { last } else { entries.last().map_or(last, |entry| entry.seq) };
+        Self { entries, up_to, last, failed: false }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a shard owes the mailboxes of other shards: receipts, copies, freed aliases. A pure core.
+//!
+//! Between any two shards runs a numbered stream of notices. The owing shard keeps each until the
+//! other has confirmed it; the taking shard remembers the last number it took. So every notice is
+//! taken exactly once, whatever is lost or repeated between them.
+//!
+//! # Invariants
+//! 1. `owed` holds the numbers `settled + 1 ..= sent`, in order.
+//! 2. A notice is taken only if its number follows the last one taken.
+
+use proto::stored::{self, notice::What};
+use proto::{ShardId, UserId, ids::SHARDS};
+use std::collections::VecDeque;
+use storage::Row;
+
+/// Notices offered to another shard at once, which bounds the record that they make in its log.
+pub(super) const OFFER_MAX: usize = 512;
+
+/// All streams of one shard.
+#[derive(Debug)]
+pub struct Streams {
+    streams: Vec<Stream>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    sent: u64,
+    settled: u64,
+    received: u64,
+    owed: VecDeque<stored::Notice>,
+    /// Notices with numbers in `stored_from ..= stored_to` are rows of table `notices`.
+    stored_from: u64,
+    stored_to: u64,
+    dirty: bool,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self { streams: (0..SHARDS).map(|_| Stream::default()).collect() }
+    }
+}
+
+impl Streams {
+    /// Owes `what` to a user's mailbox in shard `to`.
+    pub fn owe(&mut self, to: ShardId, user: UserId, what: What) {
+        let stream = self.stream(to);
+        stream.sent += 1;
+        stream.dirty = true;
+        let number = stream.sent;
+        stream.owed.push_back(stored::Notice { number, user: user.0, what: Some(what) });
+    }
+
+    /// Shard `to` has confirmed everything up to `number`.
+    pub fn settle(&mut self, to: ShardId, number: u64) {
+        let stream = self.stream(to);
+        if number > stream.settled && number <= stream.sent {
+            stream.settled = number;
+            stream.dirty = true;
+            while stream.owed.pop_front_if(|notice| notice.number <= number).is_some() {}
+        }
+    }
+
+    /// Whether `number` from shard `from` is the next, and if so counts it as taken.
+    pub fn take(&mut self, from: ShardId, number: u64) -> bool {
+        let stream = self.stream(from);
+        let next = number == stream.received + 1;
+        if next {
+            stream.received = number;
+            stream.dirty = true;
+        }
+        next
+    }
+
+    /// The oldest notices owed to `to` above `after`.
+    pub fn offer(&self, to: ShardId, after: u64) -> Vec<stored::Notice> {
+        let owed = &self.streams[usize::from(to.0)].owed;
+        let start = owed.partition_point(|notice| notice.number <= after);
+        owed.range(start..).take(OFFER_MAX).cloned().collect()
+    }
+
+    /// Whether nothing is owed to `to`.
+    pub fn offer_is_empty(&self, to: ShardId) -> bool {
+        self.streams[usize::from(to.0)].owed.is_empty()
+    }
+
+    /// Whether anything is owed to anyone above what `offered` says was offered already.
+    pub fn has_news(&self, to: ShardId, offered: u64) -> bool {
+        let stream = &self.streams[usize::from(to.0)];
+        stream.sent > stream.settled.max(offered)
+    }
+
+    /// Whether a checkpoint would write anything.
+    pub fn is_dirty(&self) -> bool {
+        self.streams.iter().any(|stream| stream.dirty)
+    }
+
+    /// Rows that bring the tables up to date.
+    pub fn spill(&mut self, rows: &mut Vec<Row>) {
+        for (to, stream) in (0..).map(ShardId).zip(&mut self.streams) {
+            if !std::mem::take(&mut stream.dirty) {
+                continue;
+            }
+            let gone = stream.stored_from..=stream.stored_to.min(stream.settled);
+            rows.extend(gone.map(|number| Row::Notice { to, number, notice: None }));
+            let new = stream.owed.iter().filter(|notice| notice.number > stream.stored_to);
+            rows.extend(new.map(|notice| Row::Notice {
+                to,
+                number: notice.number,
+                notice: Some(notice.clone()),
+            }));
+            stream.stored_from = stream.settled + 1;
+            stream.stored_to = stream.sent;
+            let Stream { sent, settled, received, .. } = *stream;
+            rows.push(Row::Stream(to, stored::Stream { sent, settled, received }));
+        }
+    }
+
+    /// Puts back what table `streams` holds.
+    pub fn load_stream(&mut self, to: ShardId, row: &stored::Stream) {
+        let stream = self.stream(to);
+        stream.sent = row.sent;
+        stream.settled = row.settled;
+        stream.received = row.received;
+        stream.stored_from = row.settled + 1;
+        stream.stored_to = row.sent;
+    }
+
+    /// Puts back what table `notices` holds; rows come in the order of their numbers.
+    pub fn load_notice(&mut self, to: ShardId, notice: stored::Notice) {
+        self.stream(to).owed.push_back(notice);
+    }
+
+    fn stream(&mut self, shard: ShardId) -> &mut Stream {
+        &mut self.streams[usize::from(shard.0)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_taken_exactly_once_whatever_is_repeated() {
+        let (mut owing, mut taking) = (Streams::default(), Streams::default());
+        let (here, there) = (ShardId(1), ShardId(2));
+        for _ in 0..3 {
+            owing.owe(there, UserId(7), What::FreeAlias("ada".into()));
+        }
+        let first = owing.offer(there, 0);
+        let taken = |streams: &mut Streams, notices: &[stored::Notice]| {
+            notices.iter().filter(|notice| streams.take(here, notice.number)).count()
+        };
+        assert_eq!(taken(&mut taking, &first[..2]), 2);
+        assert_eq!(taken(&mut taking, &first), 1, "the repeated two are not taken again");
+        owing.settle(there, 3);
+        assert!(owing.offer(there, 0).is_empty());
+    }
+
+    #[test]
+    fn rows_bring_back_what_is_owed() {
+        let mut streams = Streams::default();
+        let to = ShardId(3);
+        for _ in 0..4 {
+            streams.owe(to, UserId(7), What::FreeAlias("ada".into()));
+        }
+        let mut rows = Vec::new();
+        streams.spill(&mut rows);
+        streams.settle(to, 2);
+        streams.owe(to, UserId(8), What::FreeAlias("bob".into()));
+        streams.spill(&mut rows);
+
+        let mut table = std::collections::BTreeMap::new();
+        let mut back = Streams::default();
+        for row in rows {
+            match row {
+                Row::Notice { number, notice: Some(notice), .. } => {
+                    table.insert(number, notice);
+                }
+                Row::Notice { number, notice: None, .. } => {
+                    table.remove(&number);
+                }
+                Row::Stream(to, row) => back.load_stream(to, &row),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        for notice in table.into_values() {
+            back.load_notice(to, notice);
+        }
+        assert_eq!(back.offer(to, 0), streams.offer(to, 0));
+        assert_eq!(back.offer(to, 0).len(), 3);
+    }
+}

@@ -1,0 +1,397 @@
+//! The user process: sessions come and go, entries are delivered, acknowledgements recorded.
+
+use super::directory::Entry;
+use super::sends::Sends;
+use super::window::{Offer, Window};
+use super::{Attach, Login, UserItem};
+use crate::connection::{Connection, ConnectionId, Ending, is_for};
+use crate::context::{Context, Ticket};
+use crate::shard::{AccountView, Attached, Command, Outcome, Page, Query};
+use proto::wire::{self, ClientFrame, server_frame::Kind};
+use proto::{Code, DeviceId, Seq, UserId, stored};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use supervision::{Flow, Inbox, Process, ProcessError};
+use tracing::{debug, warn};
+
+/// Crashes over one frame after which it is refused instead of handed on again.
+const POISON: u8 = 2;
+
+/// What a user actor is started with.
+#[derive(Clone, Debug)]
+pub struct UserArgs {
+    pub(super) user: UserId,
+    pub(super) context: Arc<Context>,
+    pub(super) entry: Arc<Entry>,
+}
+
+impl UserArgs {
+    /// The actor crashed too often: its connections are closed and can come back.
+    pub(super) fn give_up(&self) {
+        warn!(user = %self.user, "user actor crashed too often, its connections are closed");
+        self.context.users.forget(self.user);
+        for connection in self.entry.connections().iter() {
+            connection.end(Ending::Told(Code::Internal));
+        }
+    }
+}
+
+/// One device, logged in.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) device: DeviceId,
+    pub(super) connection: Arc<Connection>,
+    pub(super) window: Window,
+    pub(super) away: bool,
+    changed: bool,
+}
+
+/// A device whose standing was asked for, with the frames that came meanwhile.
+struct Attaching {
+    attach: Box<Attach>,
+    frames: Vec<ClientFrame>,
+}
+
+/// A connected user.
+pub struct UserActor {
+    pub(super) user: UserId,
+    pub(super) context: Arc<Context>,
+    entry: Arc<Entry>,
+    pub(super) inbox: Arc<Inbox<UserItem>>,
+    pub(super) account: Option<Arc<AccountView>>,
+    pub(super) sessions: Vec<Session>,
+    attaching: Vec<Attaching>,
+    pub(super) sends: Sends,
+}
+
+impl std::fmt::Debug for UserActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserActor").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl Process for UserActor {
+    type Item = UserItem;
+    type Args = UserArgs;
+
+    async fn start(args: UserArgs, inbox: Arc<Inbox<UserItem>>) -> Result<Self, ProcessError> {
+        let UserArgs { user, context, entry } = args;
+        if let Some(tag) = inbox.take_poisoned() {
+            let mut poison = entry.poison.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *poison.entry(tag).or_default() += 1;
+        }
+        if entry.started.swap(true, Ordering::AcqRel) {
+            context.metrics.user_restarts.increment(1);
+            entry.connections().iter().for_each(|connection| connection.request_attach());
+        }
+        Ok(Self {
+            user,
+            context,
+            entry,
+            inbox,
+            account: None,
+            sessions: Vec::new(),
+            attaching: Vec::new(),
+            sends: Sends::default(),
+        })
+    }
+
+    fn handle(&mut self, item: UserItem) -> Result<Flow, ProcessError> {
+        match item {
+            UserItem::Attach(attach) => self.attach(attach),
+            UserItem::Attached(connection, attached) => self.attached(connection, attached),
+            UserItem::Detach(connection) => return Ok(self.detach(connection)),
+            UserItem::Frame(connection, frame) => self.frame(connection, *frame),
+            UserItem::Push(seq, envelope) => self.push(seq, &envelope),
+            UserItem::Page(connection, page) => self.page(connection, page),
+            UserItem::Account(account) => self.account_changed(account),
+            UserItem::Resolved(owner) => self.resolved(owner),
+            UserItem::Signal(signal) => self.signal(&signal),
+            UserItem::Presence(presence) => self.hint_all(&Kind::Presence(presence)),
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn settle(&mut self) -> Result<Flow, ProcessError> {
+        if self.entry.missed.swap(false, Ordering::AcqRel) {
+            for session in &mut self.sessions {
+                session.window.more_waits();
+                session.changed = true;
+            }
+        }
+        for place in 0..self.sessions.len() {
+            if std::mem::take(&mut self.sessions[place].changed) {
+                self.follow(place);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn tag(item: &UserItem) -> Option<u64> {
+        match item {
+            UserItem::Frame(connection, frame) => Some(poison_tag(*connection, frame.id)),
+            UserItem::Attach(_)
+            | UserItem::Attached(..)
+            | UserItem::Detach(_)
+            | UserItem::Push(..)
+            | UserItem::Page(..)
+            | UserItem::Account(_)
+            | UserItem::Resolved(_)
+            | UserItem::Signal(_)
+            | UserItem::Presence(_) => None,
+        }
+    }
+}
+
+fn poison_tag(connection: ConnectionId, id: u64) -> u64 {
+    connection.0.rotate_left(32) ^ id
+}
+
+impl UserActor {
+    fn attach(&mut self, attach: Box<Attach>) {
+        let (device, connection) = (attach.device, attach.connection.id());
+        let (inbox, user) = (self.inbox.clone(), self.user);
+        let answer = Box::new(move |attached: Option<Attached>| {
+            inbox.force(UserItem::Attached(connection, attached.map(Box::new)));
+        });
+        self.attaching.retain(|other| other.attach.connection.id() != connection);
+        self.attaching.push(Attaching { attach, frames: Vec::new() });
+        let query = Query::Attach { user, device, answer };
+        self.context.shards.query(user.shard(), query);
+    }
+
+    fn attached(&mut self, connection: ConnectionId, attached: Option<Box<Attached>>) {
+        let waiting = |other: &Attaching| other.attach.connection.id() == connection;
+        let Some(place) = self.attaching.iter().position(waiting) else { return };
+        let Attaching { attach, frames } = self.attaching.remove(place);
+        let Some(attached) = attached else {
+            attach.connection.end(Ending::Told(Code::Unlinked));
+            return;
+        };
+        if let Some(login) = &attach.login
+            && !self.open_session(&attach, login, attached.acknowledged)
+        {
+            return;
+        }
+        let Attached { account, acknowledged, last } = *attached;
+        self.account = Some(account);
+        self.sessions.retain(|other| {
+            let replaced = other.device == attach.device;
+            if replaced && other.connection.id() != connection {
+                other.connection.end(Ending::Told(Code::Replaced));
+            }
+            !replaced
+        });
+        let window = Window::new(acknowledged, attach.acknowledged, attach.delivered, last);
+        let Attach { device, connection, unanswered, .. } = *attach;
+        let id = connection.id();
+        self.sessions.push(Session { device, connection, window, away: false, changed: true });
+        self.announce_presence();
+        for frame in unanswered.into_iter().chain(frames) {
+            self.frame(id, frame);
+        }
+    }
+
+    /// Records the session with a new ticket and answers the login; false if its ticket is void.
+    fn open_session(&self, attach: &Attach, login: &Login, acknowledged: Seq) -> bool {
+        let table = self.context.storage.sessions();
+        let before = table.get(self.user, attach.device).ok().flatten().unwrap_or_default();
+        if login.ticket.is_some_and(|number| number != before.ticket) {
+            attach.connection.refuse(login.id, Code::BadTicket);
+            self.entry.connections().retain(|known| known.id() != attach.connection.id());
+            return false;
+        }
+        let number = before.ticket + 1;
+        self.write_session(attach.device, true, false, Some(number));
+        let ticket = Ticket { user: self.user, device: attach.device, number };
+        let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
+        let (user, device, ticket) = (self.user.0, attach.device.0, ticket.into());
+        attach.connection.answer(
+            login.id,
+            if login.registered {
+                Kind::Registered(wire::Registered { user, device, ticket })
+            } else {
+                let acknowledged = acknowledged.0;
+                Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device })
+            },
+        );
+        true
+    }
+
+    /// Writes this node's row of the sessions table.
+    pub(super) fn write_session(
+        &self,
+        device: DeviceId,
+        online: bool,
+        away: bool,
+        ticket: Option<u64>,
+    ) {
+        let table = self.context.storage.sessions();
+        let before = table.get(self.user, device).ok().flatten().unwrap_or_default();
+        let row = stored::Session {
+            node: self.context.node.to_vec().into(),
+            incarnation: self.context.incarnation,
+            version: before.version + 1,
+            online,
+            away,
+            last_seen_ms: self.context.clock.now_ms(),
+            ticket: ticket.unwrap_or(before.ticket),
+        };
+        if let Err(error) = table.put(self.user, device, &row) {
+            warn!(user = %self.user, %device, %error, "session not recorded");
+        }
+    }
+
+    fn detach(&mut self, connection: ConnectionId) -> Flow {
+        self.attaching.retain(|other| other.attach.connection.id() != connection);
+        if let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) {
+            let session = self.sessions.remove(place);
+            self.write_session(session.device, false, false, None);
+            self.announce_presence();
+        }
+        if self.sessions.is_empty()
+            && self.attaching.is_empty()
+            && self.context.users.retire(self.user)
+        {
+            self.context.presence.forget_watcher(self.user);
+            return Flow::Stop;
+        }
+        Flow::Continue
+    }
+
+    pub(super) fn frame(&mut self, connection: ConnectionId, frame: ClientFrame) {
+        let waiting = |other: &&mut Attaching| other.attach.connection.id() == connection;
+        if let Some(attaching) = self.attaching.iter_mut().find(waiting) {
+            attaching.frames.push(frame);
+            return;
+        }
+        // A frame without a session belongs to a connection that has gone, or that will attach
+        // again and hand it over once more.
+        let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) else {
+            return;
+        };
+        if self.is_poison(connection, &frame) {
+            warn!(user = %self.user, id = frame.id, "frame refused: it crashed this actor before");
+            self.sessions[place].connection.refuse(frame.id, Code::Internal);
+            return;
+        }
+        self.request(place, frame);
+    }
+
+    fn is_poison(&self, connection: ConnectionId, frame: &ClientFrame) -> bool {
+        let poison = self.entry.poison.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        !poison.is_empty()
+            && poison.get(&poison_tag(connection, frame.id)).is_some_and(|count| *count >= POISON)
+    }
+
+    fn push(&mut self, seq: Seq, envelope: &Arc<stored::Envelope>) {
+        for place in 0..self.sessions.len() {
+            self.deliver(place, seq, envelope, false);
+            self.sessions[place].changed = true;
+        }
+    }
+
+    fn page(&mut self, connection: ConnectionId, page: Page) {
+        let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) else {
+            return;
+        };
+        let mut whole = !page.failed;
+        for entry in &page.entries {
+            if self.deliver(place, entry.seq, &entry.envelope, true) == Offer::Later {
+                whole = false;
+                break;
+            }
+        }
+        let session = &mut self.sessions[place];
+        session.window.page_ended(page.up_to, page.last, whole);
+        session.changed = true;
+    }
+
+    fn deliver(
+        &mut self,
+        place: usize,
+        seq: Seq,
+        envelope: &Arc<stored::Envelope>,
+        from_page: bool,
+    ) -> Offer {
+        let session = &mut self.sessions[place];
+        let content = envelope.content.as_ref();
+        let visible = content.is_some_and(|content| is_for(content, self.user, session.device));
+        let bytes = crate::shard::bytes_of(envelope) as usize;
+        let offer = if from_page {
+            session.window.offer_from_page(seq, visible, bytes)
+        } else {
+            session.window.offer(seq, visible, bytes)
+        };
+        if let Offer::Deliver { after } = offer {
+            session.connection.deliver(seq, after, session.device, envelope.clone());
+            self.context.metrics.delivered.increment(1);
+        }
+        offer
+    }
+
+    /// Does what a session's window asks for: tell the shard, read on, say that all was sent.
+    fn follow(&mut self, place: usize) {
+        let session = &mut self.sessions[place];
+        let shard = self.user.shard();
+        if let Some(seq) = session.window.to_record() {
+            let ack = stored::Ack { user: self.user.0, device: session.device.0, seq: seq.0 };
+            // If it is refused nothing is lost: the device says it again when it comes back.
+            let reply = |outcome| {
+                if let Outcome::Refused(code) = outcome {
+                    debug!(?code, "acknowledgement not recorded");
+                }
+            };
+            self.context.shards.propose(shard, Command::Ack(ack), Box::new(reply));
+        }
+        if let Some((after, limit, bytes_max)) = session.window.wants_page() {
+            let (inbox, connection) = (self.inbox.clone(), session.connection.id());
+            let answer = Box::new(move |page| inbox.force(UserItem::Page(connection, page)));
+            let user = self.user;
+            let query = Query::Page { user, after, limit, bytes_max, answer };
+            self.context.shards.query(shard, query);
+        }
+        if let Some(seq) = session.window.caught_up() {
+            session.connection.say(Kind::CaughtUp(wire::CaughtUp { seq: seq.0 }));
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, place: usize, seq: Seq) {
+        let session = &mut self.sessions[place];
+        session.connection.acknowledged(seq);
+        session.window.acknowledge(seq);
+        session.changed = true;
+    }
+
+    fn account_changed(&mut self, account: Option<Arc<AccountView>>) {
+        let linked = |device| account.as_ref().is_some_and(|a| a.devices.contains_key(&device));
+        for session in &self.sessions {
+            if !linked(session.device) {
+                session.connection.end(Ending::Told(Code::Unlinked));
+            }
+        }
+        self.account = account;
+    }
+
+    fn signal(&self, signal: &wire::Signaled) {
+        let from = UserId(signal.from);
+        if self.account.as_ref().is_some_and(|account| !account.blocked.contains(&from)) {
+            self.hint_all(&Kind::Signaled(signal.clone()));
+        }
+    }
+
+    fn hint_all(&self, kind: &Kind) {
+        for session in &self.sessions {
+            if !session.connection.hint(kind.clone()) {
+                self.context.metrics.hints_dropped.increment(1);
+            }
+        }
+    }
+
+    /// Tells whoever watches this user whether anyone is there.
+    pub(super) fn announce_presence(&self) {
+        let Some(account) = &self.account else { return };
+        let online = self.sessions.iter().any(|session| !session.away);
+        self.context.presence.changed(account, online, self.context.clock.now_ms());
+    }
+}

@@ -1,0 +1,193 @@
+//! Who is connected to this node: from a user's id to their actor's message queue.
+
+use super::actor::{UserActor, UserArgs};
+use super::{Attach, QUEUE, UserItem};
+use crate::connection::{Connection, ConnectionId, Ending};
+use crate::context::Context;
+use crate::shard::AccountView;
+use proto::wire::ClientFrame;
+use proto::{Code, Seq, UserId, stored, wire};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use supervision::{Dynamic, Inbox, Intensity};
+
+/// Supervisors that share the users of a node, so that none has too many to look after.
+pub(super) const PARTITIONS: usize = 16;
+
+/// Locks that share the directory.
+const LOCKS: usize = 64;
+
+/// Crashes of one user's actor after which it is given up and its connections are closed.
+const INTENSITY: Intensity = Intensity { restarts: 20, within: Duration::from_secs(10) };
+
+/// The door to the users connected here. Cheap to clone.
+#[derive(Clone)]
+pub struct Users {
+    table: Arc<[RwLock<HashMap<UserId, Arc<Entry>>>]>,
+    partitions: Arc<[Dynamic<UserActor>]>,
+}
+
+/// What outlives a user's actor.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) inbox: Arc<Inbox<UserItem>>,
+    pub(super) connections: Mutex<Vec<Arc<Connection>>>,
+    /// A push was dropped: read the mailbox.
+    pub(super) missed: AtomicBool,
+    /// Whether an actor was started before: the next one must ask the connections to attach again.
+    pub(super) started: AtomicBool,
+    /// How often the handling of a frame ended in a crash.
+    pub(super) poison: Mutex<BTreeMap<u64, u8>>,
+}
+
+impl Entry {
+    fn new(user: UserId) -> Arc<Self> {
+        Arc::new(Self {
+            inbox: Inbox::new("user", user.0, QUEUE),
+            connections: Mutex::default(),
+            missed: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+            poison: Mutex::default(),
+        })
+    }
+
+    pub(super) fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Users").field("count", &self.count()).finish()
+    }
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        let table = (0..LOCKS).map(|_| RwLock::default()).collect();
+        let give_up = |_: u64, args: UserArgs| args.give_up();
+        let partition = |_| Dynamic::new("user", INTENSITY, give_up);
+        Self { table, partitions: (0..PARTITIONS).map(partition).collect() }
+    }
+}
+
+impl Users {
+    /// The supervisors of all user actors, for the supervision tree.
+    pub fn partitions(&self) -> &[Dynamic<UserActor>] {
+        &self.partitions
+    }
+
+    /// How many users are connected here.
+    pub fn count(&self) -> usize {
+        self.table
+            .iter()
+            .map(|part| part.read().unwrap_or_else(PoisonError::into_inner).len())
+            .sum()
+    }
+
+    /// How often a user actor was restarted.
+    pub fn restarts(&self) -> u64 {
+        self.partitions.iter().map(Dynamic::restarts).sum()
+    }
+
+    /// Attaches a connection to the user's actor, which is started if there is none.
+    pub fn attach(&self, context: &Arc<Context>, user: UserId, attach: Attach) {
+        let mut table = self.part(user).write().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = false;
+        let entry = table.entry(user).or_insert_with(|| {
+            fresh = true;
+            Entry::new(user)
+        });
+        let mut connections = entry.connections();
+        if !connections.iter().any(|known| known.id() == attach.connection.id()) {
+            connections.push(attach.connection.clone());
+        }
+        drop(connections);
+        entry.inbox.force(UserItem::Attach(Box::new(attach)));
+        if fresh {
+            let args = UserArgs { user, context: context.clone(), entry: entry.clone() };
+            let partition = (user.0 % PARTITIONS as u64) as usize;
+            self.partitions[partition].start_child(user.0, args, entry.inbox.clone());
+        }
+    }
+
+    /// Hands a client's frame to the user's actor.
+    pub fn frame(&self, user: UserId, connection: ConnectionId, frame: ClientFrame) {
+        if let Some(entry) = self.get(user) {
+            entry.inbox.force(UserItem::Frame(connection, Box::new(frame)));
+        }
+    }
+
+    /// A connection is gone.
+    pub fn detach(&self, user: UserId, connection: ConnectionId) {
+        if let Some(entry) = self.get(user) {
+            entry.connections().retain(|known| known.id() != connection);
+            entry.inbox.force(UserItem::Detach(connection));
+        }
+    }
+
+    /// Tells the user's actor of a new entry. With a long queue only that there is more.
+    pub fn push(&self, user: UserId, seq: Seq, envelope: Arc<stored::Envelope>) {
+        let Some(entry) = self.get(user) else { return };
+        if entry.inbox.is_high() {
+            entry.missed.store(true, Ordering::Release);
+        } else {
+            entry.inbox.force(UserItem::Push(seq, envelope));
+        }
+    }
+
+    /// Tells the user's actor what became of the account.
+    pub fn account_changed(&self, user: UserId, account: Option<Arc<AccountView>>) {
+        if let Some(entry) = self.get(user) {
+            entry.inbox.force(UserItem::Account(account));
+        }
+    }
+
+    /// Passes a signal on, unless the user is not here or busy. False if it was dropped.
+    pub fn signal(&self, user: UserId, signal: wire::Signaled) -> bool {
+        self.hint(user, UserItem::Signal(signal))
+    }
+
+    /// Passes presence on, unless the user is not here or busy.
+    pub fn presence(&self, user: UserId, presence: wire::Presence) -> bool {
+        self.hint(user, UserItem::Presence(presence))
+    }
+
+    /// Ends all connections.
+    pub fn end_all(&self, code: Code) {
+        for part in self.table.iter() {
+            for entry in part.read().unwrap_or_else(PoisonError::into_inner).values() {
+                entry.connections().iter().for_each(|c| c.end(Ending::Told(code)));
+            }
+        }
+    }
+
+    /// Takes the user out if no connection is left; then the actor may stop.
+    pub(super) fn retire(&self, user: UserId) -> bool {
+        let mut table = self.part(user).write().unwrap_or_else(PoisonError::into_inner);
+        let idle = table.get(&user).is_none_or(|entry| entry.connections().is_empty());
+        if idle {
+            table.remove(&user);
+        }
+        idle
+    }
+
+    /// Takes the user out whatever is left.
+    pub(super) fn forget(&self, user: UserId) {
+        self.part(user).write().unwrap_or_else(PoisonError::into_inner).remove(&user);
+    }
+
+    fn hint(&self, user: UserId, item: UserItem) -> bool {
+        self.get(user).is_some_and(|entry| !entry.inbox.is_high() && entry.inbox.push(item).is_ok())
+    }
+
+    fn get(&self, user: UserId) -> Option<Arc<Entry>> {
+        self.part(user).read().unwrap_or_else(PoisonError::into_inner).get(&user).cloned()
+    }
+
+    fn part(&self, user: UserId) -> &RwLock<HashMap<UserId, Arc<Entry>>> {
+        &self.table[(user.0 % LOCKS as u64) as usize]
+    }
+}

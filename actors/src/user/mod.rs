@@ -1,0 +1,83 @@
+//! A connected user: one actor for each, on the node where their sockets are.
+//!
+//! Started by the first device that logs in here, stopped when the last one has gone. It owns the
+//! sessions of its devices and a window of deliveries for each.
+//!
+//! # Invariants
+//! 1. Nothing here is durable: a new actor learns all it must know from the connections and shards.
+//! 2. A push may be lost, the mailbox is read from the last place sent.
+//! 3. What one device sends is proposed in the order in which it came.
+
+mod actor;
+mod directory;
+mod login;
+mod requests;
+mod sends;
+mod window;
+
+pub use actor::{UserActor, UserArgs};
+pub use directory::Users;
+pub use login::{Admission, login, register_prove, register_start, resume};
+
+use crate::connection::{Connection, ConnectionId};
+use crate::shard::{AccountView, Attached, Page};
+use proto::wire::{self, ClientFrame};
+use proto::{DeviceId, Seq, UserId, stored};
+use std::sync::Arc;
+use supervision::QueueLimits;
+
+/// A user's message queue: beyond `high` pushes become hints and signals are dropped.
+const QUEUE: QueueLimits = QueueLimits { high: 512, critical: 4_096 };
+
+/// What a user actor's message queue holds.
+#[derive(Debug)]
+pub enum UserItem {
+    /// A socket tells: this device proved who it is.
+    Attach(Box<Attach>),
+    /// The shard tells where that device stands; `None`: it is not linked any longer.
+    Attached(ConnectionId, Option<Box<Attached>>),
+    /// A socket tells: it is gone.
+    Detach(ConnectionId),
+    /// A socket tells what its client said.
+    Frame(ConnectionId, Box<ClientFrame>),
+    /// The shard tells: the mailbox has a new entry.
+    Push(Seq, Arc<stored::Envelope>),
+    /// The shard answers a read for one connection.
+    Page(ConnectionId, Page),
+    /// The shard tells: the account is so now; `None`: deleted.
+    Account(Option<Arc<AccountView>>),
+    /// The alias at the head of the waiting sends belongs to this user, or cannot be resolved.
+    Resolved(Result<UserId, proto::Code>),
+    /// Another user's device signals.
+    Signal(wire::Signaled),
+    /// Someone this user watches came or went.
+    Presence(wire::Presence),
+}
+
+/// A device that proved who it is, with what its connection stands for.
+#[derive(Debug)]
+pub struct Attach {
+    /// Which device.
+    pub device: DeviceId,
+    /// Its socket.
+    pub connection: Arc<Connection>,
+    /// What it says it has.
+    pub acknowledged: Seq,
+    /// What this connection was sent by an actor before this one.
+    pub delivered: Seq,
+    /// Requests that were handed to an actor before this one and not answered.
+    pub unanswered: Vec<ClientFrame>,
+    /// The login to answer; `None` if it was answered before.
+    pub login: Option<Login>,
+}
+
+/// A login that waits for its answer.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The request.
+    pub id: u64,
+    /// The ticket it came with, if it came with one.
+    pub ticket: Option<u64>,
+    /// Answer as a registration rather than as a login.
+    pub registered: bool,
+}

@@ -1,0 +1,245 @@
+//! What a logged-in client asks for, other than sending.
+
+use super::actor::UserActor;
+use crate::connection::{Connection, Ending};
+use crate::shard::{Command, Outcome, Query};
+use proto::limits::{DEVICE_NAME_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
+use proto::wire::{self, ClientFrame, client_frame::Kind as Ask, lookup::Who, server_frame::Kind};
+use proto::{Alias, Code, DeviceId, Seq, UserId, stored};
+use std::sync::Arc;
+
+impl UserActor {
+    /// Does what a client asks.
+    pub(super) fn request(&mut self, place: usize, frame: ClientFrame) {
+        let connection = self.sessions[place].connection.clone();
+        let device = self.sessions[place].device;
+        let id = frame.id;
+        let Some(ask) = frame.kind else {
+            connection.refuse(id, Code::NotSupported);
+            return;
+        };
+        let done = match ask {
+            Ask::Send(send) => {
+                self.send(place, id, send);
+                Ok(())
+            }
+            Ask::Ack(ack) => {
+                self.acknowledge(place, Seq(ack.seq));
+                Ok(())
+            }
+            Ask::Signal(signal) => self.pass_signal(device, signal),
+            Ask::MarkRead(read) => self.mark_read(&connection, device, id, read),
+            Ask::Logout(_) => self.log_out(&connection, device, id),
+            Ask::LinkDevice(link) => self.link_device(&connection, id, link),
+            Ask::UnlinkDevice(unlink) => {
+                let device = unlink.device;
+                let remove = stored::RemoveDevice { user: self.user.0, device };
+                self.propose_own(&connection, id, Command::RemoveDevice(remove))
+            }
+            Ask::DeleteAccount(_) => {
+                let delete = stored::DeleteAccount { user: self.user.0 };
+                self.propose_own(&connection, id, Command::DeleteAccount(delete))
+            }
+            Ask::Lookup(lookup) => self.look_up(&connection, id, lookup),
+            Ask::Block(block) => {
+                let (user, other, blocked) = (self.user.0, block.user, !block.unblock);
+                let set = stored::SetBlock { user, other, blocked };
+                self.propose_own(&connection, id, Command::SetBlock(set))
+            }
+            Ask::SetPrivacy(set) => self.set_privacy(&connection, id, set),
+            Ask::Subscribe(subscribe) => self.subscribe(&connection, id, &subscribe),
+            Ask::SetPresence(presence) => {
+                self.set_away(place, presence.away);
+                connection.answer(id, Kind::Done(wire::Done {}));
+                Ok(())
+            }
+            Ask::GetAccount(_) => self.show_account(&connection, id),
+            Ask::Ping(_) | Ask::Pong(_) => Ok(()),
+            Ask::Login(_) | Ask::Resume(_) | Ask::RegisterStart(_) | Ask::RegisterProve(_) => {
+                Err(Code::AlreadyLoggedIn)
+            }
+        };
+        if let Err(code) = done {
+            connection.refuse(id, code);
+        }
+    }
+
+    /// Proposes a change of this user's account and answers `Done` when it took effect.
+    fn propose_own(
+        &self,
+        connection: &Arc<Connection>,
+        id: u64,
+        command: Command,
+    ) -> Result<(), Code> {
+        let connection = connection.clone();
+        let reply = Box::new(move |outcome| match outcome {
+            Outcome::Refused(code) => connection.refuse(id, code),
+            Outcome::Done
+            | Outcome::Accepted { .. }
+            | Outcome::Proven(_)
+            | Outcome::Admitted(_) => connection.answer(id, Kind::Done(wire::Done {})),
+        });
+        self.context.shards.propose(self.user.shard(), command, reply);
+        Ok(())
+    }
+
+    fn pass_signal(&self, device: DeviceId, signal: wire::Signal) -> Result<(), Code> {
+        if signal.body.len() > SIGNAL_BYTES_MAX {
+            return Err(Code::BodyTooLarge);
+        }
+        let to = UserId(signal.to);
+        let (from, from_device) = (self.user.0, device.0);
+        let wire::Signal { kind, body, .. } = signal;
+        let signaled = wire::Signaled { from, from_device, kind, body };
+        if !self.context.users.signal(to, signaled) {
+            self.context.metrics.hints_dropped.increment(1);
+        }
+        Ok(())
+    }
+
+    fn mark_read(
+        &self,
+        connection: &Arc<Connection>,
+        device: DeviceId,
+        id: u64,
+        read: wire::MarkRead,
+    ) -> Result<(), Code> {
+        if read.send_ids.is_empty() || read.send_ids.len() > READ_IDS_MAX || read.from == 0 {
+            return Err(Code::BadRequest);
+        }
+        let read = stored::MarkRead {
+            user: self.user.0,
+            device: device.0,
+            from: read.from,
+            from_device: read.from_device,
+            send_ids: read.send_ids,
+        };
+        self.propose_own(connection, id, Command::MarkRead(read))
+    }
+
+    fn log_out(&self, connection: &Arc<Connection>, device: DeviceId, id: u64) -> Result<(), Code> {
+        let table = self.context.storage.sessions();
+        let before = table.get(self.user, device).map_err(|_| Code::Unavailable)?;
+        let void = before.unwrap_or_default().ticket + 1;
+        self.write_session(device, false, false, Some(void));
+        connection.answer(id, Kind::Done(wire::Done {}));
+        connection.end(Ending::Quiet);
+        Ok(())
+    }
+
+    fn link_device(
+        &self,
+        connection: &Arc<Connection>,
+        id: u64,
+        link: wire::LinkDevice,
+    ) -> Result<(), Code> {
+        if link.device_key.len() != 32 || link.device_name.len() > DEVICE_NAME_BYTES_MAX {
+            return Err(Code::BadRequest);
+        }
+        let (connection, user) = (connection.clone(), self.user.0);
+        let admit = stored::AdmitDevice {
+            user,
+            key: link.device_key,
+            name: link.device_name,
+            registration: false,
+            alias: String::new(),
+        };
+        let reply = Box::new(move |outcome| match outcome {
+            Outcome::Admitted(device) => {
+                let linked = wire::Linked { user, device: device.0 };
+                connection.answer(id, Kind::Linked(linked));
+            }
+            Outcome::Refused(code) => connection.refuse(id, code),
+            Outcome::Done | Outcome::Accepted { .. } | Outcome::Proven(_) => {
+                connection.refuse(id, Code::Internal);
+            }
+        });
+        self.context.shards.propose(self.user.shard(), Command::AdmitDevice(admit), reply);
+        Ok(())
+    }
+
+    fn look_up(
+        &self,
+        connection: &Arc<Connection>,
+        id: u64,
+        lookup: wire::Lookup,
+    ) -> Result<(), Code> {
+        let (connection, context) = (connection.clone(), self.context.clone());
+        match lookup.who.ok_or(Code::BadRequest)? {
+            Who::User(user) => show_user(&context, connection, id, UserId(user)),
+            Who::Alias(alias) => {
+                let alias = Alias::parse(&alias).map_err(|_| Code::BadRequest)?;
+                let shard = alias.shard();
+                let shards = context.shards.clone();
+                let answer = Box::new(move |owner| match owner {
+                    Some(user) => show_user(&context, connection, id, user),
+                    None => connection.refuse(id, Code::UnknownUser),
+                });
+                shards.query(shard, Query::Owner { alias, answer });
+            }
+        }
+        Ok(())
+    }
+
+    fn set_privacy(
+        &self,
+        connection: &Arc<Connection>,
+        id: u64,
+        set: wire::SetPrivacy,
+    ) -> Result<(), Code> {
+        let privacy = set.privacy.ok_or(Code::BadRequest)?;
+        let set = stored::SetPrivacy {
+            user: self.user.0,
+            hide_last_seen: privacy.hide_last_seen,
+            hide_online: privacy.hide_online,
+            no_read_receipts: privacy.no_read_receipts,
+        };
+        self.propose_own(connection, id, Command::SetPrivacy(set))
+    }
+
+    fn subscribe(
+        &self,
+        connection: &Arc<Connection>,
+        id: u64,
+        subscribe: &wire::Subscribe,
+    ) -> Result<(), Code> {
+        let (watcher, user) = (self.user, UserId(subscribe.user));
+        if subscribe.unsubscribe {
+            self.context.presence.unsubscribe(watcher, user);
+            connection.answer(id, Kind::Done(wire::Done {}));
+            return Ok(());
+        }
+        let (connection, presence) = (connection.clone(), self.context.presence.clone());
+        let answer = Box::new(move |account| match account {
+            Some(account) => presence.subscribe(watcher, account, connection, id),
+            None => connection.refuse(id, Code::UnknownUser),
+        });
+        self.context.shards.query(user.shard(), Query::Account { user, answer });
+        Ok(())
+    }
+
+    fn set_away(&mut self, place: usize, away: bool) {
+        self.sessions[place].away = away;
+        self.write_session(self.sessions[place].device, true, away, None);
+        self.announce_presence();
+    }
+
+    fn show_account(&self, connection: &Arc<Connection>, id: u64) -> Result<(), Code> {
+        let account = self.account.as_ref().ok_or(Code::Unavailable)?;
+        connection.answer(id, Kind::Account(account.to_wire()));
+        Ok(())
+    }
+}
+
+fn show_user(
+    context: &Arc<crate::context::Context>,
+    connection: Arc<Connection>,
+    id: u64,
+    user: UserId,
+) {
+    let answer = Box::new(move |account: Option<Arc<crate::shard::AccountView>>| match account {
+        Some(account) => connection.answer(id, Kind::Found(account.to_found())),
+        None => connection.refuse(id, Code::UnknownUser),
+    });
+    context.shards.query(user.shard(), Query::Account { user, answer });
+}

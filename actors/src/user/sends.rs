@@ -1,0 +1,189 @@
+//! Sends: checked, brought into order, proposed to the recipient's shard.
+//!
+//! # Invariants
+//! 1. While an alias is being resolved, everything sent after it waits: order is kept.
+//! 2. A body that is stored is a copy of its own, never a slice of a larger read buffer.
+
+use super::UserItem;
+use super::actor::UserActor;
+use crate::connection::{Connection, ConnectionId};
+use crate::context::Verdict;
+use crate::shard::{Command, Outcome, Query};
+use bytes::Bytes;
+use proto::limits::{BODY_BYTES_MAX, TTL_S_MAX};
+use proto::wire::{self, send::To};
+use proto::{Alias, Code, UserId, stored};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Aliases whose owners a user actor remembers.
+const ALIASES: usize = 64;
+
+/// A body shorter than this is copied out of the buffer it was read into, in bytes.
+const COPY_BELOW: usize = 32 * 1024;
+
+/// What a user actor knows about the sends of its devices.
+#[derive(Debug, Default)]
+pub(super) struct Sends {
+    waiting: VecDeque<(ConnectionId, u64, wire::Send)>,
+    owners: BTreeMap<Alias, UserId>,
+    /// Sends that may still be made this second, and which second that is.
+    allowance: (u32, u64),
+}
+
+impl UserActor {
+    /// A device sends.
+    pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send) {
+        let connection = self.sessions[place].connection.clone();
+        if let Err(code) = self.check_send(place, &send) {
+            connection.refuse(id, code);
+            return;
+        }
+        self.sends.waiting.push_back((connection.id(), id, send));
+        if self.sends.waiting.len() == 1 {
+            self.send_waiting();
+        }
+    }
+
+    fn check_send(&mut self, place: usize, send: &wire::Send) -> Result<(), Code> {
+        let bytes = send.body.len() + send.bodies.iter().map(|b| b.body.len()).sum::<usize>();
+        if bytes > BODY_BYTES_MAX {
+            return Err(Code::BodyTooLarge);
+        }
+        let both = !send.body.is_empty() && !send.bodies.is_empty();
+        if both || send.ttl_s > TTL_S_MAX || send.to.is_none() {
+            return Err(Code::BadRequest);
+        }
+        let now_s = self.context.clock.now_ms() / 1000;
+        let limit = self.context.settings.sends_per_second;
+        let (left, second) = &mut self.sends.allowance;
+        if *second != now_s {
+            (*left, *second) = (limit, now_s);
+        }
+        if limit > 0 && *left == 0 {
+            return Err(Code::TooFast);
+        }
+        *left = left.saturating_sub(1);
+        let device = self.sessions[place].device;
+        for handler in &self.context.handlers {
+            match handler.user_send(self.user, device, send) {
+                Verdict::Continue => {}
+                Verdict::Drop(code) => return Err(code),
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes waiting sends in order, up to the first whose alias must be resolved.
+    fn send_waiting(&mut self) {
+        while let Some((connection, id, send)) = self.sends.waiting.pop_front() {
+            let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection)
+            else {
+                continue;
+            };
+            let owner = match &send.to {
+                Some(To::User(user)) => Ok(Some(UserId(*user))),
+                Some(To::Alias(text)) => match Alias::parse(text) {
+                    Ok(alias) => Ok(self.sends.owners.get(&alias).copied().or_else(|| {
+                        self.resolve(alias);
+                        None
+                    })),
+                    Err(_) => Err(Code::BadRequest),
+                },
+                None => Err(Code::BadRequest),
+            };
+            match owner {
+                Ok(Some(to)) => self.propose_send(place, id, to, send),
+                Ok(None) => {
+                    self.sends.waiting.push_front((connection, id, send));
+                    return;
+                }
+                Err(code) => self.sessions[place].connection.refuse(id, code),
+            }
+        }
+    }
+
+    fn resolve(&self, alias: Alias) {
+        let inbox = self.inbox.clone();
+        let answer = Box::new(move |owner: Option<UserId>| {
+            inbox.force(UserItem::Resolved(owner.ok_or(Code::UnknownUser)));
+        });
+        self.context.shards.query(alias.shard(), Query::Owner { alias, answer });
+    }
+
+    /// The alias at the head of the waiting sends was resolved.
+    pub(super) fn resolved(&mut self, owner: Result<UserId, Code>) {
+        let Some((connection, id, send)) = self.sends.waiting.front() else { return };
+        let alias = match &send.to {
+            Some(To::Alias(text)) => Alias::parse(text).ok(),
+            Some(To::User(_)) | None => None,
+        };
+        match (owner, alias) {
+            (Ok(owner), Some(alias)) => {
+                if self.sends.owners.len() >= ALIASES {
+                    self.sends.owners.pop_first();
+                }
+                self.sends.owners.insert(alias, owner);
+            }
+            (Err(code), _) => {
+                let session = self.sessions.iter().find(|s| s.connection.id() == *connection);
+                if let Some(session) = session {
+                    session.connection.refuse(*id, code);
+                }
+                self.sends.waiting.pop_front();
+            }
+            (Ok(_), None) => {}
+        }
+        self.send_waiting();
+    }
+
+    fn propose_send(&mut self, place: usize, id: u64, to: UserId, send: wire::Send) {
+        let session = &self.sessions[place];
+        let others = self.account.as_ref().is_some_and(|account| account.devices.len() > 1);
+        let bodies = send
+            .bodies
+            .into_iter()
+            .map(|body| stored::DeviceBody { device: body.device, body: own(&body.body) });
+        let append = stored::Append {
+            to: to.0,
+            from: self.user.0,
+            from_device: session.device.0,
+            send_id: id,
+            ttl_s: if send.ttl_s == 0 { TTL_S_MAX } else { send.ttl_s },
+            body: own(&send.body),
+            bodies: bodies.collect(),
+            copy: others && to != self.user,
+        };
+        let named = if matches!(send.to, Some(To::Alias(_))) { to.0 } else { 0 };
+        let connection = session.connection.clone();
+        let refused = self.context.metrics.sends_refused.clone();
+        self.context.metrics.sends.increment(1);
+        let reply = Box::new(move |outcome| {
+            answer_send(&connection, id, named, outcome, || refused.increment(1));
+        });
+        self.context.shards.propose(to.shard(), Command::Append(append), reply);
+    }
+}
+
+fn answer_send(
+    connection: &Arc<Connection>,
+    id: u64,
+    named: u64,
+    outcome: Outcome,
+    refused: impl FnOnce(),
+) {
+    match outcome {
+        Outcome::Accepted { at_ms } => connection.accepted(id, at_ms, named),
+        Outcome::Refused(code) => {
+            refused();
+            connection.refuse(id, code);
+        }
+        Outcome::Done | Outcome::Proven(_) | Outcome::Admitted(_) => {
+            connection.refuse(id, Code::Internal);
+        }
+    }
+}
+
+fn own(body: &Bytes) -> Bytes {
+    if body.len() < COPY_BELOW { Bytes::copy_from_slice(body) } else { body.clone() }
+}
