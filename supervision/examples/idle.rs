@@ -70,7 +70,9 @@ async fn main() -> Result<(), ProcessError> {
     );
     let started = tokio::time::Instant::now();
     for _ in 0..100 {
-        inboxes.iter().for_each(|inbox| inbox.force([1; 4]));
+        for inbox in &inboxes {
+            inbox.force([1; 4]);
+        }
     }
     handled(count * 101).await;
     println!("100 more items each, round robin: {:?}", started.elapsed());

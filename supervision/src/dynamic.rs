@@ -27,6 +27,9 @@ use crate::supervisor::ending;
 
 type GiveUp<P> = dyn Fn(u64, <P as Process>::Args) + Send + Sync;
 
+/// What a child starts from.
+type Seed<P> = (<P as Process>::Args, Arc<Inbox<<P as Process>::Item>>);
+
 /// The door to a dynamic supervisor. Cheap to clone; usable before the supervisor starts and while
 /// it restarts. It becomes part of the tree by `ChildSpec::dynamic`.
 pub struct Dynamic<P: Process>(Arc<Shared<P>>);
@@ -53,7 +56,7 @@ struct Member<P: Process> {
     actor: Option<ActorRef<Bell>>,
     log: RestartLog,
     /// Asked for while this one still runs; starts when it ends.
-    next: Option<Box<(P::Args, Arc<Inbox<P::Item>>)>>,
+    next: Option<Box<Seed<P>>>,
 }
 
 impl<P: Process> Member<P> {
@@ -67,6 +70,20 @@ enum Fate<P: Process> {
     Restart,
     GivenUp(P::Args),
     Unknown,
+}
+
+impl<P: Process> Roll<P> {
+    /// Takes `id` off the roll and puts on who waited for its end.
+    fn forget(&mut self, id: u64) {
+        let gone = self.members.remove(&id);
+        if let Some(Member { next: Some(next), .. }) = gone {
+            let (args, inbox) = *next;
+            self.members.insert(id, Member::new(args, inbox));
+            self.due.push_back(id);
+        } else if self.members.len() < self.members.capacity() / 8 {
+            self.members.shrink_to_fit();
+        }
+    }
 }
 
 impl<P: Process> Dynamic<P> {
@@ -151,13 +168,13 @@ impl<P: Process> Dynamic<P> {
     }
 
     /// The next child to start, and what from.
-    fn next_due(&self) -> Option<(u64, P::Args, Arc<Inbox<P::Item>>)> {
+    fn next_due(&self) -> Option<(u64, Seed<P>)> {
         let mut roll = self.lock();
         while let Some(id) = roll.due.pop_front() {
             if let Some(member) = roll.members.get(&id)
                 && member.actor.is_none()
             {
-                return Some((id, member.args.clone(), Arc::clone(&member.inbox)));
+                return Some((id, (member.args.clone(), Arc::clone(&member.inbox))));
             }
         }
         roll.due = VecDeque::new();
@@ -181,20 +198,8 @@ impl<P: Process> Dynamic<P> {
             return Fate::Restart;
         }
         let args = member.args.clone();
-        self.forget(roll, id);
+        roll.forget(id);
         Fate::GivenUp(args)
-    }
-
-    /// Takes `id` off the roll and puts on who waited for its end.
-    fn forget(&self, mut roll: MutexGuard<'_, Roll<P>>, id: u64) {
-        let gone = roll.members.remove(&id);
-        if let Some(Member { next: Some(next), .. }) = gone {
-            let (args, inbox) = *next;
-            roll.members.insert(id, Member::new(args, inbox));
-            roll.due.push_back(id);
-        } else if roll.members.len() < roll.members.capacity() / 8 {
-            roll.members.shrink_to_fit();
-        }
     }
 }
 
@@ -235,7 +240,7 @@ impl<P: Process> Keeper<P> {
         ids: &mut HashMap<ActorId, u64>,
     ) -> Result<(), ActorProcessingErr> {
         for _ in 0..BATCH_ITEMS_MAX {
-            let Some((id, args, inbox)) = self.door.next_due() else { return Ok(()) };
+            let Some((id, (args, inbox))) = self.door.next_due() else { return Ok(()) };
             let actor = process::spawn::<P>(Begin::After, args, inbox, myself.get_cell()).await?;
             ids.insert(actor.get_id(), id);
             self.door.runs(id, actor);
@@ -312,7 +317,7 @@ impl<P: Process> Actor for Keeper<P> {
         let Some(id) = ids.remove(&cell.get_id()) else { return Ok(()) };
         match exit {
             Exit::Failed => self.failed(id, &reason),
-            Exit::Normal => self.door.forget(self.door.lock(), id),
+            Exit::Normal => self.door.lock().forget(id),
         }
         self.start_due(&myself, ids).await
     }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::queue::QueueLimits;
 
-/// Spans of [`Rates`], in seconds.
-const SPANS_S: [u64; 3] = [1, 10, 100];
+/// The longest span of [`Rates`], in seconds.
+const HISTORY_S: u64 = 100;
 /// Samples closer together than this do not enter the history, which so stays under 400 entries.
 const HISTORY_STEP: Duration = Duration::from_millis(250);
 /// Registrations are spread over this many locks.
@@ -231,15 +231,15 @@ impl QueueMonitor {
         counts: Counts,
         of: fn(&Counts) -> u64,
     ) -> Rates {
-        let [over_1_s, over_10_s, over_100_s] = SPANS_S.map(|span| {
-            let span = Duration::from_secs(span);
+        let over = |span_s: u64| {
+            let span = Duration::from_secs(span_s);
             let old_enough = |at: Instant| now.saturating_duration_since(at) >= span;
             let past = self.history.iter().rev().find(|(at, _)| old_enough(*at));
             let Some((at, past)) = past.or(self.history.front()) else { return 0.0 };
             let before = past.get(kind).map_or(0, of);
             per_second(of(&counts).saturating_sub(before), now.saturating_duration_since(*at))
-        });
-        Rates { over_1_s, over_10_s, over_100_s }
+        };
+        Rates { over_1_s: over(1), over_10_s: over(10), over_100_s: over(HISTORY_S) }
     }
 
     fn remember(&mut self, now: Instant) {
@@ -249,7 +249,7 @@ impl QueueMonitor {
         }
         self.history.push_back((now, self.totals.clone()));
         // The oldest kept is the youngest that is old enough for the longest span.
-        let span = Duration::from_secs(SPANS_S[2]);
+        let span = Duration::from_secs(HISTORY_S);
         while self.history.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= span)
         {
             self.history.pop_front();

@@ -1,5 +1,7 @@
 //! What supervision promises of processes, queues and trees, told as stories.
 
+#![allow(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
+
 mod cast;
 
 use std::sync::Arc;

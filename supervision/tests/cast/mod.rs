@@ -1,6 +1,7 @@
 //! The cast of the stories: a player that does as ordered, and a script that notes what happened.
 
 #![allow(dead_code, reason = "each story file uses a part of the cast")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "used by tests only")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use supervision::{Flow, Inbox, Intensity, Process, ProcessError, QueueLimits};
 pub(crate) const LIMITS: QueueLimits = QueueLimits { high: 1_000, critical: 10_000 };
 
 pub(crate) fn often(restarts: u32) -> Intensity {
-    Intensity { restarts, within: Duration::from_secs(3600) }
+    Intensity { restarts, within: Duration::from_hours(1) }
 }
 
 /// Waits until `condition` holds; fails after 60 s.
