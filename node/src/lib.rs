@@ -3,11 +3,18 @@
 //! **Invariant:** this crate turns bytes into messages and back. What they mean is decided in
 //! `actors`.
 
+pub mod boot;
 pub mod clock;
 pub mod config;
+pub mod connection;
 pub mod data_dir;
+mod doors;
 pub mod http;
 pub mod identity;
 pub mod listener;
+pub mod pins;
+pub mod registration;
+pub mod secrets;
 pub mod telemetry;
 pub mod tls;
+mod upkeep;

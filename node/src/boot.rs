@@ -1,0 +1,243 @@
+//! The life of a node: everything opened, the supervision tree as one list, a signal, an orderly
+//! end.
+//!
+//! # Invariants
+//! 1. What can be wrong with settings, disk, certificate and ports is found before anything runs.
+//! 2. Children start in the order of [`tree`] and stop in the reverse.
+//! 3. A node that cannot go on ends with an error; whoever runs it starts it again.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actors::context::{Clock, Context, Handler, Settings};
+use actors::presence::{Presence, PresenceActor};
+use actors::shard::{MachineLimits, ShardActor, ShardArgs, ShardItem, Shards};
+use actors::user::Users;
+use anyhow::Context as _;
+use proto::ids::SHARDS;
+use proto::{Code, ShardId};
+use serde::Serialize;
+use storage::{Storage, StorageOptions};
+use supervision::{ChildSpec, Intensity, Strategy, Supervisor, TaskGroup, timer};
+use tracing::{error, info, warn};
+
+use crate::config::NodeConfig;
+use crate::connection::{Reception, Strangers, Times};
+use crate::doors::{Doors, open_doors};
+use crate::http::Readiness;
+use crate::identity::Identity;
+use crate::pins::PinSender;
+use crate::registration::Registration;
+use crate::secrets::NodeSecrets;
+use crate::tls::Certificates;
+use crate::{clock, data_dir, telemetry, upkeep};
+
+/// Failures of a part of the tree after which the whole is started again, and finally given up.
+const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_secs(30) };
+
+/// Longest wait for clients to take their leave.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// How often shards look at the clock.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A running node's parts, for those who build and stop it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) context: Arc<Context>,
+    pub(crate) reception: Arc<Reception>,
+    pub(crate) connections: TaskGroup,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: telemetry::Metrics,
+    pub(crate) certificates: Arc<Certificates>,
+}
+
+/// Where a node listens, as written to `addresses.json` in its data directory once it is ready.
+#[derive(Debug, Default, Serialize)]
+pub struct Addresses {
+    /// TLS.
+    pub client: Option<String>,
+    /// WebSocket over TLS.
+    pub websocket: Option<String>,
+    /// Plain TCP.
+    pub plain: Option<String>,
+    /// Health and metrics.
+    pub http: Option<String>,
+}
+
+/// Runs a node until SIGTERM or SIGINT, then ends it in order.
+///
+/// # Errors
+/// Whatever keeps it from starting, with the cure; or why it cannot go on.
+pub async fn run(config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+    let metrics = telemetry::start(&config.log)?;
+    let dir = PathBuf::from(&config.node.data_dir);
+    let addresses_file = dir.join("addresses.json");
+    data_dir::prepare(&dir)?;
+    std::fs::remove_file(&addresses_file).ok();
+    let node = build(&config, &dir, metrics, handlers).await?;
+    let doors = open_doors(&config, &node)?;
+    let addresses = doors.addresses();
+    let root = tree(&node, doors);
+    let mut root = Supervisor::start("node", Strategy::RestForOne, INTENSITY, root).await?;
+    timer_for_shards(&node.context.shards);
+    data_dir::write_private(&addresses_file, &serde_json::to_vec(&addresses)?)?;
+    node.readiness.ready();
+    info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
+
+    let failed = tokio::select! {
+        signal = shutdown_signal() => { info!(signal = signal?, "stopping"); None }
+        reason = root.failed() => Some(reason),
+    };
+    std::fs::remove_file(&addresses_file).ok();
+    stop(node, root).await;
+    match failed {
+        None => Ok(()),
+        Some(reason) => {
+            error!(reason, "the supervision tree gave up");
+            anyhow::bail!("the node cannot go on: {reason}")
+        }
+    }
+}
+
+async fn build(
+    config: &NodeConfig,
+    dir: &Path,
+    metrics: telemetry::Metrics,
+    handlers: Vec<Arc<dyn Handler>>,
+) -> anyhow::Result<Node> {
+    upkeep::describe();
+    let identity = Identity::open(dir)?;
+    let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
+    let sender = PinSender::new(&config.registration)?;
+    let options = StorageOptions {
+        segment_bytes: config.storage.segment_bytes.0,
+        free_bytes_min: config.storage.free_bytes_min.0,
+    };
+    let store = dir.join("store");
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&store, options)).await?;
+    let (storage, recovered) = opened?;
+    let incarnation = next_incarnation(dir)?;
+    let node_name = identity.node_name();
+    info!(node = node_name, incarnation, "identity");
+    let mut node_id = [0; 32];
+    let length = node_name.len().min(32);
+    node_id[..length].copy_from_slice(&node_name.as_bytes()[..length]);
+    let context = Arc::new(Context {
+        clock: Clock::new(clock::now_ms),
+        secrets: Arc::new(NodeSecrets(identity)),
+        storage,
+        recovered: Mutex::new(recovered.records),
+        settings: settings(config),
+        metrics: actors::metrics::Metrics::default(),
+        handlers,
+        shards: Shards::default(),
+        users: Users::default(),
+        presence: Presence::default(),
+        node: node_id,
+        incarnation,
+    });
+    let reception = Arc::new(Reception {
+        context: context.clone(),
+        registration: Registration::new(
+            sender,
+            config.registration.requests_per_address_per_hour,
+        ),
+        times: Times {
+            login: config.limits.login_timeout,
+            registration: config.registration.pin_ttl,
+            heartbeat: config.limits.heartbeat,
+            write: config.limits.write_timeout,
+        },
+        strangers: Strangers {
+            frames: config.limits.frames_before_login,
+            bytes: config.limits.bytes_before_login.0,
+        },
+    });
+    let connections = TaskGroup::new();
+    let readiness = Readiness::new();
+    Ok(Node { context, reception, connections, readiness, metrics, certificates })
+}
+
+fn settings(config: &NodeConfig) -> Settings {
+    let registration = &config.registration;
+    Settings {
+        machine: MachineLimits {
+            mailbox_messages: config.limits.mailbox_messages,
+            mailbox_bytes: config.limits.mailbox_bytes.0,
+        },
+        checkpoint_every_ms: config.storage.checkpoint_every.as_millis() as u64,
+        sends_per_second: config.limits.sends_per_second,
+        pin_digits: registration.pin_digits,
+        pin_ttl_s: registration.pin_ttl.as_secs() as u32,
+        pin_attempts: registration.attempts,
+        pin_requests_per_hour: registration.requests_per_alias_per_hour,
+    }
+}
+
+/// The supervision tree, in start order.
+fn tree(node: &Node, doors: Doors) -> Vec<ChildSpec> {
+    let context = &node.context;
+    let shard = |shard| {
+        let args = ShardArgs { shard, context: context.clone() };
+        ChildSpec::process::<ShardActor>("shard", args, context.shards.inbox(shard).clone())
+    };
+    let shards = (0..SHARDS).map(ShardId).map(shard).collect();
+    let users = context.users.partitions().iter();
+    let users = users.map(|door| ChildSpec::dynamic("user partition", door)).collect();
+    let presence = context.presence.inbox().clone();
+    vec![
+        upkeep::telemetry(node),
+        upkeep::storage(node),
+        ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
+        ChildSpec::process::<PresenceActor>("presence", context.clone(), presence),
+        ChildSpec::supervisor("users", Strategy::OneForOne, INTENSITY, users),
+        ChildSpec::supervisor("listeners", Strategy::OneForOne, INTENSITY, doors.into_children()),
+    ]
+}
+
+fn timer_for_shards(shards: &Shards) {
+    for shard in (0..SHARDS).map(ShardId) {
+        timer::push_every(shards.inbox(shard), TICK, || ShardItem::TickDue);
+    }
+}
+
+async fn stop(node: Node, root: Supervisor) {
+    node.readiness.not_ready("stopping");
+    node.context.users.end_all(Code::GoingAway);
+    let late = node.connections.finish(LEAVE).await;
+    if late > 0 {
+        warn!(late, "connections did not take their leave in time");
+    }
+    root.stop().await;
+    let storage = node.context.storage.clone();
+    if tokio::task::spawn_blocking(move || storage.close()).await.is_err() {
+        warn!("storage was not closed in order; nothing accepted is lost");
+    }
+    info!("stopped");
+}
+
+async fn shutdown_signal() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// The number of this start: higher than any before, also when the clock went back.
+fn next_incarnation(dir: &Path) -> anyhow::Result<u64> {
+    let file = dir.join("incarnation");
+    let before = match std::fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+    };
+    let incarnation = clock::now_ms().max(before + 1);
+    std::fs::write(&file, incarnation.to_string())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(incarnation)
+}

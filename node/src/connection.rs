@@ -1,0 +1,398 @@
+//! A client's connection: one task that reads its frames, hands them to the user's actor and writes
+//! what is queued for it. Run by the listeners' task group; it outlives the user actor.
+//!
+//! ```text
+//!   Welcome -> (RegisterStart, RegisterProve | Login | Resume) -> attached -> GoAway, closed
+//! ```
+//!
+//! # Invariants
+//! 1. A stranger is bounded in time, frames and bytes.
+//! 2. While [`UNANSWERED_MAX`] requests wait for their answer nothing more is read: the client's own
+//!    socket holds it back.
+//! 3. Between frames no buffer is held.
+
+use std::future::pending;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::connection::{Connection, Drained, Ending, refusal};
+use actors::context::Context;
+use actors::user::{self, Admission, Attach, Login};
+use bytes::BytesMut;
+use proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, UNANSWERED_MAX};
+use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
+use proto::{Code, Seq, UserId, frame};
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use crate::listener::{Peer, ReadNow, Transport};
+use crate::registration::Registration;
+
+/// Bytes read at once from one client before others have their turn.
+const READ_BYTES: usize = 64 * 1024;
+
+/// What clients read in `Welcome.server`.
+const SERVER: &str = concat!("natter ", env!("CARGO_PKG_VERSION"));
+
+/// What all connections of a node share.
+#[derive(Debug)]
+pub struct Reception {
+    /// The actors' side.
+    pub context: Arc<Context>,
+    /// How aliases are proven.
+    pub registration: Registration,
+    /// Time limits.
+    pub times: Times,
+    /// What strangers may send.
+    pub strangers: Strangers,
+}
+
+/// Time limits of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Until a login.
+    pub login: Duration,
+    /// Until a login, once a PIN was asked for.
+    pub registration: Duration,
+    /// Silence after which the node asks.
+    pub heartbeat: Duration,
+    /// One write.
+    pub write: Duration,
+}
+
+/// What a connection may send before it is logged in.
+#[derive(Clone, Copy, Debug)]
+pub struct Strangers {
+    /// Frames.
+    pub frames: u32,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Why a connection is over.
+enum Over {
+    /// The client hung up or the socket failed.
+    Gone,
+    /// The node ends it.
+    Ended(Ending),
+}
+
+enum Standing {
+    Stranger { frames: u32, bytes: u64, deadline: Instant },
+    Attached { user: UserId, login: Login, admission: Admission },
+}
+
+struct Socket {
+    reception: Arc<Reception>,
+    transport: Transport,
+    peer: Peer,
+    connection: Arc<Connection>,
+    nonce: [u8; NONCE_BYTES],
+    buffer: BytesMut,
+    standing: Standing,
+    /// Bytes may wait in the socket.
+    readable: bool,
+    heard: Instant,
+    asked: bool,
+}
+
+/// Serves one client until either side ends it.
+pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) {
+    let mut nonce = [0; NONCE_BYTES];
+    reception.context.secrets.fill(&mut nonce);
+    let now = now();
+    let deadline = now + reception.times.login;
+    let mut socket = Box::new(Socket {
+        reception,
+        transport,
+        peer,
+        connection: Connection::new(),
+        nonce,
+        buffer: BytesMut::new(),
+        standing: Standing::Stranger { frames: 0, bytes: 0, deadline },
+        readable: true,
+        heard: now,
+        asked: false,
+    });
+    socket.welcome();
+    let over = socket.run().await;
+    socket.leave();
+    if let Over::Ended(ending) = over {
+        socket.goodbye(ending).await;
+    }
+}
+
+impl Socket {
+    async fn run(&mut self) -> Over {
+        loop {
+            match self.turn().await {
+                Ok(()) => {}
+                Err(over) => return over,
+            }
+        }
+    }
+
+    /// Writes what is queued, handles what has come, waits for more.
+    async fn turn(&mut self) -> Result<(), Over> {
+        let Drained { attach_due, ending, more } = self.write_queued().await?;
+        if attach_due {
+            self.attach_again();
+        }
+        if more {
+            return Ok(());
+        }
+        if let Some(ending) = ending {
+            return Err(Over::Ended(ending));
+        }
+        let full = self.connection.is_full();
+        if !full && (self.readable || !self.buffer.is_empty()) && self.read().await? {
+            return Ok(());
+        }
+        let wake_at = self.wake_at();
+        tokio::select! {
+            () = self.connection.woken() => {}
+            readable = readable(&self.transport, full) => {
+                readable?;
+                self.readable = true;
+            }
+            () = tokio::time::sleep_until(wake_at) => self.silence()?,
+        }
+        Ok(())
+    }
+
+    async fn write_queued(&mut self) -> Result<Drained, Over> {
+        let mut out = Vec::new();
+        let drained = self.connection.drain(&mut out);
+        if !out.is_empty() {
+            self.write(&out).await?;
+        }
+        Ok(drained)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Over> {
+        match timeout(self.reception.times.write, self.transport.write(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Over::Gone),
+        }
+    }
+
+    /// Handles whole frames that wait, then reads once. True if something was done.
+    async fn read(&mut self) -> Result<bool, Over> {
+        let mut done = self.handle_buffered().await?;
+        if self.connection.is_full() {
+            return Ok(done);
+        }
+        match self.transport.read_now(&mut self.buffer, READ_BYTES) {
+            Ok(ReadNow::Bytes(bytes)) => {
+                self.heard = now();
+                self.asked = false;
+                self.count_bytes(bytes as u64)?;
+                done |= self.handle_buffered().await?;
+            }
+            Ok(ReadNow::WouldBlock) => self.readable = false,
+            Ok(ReadNow::Broken(code)) => return Err(Over::Ended(Ending::Told(code))),
+            Ok(ReadNow::Closed) | Err(_) => return Err(Over::Gone),
+        }
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        Ok(done)
+    }
+
+    fn count_bytes(&mut self, more: u64) -> Result<(), Over> {
+        if let Standing::Stranger { bytes, .. } = &mut self.standing {
+            *bytes += more;
+            if *bytes > self.reception.strangers.bytes {
+                return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_buffered(&mut self) -> Result<bool, Over> {
+        let mut done = false;
+        while !self.buffer.is_empty() && !self.connection.is_full() {
+            let limit = match self.standing {
+                Standing::Stranger { .. } => FRAME_BYTES_MAX_BEFORE_LOGIN,
+                Standing::Attached { .. } => FRAME_BYTES_MAX,
+            };
+            let decoded = frame::decode::<ClientFrame>(&mut self.buffer, limit);
+            let Some(frame) = decoded.map_err(|e| Over::Ended(Ending::Told(e.code())))? else {
+                break;
+            };
+            done = true;
+            match &self.standing {
+                Standing::Attached { user, .. } => self.pass_on(*user, frame),
+                Standing::Stranger { .. } => self.stranger(frame).await?,
+            }
+        }
+        Ok(done)
+    }
+
+    fn pass_on(&self, user: UserId, frame: ClientFrame) {
+        match &frame.kind {
+            Some(Ask::Ping(_)) => self.connection.say(Kind::Pong(wire::Pong {})),
+            Some(Ask::Pong(_)) => {}
+            _ => {
+                if frame.id != 0 {
+                    self.connection.remember(frame.clone());
+                }
+                self.reception.context.users.frame(user, self.connection.id(), frame);
+            }
+        }
+    }
+
+    /// A frame of someone who is not logged in.
+    async fn stranger(&mut self, frame: ClientFrame) -> Result<(), Over> {
+        if let Standing::Stranger { frames, .. } = &mut self.standing {
+            *frames += 1;
+            if *frames > self.reception.strangers.frames {
+                return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
+            }
+        }
+        let id = frame.id;
+        let context = &self.reception.context;
+        let admitted = match frame.kind {
+            Some(Ask::Ping(_)) => {
+                self.connection.say(Kind::Pong(wire::Pong {}));
+                return Ok(());
+            }
+            Some(Ask::Pong(_)) => return Ok(()),
+            Some(Ask::RegisterStart(start)) => {
+                self.register_start(id, &start.alias).await;
+                return Ok(());
+            }
+            Some(Ask::RegisterProve(prove)) => {
+                user::register_prove(context, &self.nonce, prove).await
+            }
+            Some(Ask::Login(login)) => user::login(context, &self.nonce, &login).await,
+            Some(Ask::Resume(resume)) => user::resume(context, &resume),
+            None => Err(Code::NotSupported),
+            Some(_) => Err(Code::NotLoggedIn),
+        };
+        match admitted {
+            Ok(admission) => self.admit(id, admission),
+            Err(code) => {
+                debug!(code = code.name(), "stranger refused");
+                self.connection.refuse(id, code);
+            }
+        }
+        Ok(())
+    }
+
+    async fn register_start(&mut self, id: u64, alias: &str) {
+        let address: IpAddr = self.peer.address.ip();
+        let asked = self.reception.registration.ask(&self.reception.context, address, alias).await;
+        match asked {
+            Ok(sent) => {
+                let patience = now() + self.reception.times.registration;
+                if let Standing::Stranger { deadline, .. } = &mut self.standing {
+                    *deadline = patience.max(*deadline);
+                }
+                self.connection.answer(id, Kind::PinSent(sent));
+            }
+            Err(code) => self.connection.refuse(id, code),
+        }
+    }
+
+    fn admit(&mut self, id: u64, admission: Admission) {
+        let Admission { user, ticket, registered, .. } = admission;
+        let login = Login { id, ticket, registered };
+        self.peer.permit.authenticated();
+        self.transport.set_frame_bytes_max(FRAME_BYTES_MAX);
+        // Unanswered until the session is open: a user actor that crashes meanwhile gets it again.
+        self.connection.remember(ClientFrame { id, kind: None });
+        self.standing = Standing::Attached { user, login: login.clone(), admission };
+        let attach = Attach {
+            device: admission.device,
+            connection: self.connection.clone(),
+            acknowledged: admission.acknowledged,
+            delivered: Seq(0),
+            unanswered: Vec::new(),
+            login: Some(login),
+        };
+        self.reception.context.users.attach(&self.reception.context, user, attach);
+    }
+
+    /// The user's actor is a new one.
+    fn attach_again(&self) {
+        let Standing::Attached { user, login, admission } = &self.standing else { return };
+        let mut standing = self.connection.standing();
+        let before = standing.unanswered.len();
+        standing.unanswered.retain(|frame| frame.id != login.id || frame.kind.is_some());
+        let opening = standing.unanswered.len() < before;
+        let attach = Attach {
+            device: admission.device,
+            connection: self.connection.clone(),
+            acknowledged: admission.acknowledged.max(standing.acknowledged),
+            delivered: standing.delivered,
+            unanswered: standing.unanswered,
+            login: opening.then(|| login.clone()),
+        };
+        self.reception.context.users.attach(&self.reception.context, *user, attach);
+    }
+
+    fn welcome(&self) {
+        let times = &self.reception.times;
+        self.connection.say(Kind::Welcome(wire::Welcome {
+            nonce: self.nonce.to_vec().into(),
+            server_time_ms: self.reception.context.clock.now_ms(),
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            unanswered_max: UNANSWERED_MAX as u32,
+            heartbeat_s: times.heartbeat.as_secs().max(1) as u32,
+            server: SERVER.to_owned(),
+        }));
+    }
+
+    /// When to look at this connection though nothing has happened.
+    fn wake_at(&self) -> Instant {
+        let heartbeat = self.reception.times.heartbeat;
+        match self.standing {
+            Standing::Stranger { deadline, .. } => deadline,
+            Standing::Attached { .. } if self.asked => self.heard + heartbeat + heartbeat / 2,
+            Standing::Attached { .. } => self.heard + heartbeat,
+        }
+    }
+
+    /// The time has come that [`Self::wake_at`] named.
+    fn silence(&mut self) -> Result<(), Over> {
+        if self.asked || matches!(self.standing, Standing::Stranger { .. }) {
+            return Err(Over::Ended(Ending::Told(Code::TimedOut)));
+        }
+        self.asked = true;
+        self.connection.say(Kind::Ping(wire::Ping {}));
+        Ok(())
+    }
+
+    fn leave(&self) {
+        if let Standing::Attached { user, .. } = &self.standing {
+            self.reception.context.users.detach(*user, self.connection.id());
+        }
+    }
+
+    /// Says why, if there is something to say, and closes.
+    async fn goodbye(&mut self, ending: Ending) {
+        let mut out = Vec::new();
+        self.connection.drain(&mut out);
+        if let Ending::Told(code) = ending {
+            let after_ms = refusal(code).retry_after_ms;
+            let kind = Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses: Vec::new() });
+            frame::encode(&ServerFrame { id: 0, kind: Some(kind) }, &mut out);
+        }
+        if self.write(&out).await.is_ok() {
+            self.transport.close().await;
+        }
+    }
+}
+
+async fn readable(transport: &Transport, full: bool) -> Result<(), Over> {
+    if full {
+        return pending().await;
+    }
+    transport.readable().await.map_err(|_| Over::Gone)
+}
+
+fn now() -> Instant {
+    Instant::now()
+}

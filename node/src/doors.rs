@@ -1,0 +1,123 @@
+//! The node's listeners: which ports are taken, and the children that serve them.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use supervision::{ChildSpec, ProcessError, Stopping, TaskGroup};
+use tokio::net::TcpListener;
+
+use crate::boot::{Addresses, Node};
+use crate::config::{Address, NodeConfig};
+use crate::connection::{self, Reception};
+use crate::http::{self, Readiness};
+use crate::listener::{self, Gate, ListenError, Listener, Security};
+use crate::telemetry;
+
+/// A port that is taken. The first run uses the socket that was bound at start; a restart binds
+/// the same address again.
+#[derive(Clone, Debug)]
+struct Port {
+    key: &'static str,
+    address: SocketAddr,
+    bound: Arc<Mutex<Option<TcpListener>>>,
+}
+
+impl Port {
+    fn open(key: &'static str, address: &Address) -> Result<Option<Self>, ListenError> {
+        let Some(address) = address.0 else { return Ok(None) };
+        let socket = listener::bind(key, address)?;
+        let address = socket.local_addr().unwrap_or(address);
+        Ok(Some(Self { key, address, bound: Arc::new(Mutex::new(Some(socket))) }))
+    }
+
+    fn take(&self) -> Result<TcpListener, ListenError> {
+        let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).take();
+        bound.map_or_else(|| listener::bind(self.key, self.address), Ok)
+    }
+}
+
+/// All ports of a node.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    clients: Vec<(Port, Security)>,
+    http: Option<(Port, Readiness, telemetry::Metrics)>,
+    gate: Gate,
+    reception: Arc<Reception>,
+    connections: TaskGroup,
+}
+
+/// Takes all ports of the configuration.
+pub(crate) fn open_doors(config: &NodeConfig, node: &Node) -> anyhow::Result<Doors> {
+    let listen = &config.listen;
+    let tls = || node.certificates.acceptor(b"natter/1").map(Security::Tls);
+    let web = || node.certificates.acceptor(b"http/1.1").map(Security::WebSocket);
+    let mut clients = Vec::new();
+    if let Some(port) = Port::open("listen.client", &listen.client)? {
+        clients.push((port, tls()?));
+    }
+    if let Some(port) = Port::open("listen.websocket", &listen.websocket)? {
+        clients.push((port, web()?));
+    }
+    if let Some(port) = Port::open("listen.plain", &listen.plain)? {
+        clients.push((port, Security::Plain));
+    }
+    let http = Port::open("listen.http", &listen.http)?;
+    Ok(Doors {
+        clients,
+        http: http.map(|port| (port, node.readiness.clone(), node.metrics.clone())),
+        gate: Gate::new(&config.limits),
+        reception: node.reception.clone(),
+        connections: node.connections.clone(),
+    })
+}
+
+impl Doors {
+    /// Where the ports are.
+    pub(crate) fn addresses(&self) -> Addresses {
+        let of = |key| {
+            let port = self.clients.iter().find(|(port, _)| port.key == key);
+            port.map(|(port, _)| port.address.to_string())
+        };
+        Addresses {
+            client: of("listen.client"),
+            websocket: of("listen.websocket"),
+            plain: of("listen.plain"),
+            http: self.http.as_ref().map(|(port, ..)| port.address.to_string()),
+        }
+    }
+
+    /// One child for each port.
+    pub(crate) fn into_children(self) -> Vec<ChildSpec> {
+        let Self { clients, http, gate, reception, connections } = self;
+        let serve = |(port, security): (Port, Security)| {
+            let name = security.name();
+            let (gate, reception, connections) =
+                (gate.clone(), reception.clone(), connections.clone());
+            ChildSpec::task(name, move |stopping| {
+                let (port, security, gate) = (port.clone(), security.clone(), gate.clone());
+                serve_clients(port, security, gate, (reception.clone(), connections.clone()), stopping)
+            })
+        };
+        let pages = |(port, readiness, metrics): (Port, Readiness, telemetry::Metrics)| {
+            ChildSpec::task("http", move |stopping| {
+                let (port, readiness, metrics) = (port.clone(), readiness.clone(), metrics.clone());
+                async move { Ok(http::serve(port.take()?, readiness, metrics, stopping).await?) }
+            })
+        };
+        clients.into_iter().map(serve).chain(http.map(pages)).collect()
+    }
+}
+
+async fn serve_clients(
+    port: Port,
+    security: Security,
+    gate: Gate,
+    (reception, connections): (Arc<Reception>, TaskGroup),
+    stopping: Stopping,
+) -> Result<(), ProcessError> {
+    let handshake_timeout = reception.times.login;
+    let listener = Listener { socket: port.take()?, security, gate, handshake_timeout };
+    let serve = move |transport, peer| connection::serve(reception.clone(), transport, peer);
+    listener.run(stopping, connections, serve).await;
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Chores that run now and then: samples for the metrics, space given back, certificates read again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use supervision::{ChildSpec, QueueMonitor};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::boot::Node;
+use crate::telemetry::Metrics;
+use actors::context::Context;
+
+/// How often message queues are sampled.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// How often storage is asked to give space back, and certificates are looked at.
+const MAINTAIN: Duration = Duration::from_secs(15);
+
+/// Samples message queues and storage once a second.
+pub(crate) fn telemetry(node: &Node) -> ChildSpec {
+    let (context, metrics) = (node.context.clone(), node.metrics.clone());
+    ChildSpec::task("telemetry", move |stopping| {
+        let (context, metrics) = (context.clone(), metrics.clone());
+        async move {
+            tokio::select! {
+                () = stopping.wait() => {}
+                () = sample(&context) => {}
+                () = Metrics::tidy(&metrics) => {}
+            }
+            Ok(())
+        }
+    })
+}
+
+/// Gives space back and reads changed certificates.
+pub(crate) fn storage(node: &Node) -> ChildSpec {
+    let (context, certificates) = (node.context.clone(), node.certificates.clone());
+    ChildSpec::task("storage", move |stopping| {
+        let (context, certificates) = (context.clone(), certificates.clone());
+        async move {
+            let mut ticks = interval(MAINTAIN);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = stopping.wait() => return Ok(()),
+                    _ = ticks.tick() => {}
+                }
+                let (storage, certificates) = (context.storage.clone(), certificates.clone());
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = storage.maintain(false) {
+                        warn!(%error, "storage not tidied");
+                    }
+                    match certificates.reload() {
+                        Ok(true) => info!("certificate read again"),
+                        Ok(false) => {}
+                        Err(error) => warn!(%error, "the old certificate stays"),
+                    }
+                })
+                .await?;
+            }
+        }
+    })
+}
+
+async fn sample(context: &Arc<Context>) {
+    let mut monitor = QueueMonitor::new();
+    let mut ticks = interval(SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = ticks.tick().await;
+        record_queues(&mut monitor, now);
+        let usage = context.storage.usage();
+        gauge!("natter_log_bytes").set(usage.log_bytes as f64);
+        gauge!("natter_log_segments").set(usage.log_segments as f64);
+        gauge!("natter_disk_free_bytes").set(usage.free_bytes as f64);
+        counter!("natter_log_flushes_total").absolute(usage.flushes);
+        counter!("natter_log_records_total").absolute(usage.appended_records);
+        gauge!("natter_users_connected").set(context.users.count() as f64);
+    }
+}
+
+fn record_queues(monitor: &mut QueueMonitor, now: Instant) {
+    for (kind, queues) in monitor.sample(now.into_std()).kinds {
+        gauge!("natter_queue_items", "kind" => kind).set(queues.len as f64);
+        gauge!("natter_queue_longest_items", "kind" => kind).set(queues.longest as f64);
+        gauge!("natter_queues", "kind" => kind).set(queues.queues as f64);
+        gauge!("natter_queues_high", "kind" => kind).set(queues.high as f64);
+        counter!("natter_queue_entered_total", "kind" => kind).absolute(queues.counts.enqueued);
+        counter!("natter_queue_left_total", "kind" => kind).absolute(queues.counts.dequeued);
+    }
+}
+
+/// What the metrics of this file mean.
+pub(crate) fn describe() {
+    use metrics::Unit::{Bytes, Count};
+    use metrics::{describe_counter, describe_gauge};
+    describe_gauge!("natter_log_bytes", Bytes, "Records in the log.");
+    describe_gauge!("natter_log_segments", Count, "Segments of the log.");
+    describe_gauge!("natter_disk_free_bytes", Bytes, "Space left on the data directory's disk.");
+    describe_counter!("natter_log_flushes_total", Count, "Flushes of the log.");
+    describe_counter!("natter_log_records_total", Count, "Records appended to the log.");
+    describe_gauge!("natter_users_connected", Count, "Users with a device connected here.");
+    describe_gauge!("natter_queue_items", Count, "Items in message queues, by kind of actor.");
+    describe_gauge!("natter_queue_longest_items", Count, "Items in the longest of them.");
+    describe_gauge!("natter_queues", Count, "Message queues, by kind of actor.");
+    describe_gauge!("natter_queues_high", Count, "Of them, at or over their high mark.");
+    describe_counter!("natter_queue_entered_total", Count, "Items that entered, by kind.");
+    describe_counter!("natter_queue_left_total", Count, "Items that left, by kind.");
+}
