@@ -8,6 +8,7 @@
 //! ```text
 //! DIR/lock       held while the node runs
 //! DIR/version    of the data
+//! DIR/reserve    space set aside for checkpoints
 //! DIR/log/       segments of the log, and a reserve of space
 //! DIR/tables/    what must survive
 //! DIR/sessions/  who is connected where; set aside and begun anew if damaged
@@ -41,7 +42,7 @@ use engine::sled::Sled;
 use engine::{Durability, Engine, Reclaim};
 use proto::ShardId;
 use schema::Table;
-use space::Space;
+use space::{Reserve, Space};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,6 +120,7 @@ struct Inner {
     tables_dir: PathBuf,
     /// Held while tables are read and written as one.
     tables: Mutex<()>,
+    reserve: Mutex<Reserve>,
     /// Rows with bodies removed since the last [`Storage::maintain`], and their bytes.
     removed: AtomicU64,
     removed_bytes: AtomicU64,
@@ -133,6 +135,9 @@ const WRITE_FACTOR: u64 = 3;
 /// Free bytes below which a checkpoint is not begun: an engine that meets a full disk halfway has to
 /// be opened again.
 const CHECKPOINT_FREE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Space set aside for checkpoints, in bytes. They are what empties the log of a full disk.
+const RESERVE_BYTES: u64 = 2 * CHECKPOINT_FREE_BYTES;
 
 /// Tables with bodies up to this size are compacted whenever a row was removed, in bytes.
 const SMALL_TABLE_BYTES: u64 = 64 * 1024 * 1024;
@@ -179,6 +184,8 @@ impl Storage {
             Arc::clone(&space),
             &mut |shard| rows::applied(engines.tables.as_ref(), &tables_dir, shard),
         )?;
+        let mut reserve = Reserve::new(dir.join("reserve"), RESERVE_BYTES);
+        reserve.restore(&space);
         let sessions = SessionTable::new(Arc::clone(&engines.sessions));
         let storage = Self(Arc::new(Inner {
             log,
@@ -187,6 +194,7 @@ impl Storage {
             space,
             tables_dir,
             tables: Mutex::new(()),
+            reserve: Mutex::new(reserve),
             // What was removed before the start may still be on disk.
             removed: AtomicU64::new(u64::from(!directory.is_new())),
             removed_bytes: AtomicU64::new(0),
@@ -236,11 +244,7 @@ impl Storage {
         rows.into_iter().try_for_each(|row| changes.add(row))?;
         let (removed, removed_bytes) = (changes.removed, changes.removed_bytes);
         let batch = changes.finish(applied);
-        let need = batch.bytes().saturating_mul(WRITE_FACTOR) + CHECKPOINT_FREE_BYTES;
-        if self.0.space.free_bytes() < need {
-            self.0.space.met_its_end();
-            return Err(StorageError::DiskFull { path: self.0.tables_dir.clone() });
-        }
+        self.make_room(batch.bytes())?;
         self.noting_full(engine.write(batch, Durability::Flushed))?;
         drop(writing);
         self.0.removed.fetch_add(removed, Ordering::Relaxed);
@@ -261,6 +265,7 @@ impl Storage {
     pub fn maintain(&self, force: bool) -> Result<(), StorageError> {
         self.open_only()?;
         self.0.log.rotate_if_spent(1);
+        self.reserve().restore(&self.0.space);
         let removed = self.0.removed.swap(0, Ordering::Relaxed);
         if removed > 0 || force {
             let reclaim = self.how_to_reclaim(force);
@@ -320,6 +325,23 @@ impl Storage {
                 warn!(%error, "tables not flushed at the end");
             }
         }
+    }
+
+    /// Makes sure that a batch of `bytes` fits, with the reserve if need be.
+    fn make_room(&self, bytes: u64) -> Result<(), StorageError> {
+        let need = bytes.saturating_mul(WRITE_FACTOR) + CHECKPOINT_FREE_BYTES;
+        if self.0.space.free_bytes() >= need {
+            return Ok(());
+        }
+        self.0.space.met_its_end();
+        if self.0.space.ask() >= need || (self.reserve().give() && self.0.space.ask() >= need) {
+            return Ok(());
+        }
+        Err(StorageError::DiskFull { path: self.0.tables_dir.clone() })
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Reserve> {
+        self.0.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open_only(&self) -> Result<(), StorageError> {

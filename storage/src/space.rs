@@ -1,6 +1,9 @@
-//! How much space the disk has left, asked at most once a second.
+//! How much space the disk has left, and how some of it is set aside.
 
-use rustix::fs::statvfs;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,6 +46,12 @@ impl Space {
         !enough || self.met_end.load(Ordering::Relaxed)
     }
 
+    /// Bytes that may be written now.
+    pub(crate) fn ask(&self) -> u64 {
+        self.asked_ms.store(0, Ordering::Relaxed);
+        self.free_bytes()
+    }
+
     /// Bytes that may still be written. At most a second old.
     pub(crate) fn free_bytes(&self) -> u64 {
         let elapsed_ms = u64::try_from(now().duration_since(self.start).as_millis());
@@ -60,6 +69,49 @@ impl Space {
             }
         }
         self.free.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes space for `file` up to `length`. File systems that cannot do so meet a full disk later.
+pub(crate) fn take(file: &File, length: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, length) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Space set aside for the time when there is none.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    held: bool,
+}
+
+impl Reserve {
+    /// `bytes` in the file `path`, if they are there from the last time.
+    pub(crate) fn new(path: PathBuf, bytes: u64) -> Self {
+        let held = path.exists();
+        Self { path, bytes, held }
+    }
+
+    /// Sets the space aside, if the disk is not nearly full.
+    pub(crate) fn restore(&mut self, space: &Space) {
+        if self.held || space.nearly_full() || space.free_bytes() < 2 * self.bytes {
+            return;
+        }
+        let taken = File::create(&self.path).and_then(|file| take(&file, self.bytes));
+        if taken.is_ok() {
+            self.held = true;
+        } else {
+            self.give();
+        }
+    }
+
+    /// Gives it to whoever needs it; says whether there was any.
+    pub(crate) fn give(&mut self) -> bool {
+        self.held = false;
+        fs::remove_file(&self.path).is_ok()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The log's thread: takes what is queued, writes it, waits for the disk, answers.
 
-use super::segment::{AppendError, Reserve, Segment};
+use super::segment::{AppendError, Segment};
 use super::{LogError, Shared, Shut, Waiting, block};
+use crate::space::Reserve;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -35,7 +36,8 @@ struct Work {
 
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, next_block: u64) -> Self {
-        let reserve = Reserve::new(&shared.dir, RESERVE_BYTES.min(shared.segment_bytes));
+        let reserve =
+            Reserve::new(shared.dir.join("reserve"), RESERVE_BYTES.min(shared.segment_bytes));
         Self { shared, segment: None, reserve, next_block, failed: false }
     }
 
@@ -158,9 +160,7 @@ impl Flusher {
     }
 
     fn restore_reserve(&mut self) {
-        if !self.shared.space.nearly_full() {
-            self.reserve.take();
-        }
+        self.reserve.restore(&self.shared.space);
     }
 }
 

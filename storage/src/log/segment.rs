@@ -7,8 +7,7 @@
 //! Space is taken ahead of the writes, so that a flush changes no file size and a full disk is met
 //! before anything is written. What was taken and not used reads as zeros.
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
+use crate::space::take;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -98,14 +97,6 @@ fn prepare(file: &File, salt: u32, first: u64, space: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Takes space up to `length`. File systems that cannot do so meet a full disk later.
-fn take(file: &File, length: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, length) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 fn header(salt: u32, first: u64) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[0..8].copy_from_slice(&MAGIC);
@@ -148,38 +139,4 @@ pub(super) fn cut(path: &Path, length: u64) -> io::Result<()> {
 /// Makes files that were made or unlinked in `dir` durably so.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
-}
-
-/// Space set aside for the time when there is none.
-#[derive(Debug)]
-pub(super) struct Reserve {
-    path: PathBuf,
-    bytes: u64,
-    pub(super) held: bool,
-}
-
-impl Reserve {
-    pub(super) fn new(dir: &Path, bytes: u64) -> Self {
-        let path = dir.join("reserve");
-        let held = path.exists();
-        Self { path, bytes, held }
-    }
-
-    /// Sets the space aside, if there is enough.
-    pub(super) fn take(&mut self) {
-        if !self.held {
-            let taken = File::create(&self.path).and_then(|file| take(&file, self.bytes));
-            self.held = taken.is_ok();
-            if !self.held && self.path.exists() {
-                self.give();
-            }
-        }
-    }
-
-    /// Gives it to whoever needs it; says whether there was any.
-    pub(super) fn give(&mut self) -> bool {
-        let given = fs::remove_file(&self.path).is_ok();
-        self.held = false;
-        given
-    }
 }

@@ -1,5 +1,5 @@
 //! What the tests of storage share.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use proto::{ShardId, UserId, stored};
 use std::path::{Path, PathBuf};
