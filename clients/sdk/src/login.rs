@@ -1,0 +1,61 @@
+//! Opening a session: resume with the ticket, or log in with the key.
+
+use crate::{error::ConnectError, key::Identity, options::ClientOptions, transport::Link};
+use bytes::Bytes;
+use proto::{
+    Code, Seq,
+    wire::{Login, Resume, client_frame, server_frame},
+};
+
+/// A connection that is logged in.
+pub(crate) struct Opened {
+    pub(crate) link: Link,
+    /// For the next resume.
+    pub(crate) ticket: Bytes,
+    /// Deliveries go on after this entry.
+    pub(crate) base: Seq,
+}
+
+/// Request ids of the opening; no request of the session has them.
+const RESUME_ID: u64 = crate::requests::REQUEST_IDS - 2;
+const LOGIN_ID: u64 = crate::requests::REQUEST_IDS - 1;
+
+/// Connects to `address` and logs in. A ticket that is refused costs one more round trip.
+pub(crate) async fn open(
+    options: ClientOptions,
+    identity: Identity,
+    address: String,
+    ticket: Bytes,
+    acknowledged: Seq,
+) -> Result<Opened, ConnectError> {
+    let wait = options.connect_timeout;
+    let mut link = Link::open(&options, &address).await?;
+    if !ticket.is_empty() {
+        let resume = Resume { ticket, acknowledged: acknowledged.0 };
+        match link.ask(RESUME_ID, client_frame::Kind::Resume(resume), wait).await {
+            Err(ConnectError::Refused(refusal)) if refusal.code == Code::BadTicket => {}
+            answer => return opened(link, answer?, acknowledged),
+        }
+    }
+    let nonce = link.welcome.nonce.clone();
+    let login = Login {
+        user: identity.user.0,
+        device: identity.device.0,
+        signature: identity.key.sign_login(&nonce, identity.user, identity.device).into(),
+        acknowledged: acknowledged.0,
+    };
+    let answer = link.ask(LOGIN_ID, client_frame::Kind::Login(login), wait).await?;
+    opened(link, answer, acknowledged)
+}
+
+fn opened(
+    link: Link,
+    answer: server_frame::Kind,
+    acknowledged: Seq,
+) -> Result<Opened, ConnectError> {
+    let server_frame::Kind::LoggedIn(logged_in) = answer else {
+        return Err(ConnectError::Unexpected);
+    };
+    let base = acknowledged.max(Seq(logged_in.acknowledged));
+    Ok(Opened { link, ticket: logged_in.ticket, base })
+}

@@ -1,0 +1,283 @@
+//! Everything a client can ask besides sending.
+
+use crate::{
+    client::{Client, Command, Recipient},
+    error::RequestError,
+};
+use bytes::Bytes;
+use proto::{
+    DeviceId, SendId, UserId, limits,
+    wire::{self, client_frame::Kind, server_frame},
+};
+use tokio::{sync::oneshot, time::timeout};
+
+/// The kind of a signal: the person is typing.
+pub const SIGNAL_TYPING: u32 = 1;
+
+/// The kind of a signal: the person stopped typing.
+pub const SIGNAL_STOPPED: u32 = 2;
+
+/// Ids of requests that are no sends begin here, far above send ids, and stay exact in JavaScript.
+pub(crate) const REQUEST_IDS: u64 = 1 << 52;
+
+/// One linked device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its Ed25519 public key.
+    pub key: Bytes,
+    /// Its name; empty for other people's devices.
+    pub name: String,
+    /// When it was linked, Unix time in ms; 0 if not told.
+    pub linked_at_ms: u64,
+}
+
+/// A user and their devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceOwner {
+    /// The user.
+    pub user: UserId,
+    /// Their devices.
+    pub devices: Vec<Device>,
+}
+
+/// What others may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Privacy {
+    /// Nobody sees when this user was last there.
+    pub hide_last_seen: bool,
+    /// Nobody sees whether this user is there.
+    pub hide_online: bool,
+    /// Nobody is told that this user has read something.
+    pub no_read_receipts: bool,
+}
+
+/// One's own account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The user.
+    pub user: UserId,
+    /// Names under which the user is found.
+    pub aliases: Vec<String>,
+    /// Linked devices.
+    pub devices: Vec<Device>,
+    /// Blocked users.
+    pub blocked: Vec<UserId>,
+    /// What others may see.
+    pub privacy: Privacy,
+}
+
+/// Every call waits for [`crate::ClientOptions::request_timeout`] at most and, where its doc does
+/// not say otherwise, is repeated by itself after a reconnect.
+impl Client {
+    /// Tells the sender that messages were read, and one's other devices too.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn mark_read(
+        &self,
+        from: UserId,
+        from_device: DeviceId,
+        send_ids: &[SendId],
+    ) -> Result<(), RequestError> {
+        for part in send_ids.chunks(limits::READ_IDS_MAX) {
+            let send_ids = part.iter().map(|id| id.0).collect();
+            let read = wire::MarkRead { from: from.0, from_device: from_device.0, send_ids };
+            self.done(Kind::MarkRead(read), true).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is not stored; lost without a connection. At most 1 KiB of body.
+    pub fn signal(&self, to: UserId, kind: u32, body: impl Into<Bytes>) {
+        let body = body.into();
+        if body.len() <= limits::SIGNAL_BYTES_MAX {
+            let signal = wire::Signal { to: to.0, kind, body };
+            // A full queue sheds signals first.
+            drop(self.commands.try_send(Command::Cast(Kind::Signal(signal))));
+        }
+    }
+
+    /// Tells `to` that the person is typing, or has stopped.
+    pub fn typing(&self, to: UserId, typing: bool) {
+        let kind = if typing { SIGNAL_TYPING } else { SIGNAL_STOPPED };
+        self.signal(to, kind, Bytes::new());
+    }
+
+    /// Who an alias belongs to, and with which devices.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] with `UnknownUser` if there is nobody.
+    pub async fn lookup(&self, who: impl Into<Recipient>) -> Result<DeviceOwner, RequestError> {
+        let who = match who.into() {
+            Recipient::User(user) => wire::lookup::Who::User(user.0),
+            Recipient::Alias(alias) => wire::lookup::Who::Alias(alias.as_str().to_owned()),
+        };
+        match self.request(Kind::Lookup(wire::Lookup { who: Some(who) }), true).await? {
+            server_frame::Kind::Found(found) => Ok(DeviceOwner {
+                user: UserId(found.user),
+                devices: found.devices.into_iter().map(device).collect(),
+            }),
+            _ => Err(RequestError::Unexpected),
+        }
+    }
+
+    /// Takes no more messages from `user`.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn block(&self, user: UserId) -> Result<(), RequestError> {
+        self.done(Kind::Block(wire::Block { user: user.0, unblock: false }), true).await
+    }
+
+    /// Takes messages from `user` again.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn unblock(&self, user: UserId) -> Result<(), RequestError> {
+        self.done(Kind::Block(wire::Block { user: user.0, unblock: true }), true).await
+    }
+
+    /// Sets what others may see.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn set_privacy(&self, privacy: Privacy) -> Result<(), RequestError> {
+        let privacy = wire::Privacy {
+            hide_last_seen: privacy.hide_last_seen,
+            hide_online: privacy.hide_online,
+            no_read_receipts: privacy.no_read_receipts,
+        };
+        self.done(Kind::SetPrivacy(wire::SetPrivacy { privacy: Some(privacy) }), true).await
+    }
+
+    /// Asks for [`crate::Event::Presence`] of `user`, from now on and after every reconnect.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn subscribe(&self, user: UserId) -> Result<(), RequestError> {
+        self.done(Kind::Subscribe(wire::Subscribe { user: user.0, unsubscribe: false }), true).await
+    }
+
+    /// Asks for no more [`crate::Event::Presence`] of `user`.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn unsubscribe(&self, user: UserId) -> Result<(), RequestError> {
+        self.done(Kind::Subscribe(wire::Subscribe { user: user.0, unsubscribe: true }), true).await
+    }
+
+    /// Whether the person is there, from now on and after every reconnect. A client that never
+    /// says is there while it is connected.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn set_presence(&self, away: bool) -> Result<(), RequestError> {
+        self.done(Kind::SetPresence(wire::SetPresence { away }), true).await
+    }
+
+    /// Admits a new device by its public key (32 bytes). Give the result to that device: with its
+    /// key it is an [`crate::Identity`]. Not repeated after a reconnect.
+    ///
+    /// # Errors
+    /// [`RequestError::BadArgument`] for a key of another length;
+    /// [`RequestError::Disconnected`]: look into [`Client::account`] whether it was linked.
+    pub async fn link_device(
+        &self,
+        device_key: &[u8],
+        name: &str,
+    ) -> Result<(UserId, DeviceId), RequestError> {
+        if device_key.len() != 32 {
+            return Err(RequestError::BadArgument("a device key has 32 bytes"));
+        }
+        let device_key = Bytes::copy_from_slice(device_key);
+        let link = wire::LinkDevice { device_key, device_name: name.to_owned() };
+        match self.request(Kind::LinkDevice(link), false).await? {
+            server_frame::Kind::Linked(who) => Ok((UserId(who.user), DeviceId(who.device))),
+            _ => Err(RequestError::Unexpected),
+        }
+    }
+
+    /// Removes a device; its session ends.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn unlink_device(&self, device: DeviceId) -> Result<(), RequestError> {
+        self.done(Kind::UnlinkDevice(wire::UnlinkDevice { device: device.0 }), true).await
+    }
+
+    /// One's own account.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn account(&self) -> Result<Account, RequestError> {
+        let answer = self.request(Kind::GetAccount(wire::GetAccount {}), true).await?;
+        let server_frame::Kind::Account(account) = answer else {
+            return Err(RequestError::Unexpected);
+        };
+        let privacy = account.privacy.unwrap_or_default();
+        Ok(Account {
+            user: UserId(account.user),
+            aliases: account.aliases,
+            devices: account.devices.into_iter().map(device).collect(),
+            blocked: account.blocked.into_iter().map(UserId).collect(),
+            privacy: Privacy {
+                hide_last_seen: privacy.hide_last_seen,
+                hide_online: privacy.hide_online,
+                no_read_receipts: privacy.no_read_receipts,
+            },
+        })
+    }
+
+    /// Ends the session, forgets the ticket, and closes this client. The device stays linked. Not
+    /// repeated after a reconnect.
+    ///
+    /// # Errors
+    /// [`RequestError`]; the client runs on.
+    pub async fn logout(&self) -> Result<(), RequestError> {
+        self.done(Kind::Logout(wire::Logout {}), false).await?;
+        self.shared.desk().set_ticket(Bytes::new());
+        self.close().await;
+        Ok(())
+    }
+
+    /// Deletes the account with everything in it, and closes this client. Not repeated after a
+    /// reconnect.
+    ///
+    /// # Errors
+    /// [`RequestError`]; the client runs on.
+    pub async fn delete_account(&self) -> Result<(), RequestError> {
+        self.done(Kind::DeleteAccount(wire::DeleteAccount {}), false).await?;
+        self.close().await;
+        Ok(())
+    }
+
+    async fn done(&self, kind: Kind, repeat: bool) -> Result<(), RequestError> {
+        match self.request(kind, repeat).await? {
+            server_frame::Kind::Done(_) => Ok(()),
+            _ => Err(RequestError::Unexpected),
+        }
+    }
+
+    async fn request(&self, kind: Kind, repeat: bool) -> Result<server_frame::Kind, RequestError> {
+        let gone = || self.shared.ended().map_or(RequestError::Closed, RequestError::Ended);
+        let (reply, answer) = oneshot::channel();
+        let ask = async {
+            let command = Command::Request { kind, repeat, reply };
+            self.commands.send(command).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        };
+        let wait = self.request_timeout;
+        timeout(wait, ask).await.unwrap_or(Err(RequestError::TimedOut(wait)))
+    }
+}
+
+fn device(device: wire::Device) -> Device {
+    Device {
+        id: DeviceId(device.device),
+        key: device.key,
+        name: device.name,
+        linked_at_ms: device.linked_at_ms,
+    }
+}
