@@ -152,7 +152,8 @@ impl Identity {
         let (nonce, content) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut content = content.to_vec();
-        let content = self.tickets.open_in_place(nonce, Aad::from([*version]), &mut content).ok()?;
+        let content =
+            self.tickets.open_in_place(nonce, Aad::from([*version]), &mut content).ok()?;
         if *version != TICKET_VERSION || content.len() != TICKET_BYTES {
             return None;
         }

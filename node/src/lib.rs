@@ -4,6 +4,7 @@
 //! `actors`.
 
 pub mod boot;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
@@ -15,6 +16,7 @@ pub mod listener;
 pub mod pins;
 pub mod registration;
 pub mod secrets;
+pub mod serve;
 pub mod telemetry;
 pub mod tls;
 mod upkeep;

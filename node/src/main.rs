@@ -1,2 +1,7 @@
 //! The `natter` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    node::serve::main_with(Vec::new())
+}

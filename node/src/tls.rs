@@ -70,7 +70,9 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The development certificate cannot be made.
-    #[error("tls.names {names:?}: no certificate can be made for them; write host names or IP addresses")]
+    #[error(
+        "tls.names {names:?}: no certificate can be made for them; write host names or IP addresses"
+    )]
     Names {
         /// The names.
         names: Vec<String>,
@@ -257,8 +259,8 @@ fn development(names: &[String], folder: &Path) -> Result<Files, TlsError> {
     if files.certificate.exists() && files.key.exists() {
         return Ok(files);
     }
-    let (certificate, key) = self_signed(names)
-        .map_err(|source| TlsError::Names { names: names.to_vec(), source })?;
+    let (certificate, key) =
+        self_signed(names).map_err(|source| TlsError::Names { names: names.to_vec(), source })?;
     let not_written = |file: &Path| {
         let file = file.to_owned();
         move |source| TlsError::NotWritten { file, source }

@@ -69,8 +69,10 @@ impl NodeConfig {
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::new();
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file).map_err(|source| {
-                ConfigError::Unreadable { key: "--config", file: file.to_owned(), source }
+            let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+                key: "--config",
+                file: file.to_owned(),
+                source,
             })?;
             drop(text);
             figment = figment.merge(Toml::file_exact(file));
@@ -118,8 +120,11 @@ fn read_secret(key: &'static str, file: &str, into: &mut Secret) -> Result<(), C
     if file.is_empty() {
         return Ok(());
     }
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| ConfigError::Unreadable { key, file: file.into(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+        key,
+        file: file.into(),
+        source,
+    })?;
     *into = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
     Ok(())
 }
@@ -237,7 +242,10 @@ mod tests {
     fn a_syntax_error_names_the_line() {
         let (file, result) = load("[limits]\nheartbeat = \n");
         let message = result.unwrap_err().to_string();
-        assert!(message.contains(file.to_str().unwrap()) && message.contains("line 2"), "{message}");
+        assert!(
+            message.contains(file.to_str().unwrap()) && message.contains("line 2"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl Setting for Duration {
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = from.deserialize_any(Scalar)?;
         humantime::parse_duration(&text).map_err(|_| {
-            D::Error::custom(format!("{text:?} is no duration; write for example \"90s\" or \"5m\""))
+            D::Error::custom(format!(
+                "{text:?} is no duration; write for example \"90s\" or \"5m\""
+            ))
         })
     }
 
@@ -145,7 +147,9 @@ impl Setting for ByteSize {
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = from.deserialize_any(Scalar)?;
         text.parse().map_err(|()| {
-            D::Error::custom(format!("{text:?} is no size; write for example \"64MiB\" or \"512KiB\""))
+            D::Error::custom(format!(
+                "{text:?} is no size; write for example \"64MiB\" or \"512KiB\""
+            ))
         })
     }
 
@@ -289,7 +293,9 @@ mod tests {
 
     #[test]
     fn a_byte_size_is_read_as_people_write_it() {
-        for (text, bytes) in [("16MiB", 16 << 20), ("64 KiB", 64 << 10), ("1GiB", 1 << 30), ("7", 7), ("9B", 9)] {
+        for (text, bytes) in
+            [("16MiB", 16 << 20), ("64 KiB", 64 << 10), ("1GiB", 1 << 30), ("7", 7), ("9B", 9)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "MiB", "1.5MiB", "-1", "1MB", "99999999999GiB"] {

@@ -31,7 +31,8 @@ impl NodeConfig {
             Ok(_) => Ok(()),
             Err(error) => {
                 let filter = &self.log.filter;
-                let problem = format!("{filter:?} is no filter ({error}); write for example \"info\"");
+                let problem =
+                    format!("{filter:?} is no filter ({error}); write for example \"info\"");
                 Err(Problem { key: "log.filter", problem })
             }
         }
@@ -42,7 +43,8 @@ impl Listen {
     fn check(&self) -> Checked {
         let clients = [self.client, self.websocket, self.plain];
         if clients.iter().all(|address| address.0.is_none()) {
-            let problem = "\"\", and websocket and plain are off too; turn one of them on".to_owned();
+            let problem =
+                "\"\", and websocket and plain are off too; turn one of them on".to_owned();
             return Err(Problem { key: "listen.client", problem });
         }
         Ok(())
@@ -57,7 +59,8 @@ impl Tls {
             (false, true) => given("tls.key", &self.key, cure),
             (false, false) => Ok(()),
             (true, true) if self.names.is_empty() => {
-                let problem = "[]; name at least one host for the development certificate".to_owned();
+                let problem =
+                    "[]; name at least one host for the development certificate".to_owned();
                 Err(Problem { key: "tls.names", problem })
             }
             (true, true) => Ok(()),
@@ -105,7 +108,8 @@ impl Registration {
             return Err(Problem { key: "registration.smtp.from", problem });
         }
         if !smtp.user.is_empty() && smtp.password == Secret::default() {
-            let problem = "none; a user needs registration.smtp.password or password_file".to_owned();
+            let problem =
+                "none; a user needs registration.smtp.password or password_file".to_owned();
             return Err(Problem { key: "registration.smtp.password", problem });
         }
         Ok(())

@@ -44,7 +44,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has the port.
-    #[error("{key} {address}: the port is taken; stop the other process, or set another port (0 for any)")]
+    #[error(
+        "{key} {address}: the port is taken; stop the other process, or set another port (0 for any)"
+    )]
     Taken {
         /// The setting.
         key: &'static str,
@@ -52,7 +54,9 @@ pub enum ListenError {
         address: SocketAddr,
     },
     /// The address is not this machine's, or the port needs more rights.
-    #[error("{key} {address}: cannot listen there; set an address of this machine and a port above 1023")]
+    #[error(
+        "{key} {address}: cannot listen there; set an address of this machine and a port above 1023"
+    )]
     Refused {
         /// The setting.
         key: &'static str,
@@ -107,8 +111,7 @@ pub struct Peer {
 /// [`ListenError`] names the setting and the cure.
 pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bind = || {
-        let socket =
-            if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -135,12 +138,8 @@ pub struct Listener {
 impl Listener {
     /// Accepts clients until `stopping`; then the port is closed and the connections go on. Each
     /// connection is a task in `connections`: its handshake, then `on_connection`.
-    pub async fn run<C, F>(
-        self,
-        stopping: Stopping,
-        connections: TaskGroup,
-        on_connection: C,
-    ) where
+    pub async fn run<C, F>(self, stopping: Stopping, connections: TaskGroup, on_connection: C)
+    where
         C: Fn(Transport, Peer) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {

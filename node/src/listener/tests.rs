@@ -49,10 +49,13 @@ impl Server {
         let (hand_over, arrived) = mpsc::channel(64);
         let (stopping, heard) = StopSource::new();
         let (listening, connections) = (TaskGroup::new(), TaskGroup::new());
-        listening.spawn("listener", listener.run(heard, connections, move |transport, peer| {
-            let hand_over = hand_over.clone();
-            async move { hand_over.send((transport, peer)).await.unwrap() }
-        }));
+        listening.spawn(
+            "listener",
+            listener.run(heard, connections, move |transport, peer| {
+                let hand_over = hand_over.clone();
+                async move { hand_over.send((transport, peer)).await.unwrap() }
+            }),
+        );
         Self { address, certificates, gate, arrived, stopping, listening, _folder: folder }
     }
 

@@ -112,8 +112,12 @@ impl Transport {
             return Ok(ReadNow::Broken(code));
         }
         self.send_replies()?;
-        let closed = self.web.as_ref().is_some_and(|web| web.is_closed());
-        Ok(if closed && found == ReadNow::WouldBlock { ReadNow::Closed } else { found })
+        if self.web.as_ref().is_some_and(|web| web.is_closed()) {
+            // The goodbye is in the message; the socket may stay open and silent.
+            self.more = true;
+            return Ok(if found == ReadNow::WouldBlock { ReadNow::Closed } else { found });
+        }
+        Ok(found)
     }
 
     /// Sets the longest WebSocket message, in bytes. At first
@@ -194,7 +198,12 @@ impl Transport {
 }
 
 impl Socket {
-    fn read_now(&mut self, more: &mut bool, into: &mut BytesMut, max: usize) -> io::Result<ReadNow> {
+    fn read_now(
+        &mut self,
+        more: &mut bool,
+        into: &mut BytesMut,
+        max: usize,
+    ) -> io::Result<ReadNow> {
         let start = into.len();
         let end = match self {
             Self::Plain(stream) => read_plain(stream, into, max),

@@ -110,7 +110,12 @@ impl WebSocket {
         Ok(())
     }
 
-    fn take(&mut self, header: &Header, content: BytesMut, into: &mut BytesMut) -> Result<(), Code> {
+    fn take(
+        &mut self,
+        header: &Header,
+        content: BytesMut,
+        into: &mut BytesMut,
+    ) -> Result<(), Code> {
         match (header.opcode, &mut self.fragments) {
             (BINARY, None) if header.is_final => put_frame(&content, into),
             (BINARY, None) => self.fragments = Some(content),
@@ -219,8 +224,7 @@ fn put_message(opcode: u8, content: &[u8], out: &mut Vec<u8>) {
 pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> io::Result<TlsStream<TcpStream>> {
     // The library's buffers live only as long as this handshake.
     let small = WebSocketConfig::default().read_buffer_size(1024);
-    let opened =
-        tokio_tungstenite::accept_hdr_async_with_config(stream, agree, Some(small)).await;
+    let opened = tokio_tungstenite::accept_hdr_async_with_config(stream, agree, Some(small)).await;
     Ok(opened.map_err(io::Error::other)?.into_inner())
 }
 
@@ -287,8 +291,12 @@ mod tests {
     #[test]
     fn fragments_are_joined_and_pings_between_them_answered() {
         let mut socket = WebSocket::default();
-        let bytes =
-            [masked(BINARY, b"he"), masked(FINAL | PING, b"?"), masked(0, b"l"), masked(FINAL, b"lo")];
+        let bytes = [
+            masked(BINARY, b"he"),
+            masked(FINAL | PING, b"?"),
+            masked(0, b"l"),
+            masked(FINAL, b"lo"),
+        ];
         assert_eq!(decode(&mut socket, &bytes.concat()).unwrap(), b"\x05hello");
         assert_eq!(socket.replies, [FINAL | PONG, 1, b'?']);
     }

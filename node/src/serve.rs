@@ -1,0 +1,72 @@
+//! What comes before a node runs, settings and limits of the process, and after it: the exit status.
+//!
+//! Run by `main`, and by test programs that add handlers to the same node.
+//!
+//! **Invariant:** whatever stops the start is told on standard error in words that name the cure,
+//! and nothing was changed on disk before the settings were found good.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use actors::context::Handler;
+use anyhow::Context as _;
+use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::cli::{Cli, Command, Serve};
+use crate::config::NodeConfig;
+use crate::{boot, tls};
+
+/// File descriptors that are not client connections: log segments, tables, listeners.
+const OTHER_FILES: u64 = 500;
+
+/// The whole program: reads the command line and does what it says. `handlers` see what users send,
+/// before their shards do. Status 0 if all went well, 1 with the error on standard error if not.
+pub fn main_with(handlers: Vec<Arc<dyn Handler>>) -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => run(&serve, handlers),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    if serve.print_config {
+        return Ok(out.write_all(NodeConfig::print_defaults().as_bytes())?);
+    }
+    let config = NodeConfig::load(serve.config.as_deref(), serve.data_dir.as_deref())?;
+    if serve.check {
+        return Ok(writeln!(out, "the settings are good")?);
+    }
+    tls::install_provider();
+    let files = raise_file_limit();
+    let connections = config.limits.connections;
+    if files < u64::from(connections) + OTHER_FILES {
+        tell(format_args!(
+            "limits.connections {connections}: only {files} files may be open; raise `ulimit -n` or \
+             lower the setting"
+        ));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the async runtime cannot start")?.block_on(boot::run(config, handlers))
+}
+
+/// Says something on standard error before or after there is a log.
+fn tell(what: std::fmt::Arguments<'_>) {
+    // If standard error is closed there is nobody to tell.
+    writeln!(std::io::stderr(), "natter: {what}").ok();
+}
+
+/// Raises the soft limit of open files to the hard one; returns what it is now.
+fn raise_file_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
+}
