@@ -1,6 +1,6 @@
 //! TLS for clients: which certificate, which versions, and as little memory as rustls allows.
 //!
-//! Opened once at start; [`Certificates::watch`] runs beside the listeners.
+//! Opened once at start; [`Certificates::reload`] is called every few seconds beside the listeners.
 //!
 //! # Invariants
 //! 1. TLS 1.3 only. No session is kept: our own tickets resume sessions.
@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -19,7 +19,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config;
 use crate::data_dir;
@@ -29,9 +29,6 @@ pub const ALPN_CLIENT: &[u8] = b"natter/1";
 
 /// ALPN of the WebSocket port, which begins with HTTP.
 pub const ALPN_WEBSOCKET: &[u8] = b"http/1.1";
-
-/// How often the files are looked at.
-const WATCH_EVERY: Duration = Duration::from_secs(3);
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -196,22 +193,6 @@ impl Certificates {
         let read = self.files.read()?;
         *self.resolver.0.write().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(true)
-    }
-
-    /// Reloads whenever the files change, for ever. Cancel safe.
-    pub async fn watch(&self) {
-        let mut ticks = tokio::time::interval(WATCH_EVERY);
-        loop {
-            ticks.tick().await;
-            match self.reload() {
-                Ok(true) => info!(file = %self.file().display(), "certificate reloaded"),
-                Ok(false) => {}
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    warn!(%error, cause, "certificate not reloaded, the old one stays");
-                }
-            }
-        }
     }
 }
 

@@ -144,6 +144,7 @@ fn origin(metadata: &figment::Metadata, key: &str) -> String {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "another library's enum")]
 fn explain(error: &figment::Error) -> ConfigError {
     let key = error.path.join(".");
     let metadata = error.metadata.as_ref();
@@ -266,6 +267,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::result_large_err, reason = "the jail's closure")]
     fn the_environment_goes_before_the_file() {
         figment::Jail::expect_with(|jail| {
             jail.create_file("node.toml", "[limits]\nconnections = 5\nsends_per_second = 3\n")?;

@@ -219,7 +219,7 @@ section! {
     /// What the node writes to standard error.
     Log {
         /// Levels for each part: error, warn, info, debug or trace, for example
-        /// "info,actors::shard=debug".
+        /// `info,actors::shard=debug`.
         filter: String = "info,ractor=warn".into();
         /// "text" for people, "json" for machines.
         format: LogFormat = LogFormat::Text;

@@ -122,7 +122,8 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fitting = BYTE_UNITS.iter().find(|(_, size)| self.0 >= *size && self.0 % size == 0);
+        let fitting =
+            BYTE_UNITS.iter().find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
         let (unit, size) = fitting.copied().unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / size)
     }

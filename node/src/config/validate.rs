@@ -57,13 +57,12 @@ impl Tls {
         match (self.certificate.is_empty(), self.key.is_empty()) {
             (true, false) => given("tls.certificate", &self.certificate, cure),
             (false, true) => given("tls.key", &self.key, cure),
-            (false, false) => Ok(()),
             (true, true) if self.names.is_empty() => {
                 let problem =
                     "[]; name at least one host for the development certificate".to_owned();
                 Err(Problem { key: "tls.names", problem })
             }
-            (true, true) => Ok(()),
+            (true, true) | (false, false) => Ok(()),
         }
     }
 }

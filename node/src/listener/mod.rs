@@ -116,9 +116,12 @@ pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Liste
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    bind().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::Taken { key, address },
-        _ => ListenError::Refused { key, address, source },
+    bind().map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            ListenError::Taken { key, address }
+        } else {
+            ListenError::Refused { key, address, source }
+        }
     })
 }
 

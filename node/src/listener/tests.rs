@@ -83,7 +83,9 @@ async fn read(transport: &mut Transport, bytes: usize) -> BytesMut {
     while into.len() < bytes {
         match next(transport, &mut into).await {
             ReadNow::Bytes(_) => {}
-            other => panic!("{other:?} after {} bytes", into.len()),
+            end @ (ReadNow::WouldBlock | ReadNow::Closed | ReadNow::Broken(_)) => {
+                panic!("{end:?} after {} bytes", into.len())
+            }
         }
     }
     into
@@ -96,7 +98,7 @@ async fn next(transport: &mut Transport, into: &mut BytesMut) -> ReadNow {
         wait.await.expect("readable in time").unwrap();
         match transport.read_now(into, 64 * 1024).unwrap() {
             ReadNow::WouldBlock => {}
-            found => return found,
+            found @ (ReadNow::Bytes(_) | ReadNow::Closed | ReadNow::Broken(_)) => return found,
         }
     }
 }
@@ -134,16 +136,15 @@ async fn a_client_that_trusts_the_development_certificate_speaks_tls_1_3() {
     let (mut transport, _peer) = server.accepted().await;
     let long = frame(&vec![7; 200_000]);
     let sent = long.clone();
-    let client = tokio::task::spawn(async move {
+    let send = async {
         client.write_all(&sent).await.unwrap();
         client.flush().await.unwrap();
-        client
-    });
-    assert_eq!(read(&mut transport, long.len()).await, long);
-    let mut client = client.await.unwrap();
+    };
+    let ((), received) = tokio::join!(send, read(&mut transport, long.len()));
+    assert_eq!(received, long);
     let echo = async { transport.write(&long).await.unwrap() };
     let mut answer = vec![0; long.len()];
-    let (_, got) = tokio::join!(echo, client.read_exact(&mut answer));
+    let ((), got) = tokio::join!(echo, client.read_exact(&mut answer));
     assert_eq!((got.unwrap(), answer), (long.len(), long));
     client.shutdown().await.unwrap();
     assert_eq!(next(&mut transport, &mut BytesMut::new()).await, ReadNow::Closed);
@@ -218,16 +219,16 @@ async fn the_last_frame_arrives_although_more_was_sent_to_us() {
     let mut server = Server::start("plain", |_| {});
     let mut client = TcpStream::connect(server.address).await.unwrap();
     let (mut transport, peer) = server.accepted().await;
-    client.write_all(&[0xff; 50_000]).await.unwrap();
+    client.write_all(&vec![0xff; 50_000]).await.unwrap();
     transport.write(&frame(b"bad frame")).await.unwrap();
-    let last = tokio::task::spawn(async move {
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.unwrap();
-        answer
-    });
-    transport.close().await;
-    drop((transport, peer));
-    assert_eq!(last.await.unwrap(), frame(b"bad frame"));
+    let leave = async move {
+        transport.close().await;
+        drop((transport, peer));
+    };
+    let mut answer = Vec::new();
+    let ((), last) = tokio::join!(leave, client.read_to_end(&mut answer));
+    last.unwrap();
+    assert_eq!(answer, frame(b"bad frame"));
 }
 
 type WebClient = tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>;
@@ -249,7 +250,7 @@ async fn a_websocket_message_is_a_frame() {
     let (mut transport, _peer) = server.accepted().await;
     client.send(Message::Binary(Bytes::from_static(b"hello"))).await.unwrap();
     assert_eq!(read(&mut transport, 6).await, frame(b"hello"));
-    transport.write(&[frame(b"a"), frame(&[5; 70_000])].concat()).await.unwrap();
+    transport.write(&[frame(b"a"), frame(&vec![5; 70_000])].concat()).await.unwrap();
     assert_eq!(client.next().await.unwrap().unwrap(), Message::Binary("a".into()));
     assert_eq!(client.next().await.unwrap().unwrap().len(), 70_000);
 
@@ -262,7 +263,7 @@ async fn a_websocket_message_is_a_frame() {
     let bytes = read(&mut transport, limits::FRAME_BYTES_MAX + 3).await;
     assert_eq!(bytes, frame(&vec![1; limits::FRAME_BYTES_MAX]));
 
-    let (_, farewell) = tokio::join!(transport.close(), client.next());
+    let ((), farewell) = tokio::join!(transport.close(), client.next());
     assert!(matches!(farewell.unwrap().unwrap(), Message::Close(_)));
 }
 

@@ -63,8 +63,8 @@ struct Header {
     opcode: u8,
     is_final: bool,
     mask: [u8; 4],
-    header_bytes: usize,
-    content_bytes: usize,
+    start: usize,
+    length: usize,
 }
 
 impl WebSocket {
@@ -93,12 +93,12 @@ impl WebSocket {
     /// else the RFC or we do not allow.
     pub(super) fn decode(&mut self, into: &mut BytesMut) -> Result<(), Code> {
         while let Some(header) = self.next_header()? {
-            let whole = header.header_bytes + header.content_bytes;
+            let whole = header.start + header.length;
             if self.closed || self.received.len() < whole {
                 break;
             }
             let mut content = self.received.split_to(whole);
-            content.advance(header.header_bytes);
+            content.advance(header.start);
             for (byte, mask) in content.iter_mut().zip(header.mask.iter().cycle()) {
                 *byte ^= mask;
             }
@@ -146,26 +146,26 @@ impl WebSocket {
         if first & RESERVED != 0 || second & MASKED == 0 {
             return Err(Code::BadFrame);
         }
-        let (length_bytes, content_bytes) = match (second & 0x7f, rest) {
-            (126, [a, b, ..]) => (2, u64::from(u16::from_be_bytes([*a, *b]))),
-            (127, [a, b, c, d, e, f, g, h, ..]) => {
-                (8, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
-            }
-            (126 | 127, _) => return Ok(None),
-            (short, _) => (0, u64::from(short)),
+        let (length_bytes, length) = match second & 0x7f {
+            126 => (2, rest.first_chunk().map(|bytes| u64::from(u16::from_be_bytes(*bytes)))),
+            127 => (8, rest.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))),
+            short => (0, Some(u64::from(short))),
         };
-        let content_bytes = usize::try_from(content_bytes).map_err(|_| Code::FrameTooLarge)?;
+        let Some(length) = length else { return Ok(None) };
+        let length = usize::try_from(length).map_err(|_| Code::FrameTooLarge)?;
         let is_control = opcode >= CLOSE;
-        if is_control && (content_bytes > CONTROL_BYTES_MAX || !is_final) {
+        if is_control && (length > CONTROL_BYTES_MAX || !is_final) {
             return Err(Code::BadFrame);
         }
         let before = self.fragments.as_ref().map_or(0, BytesMut::len);
-        if !is_control && content_bytes > self.limit.saturating_sub(before) {
+        if !is_control && length > self.limit.saturating_sub(before) {
             return Err(Code::FrameTooLarge);
         }
-        let Some([a, b, c, d]) = rest.get(length_bytes..length_bytes + 4) else { return Ok(None) };
-        let header_bytes = 2 + length_bytes + 4;
-        Ok(Some(Header { opcode, is_final, mask: [*a, *b, *c, *d], header_bytes, content_bytes }))
+        let Some(mask) = rest.get(length_bytes..).and_then(<[u8]>::first_chunk) else {
+            return Ok(None);
+        };
+        let start = 2 + length_bytes + mask.len();
+        Ok(Some(Header { opcode, is_final, mask: *mask, start, length }))
     }
 
     /// `frames`, each with its length in front, as messages; after the replies that still wait.

@@ -66,7 +66,7 @@ pub enum PinSender {
     /// Prints `natter-pin alias=ALIAS pin=PIN` on standard output.
     Log,
     /// Posts to an operator's gateway.
-    Webhook(webhook::Webhook),
+    Webhook(Box<webhook::Webhook>),
     /// Sends e-mail.
     Smtp(Box<smtp::Smtp>),
 }
@@ -82,7 +82,8 @@ impl PinSender {
                 warn!("PINs are printed on standard output: for development only");
                 Ok(Self::Log)
             }
-            Sender::Webhook => webhook::Webhook::open(&registration.webhook).map(Self::Webhook),
+            Sender::Webhook => webhook::Webhook::open(&registration.webhook)
+                .map(|hook| Self::Webhook(Box::new(hook))),
             Sender::Smtp => {
                 smtp::Smtp::open(&registration.smtp).map(|smtp| Self::Smtp(Box::new(smtp)))
             }
