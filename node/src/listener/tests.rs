@@ -135,9 +135,9 @@ async fn a_client_that_trusts_the_development_certificate_speaks_tls_1_3() {
     assert_eq!(session.alpn_protocol(), Some(ALPN_CLIENT));
     let (mut transport, _peer) = server.accepted().await;
     let long = frame(&vec![7; 200_000]);
-    let sent = long.clone();
+    let letter = long.clone();
     let send = async {
-        client.write_all(&sent).await.unwrap();
+        client.write_all(&letter).await.unwrap();
         client.flush().await.unwrap();
     };
     let ((), received) = tokio::join!(send, read(&mut transport, long.len()));
