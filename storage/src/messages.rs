@@ -66,6 +66,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] for a row that is not understood, [`StorageError::Io`].
+    #[allow(clippy::too_many_arguments, reason = "a range and two limits belong to it")]
     pub fn messages(
         &self,
         user: UserId,

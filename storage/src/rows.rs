@@ -113,26 +113,26 @@ pub(crate) fn load(
 }
 
 fn decode(table: Table, key: &[u8], value: &[u8]) -> Option<Row> {
-    fn some<M: Message + Default>(value: &[u8]) -> Option<Option<M>> {
-        M::decode(value).ok().map(Some)
+    fn row<M: Message + Default>(value: &[u8]) -> Option<M> {
+        M::decode(value).ok()
     }
     let mut key = Parts(key);
     key.u16()?;
     Some(match table {
-        Table::Accounts => Row::Account(key.user()?, some(value)?),
-        Table::Devices => Row::Device(key.user()?, key.device()?, some(value)?),
-        Table::Cursors => Row::Cursors(key.user()?, some(value)?),
+        Table::Accounts => Row::Account(key.user()?, Some(row(value)?)),
+        Table::Devices => Row::Device(key.user()?, key.device()?, Some(row(value)?)),
+        Table::Cursors => Row::Cursors(key.user()?, Some(row(value)?)),
         Table::Recent => Row::Recent {
             to: key.user()?,
             from: key.user()?,
             device: key.device()?,
-            ids: some(value)?,
+            ids: Some(row(value)?),
         },
-        Table::Aliases => Row::Alias(key.alias()?, some(value)?),
-        Table::Pins => Row::Pin(key.alias()?, some(value)?),
-        Table::Streams => Row::Stream(ShardId(key.u16()?), stored::Stream::decode(value).ok()?),
+        Table::Aliases => Row::Alias(key.alias()?, Some(row(value)?)),
+        Table::Pins => Row::Pin(key.alias()?, Some(row(value)?)),
+        Table::Streams => Row::Stream(ShardId(key.u16()?), row(value)?),
         Table::Notices => {
-            Row::Notice { to: ShardId(key.u16()?), number: key.u64()?, notice: some(value)? }
+            Row::Notice { to: ShardId(key.u16()?), number: key.u64()?, notice: Some(row(value)?) }
         }
         Table::Applied | Table::Messages | Table::Expiries | Table::Sessions => return None,
     })

@@ -129,7 +129,9 @@ pub(crate) const EXPIRY_BUCKET_MS: u64 = 60_000;
 fn key(shard: ShardId, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(2 + parts.iter().map(|part| part.len()).sum::<usize>());
     key.extend_from_slice(&shard.0.to_be_bytes());
-    parts.iter().for_each(|part| key.extend_from_slice(part));
+    for part in parts {
+        key.extend_from_slice(part);
+    }
     key
 }
 

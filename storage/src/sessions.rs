@@ -73,9 +73,11 @@ impl SessionTable {
         self.engine.scan(scan, &mut |key, value| {
             let mut parts = Parts(key);
             let ids = parts.user().zip(parts.device());
-            match ids.zip(stored::Session::decode(value).ok()) {
-                Some(((user, device), session)) => row(user, device, session),
-                None => warn!("session row not understood and left out"),
+            let session = stored::Session::decode(value).ok();
+            if let Some(((user, device), session)) = ids.zip(session) {
+                row(user, device, session);
+            } else {
+                warn!("session row not understood and left out");
             }
             ControlFlow::Continue(())
         })

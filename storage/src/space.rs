@@ -6,9 +6,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const REFRESH: Duration = Duration::from_secs(1);
+const REFRESH_MS: u64 = 1_000;
 
 /// Free space of the file system that holds the data directory.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Space {
         let elapsed_ms = u64::try_from(now().duration_since(self.start).as_millis());
         let now_ms = elapsed_ms.unwrap_or(u64::MAX - 1) + 1;
         let asked_ms = self.asked_ms.load(Ordering::Relaxed);
-        let stale = asked_ms == 0 || now_ms - asked_ms.min(now_ms) >= REFRESH.as_millis() as u64;
+        let stale = asked_ms == 0 || now_ms - asked_ms.min(now_ms) >= REFRESH_MS;
         if stale {
             self.asked_ms.store(now_ms, Ordering::Relaxed);
             if let Ok(disk) = statvfs(&self.dir) {

@@ -1,4 +1,5 @@
 //! Promises of the tables, on real directories.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -34,6 +34,10 @@ const JOURNAL_BYTES: u64 = 64_000_000;
 /// One write of filling, in bytes.
 const FILLING_BYTES: usize = 1024 * 1024;
 
+/// A row of each table, beyond every key of ours. fjall unlinks a journal when each table's files hold
+/// a row as new as the newest in the journal, which compaction may have removed; this one stays.
+const MARK: [u8; 65] = [0xff; 65];
+
 /// How long a flush of the tables is awaited: tries, and the pause between them. One minute.
 const FLUSH_TRIES: u32 = 12_000;
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
@@ -42,8 +46,8 @@ const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Fjall {
     dir: PathBuf,
     open: RwLock<Option<Open>>,
-    /// Held by whoever writes; counts what is at least in the journal, in bytes.
-    journaled: Mutex<u64>,
+    /// Held by whoever writes.
+    writer: Mutex<()>,
 }
 
 struct Open {
@@ -73,7 +77,7 @@ impl Fjall {
     /// Opens or makes the tables in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
         let open = open_db(dir)?;
-        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Some(open)), journaled: Mutex::new(0) })
+        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Some(open)), writer: Mutex::new(()) })
     }
 
     fn with<T>(
@@ -90,12 +94,12 @@ impl Fjall {
         self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn writer(&self) -> MutexGuard<'_, u64> {
-        self.journaled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the tables again if a failed write has shut them.
-    fn reopen_if_shut(&self, journaled: &mut u64) -> Result<(), StorageError> {
+    fn reopen_if_shut(&self) -> Result<(), StorageError> {
         let usable =
             self.read().as_ref().is_some_and(|o| o.db.persist(PersistMode::Buffer).is_ok());
         if usable {
@@ -104,15 +108,13 @@ impl Fjall {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         *open = None;
         *open = Some(open_db(&self.dir)?);
-        *journaled = 0;
         Ok(())
     }
 
     /// Writes filling until fjall is willing to begin a new journal.
-    fn fill_journal(open: &Open, journaled: u64) -> fjall::Result<()> {
-        let missing = (JOURNAL_BYTES + FILLING_BYTES as u64).saturating_sub(journaled);
+    fn fill_journal(open: &Open) -> fjall::Result<()> {
         let filling = Slice::from(vec![0; FILLING_BYTES]);
-        for _ in 0..missing.div_ceil(FILLING_BYTES as u64) {
+        for _ in 0..=JOURNAL_BYTES / FILLING_BYTES as u64 {
             open.filling.insert(b"filling", filling.clone())?;
         }
         open.filling.clear()?;
@@ -123,13 +125,13 @@ impl Fjall {
     /// gone.
     fn flush_tables(&self, open: &Open) -> Result<(), StorageError> {
         let fail = |error| failed(&self.dir, error);
-        open.filling.insert(b"mark", b"").map_err(fail)?;
         for keyspace in open.keyspaces() {
+            keyspace.insert(MARK, b"").map_err(fail)?;
             keyspace.rotate_memtable().map_err(fail)?;
         }
         for _ in 0..FLUSH_TRIES {
             let flushing = open.keyspaces().any(|keyspace| keyspace.sealed_memtable_count() > 0);
-            if !flushing && open.db.outstanding_flushes() == 0 {
+            if !flushing && open.db.outstanding_flushes() == 0 && open.db.journal_count() == 1 {
                 return Ok(());
             }
             open.db.persist(PersistMode::Buffer).map_err(fail)?;
@@ -166,6 +168,7 @@ fn options(table: Table) -> KeyspaceCreateOptions {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "fjall's enum, and open to more: all is damage")]
 fn failed(dir: &Path, error: fjall::Error) -> StorageError {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
@@ -201,9 +204,8 @@ impl Engine for Fjall {
     }
 
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        let mut journaled = self.writer();
-        self.reopen_if_shut(&mut journaled)?;
-        let bytes = batch.bytes();
+        let _writing = self.writer();
+        self.reopen_if_shut()?;
         self.with(|open| {
             let mut writes = open.db.batch().durability(Some(match durability {
                 Durability::Flushed => PersistMode::SyncData,
@@ -217,9 +219,7 @@ impl Engine for Fjall {
                 }
             }
             writes.commit()
-        })?;
-        *journaled += bytes;
-        Ok(())
+        })
     }
 
     fn flush(&self) -> Result<(), StorageError> {
@@ -227,13 +227,12 @@ impl Engine for Fjall {
     }
 
     fn reclaim(&self, reclaim: Reclaim) -> Result<(), StorageError> {
-        let mut journaled = self.writer();
-        self.reopen_if_shut(&mut journaled)?;
+        let _writing = self.writer();
+        self.reopen_if_shut()?;
         let guard = self.read();
         let open = guard.as_ref().ok_or(StorageError::Closed)?;
         let fail = |error| failed(&self.dir, error);
-        Self::fill_journal(open, *journaled).map_err(fail)?;
-        *journaled = 0;
+        Self::fill_journal(open).map_err(fail)?;
         self.flush_tables(open)?;
         match reclaim {
             Reclaim::Journal => {}

@@ -77,6 +77,7 @@ impl Sled {
         }
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "sled's enum: all the rest is damage")]
     fn failed(&self, error: sled::Error) -> StorageError {
         match error {
             sled::Error::Io(error) => StorageError::io(&self.dir, error),

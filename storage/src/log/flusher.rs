@@ -132,15 +132,14 @@ impl Flusher {
     /// Makes sure that there is a segment with space for a block of `bytes`.
     fn make_room(&mut self, bytes: u64) -> Result<(), ()> {
         let chunk = (self.shared.segment_bytes / 4).max(64 * 1024);
-        let room = match &mut self.segment {
-            Some(segment) => segment.make_room(bytes, chunk),
-            None => {
-                let space = bytes + super::segment::HEADER_BYTES as u64;
-                let wish = space.max(chunk);
-                let made = Segment::create(&self.shared.dir, self.next_block, wish)
-                    .or_else(|_| Segment::create(&self.shared.dir, self.next_block, space));
-                made.map(|segment| self.segment = Some(segment))
-            }
+        let room = if let Some(segment) = &mut self.segment {
+            segment.make_room(bytes, chunk)
+        } else {
+            let space = bytes + super::segment::HEADER_BYTES as u64;
+            let wish = space.max(chunk);
+            let made = Segment::create(&self.shared.dir, self.next_block, wish)
+                .or_else(|_| Segment::create(&self.shared.dir, self.next_block, space));
+            made.map(|segment| self.segment = Some(segment))
         };
         room.map_err(|cause| {
             warn!(file = %self.shared.dir.display(), error = %cause, "no room in the log");

@@ -163,7 +163,9 @@ impl Log {
             Ok(height)
         })?;
         let mut ledger = Ledger::new(replay.sealed);
-        ledger_applied.into_iter().for_each(|(shard, height)| ledger.applied(shard, height));
+        for (shard, height) in ledger_applied {
+            ledger.applied(shard, height);
+        }
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             segment_bytes,
@@ -189,6 +191,7 @@ impl Log {
     ///
     /// `done` runs on the log's thread after the flush that made the record durable, or that
     /// failed; it must be quick. If the log is shut it runs at once, on the caller's.
+    #[allow(clippy::needless_pass_by_value, reason = "that it is copied is the log's business")]
     pub fn append(&self, shard: ShardId, index: u64, record: Vec<u8>, done: Done) {
         let mut queue = self.0.shared.queue();
         if queue.shut.is_some() || block::push(&mut queue.block, shard, index, &record).is_none() {

@@ -117,7 +117,8 @@ pub(super) fn read_header(segment: &[u8], first: u64) -> Option<u32> {
 
 fn salt() -> u32 {
     let random = RandomState::new().build_hasher().finish();
-    (random ^ (random >> 32)) as u32
+    let [a, b, c, d, ..] = random.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 fn name(first: u64) -> String {

@@ -1,0 +1,166 @@
+//! Measures storage: durable appends, and the time of a start. `cargo run --release -p storage
+//! --example measure [DIR]`; without a directory a temporary one is used.
+#![allow(clippy::print_stdout, reason = "it is there to print figures")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
+use proto::{Seq, ShardId, UserId, stored};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+use storage::{Row, Storage, StorageOptions};
+
+const RECORD_BYTES: usize = 300;
+const RUN: Duration = Duration::from_secs(3);
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> Outcome<()> {
+    let temporary = tempfile::tempdir()?;
+    let dir = std::env::args().nth(1).map_or(temporary.path().to_owned(), PathBuf::from);
+    for waiters in [1, 64, 1024] {
+        appends(&dir.join(format!("appends-{waiters}")), waiters)?;
+    }
+    start_with_log(&dir.join("log"), 200_000)?;
+    start_with_tables(&dir.join("tables"), 1_000_000)
+}
+
+/// `waiters` appends are always under way; each that is answered is followed by another.
+fn appends(dir: &Path, waiters: usize) -> Outcome<()> {
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    let (sender, answers) = channel::<(Instant, Result<(), storage::LogError>)>();
+    let index = Arc::new(AtomicU64::new(0));
+    let append = || {
+        let (sender, begun) = (sender.clone(), Instant::now());
+        let n = index.fetch_add(1, Ordering::Relaxed) + 1;
+        let shard = ShardId((n % 16) as u16);
+        let done = Box::new(move |outcome| {
+            sender.send((begun, outcome)).ok();
+        });
+        storage.log().append(shard, n / 16 + 1, vec![7; RECORD_BYTES], done);
+    };
+    let (begun, cpu) = (Instant::now(), cpu_s()?);
+    (0..waiters).for_each(|_| append());
+    let mut waits_us = Vec::new();
+    while begun.elapsed() < RUN {
+        let (asked, outcome) = answers.recv()?;
+        outcome?;
+        waits_us.push(asked.elapsed().as_micros());
+        append();
+        if waits_us.len() % 200_000 == 0 {
+            let applied = index.load(Ordering::Relaxed) / 16 - 100;
+            for shard in 0..16 {
+                storage.checkpoint(ShardId(shard), applied, Vec::new())?;
+            }
+        }
+    }
+    let (elapsed_s, cpu_s) = (begun.elapsed().as_secs_f64(), cpu_s()? - cpu);
+    waits_us.sort_unstable();
+    let (count, usage) = (waits_us.len(), storage.usage());
+    println!(
+        "{waiters:5} waiters: {:8.0} durable appends/s of {RECORD_BYTES} bytes, p50 {} us, p99 {} us, \
+         {:.1} appends a flush, {:.2} us CPU an append",
+        count as f64 / elapsed_s,
+        waits_us[count / 2],
+        waits_us[count * 99 / 100],
+        usage.appended_records as f64 / usage.flushes as f64,
+        cpu_s * 1e6 / count as f64,
+    );
+    storage.close();
+    Ok(())
+}
+
+/// User and system time of this process, in seconds.
+fn cpu_s() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / 100.0)
+}
+
+fn start_with_log(dir: &Path, records: u64) -> Outcome<()> {
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    let (sender, answers) = channel();
+    for n in 0..records {
+        let sender = sender.clone();
+        let done = Box::new(move |outcome| {
+            sender.send(outcome).ok();
+        });
+        storage.log().append(ShardId((n % 16) as u16), n / 16 + 1, vec![7; RECORD_BYTES], done);
+    }
+    (0..records).try_for_each(|_| answers.recv()?.map_err(Box::<dyn Error>::from))?;
+    storage.close();
+    let begun = Instant::now();
+    let (storage, found) = Storage::open(dir, StorageOptions::default())?;
+    let count: usize = found.records.iter().map(|found| found.records.len()).sum();
+    println!("start with {count} records in the log: {:.2} s", begun.elapsed().as_secs_f64());
+    storage.close();
+    Ok(())
+}
+
+/// A thousand mailboxes of a thousand messages for every million.
+fn start_with_tables(dir: &Path, messages: u64) -> Outcome<()> {
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    let users: Vec<UserId> = (1..=messages / 1000).map(UserId).collect();
+    let begun = Instant::now();
+    for shard in (0..16).map(ShardId) {
+        let of_shard = users.iter().filter(|user| user.shard() == shard);
+        for (number, user) in of_shard.enumerate() {
+            let message = |n| Row::Message(*user, Seq(n), Some(envelope(n)));
+            let cursors = stored::Cursors { next: 1001, ..Default::default() };
+            let rows = (1..=1000).map(message).chain([Row::Cursors(*user, Some(cursors))]);
+            storage.checkpoint(shard, number as u64 + 1, rows.collect())?;
+        }
+    }
+    println!("{messages} messages to the tables: {:.1} s", begun.elapsed().as_secs_f64());
+    drop(storage);
+
+    let begun = Instant::now();
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    let mut rows = 0;
+    for shard in (0..16).map(ShardId) {
+        storage.load(shard, &mut |_| rows += 1)?;
+    }
+    let (opened_s, read) = (begun.elapsed().as_secs_f64(), Instant::now());
+    println!("start with {messages} messages in the tables, {rows} rows loaded: {opened_s:.2} s");
+    let mut count = 0;
+    for user in &users {
+        count += storage.messages(*user, Seq(0), Seq(u64::MAX), 1000, usize::MAX)?.len();
+    }
+    println!(
+        "{count} of them read: {:.2} s; resident {}",
+        read.elapsed().as_secs_f64(),
+        resident()?
+    );
+    let begun = Instant::now();
+    let now_ms = 31 * 24 * 3600 * 1000;
+    let due = storage.due(users[0].shard(), now_ms, 1000)?.len();
+    println!("{due} due entries found: {:.3} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    for user in &users {
+        let gone = Row::MessagesGone { user: *user, first: Seq(1), last: Seq(1000) };
+        storage.checkpoint(user.shard(), 1_000_000, vec![gone])?;
+    }
+    println!("all removed: {:.2} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    storage.maintain(true)?;
+    println!("maintained: {:.2} s; resident {}", begun.elapsed().as_secs_f64(), resident()?);
+    storage.close();
+    Ok(())
+}
+
+fn envelope(n: u64) -> stored::Envelope {
+    let body = vec![7; RECORD_BYTES].into();
+    let message = stored::Message { from: 1, send_id: n, body, ..Default::default() };
+    let content = Some(stored::envelope::Content::Message(message));
+    stored::Envelope { at_ms: n, expires_ms: 30 * 24 * 3600 * 1000 + n, content }
+}
+
+fn resident() -> Outcome<String> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("?");
+    Ok(line.trim_start_matches("VmRSS:").trim().to_owned())
+}
