@@ -89,7 +89,9 @@ fn log(c: &mut Criterion) {
                     storage.log().append(shard_id, indexes[shard], vec![7; 160], done);
                 }
                 drop(sender);
-                flushed.iter().for_each(|outcome| outcome.unwrap());
+                for outcome in flushed {
+                    outcome.unwrap();
+                }
             });
         });
     }
@@ -101,7 +103,7 @@ fn log(c: &mut Criterion) {
 fn two_people() -> (Machine, UserId, UserId) {
     let alice = UserId(1);
     let shard = alice.shard();
-    let bob = (2..).map(UserId).find(|user| user.shard() == shard).unwrap();
+    let bob = (2..100).map(UserId).find(|user| user.shard() == shard).unwrap();
     let mut machine = Machine::new(shard, MachineLimits::default());
     for user in [alice, bob] {
         let admitted = machine.apply(
