@@ -140,10 +140,7 @@ async fn build(
     });
     let reception = Arc::new(Reception {
         context: context.clone(),
-        registration: Registration::new(
-            sender,
-            config.registration.requests_per_address_per_hour,
-        ),
+        registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
         times: Times {
             login: config.limits.login_timeout,
             registration: config.registration.pin_ttl,

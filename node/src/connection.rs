@@ -377,7 +377,8 @@ impl Socket {
         self.connection.drain(&mut out);
         if let Ending::Told(code) = ending {
             let after_ms = refusal(code).retry_after_ms;
-            let kind = Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses: Vec::new() });
+            let kind =
+                Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses: Vec::new() });
             frame::encode(&ServerFrame { id: 0, kind: Some(kind) }, &mut out);
         }
         if self.write(&out).await.is_ok() {

@@ -95,7 +95,13 @@ impl Doors {
                 (gate.clone(), reception.clone(), connections.clone());
             ChildSpec::task(name, move |stopping| {
                 let (port, security, gate) = (port.clone(), security.clone(), gate.clone());
-                serve_clients(port, security, gate, (reception.clone(), connections.clone()), stopping)
+                serve_clients(
+                    port,
+                    security,
+                    gate,
+                    (reception.clone(), connections.clone()),
+                    stopping,
+                )
             })
         };
         let pages = |(port, readiness, metrics): (Port, Readiness, telemetry::Metrics)| {

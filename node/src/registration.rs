@@ -62,11 +62,11 @@ impl Registration {
         alias: &str,
     ) -> Result<wire::PinSent, Code> {
         let now_ms = context.clock.now_ms();
-        let allowed = self
-            .asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .allows(source_of(address), now_ms, self.per_hour);
+        let allowed = self.asked.lock().unwrap_or_else(PoisonError::into_inner).allows(
+            source_of(address),
+            now_ms,
+            self.per_hour,
+        );
         if !allowed {
             return Err(Code::TooFast);
         }

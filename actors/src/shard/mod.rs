@@ -19,6 +19,8 @@ mod reads;
 mod recent;
 mod registry;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use account::AccountView;
 pub use actor::{ShardActor, ShardArgs};
@@ -37,6 +39,19 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shard's message queue: senders are bounded by their windows, so this is a sign of trouble.
 const QUEUE: QueueLimits = QueueLimits { high: 20_000, critical: 200_000 };
+
+macro_rules! opaque_debug {
+    ($name:ident) => {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        }
+    };
+}
+
+opaque_debug!(Query);
+opaque_debug!(ShardItem);
 
 /// What to do with the answer to a command.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;

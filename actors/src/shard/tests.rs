@@ -1,0 +1,329 @@
+//! What the machine promises, told without clock, disk or tasks.
+
+use super::command::{Command, Effect, Outcome, Spill};
+use super::machine::{Machine, MachineLimits};
+use proto::stored::{self, command::Kind, envelope::Content};
+use proto::wire::receipt::Kind as ReceiptKind;
+use proto::{Code, Seq, ShardId, UserId};
+use std::collections::BTreeMap;
+use storage::Row;
+
+const NOW: u64 = 1_000_000;
+
+/// Users whose shard is the first, so that all of a story happens in one machine.
+fn people() -> [UserId; 3] {
+    let mut here = (1..).map(UserId).filter(|user| user.shard() == ShardId(0));
+    [here.next().unwrap(), here.next().unwrap(), here.next().unwrap()]
+}
+
+/// A machine with people in it, each with one device.
+fn machine(limits: MachineLimits) -> Machine {
+    let mut machine = Machine::new(ShardId(0), limits);
+    for user in people() {
+        assert_eq!(admit(&mut machine, user, user.0, true), Outcome::Admitted(proto::DeviceId(1)));
+    }
+    machine.take_effects();
+    machine
+}
+
+fn admit(machine: &mut Machine, user: UserId, key: u64, registration: bool) -> Outcome {
+    let key = key.to_be_bytes().to_vec().into();
+    let admit = stored::AdmitDevice { user: user.0, key, registration, ..Default::default() };
+    machine.apply(NOW, Kind::AdmitDevice(admit))
+}
+
+fn append(to: UserId, from: UserId, send_id: u64, body: &'static str) -> Command {
+    Kind::Append(stored::Append {
+        to: to.0,
+        from: from.0,
+        from_device: 1,
+        send_id,
+        ttl_s: 100,
+        body: body.into(),
+        ..Default::default()
+    })
+}
+
+fn ack(user: UserId, device: u32, seq: u64) -> Command {
+    Kind::Ack(stored::Ack { user: user.0, device, seq })
+}
+
+/// The entries pushed since the last call: whose, where, and what they say.
+fn pushed(machine: &mut Machine) -> Vec<(UserId, u64, String)> {
+    let told = |effect| match effect {
+        Effect::Push { user, seq, envelope } => Some((user, seq.0, say(&envelope))),
+        Effect::ReadOrigins { .. } | Effect::AccountChanged { .. } | Effect::Checkpoint(_) => None,
+    };
+    machine.take_effects().into_iter().filter_map(told).collect()
+}
+
+fn say(envelope: &stored::Envelope) -> String {
+    match envelope.content.as_ref().unwrap() {
+        Content::Message(message) => String::from_utf8(message.body.to_vec()).unwrap(),
+        Content::Receipt(receipt) => {
+            let kind = ReceiptKind::try_from(receipt.kind as i32).unwrap();
+            format!("{kind:?} {:?}", receipt.send_ids)
+        }
+        Content::SentCopy(copy) => format!("sent {}", copy.send_id),
+        Content::ReadCopy(copy) => format!("read {:?}", copy.send_ids),
+    }
+}
+
+/// Applies a checkpoint and plays storage: keeps the rows in a table.
+fn checkpoint(
+    machine: &mut Machine,
+    table: &mut BTreeMap<(UserId, Seq), stored::Envelope>,
+) -> Spill {
+    machine.apply(NOW, Kind::Spill(stored::Spill {}));
+    let Some(Effect::Checkpoint(spill)) = machine.take_effects().pop() else { panic!("no spill") };
+    for row in &spill.rows {
+        match row {
+            Row::Message(user, seq, Some(envelope)) => {
+                table.insert((*user, *seq), envelope.clone());
+            }
+            Row::Message(user, seq, None) => {
+                table.remove(&(*user, *seq));
+            }
+            Row::MessagesGone { user, first, last } => {
+                table.retain(|(u, seq), _| u != user || seq < first || seq > last);
+            }
+            _ => {}
+        }
+    }
+    spill
+}
+
+/// Plays the shard actor: reads the origins that the machine asks for.
+fn read_origins(machine: &mut Machine, table: &BTreeMap<(UserId, Seq), stored::Envelope>) -> usize {
+    let effects = machine.take_effects();
+    let asked = effects.into_iter().filter_map(|effect| match effect {
+        Effect::ReadOrigins { user, first, up_to } => Some((user, first, up_to)),
+        Effect::Push { .. } | Effect::AccountChanged { .. } | Effect::Checkpoint(_) => None,
+    });
+    let asked: Vec<_> = asked.collect();
+    for (user, first, up_to) in &asked {
+        let rows = table.range((*user, *first)..=(*user, *up_to));
+        let origins = rows.map(|((_, seq), row)| super::machine::origin_row(*seq, row)).collect();
+        machine
+            .apply(NOW, Kind::Release(stored::Release { user: user.0, up_to: up_to.0, origins }));
+    }
+    asked.len()
+}
+
+#[test]
+fn promise_3_a_retried_send_is_stored_once() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    for _ in 0..3 {
+        let outcome = machine.apply(NOW, append(bob, ada, 7, "hello"));
+        assert_eq!(outcome, Outcome::Accepted { at_ms: NOW });
+    }
+    assert_eq!(pushed(&mut machine), [(bob, 1, "hello".to_owned())]);
+    machine.apply(NOW, ack(bob, 1, 1));
+    machine.apply(NOW, append(bob, ada, 7, "hello"));
+    assert_eq!(machine.mailbox(bob).unwrap().held().0, 0, "also after it was delivered");
+}
+
+#[test]
+fn promise_4_the_last_device_to_acknowledge_releases_and_tells() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    assert_eq!(admit(&mut machine, bob, 99, false), Outcome::Admitted(proto::DeviceId(2)));
+    machine.apply(NOW, append(bob, ada, 7, "hello"));
+    pushed(&mut machine);
+
+    machine.apply(NOW, ack(bob, 1, 1));
+    assert_eq!(pushed(&mut machine), [], "one device still lacks it");
+    machine.apply(NOW, ack(bob, 2, 1));
+    assert_eq!(pushed(&mut machine), [(ada, 1, "Delivered [7]".to_owned())]);
+    assert_eq!(machine.mailbox(bob).unwrap().held(), (0, 0));
+}
+
+#[test]
+fn promise_4_what_went_to_the_tables_is_told_and_let_go_as_well() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let mut table = BTreeMap::new();
+    machine.apply(NOW, append(bob, ada, 1, "one"));
+    machine.apply(NOW, append(bob, ada, 2, "two"));
+    checkpoint(&mut machine, &mut table);
+    assert_eq!(table.len(), 2);
+    machine.apply(NOW, append(bob, ada, 3, "three"));
+    machine.apply(NOW, ack(bob, 1, 3));
+    assert_eq!(read_origins(&mut machine, &table), 1);
+    assert_eq!(pushed(&mut machine), [(ada, 2, "Delivered [1, 2]".to_owned())]);
+    assert_eq!(machine.mailbox(bob).unwrap().held(), (0, 0));
+    checkpoint(&mut machine, &mut table);
+    assert!(!table.keys().any(|(user, _)| *user == bob), "no row of it is left");
+}
+
+#[test]
+fn promise_5_a_full_mailbox_refuses_and_stores_nothing() {
+    let [ada, bob, _] = people();
+    let limits = MachineLimits { mailbox_messages: 2, ..MachineLimits::default() };
+    let mut machine = machine(limits);
+    machine.apply(NOW, append(bob, ada, 1, "one"));
+    machine.apply(NOW, append(bob, ada, 2, "two"));
+    let refused = Outcome::Refused(Code::MailboxFull);
+    assert_eq!(machine.apply(NOW, append(bob, ada, 3, "three")), refused);
+    machine.apply(NOW, ack(bob, 1, 1));
+    let accepted = Outcome::Accepted { at_ms: NOW };
+    assert_eq!(
+        machine.apply(NOW, append(bob, ada, 3, "three")),
+        accepted,
+        "its id was not used up"
+    );
+}
+
+#[test]
+fn the_sender_is_told_when_the_time_to_live_ends() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let mut table = BTreeMap::new();
+    machine.apply(NOW, append(bob, ada, 1, "stored"));
+    checkpoint(&mut machine, &mut table);
+    machine.apply(NOW, append(bob, ada, 2, "in memory"));
+    pushed(&mut machine);
+
+    let later = NOW + 100_000;
+    assert!(machine.has_due(later) && !machine.has_due(later - 1));
+    let due = table.iter().map(|((user, seq), envelope)| stored::Expired {
+        user: user.0,
+        origin: Some(super::machine::origin_row(*seq, envelope)),
+    });
+    let expire = Kind::Expire(stored::Expire { entries: due.collect() });
+    machine.apply(later, expire.clone());
+    machine.apply(later, expire);
+    let mut told = pushed(&mut machine);
+    told.sort();
+    let expired = |seq, id| (ada, seq, format!("Expired [{id}]"));
+    assert_eq!(told, [expired(1, 2), expired(2, 1)], "each once");
+    assert_eq!(machine.mailbox(bob).unwrap().held(), (0, 0));
+}
+
+#[test]
+fn blocks_unknown_users_and_wrong_device_sets_are_refused() {
+    let [ada, bob, eve] = people();
+    let mut machine = machine(MachineLimits::default());
+    let block = stored::SetBlock { user: bob.0, other: eve.0, blocked: true };
+    machine.apply(NOW, Kind::SetBlock(block));
+    let refused = |machine: &mut Machine, command| match machine.apply(NOW, command) {
+        Outcome::Refused(code) => code,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&mut machine, append(bob, eve, 1, "x")), Code::Blocked);
+    assert_eq!(refused(&mut machine, append(UserId(16), ada, 1, "x")), Code::UnknownUser);
+    let Kind::Append(mut two) = append(bob, ada, 1, "") else { unreachable!() };
+    two.bodies = vec![stored::DeviceBody { device: 2, body: "x".into() }];
+    assert_eq!(refused(&mut machine, Kind::Append(two.clone())), Code::DevicesChanged);
+    two.bodies[0].device = 1;
+    assert_eq!(machine.apply(NOW, Kind::Append(two)), Outcome::Accepted { at_ms: NOW });
+}
+
+#[test]
+fn a_wrong_pin_is_refused_and_too_many_end_it() {
+    let mut machine = Machine::new(ShardId(0), MachineLimits::default());
+    let start = |requests_max| {
+        Kind::StartRegistration(stored::StartRegistration {
+            alias: "ada".into(),
+            digest: "right".into(),
+            ttl_s: 60,
+            requests_max,
+        })
+    };
+    let prove = |digest: &'static str| {
+        Kind::ProvePin(stored::ProvePin {
+            alias: "ada".into(),
+            digest: digest.into(),
+            user_if_new: 5,
+            attempts_max: 3,
+        })
+    };
+    let wrong = Outcome::Refused(Code::WrongPin);
+    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Refused(Code::NoPin));
+    assert_eq!(machine.apply(NOW, start(9)), Outcome::Done);
+    for _ in 0..3 {
+        assert_eq!(machine.apply(NOW, prove("wrong")), wrong);
+    }
+    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Refused(Code::NoPin));
+    assert_eq!(machine.apply(NOW, start(9)), Outcome::Done);
+    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Proven(UserId(5)));
+    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Refused(Code::NoPin), "once");
+    assert_eq!(machine.apply(NOW, start(2)), Outcome::Refused(Code::TooFast));
+    assert_eq!(machine.apply(NOW + 3_600_000, start(2)), Outcome::Done, "an hour later");
+}
+
+#[test]
+fn a_new_registration_takes_the_mailbox_over_and_unlinks_the_others() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    machine.apply(NOW, append(bob, ada, 1, "hello"));
+    assert_eq!(admit(&mut machine, bob, 55, true), Outcome::Admitted(proto::DeviceId(2)));
+    let mailbox = machine.mailbox(bob).unwrap();
+    assert_eq!(mailbox.cursor(proto::DeviceId(2)), Some(Seq(0)), "the message waits for the heir");
+    assert_eq!(mailbox.cursor(proto::DeviceId(1)), None);
+    assert_eq!(machine.account(bob).unwrap().devices.len(), 1);
+}
+
+#[test]
+fn a_deleted_account_tells_its_senders_and_leaves_nothing() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let mut table = BTreeMap::new();
+    machine.apply(NOW, append(bob, ada, 1, "stored"));
+    checkpoint(&mut machine, &mut table);
+    machine.apply(NOW, append(bob, ada, 2, "in memory"));
+    pushed(&mut machine);
+    machine.apply(NOW, Kind::DeleteAccount(stored::DeleteAccount { user: bob.0 }));
+    assert!(machine.account(bob).is_none());
+    read_origins(&mut machine, &table);
+    let spill = checkpoint(&mut machine, &mut table);
+    assert!(spill.rows.iter().any(|row| matches!(row, Row::Account(user, None) if *user == bob)));
+    assert!(!table.keys().any(|(user, _)| *user == bob));
+    let told: Vec<String> = table.values().map(say).collect();
+    assert_eq!(told, ["Undeliverable [2]", "Undeliverable [1]"]);
+}
+
+#[test]
+fn reading_tells_the_sender_unless_the_reader_minds() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let read = Kind::MarkRead(stored::MarkRead {
+        user: bob.0,
+        device: 1,
+        from: ada.0,
+        from_device: 1,
+        send_ids: vec![4, 5],
+    });
+    machine.apply(NOW, read.clone());
+    assert_eq!(pushed(&mut machine), [(ada, 1, "Read [4, 5]".to_owned())]);
+    let quiet = stored::SetPrivacy { user: bob.0, no_read_receipts: true, ..Default::default() };
+    machine.apply(NOW, Kind::SetPrivacy(quiet));
+    machine.apply(NOW, read);
+    assert_eq!(pushed(&mut machine), []);
+}
+
+/// Rows of a checkpoint, loaded into a new machine, bring the whole state back.
+#[test]
+fn a_checkpoint_brings_everything_back() {
+    let [ada, bob, eve] = people();
+    let elsewhere = (1..).map(UserId).find(|user| user.shard() == ShardId(1)).unwrap();
+    let mut machine = machine(MachineLimits::default());
+    let mut table = BTreeMap::new();
+    machine.apply(NOW, append(bob, elsewhere, 1, "from elsewhere"));
+    machine.apply(NOW, append(bob, ada, 1, "hello"));
+    machine.apply(NOW, ack(bob, 1, 1));
+    machine
+        .apply(NOW, Kind::SetBlock(stored::SetBlock { user: bob.0, other: eve.0, blocked: true }));
+    let spill = checkpoint(&mut machine, &mut table);
+
+    let mut back = Machine::new(ShardId(0), MachineLimits::default());
+    spill.rows.into_iter().for_each(|row| back.load(row));
+    assert_eq!(back.apply(NOW, append(bob, eve, 9, "x")), Outcome::Refused(Code::Blocked));
+    assert_eq!(back.apply(NOW, append(bob, ada, 1, "hello")), Outcome::Accepted { at_ms: NOW });
+    assert_eq!(back.mailbox(bob).unwrap().held().0, 1, "the retry was recognized");
+    assert_eq!(back.streams().offer(ShardId(1), 0).len(), 1, "the receipt is still owed");
+    back.apply(NOW, ack(bob, 1, 2));
+    read_origins(&mut back, &table);
+    assert_eq!(pushed(&mut back), [(ada, 1, "Delivered [1]".to_owned())]);
+}
