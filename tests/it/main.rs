@@ -1,0 +1,23 @@
+//! Black-box stories on real `natter serve` processes, named after the promises of the design.
+//! `cargo test -p tests --test it` runs them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests end by panic, and expect one answer of many"
+)]
+
+mod accounts;
+mod connections;
+mod devices;
+mod operators;
+mod people;
+mod promise_10_nobody_in;
+mod promise_1_accepted_is_durable;
+mod promise_2_nothing_accepted_is_lost;
+mod promise_3_seen_once_in_order;
+mod promise_4_deleted_on_delivery;
+mod promise_5_bounded;
+mod promise_6_let_it_crash;
+mod unstored;

@@ -1,0 +1,225 @@
+//! House rules that no compiler knows: arrows between crates, file lengths, heads of files, codes,
+//! engine names, reasons of dependencies. Each failure says what to do instead.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests end by panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may know whom. DESIGN: proto <- storage <- actors <- node <- tests; supervision <- actors,
+/// node; proto <- sdk <- cli, tests, benches; cli <- node's binary.
+const ARROWS: &[(&str, &str, &[&str])] = &[
+    ("proto", "proto", &[]),
+    ("supervision", "supervision", &[]),
+    ("storage", "storage", &["proto"]),
+    ("actors", "actors", &["proto", "storage", "supervision"]),
+    ("node", "node", &["proto", "storage", "supervision", "actors", "natter-cli"]),
+    ("clients/sdk", "natter-sdk", &["proto"]),
+    ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
+    ("tests", "tests", &["proto", "natter-sdk", "actors", "node"]),
+    ("benches", "benches", &["proto", "natter-sdk", "storage", "actors"]),
+];
+
+const FILE_LINES_MAX: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every Rust file of the house, its path from the root and its text.
+fn sources() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders: Vec<PathBuf> = ARROWS.iter().map(|(folder, ..)| root().join(folder)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !["target", "node_modules", "corpus"].contains(&name.as_str()) {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let short = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                found.insert(short, fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    assert!(found.len() > 20, "the sources were not found");
+    found
+}
+
+/// Whether a file holds only tests, by where it lies.
+fn only_tests(path: &str) -> bool {
+    path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("tests.rs")
+}
+
+/// The text of a file before its test module.
+fn product(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod ").next().unwrap()
+}
+
+/// Lines of code, without comments.
+fn code_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.starts_with("//"))
+}
+
+fn none_of(problems: Vec<String>, cure: &str) {
+    assert!(problems.is_empty(), "{}\n=> {cure}", problems.join("\n"));
+}
+
+/// Names under the `[dependencies]` sections of a manifest; dev-dependencies as well if asked.
+fn dependencies(manifest: &str, with_dev: bool) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut inside = false;
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line.ends_with("dependencies]") && (with_dev || !line.contains("dev-"));
+        } else if inside && let Some((name, _)) = line.split_once(['.', '=', ' ']) {
+            names.insert(name.trim().to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn crates_know_only_whom_the_design_lets_them_know() {
+    let house: BTreeSet<&str> = ARROWS.iter().map(|(_, name, _)| *name).collect();
+    let mut problems = Vec::new();
+    for (folder, name, may) in ARROWS {
+        for known in dependencies(&read(&format!("{folder}/Cargo.toml")), false) {
+            if house.contains(known.as_str()) && !may.contains(&known.as_str()) {
+                problems.push(format!("{name} knows {known}"));
+            }
+        }
+    }
+    none_of(problems, "turn the arrow: pass what is needed down as plain data, or move the code");
+}
+
+#[test]
+fn every_member_of_the_workspace_has_its_arrows() {
+    let manifest = read("Cargo.toml");
+    let (_, members) = manifest.split_once("members = [").unwrap();
+    let members = members.split_once(']').unwrap().0;
+    let members: BTreeSet<&str> = members.split('"').skip(1).step_by(2).collect();
+    let known: BTreeSet<&str> = ARROWS.iter().map(|(folder, ..)| *folder).collect();
+    assert_eq!(members, known, "add the crate to ARROWS in tests/tidy.rs and to ARCHITECTURE.md");
+}
+
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    let long = sources().into_iter().map(|(path, text)| (path, text.lines().count()));
+    let long = long.filter(|(_, lines)| *lines > FILE_LINES_MAX);
+    let problems = long.map(|(path, lines)| format!("{path}: {lines} lines")).collect();
+    none_of(problems, "split it by what it decides; move its tests to a file of their own");
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let silent = sources().into_iter().filter(|(_, text)| !text.starts_with("//! "));
+    let problems = silent.map(|(path, _)| path).collect();
+    none_of(problems, "begin the file with //! what it is, who runs it, its invariants");
+}
+
+#[test]
+fn every_workspace_dependency_has_its_reason() {
+    let manifest = read("Cargo.toml");
+    let (_, section) = manifest.split_once("[workspace.dependencies]").unwrap();
+    let section = section.split("\n[").next().unwrap();
+    let mut problems = Vec::new();
+    for line in section.lines().filter(|line| line.contains('=') && !line.starts_with('#')) {
+        let reason = line.rsplit_once(" # ").map_or("", |(_, reason)| reason);
+        if !line.contains("path = ") && reason.len() < 10 {
+            problems.push(line.to_owned());
+        }
+    }
+    none_of(problems, "write `# reason` behind the dependency, or do without it");
+}
+
+#[test]
+fn members_take_versions_from_the_workspace() {
+    let mut problems = Vec::new();
+    for (folder, name, _) in ARROWS {
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        for line in manifest.lines().filter(|line| line.contains("version = \"")) {
+            problems.push(format!("{name}: {line}"));
+        }
+    }
+    none_of(problems, "name the version once, with its reason, in the root Cargo.toml");
+}
+
+/// Files, other than those below `home`, whose code holds one of `words`.
+fn outside(home: &[&str], words: &[&str]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (path, text) in sources() {
+        if path == "tests/tidy.rs" || home.iter().any(|home| path.starts_with(home)) {
+            continue;
+        }
+        for word in words {
+            if code_lines(&text).any(|line| line.contains(word)) {
+                problems.push(format!("{path}: {word}"));
+            }
+        }
+    }
+    problems
+}
+
+#[test]
+fn only_the_engines_name_an_engine() {
+    let problems = outside(&["storage/src/engine/"], &["sled::", "fjall::"]);
+    none_of(problems, "go through the engine trait in storage/src/engine");
+}
+
+#[test]
+fn only_supervision_names_ractor() {
+    let mut problems = outside(&["supervision/"], &["ractor::", "use ractor"]);
+    for (folder, name, _) in ARROWS.iter().filter(|(_, name, _)| *name != "supervision") {
+        if dependencies(&read(&format!("{folder}/Cargo.toml")), true).contains("ractor") {
+            problems.push(format!("{name} depends on ractor"));
+        }
+    }
+    none_of(problems, "use what supervision offers, or offer more there; ractor changes often");
+}
+
+#[test]
+fn nothing_is_left_to_do_and_nothing_panics_outside_tests() {
+    let words = ["todo!(", "unimplemented!(", "dbg!(", ".unwrap()", ".expect(", "panic!("];
+    let mut problems = Vec::new();
+    for (path, text) in sources().iter().filter(|(path, _)| !only_tests(path)) {
+        for line in code_lines(product(text)) {
+            let word = words.iter().find(|word| line.contains(**word));
+            problems.extend(word.map(|word| format!("{path}: {word} in `{line}`")));
+        }
+    }
+    none_of(problems, "return an error that says what happened; finish it or leave it out");
+}
+
+#[test]
+fn no_test_is_switched_off() {
+    let mut problems = outside(&["tests/tidy.rs"], &["#[ignore"]);
+    problems.sort();
+    none_of(problems, "assert today's wrong answer and say why it is wrong");
+}
+
+#[test]
+fn the_codes_are_unique_and_in_the_protocol() {
+    let page = read("proto/PROTOCOL.md");
+    let mut seen = BTreeSet::new();
+    let mut problems = Vec::new();
+    for code in proto::Code::ALL {
+        if !seen.insert(code.number()) {
+            problems.push(format!("{} appears twice", code.number()));
+        }
+        if !page.contains(&format!("| {} | `{}` |", code.number(), code.name())) {
+            problems.push(format!("{} {} is not in PROTOCOL.md", code.number(), code.name()));
+        }
+    }
+    none_of(problems, "give the code a number of its own and a row in proto/PROTOCOL.md");
+}
+
+#[test]
+fn panics_unwind_in_every_profile() {
+    let aborting = read("Cargo.toml").lines().any(|line| line.replace(' ', "") == "panic=\"abort\"");
+    assert!(!aborting, "supervision needs unwinding: remove panic = \"abort\" from the profile");
+}
