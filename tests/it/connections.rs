@@ -43,6 +43,15 @@ async fn a_request_of_the_future_is_refused_and_other_frames_of_it_are_ignored()
 }
 
 #[tokio::test]
+async fn a_send_without_an_id_is_not_stored_for_it_could_not_be_answered_or_retried() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    ada.wire.send(0, message(bob.user(), "nameless")).await.unwrap();
+    ada.say(bob.user(), "named").await;
+    assert_eq!(bob.hear_text().await, "named");
+}
+
+#[tokio::test]
 async fn the_longest_body_fits_and_a_longer_one_is_refused() {
     let node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
@@ -64,8 +73,7 @@ async fn a_browser_speaks_the_same_frames_without_the_length() {
     let mut request = format!("wss://localhost/{address}").into_client_request().unwrap();
     let protocol = HeaderValue::from_static("natter.v1");
     request.headers_mut().insert("sec-websocket-protocol", protocol);
-    let (mut socket, response) =
-        tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "natter.v1");
 
     let read = async |socket: &mut tokio_tungstenite::WebSocketStream<_>| loop {

@@ -122,7 +122,9 @@ fn certificate() -> (String, String) {
 async fn a_new_certificate_is_used_without_a_restart() {
     let mut node = Node::prepare(
         PROGRAM,
-        &settings("[tls]\ncertificate = \"{dir}/data/tls/cert.pem\"\nkey = \"{dir}/data/tls/key.pem\""),
+        &settings(
+            "[tls]\ncertificate = \"{dir}/data/tls/cert.pem\"\nkey = \"{dir}/data/tls/key.pem\"",
+        ),
     )
     .unwrap();
     let tls = node.dir().join("data/tls");

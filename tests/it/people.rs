@@ -6,6 +6,8 @@ use proto::wire::{
     Accepted, Ack, Deliver, Message, Receipt, Send, client_frame::Kind as Ask, deliver::Content,
     receipt, send::To, server_frame::Kind as Say,
 };
+use std::collections::BTreeMap;
+use tests::checker::Wrong;
 use tests::node::{Node, Target};
 use tests::wire::{Phone, Wire};
 
@@ -180,4 +182,15 @@ pub(crate) fn code(answer: &Say) -> Code {
         Say::Refused(refused) => Code::from_number(refused.code),
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// Fails, with counts and the first few, if the judge found anything.
+pub(crate) fn nothing_wrong(accepted: usize, wrong: &[Wrong]) {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for wrong in wrong {
+        let text = wrong.to_string();
+        *kinds.entry(text.split(':').next().unwrap().to_owned()).or_default() += 1;
+    }
+    let first: Vec<String> = wrong.iter().take(20).map(ToString::to_string).collect();
+    assert!(wrong.is_empty(), "of {accepted} accepted: {kinds:#?}\n{}", first.join("\n"));
 }

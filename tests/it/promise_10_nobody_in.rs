@@ -127,7 +127,7 @@ async fn promise_10_a_wrong_signature_and_an_unknown_device_are_told_apart_by_no
     broken[7] ^= 1;
     for wrong in [
         Login { signature: broken.into(), ..good.clone() },
-        Login { signature: Default::default(), ..good.clone() },
+        Login { signature: bytes::Bytes::default(), ..good.clone() },
         Login { user: bob.user(), ..good.clone() },
         Login { device: 9, ..good.clone() },
         Login { user: 4711, ..good.clone() },

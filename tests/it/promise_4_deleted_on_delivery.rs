@@ -13,9 +13,8 @@ async fn gone(node: &Node, marker: &str) {
     let gone = until("the body to leave the disk", Duration::from_mins(1), || {
         Ok(node.files_with(marker.as_bytes())?.is_empty().then_some(()))
     });
-    if gone.await.is_err() {
-        panic!("{marker} is still in {:?}", node.files_with(marker.as_bytes()).unwrap());
-    }
+    let gone = gone.await.is_ok();
+    assert!(gone, "{marker} is still in {:?}", node.files_with(marker.as_bytes()).unwrap());
 }
 
 #[tokio::test]
@@ -73,7 +72,10 @@ async fn promise_4_the_body_stays_until_the_last_device_has_it() {
     assert_eq!(bob.hear_text().await, marker);
     bob.ack().await;
     bob.still_served().await;
-    assert!(!node.files_with(marker.as_bytes()).unwrap().is_empty(), "the tablet has yet to get it");
+    assert!(
+        !node.files_with(marker.as_bytes()).unwrap().is_empty(),
+        "the tablet has yet to get it"
+    );
 
     let mut phone = tablet;
     let wire = phone.login(&node.target()).await.unwrap();

@@ -193,7 +193,9 @@ impl Checker {
                 Some(false) => {}
                 Some(true) => {
                     let lost = |who: &Who| !self.seen.get(who).is_some_and(|s| s.contains(name));
-                    open.extend(self.devices_of(sent.to).filter(lost).map(|w| Wrong::Lost(*name, w)));
+                    open.extend(
+                        self.devices_of(sent.to).filter(lost).map(|w| Wrong::Lost(*name, w)),
+                    );
                     if sent.ticks == 0 {
                         open.push(Wrong::TickMissing(*name));
                     }

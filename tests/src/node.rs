@@ -257,7 +257,9 @@ impl Node {
         until("a PIN on standard output", PATIENCE, || {
             let output = self.output();
             let line = output.get(seen..).and_then(|new| new.rsplit_once(&mark));
-            Ok(line.and_then(|(_, rest)| rest.split_once(['\n', ' '])).map(|(pin, _)| pin.to_owned()))
+            Ok(line
+                .and_then(|(_, rest)| rest.split_once(['\n', ' ']))
+                .map(|(pin, _)| pin.to_owned()))
         })
         .await
     }

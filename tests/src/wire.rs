@@ -94,7 +94,8 @@ impl Wire {
 
     async fn welcome(stream: Box<dyn Stream>) -> Result<Self> {
         let (buffer, aside) = (BytesMut::new(), VecDeque::new());
-        let mut wire = Self { stream, buffer, aside, next_id: 1 << 40, welcome: Welcome::default() };
+        let mut wire =
+            Self { stream, buffer, aside, next_id: 1 << 40, welcome: Welcome::default() };
         let Some(ServerFrame { id: 0, kind: Some(Say::Welcome(welcome)) }) = wire.read().await?
         else {
             bail!("the first frame is no welcome");

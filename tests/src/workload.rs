@@ -64,7 +64,11 @@ impl Workload {
     ///
     /// # Errors
     /// If the node refuses a registration.
-    pub async fn start_with(node: &Node, plan: Plan, mark: fn(u64) -> &'static str) -> Result<Self> {
+    pub async fn start_with(
+        node: &Node,
+        plan: Plan,
+        mark: fn(u64) -> &'static str,
+    ) -> Result<Self> {
         let mut phones = Vec::new();
         for number in 0..plan.users {
             let (phone, mut wire) = Phone::register(node, &format!("user-{number}")).await?;
