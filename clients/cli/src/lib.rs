@@ -1,1 +1,89 @@
-//! Placeholder.
+//! `natter chat`: a terminal client on the SDK.
+//!
+//! Three layers: `model` decides (pure), `view` draws (pure), `run` and `lines` touch the terminal
+//! and the client. `CHAT.md` is its manual.
+//!
+//! **Invariant:** an entry of the mailbox is acknowledged only after it is in the history on disk.
+
+mod body;
+mod command;
+mod history;
+mod home;
+mod input;
+mod lines;
+mod model;
+mod run;
+mod setup;
+mod view;
+mod work;
+
+use anyhow::Context;
+use clap::Args;
+use natter_sdk::{Alias, Client};
+use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf};
+
+/// Options of `natter chat`.
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+#[derive(Args, Clone, Debug, Default)]
+pub struct ChatArgs {
+    /// Who to write to: a user name, a phone number or an e-mail address
+    #[arg(value_name = "ALIAS")]
+    pub peer: Option<String>,
+    /// The same, for scripts
+    #[arg(long, value_name = "ALIAS", conflicts_with = "peer")]
+    pub to: Option<String>,
+    /// The node, as host:port; remembered after the first run
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Option<String>,
+    /// The certificate to trust, a PEM file; remembered after the first run
+    #[arg(long, value_name = "FILE", conflicts_with = "plain")]
+    pub ca: Option<PathBuf>,
+    /// The name in the node's certificate, where it is not the host of --server
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// Without TLS; only where nobody listens
+    #[arg(long)]
+    pub plain: bool,
+    /// Where keys, history and unsent messages are kept [default: ~/.natter]
+    #[arg(long, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Who you are; asked at the first run
+    #[arg(long = "as", value_name = "ALIAS")]
+    pub alias: Option<String>,
+    /// The PIN of a registration, for scripts; otherwise it is asked
+    #[arg(long)]
+    pub pin: Option<String>,
+    /// Ask for a PIN and end, for scripts that fetch it before they call again with --pin
+    #[arg(long, conflicts_with = "pin")]
+    pub request_pin: bool,
+    /// Make this a further device of an account that another device is logged in to
+    #[arg(long)]
+    pub link: bool,
+    /// Plain lines instead of a screen; chosen by itself when the output is no terminal
+    #[arg(long)]
+    pub lines: bool,
+    /// With --lines: go on after the end of the input
+    #[arg(long)]
+    pub stay: bool,
+}
+
+/// Runs the client until its person leaves.
+///
+/// # Errors
+/// What a person can act on: no such file, no connection for the registration, a wrong PIN, an
+/// ended session.
+pub async fn chat(args: ChatArgs) -> anyhow::Result<()> {
+    let peer = args.peer.as_deref().or(args.to.as_deref());
+    let peer = peer.map(Alias::parse).transpose().context("who to write to")?;
+    let Some(ready) = setup::prepare(&args).await? else { return Ok(()) };
+    let setup::Ready { profile, alias, options, identity, store } = ready;
+    let history = history::History::open(profile.history_dir())?;
+    let (client, events) = Client::login(options, identity, store)?;
+    let chat = work::Chat { client, alias, profile, history, waiting: BTreeMap::new() };
+    if args.lines || !std::io::stdout().is_terminal() {
+        let peer = peer.context("plain lines need someone to write to: natter chat ALIAS")?;
+        lines::run(chat, events, peer, args.stay).await
+    } else {
+        run::run(chat, events, peer).await
+    }
+}

@@ -30,13 +30,11 @@ async fn main() -> anyhow::Result<()> {
 
     let (client, mut events) = Client::login(options, identity, store)?;
     while let Some(event) = events.next().await {
-        match event {
-            Event::Message(message) => {
-                client.typing(message.from, true);
-                client.send(message.from, message.body)?;
-            }
-            Event::Ended { code } => anyhow::bail!("the session ended: {}", code.name()),
-            other => writeln!(std::io::stdout(), "{other:?}")?,
+        if let Event::Message(message) = event {
+            client.typing(message.from, true);
+            client.send(message.from, message.body)?;
+        } else {
+            writeln!(std::io::stdout(), "{event:?}")?;
         }
     }
     Ok(())

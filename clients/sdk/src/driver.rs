@@ -109,7 +109,7 @@ impl Driver {
                 End::Lost { reason, wait, addresses: others } => {
                     debug!(%reason, "disconnected");
                     self.disconnected(reason);
-                    prefer(&mut addresses, others, &self.options.addresses);
+                    prefer(&mut addresses, &others, &self.options.addresses);
                     let wait = wait.max(self.backoff.next(rand::random()));
                     if let Some(done) = self.attend(sleep(wait)).await.err() {
                         break (Status::Closed, done);
@@ -315,7 +315,7 @@ fn login_failed(error: ConnectError) -> End {
 }
 
 /// Puts what the node recommends in front of what was configured.
-fn prefer(addresses: &mut VecDeque<String>, others: Vec<String>, configured: &[String]) {
+fn prefer(addresses: &mut VecDeque<String>, others: &[String], configured: &[String]) {
     if others.is_empty() {
         if !addresses.is_empty() {
             addresses.rotate_left(1);
@@ -323,5 +323,5 @@ fn prefer(addresses: &mut VecDeque<String>, others: Vec<String>, configured: &[S
         return;
     }
     let known = configured.iter().filter(|address| !others.contains(address)).cloned();
-    *addresses = others.iter().cloned().take(16).chain(known).collect();
+    *addresses = others.iter().take(16).cloned().chain(known).collect();
 }

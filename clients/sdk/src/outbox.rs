@@ -22,7 +22,7 @@ const REFUSALS_MAX: u32 = 10;
 const HOLD_MIN: Duration = Duration::from_millis(250);
 
 /// Longest wait after a refusal that names none.
-const HOLD_MAX: Duration = Duration::from_secs(60);
+const HOLD_MAX: Duration = Duration::from_mins(1);
 
 /// Aliases whose user is remembered, so that both name one conversation.
 const KNOWN_MAX: usize = 1_024;
@@ -34,6 +34,15 @@ pub(crate) enum Refused<A> {
     Kept { reconnect: bool },
     /// It is given up; `answer` is whoever waits for it.
     GivenUp { answer: Option<A> },
+    /// No such send waits.
+    Unknown,
+}
+
+/// What an acceptance means.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Accepted<A> {
+    /// The send is done; `answer` is whoever waits for it.
+    Settled { answer: Option<A> },
     /// No such send waits.
     Unknown,
 }
@@ -138,16 +147,16 @@ impl<A> Outbox<A> {
         }
     }
 
-    /// Send `id` was accepted for `user` (0 if the node named none). `None` if no such send waits.
-    pub(crate) fn accepted(&mut self, id: u64, user: UserId) -> Option<Option<A>> {
-        let entry = self.settle(id)?;
+    /// Send `id` was accepted for `user` (0 if the node named none).
+    pub(crate) fn accepted(&mut self, id: u64, user: UserId) -> Accepted<A> {
+        let Some(entry) = self.settle(id) else { return Accepted::Unknown };
         if let (Recipient::Alias(alias), true) = (entry.conversation, user.0 != 0) {
             if self.known.len() >= KNOWN_MAX {
                 self.known.clear();
             }
             self.known.insert(alias, user);
         }
-        Some(entry.answer)
+        Accepted::Settled { answer: entry.answer }
     }
 
     /// Send `id` was refused; `chance` is from 0 to 1.

@@ -32,9 +32,9 @@ fn sends_leave_in_order_and_at_most_a_window_is_unanswered() {
         outbox.push(id, ADA, wire::Send::default(), Some(id));
     }
     assert_eq!(take(&mut outbox, now), [1, 2, 3]);
-    assert_eq!(outbox.accepted(2, UserId(0)), Some(Some(2)));
+    assert_eq!(outbox.accepted(2, UserId(0)), Accepted::Settled { answer: Some(2) });
     assert_eq!(take(&mut outbox, now), [4]);
-    assert_eq!(outbox.accepted(2, UserId(0)), None, "an answer that comes twice is no answer");
+    assert_eq!(outbox.accepted(2, UserId(0)), Accepted::Unknown, "an answer twice is none");
 }
 
 #[test]

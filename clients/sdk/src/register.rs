@@ -35,13 +35,10 @@ pub async fn register_start(
     let mut link = open(options).await?;
     let start = RegisterStart { alias: alias.as_str().to_owned() };
     let kind = client_frame::Kind::RegisterStart(start);
-    match link.ask(1, kind, options.request_timeout).await? {
-        server_frame::Kind::PinSent(sent) => Ok(PinSent {
-            expires: Duration::from_secs(u64::from(sent.expires_s)),
-            digits: sent.digits,
-        }),
-        _ => Err(ConnectError::Unexpected),
-    }
+    let answer = link.ask(1, kind, options.request_timeout).await?;
+    let server_frame::Kind::PinSent(sent) = answer else { return Err(ConnectError::Unexpected) };
+    let expires = Duration::from_secs(u64::from(sent.expires_s));
+    Ok(PinSent { expires, digits: sent.digits })
 }
 
 /// Proves the PIN and makes this device one of the user's. Save `key` before the call: if the
@@ -65,12 +62,9 @@ pub async fn register_prove(
         device_name: device_name.to_owned(),
     };
     let kind = client_frame::Kind::RegisterProve(prove);
-    match link.ask(1, kind, options.request_timeout).await? {
-        server_frame::Kind::Registered(who) => {
-            Ok(Identity { user: UserId(who.user), device: DeviceId(who.device), key })
-        }
-        _ => Err(ConnectError::Unexpected),
-    }
+    let answer = link.ask(1, kind, options.request_timeout).await?;
+    let server_frame::Kind::Registered(who) = answer else { return Err(ConnectError::Unexpected) };
+    Ok(Identity { user: UserId(who.user), device: DeviceId(who.device), key })
 }
 
 /// A connection to the first address that answers.

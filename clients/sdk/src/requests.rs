@@ -114,13 +114,12 @@ impl Client {
             Recipient::User(user) => wire::lookup::Who::User(user.0),
             Recipient::Alias(alias) => wire::lookup::Who::Alias(alias.as_str().to_owned()),
         };
-        match self.request(Kind::Lookup(wire::Lookup { who: Some(who) }), true).await? {
-            server_frame::Kind::Found(found) => Ok(DeviceOwner {
-                user: UserId(found.user),
-                devices: found.devices.into_iter().map(device).collect(),
-            }),
-            _ => Err(RequestError::Unexpected),
-        }
+        let answer = self.request(Kind::Lookup(wire::Lookup { who: Some(who) }), true).await?;
+        let server_frame::Kind::Found(found) = answer else {
+            return Err(RequestError::Unexpected);
+        };
+        let devices = found.devices.into_iter().map(device).collect();
+        Ok(DeviceOwner { user: UserId(found.user), devices })
     }
 
     /// Takes no more messages from `user`.
@@ -193,10 +192,11 @@ impl Client {
         }
         let device_key = Bytes::copy_from_slice(device_key);
         let link = wire::LinkDevice { device_key, device_name: name.to_owned() };
-        match self.request(Kind::LinkDevice(link), false).await? {
-            server_frame::Kind::Linked(who) => Ok((UserId(who.user), DeviceId(who.device))),
-            _ => Err(RequestError::Unexpected),
-        }
+        let answer = self.request(Kind::LinkDevice(link), false).await?;
+        let server_frame::Kind::Linked(who) = answer else {
+            return Err(RequestError::Unexpected);
+        };
+        Ok((UserId(who.user), DeviceId(who.device)))
     }
 
     /// Removes a device; its session ends.
@@ -254,10 +254,9 @@ impl Client {
     }
 
     async fn done(&self, kind: Kind, repeat: bool) -> Result<(), RequestError> {
-        match self.request(kind, repeat).await? {
-            server_frame::Kind::Done(_) => Ok(()),
-            _ => Err(RequestError::Unexpected),
-        }
+        let answer = self.request(kind, repeat).await?;
+        let server_frame::Kind::Done(_) = answer else { return Err(RequestError::Unexpected) };
+        Ok(())
     }
 
     async fn request(&self, kind: Kind, repeat: bool) -> Result<server_frame::Kind, RequestError> {

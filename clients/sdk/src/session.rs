@@ -6,7 +6,7 @@ use crate::{
     error::{ConnectError, Refusal, RequestError, SendError},
     event::{DisconnectReason, Event, Presence, Signal},
     inbox::{AckDue, Arrival},
-    outbox::Refused,
+    outbox::{self, Refused},
     transport::Link,
 };
 use bytes::{Buf, BytesMut};
@@ -204,9 +204,8 @@ impl Driver {
             Some(Kind::Refused(refused)) => self.refused(id, refused.into())?,
             Some(Kind::GoAway(go_away)) => session.leave(go_away)?,
             Some(kind @ (Kind::Done(_) | Kind::Linked(_) | Kind::Found(_) | Kind::Account(_))) => {
-                match self.requests.remove(&id) {
-                    Some(pending) => answer(pending, Ok(kind)),
-                    None => debug!(id, "an answer that nobody waits for"),
+                if let Some(pending) = self.requests.remove(&id) {
+                    answer(pending, Ok(kind));
                 }
             }
             Some(
@@ -224,10 +223,10 @@ impl Driver {
     fn accepted(&mut self, id: u64, accepted: wire::Accepted) {
         let user = UserId(accepted.user);
         // Each statement takes the lock for itself: `emit` must not run under it.
-        let waiting = self.shared.desk().accepted(id, user);
+        let outcome = self.shared.desk().accepted(id, user);
         let user = (user.0 != 0).then_some(user);
-        if let Some(handle) = waiting {
-            self.answer_send(id, handle, Ok(Accepted { at_ms: accepted.at_ms, user }));
+        if let outbox::Accepted::Settled { answer } = outcome {
+            self.answer_send(id, answer, Ok(Accepted { at_ms: accepted.at_ms, user }));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     client::{Accepted, Outgoing},
     error::{Refusal, SendError},
     inbox::Inbox,
-    outbox::{Outbox, Refused},
+    outbox::{self, Outbox, Refused},
     store::{Change, Saved, SendIds, Store, Unsent},
 };
 use bytes::Bytes;
@@ -158,11 +158,12 @@ impl Desk {
         }
     }
 
-    /// Whoever waits for send `id`, now accepted; `None` if no such send waits.
-    pub(crate) fn accepted(&mut self, id: u64, user: UserId) -> Option<Option<Answer>> {
-        let answer = self.outbox.accepted(id, user)?;
-        self.record(&[Change::Answered(SendId(id))]);
-        Some(answer)
+    pub(crate) fn accepted(&mut self, id: u64, user: UserId) -> outbox::Accepted<Answer> {
+        let outcome = self.outbox.accepted(id, user);
+        if matches!(outcome, outbox::Accepted::Settled { .. }) {
+            self.record(&[Change::Answered(SendId(id))]);
+        }
+        outcome
     }
 
     pub(crate) fn refused(

@@ -1,0 +1,196 @@
+//! What keys do, and what the edge is asked to do.
+
+use super::{Connection, Model};
+use crate::{
+    command::{self, Command, HELP, Setting},
+    input::Edit,
+};
+use natter_sdk::Alias;
+
+/// Typing is told again after so long, in ms: half of what is believed.
+const TYPING_AGAIN_MS: u64 = 3_000;
+
+/// Lines that one page scrolls.
+const PAGE: usize = 10;
+
+/// A key, as the model knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Edit(Edit),
+    Enter,
+    Up,
+    Down,
+    PageUp,
+    PageDown,
+    NextConversation,
+    PreviousConversation,
+    Escape,
+    Quit,
+}
+
+/// Something the edge is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Send { to: u64, text: String },
+    Typing { to: u64, typing: bool },
+    MarkRead { from: u64, device: u32, send_ids: Vec<u64> },
+    Watch { user: u64, watch: bool },
+    Lookup { alias: Alias, open: bool },
+    SaveNames,
+    Block { user: u64, block: bool },
+    ShowAccount,
+    Link { key: Vec<u8>, name: String },
+    Unlink(u32),
+    Privacy(Option<Setting>),
+    DeleteAccount,
+    Quit,
+}
+
+impl Model {
+    /// What `key`, pressed at `now_ms`, leads to.
+    pub(crate) fn key(&mut self, key: Key, now_ms: u64) -> Vec<Act> {
+        match key {
+            Key::Edit(edit) => {
+                self.input.edit(edit);
+                self.typing(now_ms)
+            }
+            Key::Enter => self.enter(),
+            Key::Up => self.scrolled(1),
+            Key::PageUp => self.scrolled(PAGE),
+            Key::Down => {
+                self.scroll = self.scroll.saturating_sub(1);
+                Vec::new()
+            }
+            Key::PageDown => {
+                self.scroll = self.scroll.saturating_sub(PAGE);
+                Vec::new()
+            }
+            Key::NextConversation => self.turn(1),
+            Key::PreviousConversation => self.turn(self.conversations.len().saturating_sub(1)),
+            Key::Escape => {
+                self.notice.clear();
+                self.scroll = 0;
+                Vec::new()
+            }
+            Key::Quit => vec![Act::Quit],
+        }
+    }
+
+    fn scrolled(&mut self, lines: usize) -> Vec<Act> {
+        // The view clamps it to what there is.
+        self.scroll = self.scroll.saturating_add(lines);
+        Vec::new()
+    }
+
+    fn turn(&mut self, steps: usize) -> Vec<Act> {
+        let count = self.conversations.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let next = self.open.map_or(0, |open| (open + steps) % count);
+        self.show(next)
+    }
+
+    /// Brings one conversation to the screen.
+    pub(crate) fn show(&mut self, index: usize) -> Vec<Act> {
+        let before = self.opened().map(|c| c.user);
+        self.open = Some(index);
+        self.scroll = 0;
+        self.notice.clear();
+        let now = self.opened().map(|c| c.user);
+        let mut acts = Vec::new();
+        if before != now {
+            self.typing_told_ms = 0;
+            acts.extend(before.map(|user| Act::Watch { user, watch: false }));
+            acts.extend(now.map(|user| Act::Watch { user, watch: true }));
+        }
+        acts.extend(self.mark_read());
+        acts
+    }
+
+    fn typing(&mut self, now_ms: u64) -> Vec<Act> {
+        let Some(to) = self.opened().map(|c| c.user) else { return Vec::new() };
+        let typing = !self.input.is_empty() && !self.input.text().starts_with('/');
+        if typing && now_ms.saturating_sub(self.typing_told_ms) >= TYPING_AGAIN_MS {
+            self.typing_told_ms = now_ms;
+            return vec![Act::Typing { to, typing: true }];
+        }
+        if !typing && self.typing_told_ms != 0 {
+            self.typing_told_ms = 0;
+            return vec![Act::Typing { to, typing: false }];
+        }
+        Vec::new()
+    }
+
+    fn enter(&mut self) -> Vec<Act> {
+        let line = self.input.take();
+        if line.trim().is_empty() {
+            return Vec::new();
+        }
+        self.notice.clear();
+        match command::parse(&line) {
+            Ok(command) => self.obey(command),
+            Err(words) => self.note(words),
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Vec<Act> {
+        let open = self.opened().map(|c| c.user);
+        match (command, open) {
+            (Command::Say(text), Some(to)) => {
+                self.scroll = 0;
+                self.typing_told_ms = 0;
+                vec![Act::Send { to, text }]
+            }
+            (Command::Block, Some(user)) => vec![Act::Block { user, block: true }],
+            (Command::Unblock, Some(user)) => vec![Act::Block { user, block: false }],
+            (Command::Say(_) | Command::Block | Command::Unblock, None) => {
+                self.note("no conversation is open: /to ALIAS".into())
+            }
+            (Command::To(alias), _) => self.go_to(alias),
+            (Command::Who, open) => {
+                let mut words = vec![format!(
+                    "you are {}, user {}, device {}",
+                    self.me, self.user, self.device
+                )];
+                words.extend(open.map(|user| format!("this is {}, user {user}", self.name(user))));
+                self.notice = words;
+                Vec::new()
+            }
+            (Command::Devices, _) => vec![Act::ShowAccount],
+            (Command::Link { key, name }, _) => vec![Act::Link { key, name }],
+            (Command::Unlink(device), _) => vec![Act::Unlink(device)],
+            (Command::Privacy(setting), _) => vec![Act::Privacy(setting)],
+            (Command::DeleteAccount(alias), _) if alias == self.me => vec![Act::DeleteAccount],
+            (Command::DeleteAccount(_), _) => {
+                self.note(format!("to delete your account for good: /delete-account {}", self.me))
+            }
+            (Command::Help, _) => {
+                self.notice = HELP.iter().map(|line| (*line).to_owned()).collect();
+                Vec::new()
+            }
+            (Command::Quit, _) => vec![Act::Quit],
+        }
+    }
+
+    /// Opens the conversation with `alias`, which may have to be looked for.
+    pub(crate) fn go_to(&mut self, alias: Alias) -> Vec<Act> {
+        let known = self.names.iter().find(|(_, name)| **name == alias).map(|(user, _)| *user);
+        if let Some(user) = known {
+            let index = self.conversation(user);
+            return self.show(index);
+        }
+        self.notice = match self.connection {
+            Connection::Online => vec![format!("looking for {alias} …")],
+            Connection::Connecting | Connection::Offline(_) | Connection::Ended(_) => {
+                vec![format!("{alias} is looked for as soon as there is a connection")]
+            }
+        };
+        vec![Act::Lookup { alias, open: true }]
+    }
+
+    fn note(&mut self, words: String) -> Vec<Act> {
+        self.notice = vec![words];
+        Vec::new()
+    }
+}

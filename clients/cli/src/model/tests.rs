@@ -1,0 +1,150 @@
+//! What a person sees after what happens.
+
+use super::*;
+use crate::input::Edit;
+
+const BOB: u64 = 5;
+
+fn alias(name: &str) -> Alias {
+    Alias::parse(name).unwrap()
+}
+
+fn model() -> Model {
+    let mut model = Model::new(alias("ada"), 1, 1);
+    model.happened(Happening::Connected, 0);
+    model
+}
+
+fn with_bob() -> Model {
+    let mut model = model();
+    model.happened(Happening::Found { alias: alias("bob"), user: BOB, open: true }, 0);
+    model
+}
+
+fn message(send_id: u64, text: &str) -> Happening {
+    let body = Body { claims: Some(alias("bob")), text: text.into() };
+    Happening::Message { from: BOB, device: 1, send_id, at_ms: 10 + send_id, body }
+}
+
+fn type_line(model: &mut Model, line: &str) -> Vec<Act> {
+    for c in line.chars() {
+        model.key(Key::Edit(Edit::Insert(c)), 0);
+    }
+    model.key(Key::Enter, 0)
+}
+
+fn ticks(model: &Model) -> Vec<Tick> {
+    let lines = &model.opened().unwrap().lines;
+    let tick = |line: &Line| match &line.side {
+        Side::Mine { tick, .. } => Some(tick.clone()),
+        Side::Theirs { .. } => None,
+    };
+    lines.iter().filter_map(tick).collect()
+}
+
+fn ticked(send_ids: &[u64], tick: Tick) -> Happening {
+    Happening::Ticked { to: BOB, device: 1, send_ids: send_ids.to_vec(), tick }
+}
+
+#[test]
+fn ticks_rise_and_never_fall() {
+    let mut model = with_bob();
+    assert_eq!(type_line(&mut model, "hi"), [Act::Send { to: BOB, text: "hi".into() }]);
+    for send_id in [1, 2] {
+        let text = "hi".into();
+        model.happened(Happening::Sent { to: BOB, device: 1, send_id, at_ms: 0, text }, 0);
+    }
+    assert_eq!(ticks(&model), [Tick::Waiting, Tick::Waiting]);
+    model.happened(ticked(&[1, 2], Tick::Delivered), 0);
+    model.happened(ticked(&[1], Tick::Accepted), 0);
+    model.happened(ticked(&[2], Tick::Read), 0);
+    assert_eq!(ticks(&model), [Tick::Delivered, Tick::Read]);
+}
+
+#[test]
+fn a_message_is_shown_once_and_read_when_its_conversation_is_open() {
+    let mut model = model();
+    let acts = model.happened(message(7, "hello"), 0);
+    assert_eq!(acts, [Act::Lookup { alias: alias("bob"), open: false }]);
+    assert_eq!(model.name(BOB), "user 5", "a claim is not believed");
+    assert_eq!(model.happened(message(7, "hello"), 0), []);
+    assert_eq!((model.conversations[0].lines.len(), model.conversations[0].unread()), (1, 1));
+
+    let found = Happening::Found { alias: alias("bob"), user: BOB, open: false };
+    assert_eq!(model.happened(found, 0), [Act::SaveNames]);
+    assert_eq!(model.name(BOB), "bob");
+    let acts = model.key(Key::NextConversation, 0);
+    let read = Act::MarkRead { from: BOB, device: 1, send_ids: vec![7] };
+    assert_eq!(acts, [Act::Watch { user: BOB, watch: true }, read]);
+    let read = Act::MarkRead { from: BOB, device: 1, send_ids: vec![8] };
+    assert_eq!(model.happened(message(8, "there"), 0), [read]);
+    assert_eq!(model.conversations[0].unread(), 0);
+}
+
+#[test]
+fn what_could_not_be_marked_is_marked_after_the_next_connection() {
+    let mut model = with_bob();
+    model.happened(message(7, "hello"), 0);
+    model.happened(Happening::Disconnected("gone".into()), 0);
+    model.happened(Happening::NotMarked { from: BOB, device: 1, send_ids: vec![7] }, 0);
+    assert_eq!(model.happened(message(8, "two"), 0), [], "nobody can be told");
+    let read = Act::MarkRead { from: BOB, device: 1, send_ids: vec![7, 8] };
+    assert_eq!(model.happened(Happening::Connected, 0), [read]);
+}
+
+#[test]
+fn an_alias_that_is_claimed_by_somebody_else_names_nobody() {
+    let mut model = model();
+    model.happened(message(7, "i am bob"), 0);
+    let acts = model.happened(Happening::Found { alias: alias("bob"), user: 99, open: false }, 0);
+    assert_eq!(acts, []);
+    assert_eq!(model.name(BOB), "user 5");
+}
+
+#[test]
+fn typing_is_told_now_and_then_and_its_end_at_once() {
+    let mut model = with_bob();
+    let told = |typing| vec![Act::Typing { to: BOB, typing }];
+    assert_eq!(model.key(Key::Edit(Edit::Insert('a')), 10_000), told(true));
+    assert_eq!(model.key(Key::Edit(Edit::Insert('b')), 11_000), []);
+    assert_eq!(model.key(Key::Edit(Edit::Insert('c')), 13_000), told(true));
+    assert_eq!(model.key(Key::Edit(Edit::DeleteLine), 13_001), told(false));
+    assert_eq!(model.key(Key::Edit(Edit::Insert('/')), 20_000), [], "commands are no message");
+}
+
+#[test]
+fn the_conversation_that_changed_last_stands_first_and_the_open_one_stays_open() {
+    let mut model = with_bob();
+    let body = Body { claims: None, text: "psst".into() };
+    let other = Happening::Message { from: 9, device: 1, send_id: 1, at_ms: 0, body };
+    model.happened(other, 0);
+    assert_eq!(model.conversations.iter().map(|c| c.user).collect::<Vec<_>>(), [9, BOB]);
+    assert_eq!(model.opened().unwrap().user, BOB);
+}
+
+#[test]
+fn a_conversation_is_bounded() {
+    let mut model = with_bob();
+    for send_id in 0..LINES_MAX as u64 + 5 {
+        model.happened(message(send_id, "x"), 0);
+    }
+    let lines = &model.opened().unwrap().lines;
+    assert_eq!((lines.len(), lines[0].at_ms), (LINES_MAX, 15));
+}
+
+#[test]
+fn an_account_is_deleted_only_by_its_own_alias() {
+    let mut model = model();
+    assert_eq!(type_line(&mut model, "/delete-account bob"), []);
+    assert!(model.notice[0].contains("/delete-account ada"));
+    assert_eq!(type_line(&mut model, "/delete-account ada"), [Act::DeleteAccount]);
+}
+
+#[test]
+fn commands_without_a_conversation_say_what_is_missing() {
+    let mut model = model();
+    assert_eq!(type_line(&mut model, "hello"), []);
+    assert_eq!(model.notice, ["no conversation is open: /to ALIAS"]);
+    let look = Act::Lookup { alias: alias("bob"), open: true };
+    assert_eq!(type_line(&mut model, "/to bob"), [look]);
+}

@@ -1,0 +1,228 @@
+//! The screen's edge: keys and events in, drawings and requests out.
+
+use crate::{
+    input::Edit,
+    model::{Act, Happening, Key, Model},
+    view,
+    work::{self, Chat},
+};
+use anyhow::Context;
+use crossterm::event::{
+    Event as TermEvent, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
+};
+use futures_util::{FutureExt, StreamExt};
+use jiff::tz::TimeZone;
+use natter_sdk::{Alias, Event, Events};
+use ratatui::DefaultTerminal;
+use std::time::Duration;
+use tokio::{task::JoinSet, time::interval};
+
+/// Events that are taken in before the history is flushed, once for all of them.
+const BATCH: usize = 64;
+
+/// Requests that may wait for the node; more are refused with a word.
+const REQUESTS_MAX: usize = 64;
+
+/// How often the screen is drawn when nothing happens: typing ends, a day changes.
+const TICK: Duration = Duration::from_secs(1);
+
+struct Screen {
+    chat: Chat,
+    model: Model,
+    requests: JoinSet<Option<Happening>>,
+    /// Looked for as soon as there is a connection.
+    wanted: Option<Alias>,
+    leaving: bool,
+}
+
+/// Shows the screen until the person leaves. The terminal is put back as it was, after a panic too.
+pub(crate) async fn run(mut chat: Chat, events: Events, peer: Option<Alias>) -> anyhow::Result<()> {
+    let identity = chat.client.identity();
+    let mut model = Model::new(chat.alias.clone(), identity.user.0, identity.device.0);
+    model.conversations = chat.load()?;
+    model.names = chat.profile.names()?;
+    let mut screen = Screen { chat, model, requests: JoinSet::new(), wanted: None, leaving: false };
+    if let Some(peer) = peer {
+        let acts = screen.model.go_to(peer);
+        screen.act(acts).await?;
+    }
+    let terminal =
+        ratatui::try_init().context("this terminal cannot show a screen: use --lines")?;
+    let result = screen.live(terminal, events).await;
+    ratatui::restore();
+    screen.chat.client.close().await;
+    result
+}
+
+impl Screen {
+    async fn live(
+        &mut self,
+        mut terminal: DefaultTerminal,
+        mut events: Events,
+    ) -> anyhow::Result<()> {
+        let mut keys = EventStream::new();
+        let mut tick = interval(TICK);
+        let zone = TimeZone::system();
+        let mut open = true;
+        while !self.leaving {
+            let now_ms = work::now_ms();
+            let mut scrolled = self.model.scroll;
+            terminal.draw(|frame| scrolled = view::draw(frame, &self.model, now_ms, &zone))?;
+            self.model.scroll = scrolled;
+            tokio::select! {
+                key = keys.next() => match key {
+                    Some(key) => self.terminal_event(&key?).await?,
+                    None => self.leaving = true,
+                },
+                event = events.next(), if open => match event {
+                    Some(event) => self.take_in(event, &mut events).await?,
+                    None => open = false,
+                },
+                Some(result) = self.requests.join_next(), if !self.requests.is_empty() => {
+                    if let Some(happening) = result? {
+                        self.happened(happening).await?;
+                    }
+                }
+                _ = tick.tick() => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn terminal_event(&mut self, event: &TermEvent) -> anyhow::Result<()> {
+        match event {
+            TermEvent::Key(key) if key.kind != KeyEventKind::Release => {
+                if let Some(key) = meaning(*key) {
+                    let acts = self.model.key(key, work::now_ms());
+                    self.act(acts).await?;
+                }
+            }
+            TermEvent::Paste(text) => {
+                for c in text.chars() {
+                    let c = if c.is_control() { ' ' } else { c };
+                    let acts = self.model.key(Key::Edit(Edit::Insert(c)), work::now_ms());
+                    self.act(acts).await?;
+                }
+            }
+            TermEvent::Key(_)
+            | TermEvent::Resize(..)
+            | TermEvent::FocusGained
+            | TermEvent::FocusLost
+            | TermEvent::Mouse(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes in one event and those that are ready behind it; acknowledges them when they are on
+    /// disk.
+    async fn take_in(&mut self, first: Event, events: &mut Events) -> anyhow::Result<()> {
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            let Some(Some(event)) = events.next().now_or_never() else { break };
+            batch.push(event);
+        }
+        for event in &batch {
+            if let Some(happening) = self.chat.happening(event) {
+                self.happened(happening).await?;
+            }
+        }
+        self.chat.history.sync()?;
+        batch.iter().for_each(Event::ack);
+        Ok(())
+    }
+
+    async fn happened(&mut self, happening: Happening) -> anyhow::Result<()> {
+        self.chat.keep(&happening)?;
+        let connected = happening == Happening::Connected;
+        let mut acts = self.model.happened(happening, work::now_ms());
+        if connected {
+            let again = self.wanted.take().map(|alias| Act::Lookup { alias, open: true });
+            acts.extend(again);
+        }
+        self.act(acts).await
+    }
+
+    async fn act(&mut self, acts: Vec<Act>) -> anyhow::Result<()> {
+        for act in acts {
+            match act {
+                Act::Send { to, text } => match self.chat.send(to, text) {
+                    Ok(sent) => {
+                        self.chat.keep(&sent)?;
+                        self.model.happened(sent, work::now_ms());
+                    }
+                    Err(error) => self.model.notice = vec![work::send_error_in_words(&error)],
+                },
+                Act::Typing { to, typing } => {
+                    self.chat.client.typing(natter_sdk::UserId(to), typing);
+                }
+                Act::SaveNames => self.chat.profile.save_names(&self.model.names)?,
+                Act::Quit => self.leaving = true,
+                Act::DeleteAccount => self.delete_account().await?,
+                Act::Lookup { alias, open: true } if !self.model.is_online() => {
+                    self.wanted = Some(alias);
+                }
+                Act::MarkRead { .. }
+                | Act::Watch { .. }
+                | Act::Lookup { .. }
+                | Act::Block { .. }
+                | Act::ShowAccount
+                | Act::Link { .. }
+                | Act::Unlink(_)
+                | Act::Privacy(_) => self.request(act),
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, act: Act) {
+        if self.requests.len() >= REQUESTS_MAX {
+            self.model.notice = vec!["too many requests wait for the node".into()];
+            return;
+        }
+        self.requests.spawn(work::request(self.chat.client.clone(), act));
+    }
+
+    async fn delete_account(&mut self) -> anyhow::Result<()> {
+        match self.chat.client.delete_account().await {
+            Ok(()) => {
+                self.leaving = true;
+                self.chat.profile.remove()
+            }
+            Err(error) => {
+                self.model.notice = vec![format!("not deleted: {error}")];
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a key means here; `None`: nothing.
+#[allow(clippy::wildcard_enum_match_arm, reason = "most keys of the terminal mean nothing here")]
+fn meaning(key: KeyEvent) -> Option<Key> {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('c' | 'q') if control => Some(Key::Quit),
+        KeyCode::Char('a') if control => Some(Key::Edit(Edit::Home)),
+        KeyCode::Char('e') if control => Some(Key::Edit(Edit::End)),
+        KeyCode::Char('u') if control => Some(Key::Edit(Edit::DeleteLine)),
+        KeyCode::Char('w') if control => Some(Key::Edit(Edit::DeleteWord)),
+        KeyCode::Char('n') if control => Some(Key::NextConversation),
+        KeyCode::Char('p') if control => Some(Key::PreviousConversation),
+        KeyCode::Char(c) if !control => Some(Key::Edit(Edit::Insert(c))),
+        KeyCode::Backspace => Some(Key::Edit(Edit::Backspace)),
+        KeyCode::Delete => Some(Key::Edit(Edit::Delete)),
+        KeyCode::Left => Some(Key::Edit(Edit::Left)),
+        KeyCode::Right => Some(Key::Edit(Edit::Right)),
+        KeyCode::Home => Some(Key::Edit(Edit::Home)),
+        KeyCode::End => Some(Key::Edit(Edit::End)),
+        KeyCode::Enter => Some(Key::Enter),
+        KeyCode::Up => Some(Key::Up),
+        KeyCode::Down => Some(Key::Down),
+        KeyCode::PageUp => Some(Key::PageUp),
+        KeyCode::PageDown => Some(Key::PageDown),
+        KeyCode::Tab => Some(Key::NextConversation),
+        KeyCode::BackTab => Some(Key::PreviousConversation),
+        KeyCode::Esc => Some(Key::Escape),
+        _ => None,
+    }
+}

@@ -1,0 +1,259 @@
+//! The screen: conversations on the left, the open one on the right, the line being typed, the
+//! state of the connection. Pure: draws the model.
+
+use crate::model::{Connection, Conversation, Line as Said, Model, Side, Tick};
+use jiff::{Timestamp, tz::TimeZone};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Position, Rect},
+    style::{Color, Style, Stylize},
+    text::{Line, Span},
+    widgets::{Block, Borders, Paragraph},
+};
+
+/// Columns of the list of conversations; left out on a narrower screen than [`LIST_FROM`].
+const LIST_COLUMNS: u16 = 24;
+const LIST_FROM: u16 = 60;
+
+/// Draws the model as of `now_ms`. Returns how far it is really scrolled up.
+pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &TimeZone) -> usize {
+    let area = frame.area();
+    let [main, status] = Layout::vertical([Constraint::Min(1), Constraint::Length(1)]).areas(area);
+    frame.render_widget(Paragraph::new(status_line(model)), status);
+    let main = if area.width >= LIST_FROM {
+        let columns = [Constraint::Length(LIST_COLUMNS), Constraint::Min(1)];
+        let [left, right] = Layout::horizontal(columns).areas(main);
+        draw_list(frame, model, left);
+        right
+    } else {
+        main
+    };
+    let notice = u16::try_from(model.notice.len()).unwrap_or(0).min(main.height / 2);
+    let rows = [
+        Constraint::Length(1),
+        Constraint::Min(1),
+        Constraint::Length(notice),
+        Constraint::Length(1),
+    ];
+    let [head, body, words, input] = Layout::vertical(rows).areas(main);
+    frame.render_widget(Paragraph::new(head_line(model, now_ms, zone)), head);
+    let scrolled = draw_messages(frame, model, body, now_ms, zone);
+    let lines = model.notice.iter().map(|line| Line::from(line.as_str()).yellow());
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), words);
+    draw_input(frame, model, input);
+    scrolled
+}
+
+fn status_line(model: &Model) -> Line<'static> {
+    let (mark, words, color) = match &model.connection {
+        Connection::Online => ("●", "connected".to_owned(), Color::Green),
+        Connection::Connecting => ("○", "connecting …".to_owned(), Color::Yellow),
+        Connection::Offline(reason) => ("○", format!("offline: {reason}"), Color::Yellow),
+        Connection::Ended(reason) => ("✗", format!("{reason} (/quit)"), Color::Red),
+    };
+    let waiting = model.conversations.iter().map(waiting_lines).sum::<usize>();
+    let waiting = if waiting > 0 { format!("  ◷ {waiting} unsent") } else { String::new() };
+    Line::from(vec![
+        Span::raw(format!(" {} ", model.me)).bold(),
+        Span::raw(format!("{mark} {words}")).fg(color),
+        Span::raw(waiting).dim(),
+    ])
+    .on_dark_gray()
+}
+
+fn waiting_lines(conversation: &Conversation) -> usize {
+    let waits = |said: &&Said| matches!(said.side, Side::Mine { tick: Tick::Waiting, .. });
+    conversation.lines.iter().filter(waits).count()
+}
+
+fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let room = usize::from(area.width.saturating_sub(2));
+    let lines = model.conversations.iter().enumerate().map(|(index, conversation)| {
+        let open = model.open == Some(index);
+        let online = matches!(conversation.presence, Some((true, _)));
+        let unread = conversation.unread();
+        let count = if unread > 0 { format!(" {unread} ") } else { String::new() };
+        let name = cut(&model.name(conversation.user), room.saturating_sub(count.len() + 2));
+        let gap = room.saturating_sub(2 + width(&name) + count.len());
+        let name = if unread > 0 { Span::raw(name).bold() } else { Span::raw(name) };
+        let dot = if online { Span::raw("● ").green() } else { Span::raw("  ") };
+        let count = Span::raw(count).black().on_green();
+        let line = Line::from(vec![dot, name, Span::raw(" ".repeat(gap)), count]);
+        if open { line.reversed() } else { line }
+    });
+    let lines: Vec<Line<'_>> = lines.take(usize::from(area.height)).collect();
+    let block = Block::new().borders(Borders::RIGHT).border_style(Style::new().dark_gray());
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn head_line(model: &Model, now_ms: u64, zone: &TimeZone) -> Line<'static> {
+    let Some(open) = model.opened() else { return Line::from(" natter").bold() };
+    let name = Span::raw(format!(" {}", model.name(open.user))).bold();
+    let state = if open.typing_until_ms > now_ms {
+        Span::raw("  is typing …").green()
+    } else {
+        match open.presence {
+            Some((true, _)) => Span::raw("  online").green(),
+            Some((false, last)) if last > 0 => {
+                Span::raw(format!("  last seen {}", moment(last, now_ms, zone))).dim()
+            }
+            Some((false, _)) | None => Span::raw(""),
+        }
+    };
+    Line::from(vec![name, state])
+}
+
+fn draw_messages(
+    frame: &mut Frame<'_>,
+    model: &Model,
+    area: Rect,
+    now_ms: u64,
+    zone: &TimeZone,
+) -> usize {
+    let Some(open) = model.opened() else { return 0 };
+    let room = usize::from(area.height);
+    let columns = usize::from(area.width);
+    // Newest first, and no more than can be seen: a long history costs nothing.
+    let wanted = room.saturating_add(model.scroll);
+    let mut rows: Vec<Line<'static>> = Vec::new();
+    for said in open.lines.iter().rev() {
+        let name = model.name(open.user);
+        rows.extend(
+            message(said, &name, columns, &moment(said.at_ms, now_ms, zone)).into_iter().rev(),
+        );
+        if rows.len() >= wanted {
+            break;
+        }
+    }
+    let scrolled = model.scroll.min(rows.len().saturating_sub(room));
+    let mut seen: Vec<Line<'static>> = rows.into_iter().skip(scrolled).take(room).collect();
+    seen.resize(room, Line::default());
+    seen.reverse();
+    frame.render_widget(Paragraph::new(seen), area);
+    scrolled
+}
+
+/// One message as rows of the screen.
+fn message(said: &Said, name: &str, columns: usize, at: &str) -> Vec<Line<'static>> {
+    let (who, tick) = match &said.side {
+        Side::Mine { tick, .. } => (Span::raw("you").cyan(), tick_spans(tick)),
+        Side::Theirs { .. } => (Span::raw(cut(name, 20)).magenta(), Vec::new()),
+    };
+    let mut head = vec![Span::raw(format!(" {at} ")).dim(), who, Span::raw(" ")];
+    let indent = head.iter().map(Span::width).sum::<usize>();
+    // The ticks stand behind the last row; room for them is kept on every row.
+    let room = columns.saturating_sub(indent + 5).max(8);
+    let texts: Vec<String> = said.text.split('\n').flat_map(|line| wrap(line, room)).collect();
+    let last = texts.len().saturating_sub(1);
+    let mut rows = Vec::new();
+    for (row, text) in texts.into_iter().enumerate() {
+        let mut spans =
+            if row == 0 { std::mem::take(&mut head) } else { vec![Span::raw(" ".repeat(indent))] };
+        spans.push(Span::raw(text));
+        if row == last {
+            spans.extend(tick.iter().cloned());
+        }
+        rows.push(Line::from(spans));
+    }
+    rows
+}
+
+fn tick_spans(tick: &Tick) -> Vec<Span<'static>> {
+    match tick {
+        Tick::Waiting => vec![Span::raw(" ◷").dim()],
+        Tick::Accepted => vec![Span::raw(" ✓").dim()],
+        Tick::Delivered => vec![Span::raw(" ✓✓").dim()],
+        Tick::Read => vec![Span::raw(" ✓✓").light_blue()],
+        Tick::Failed(why) => vec![Span::raw(format!(" ✗ {why}")).red()],
+    }
+}
+
+fn draw_input(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let room = usize::from(area.width.saturating_sub(3));
+    let before = model.input.before_cursor();
+    // The part around the cursor, if the line is longer than the screen.
+    let hidden = before.chars().count().saturating_sub(fitting_end(&before, room));
+    let shown: String = model.input.text().chars().skip(hidden).collect();
+    let visible_before: String = before.chars().skip(hidden).collect();
+    let prompt = Span::raw("> ").green();
+    frame.render_widget(Paragraph::new(Line::from(vec![prompt, Span::raw(shown)])), area);
+    let column = u16::try_from(2 + width(&visible_before)).unwrap_or(u16::MAX);
+    let x = area.x.saturating_add(column.min(area.width.saturating_sub(1)));
+    frame.set_cursor_position(Position::new(x, area.y));
+}
+
+/// How many of the last characters fit into `room` columns.
+fn fitting_end(text: &str, room: usize) -> usize {
+    let mut used = 0;
+    text.chars()
+        .rev()
+        .take_while(|c| {
+            used += char_width(*c);
+            used <= room
+        })
+        .count()
+}
+
+/// The time of day, with the date if it was another day.
+fn moment(at_ms: u64, now_ms: u64, zone: &TimeZone) -> String {
+    let local = |ms: u64| {
+        let stamp = Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX));
+        stamp.unwrap_or_default().to_zoned(zone.clone())
+    };
+    let (at, now) = (local(at_ms), local(now_ms));
+    let format = if at.date() == now.date() { "%H:%M" } else { "%m-%d %H:%M" };
+    at.strftime(format).to_string()
+}
+
+fn width(text: &str) -> usize {
+    Span::raw(text).width()
+}
+
+fn char_width(c: char) -> usize {
+    width(c.encode_utf8(&mut [0; 4]))
+}
+
+/// The text, shortened to `room` columns.
+fn cut(text: &str, room: usize) -> String {
+    if width(text) <= room {
+        return text.to_owned();
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if width(&short) + char_width(c) + 1 > room {
+            break;
+        }
+        short.push(c);
+    }
+    short.push('…');
+    short
+}
+
+/// Rows of at most `room` columns, broken at spaces where there are some.
+fn wrap(text: &str, room: usize) -> Vec<String> {
+    let mut rows = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_inclusive(' ') {
+        let wide = width(word.trim_end());
+        if used > 0 && used + wide > room {
+            rows.push(String::new());
+            used = 0;
+        }
+        for c in word.chars() {
+            let columns = char_width(c);
+            if used + columns > room && c != ' ' {
+                rows.push(String::new());
+                used = 0;
+            }
+            if let Some(row) = rows.last_mut() {
+                row.push(c);
+            }
+            used += columns;
+        }
+    }
+    rows.into_iter().map(|row| row.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;
