@@ -97,7 +97,7 @@ impl Process for ShardActor {
             machine: recovered.machine,
             proposals: Proposals::default(),
             index: recovered.index,
-            logged_bytes: 0,
+            logged_bytes: recovered.bytes,
             overlay: Overlay::new(),
             checkpoint: Checkpoint::Idle,
             checkpoint_at_ms: now_ms + spread,
@@ -280,6 +280,7 @@ impl ShardActor {
     }
 
     fn begin_checkpoint(&mut self, spill: Spill) {
+        self.logged_bytes = 0;
         self.overlay = spill.entries.into_iter().collect();
         self.write_checkpoint(self.index, spill.rows);
     }
@@ -314,9 +315,9 @@ impl ShardActor {
         let now_ms = self.context.clock.now_ms();
         self.offer_notices();
         let due = now_ms >= self.checkpoint_at_ms || self.logged_bytes >= CHECKPOINT_BYTES;
-        if due && self.checkpoint == Checkpoint::Idle && self.machine.is_dirty() {
+        // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
+        if due && self.checkpoint == Checkpoint::Idle && self.logged_bytes > 0 {
             self.checkpoint_at_ms = now_ms + self.context.settings.checkpoint_every_ms;
-            self.logged_bytes = 0;
             self.checkpoint = Checkpoint::Proposed;
             self.proposals.push_spill();
         }
@@ -365,6 +366,8 @@ fn retry_origins(inbox: &Arc<Inbox<ShardItem>>, user: UserId) {
 struct Recovered {
     machine: Machine,
     index: u64,
+    /// Of records that no checkpoint holds.
+    bytes: u64,
 }
 
 /// Reads the tables, then applies what the log holds beyond them. Effects of the past are not
@@ -376,8 +379,9 @@ fn recover(
 ) -> Result<Recovered, ProcessError> {
     let shard = machine.shard;
     let mut index = storage.load(shard, &mut |row| machine.load(row))?;
-    let mut replayed = 0u64;
+    let (mut replayed, mut bytes) = (0u64, 0);
     for (at, record) in records {
+        bytes += record.len() as u64;
         let batch = stored::Batch::decode(record)?;
         for command in batch.commands.into_iter().filter_map(|command| command.kind) {
             machine.apply(batch.now_ms, command);
@@ -387,9 +391,10 @@ fn recover(
         for effect in machine.take_effects() {
             if let Effect::Checkpoint(spill) = effect {
                 storage.checkpoint(shard, at, spill.rows)?;
+                bytes = 0;
             }
         }
     }
     info!(%shard, index, replayed, "shard recovered");
-    Ok(Recovered { machine, index })
+    Ok(Recovered { machine, index, bytes })
 }
