@@ -28,17 +28,19 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &Tim
     } else {
         main
     };
-    let notice = u16::try_from(model.notice.len()).unwrap_or(0).min(main.height / 2);
+    let columns = usize::from(main.width).max(8);
+    let notice: Vec<String> = model.notice.iter().flat_map(|line| wrap(line, columns)).collect();
+    let notice_rows = u16::try_from(notice.len()).unwrap_or(u16::MAX).min(main.height / 2);
     let rows = [
         Constraint::Length(1),
         Constraint::Min(1),
-        Constraint::Length(notice),
+        Constraint::Length(notice_rows),
         Constraint::Length(1),
     ];
     let [head, body, words, input] = Layout::vertical(rows).areas(main);
     frame.render_widget(Paragraph::new(head_line(model, now_ms, zone)), head);
     let scrolled = draw_messages(frame, model, body, now_ms, zone);
-    let lines = model.notice.iter().map(|line| Line::from(line.as_str()).yellow());
+    let lines = notice.iter().map(|line| Line::from(line.as_str()).yellow());
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), words);
     draw_input(frame, model, input);
     scrolled

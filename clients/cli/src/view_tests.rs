@@ -115,3 +115,11 @@ fn the_end_of_a_long_line_is_seen_while_it_is_typed() {
     let rows = screen(&model, 30, 5);
     assert!(rows[3].ends_with("789"), "{rows:?}");
 }
+
+#[test]
+fn words_for_the_person_are_broken_instead_of_cut() {
+    let mut model = talk();
+    model.happened(Happening::Notice(vec!["one two three four five six".into()]), NOON_MS);
+    let rows = screen(&model, 16, 10);
+    assert_eq!(rows[6..8], ["one two three", "four five six"]);
+}

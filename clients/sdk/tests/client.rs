@@ -46,7 +46,7 @@ async fn registration_and_login_over_tls_prove_the_device_key() {
 
     let person = async {
         let sent = register_start(&options, &alias).await.unwrap();
-        assert_eq!((sent.expires, sent.digits), (Duration::from_secs(600), 6));
+        assert_eq!((sent.expires, sent.digits), (Duration::from_mins(10), 6));
         let wrong = register_prove(&options, &alias, "000000", key.clone(), "laptop").await;
         assert_eq!(wrong.unwrap_err().code(), Some(Code::WrongPin));
         register_prove(&options, &alias, "123456", key.clone(), "laptop").await.unwrap()

@@ -119,23 +119,6 @@ impl FileStore {
         replace(&path, text.as_bytes()).map_err(io_error(&path))
     }
 
-    /// Forgets identity, key and state: for a device that was unlinked or an account that was
-    /// deleted.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if a file cannot be removed.
-    pub fn wipe(dir: impl AsRef<Path>) -> Result<(), StoreError> {
-        for name in ["identity", "device.key", "state"] {
-            let path = dir.as_ref().join(name);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error(&path)(error)),
-            }
-        }
-        Ok(())
-    }
-
     fn append(&mut self, changes: &[Change]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for change in changes {

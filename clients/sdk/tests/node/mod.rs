@@ -20,33 +20,33 @@ use tokio_rustls::TlsAcceptor;
 /// Longest wait for anything; reached only when a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub const USER: u64 = 77;
-pub const NONCE: [u8; 32] = [9; 32];
+pub(crate) const USER: u64 = 77;
+pub(crate) const NONCE: [u8; 32] = [9; 32];
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// The listening side.
-pub struct Node {
+pub(crate) struct Node {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    pub heartbeat_s: u32,
+    pub(crate) heartbeat_s: u32,
 }
 
 /// The node's end of one connection.
-pub struct Conn {
+pub(crate) struct Conn {
     io: Box<dyn Io>,
     buffer: BytesMut,
 }
 
 impl Node {
-    pub async fn plain() -> Self {
+    pub(crate) async fn plain() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { listener, tls: None, heartbeat_s: 60 }
     }
 
     /// A node with a certificate of its own, and that certificate in PEM.
-    pub async fn tls() -> (Self, String) {
+    pub(crate) async fn tls() -> (Self, String) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -61,12 +61,12 @@ impl Node {
         (Self { tls, ..Self::plain().await }, made.cert.pem())
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.listener.local_addr().unwrap().to_string()
     }
 
     /// Takes the next connection and says `Welcome`.
-    pub async fn accept(&self) -> Conn {
+    pub(crate) async fn accept(&self) -> Conn {
         let (socket, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
         socket.set_nodelay(true).unwrap();
         let io: Box<dyn Io> = match &self.tls {
@@ -86,7 +86,7 @@ impl Node {
     }
 
     /// Takes a connection and lets it log in, by ticket or key.
-    pub async fn accept_login(&self) -> Conn {
+    pub(crate) async fn accept_login(&self) -> Conn {
         let mut conn = self.accept().await;
         let (id, ask) = conn.hear().await;
         let acknowledged = match ask {
@@ -100,20 +100,20 @@ impl Node {
 }
 
 impl Conn {
-    pub async fn say(&mut self, id: u64, kind: Kind) {
+    pub(crate) async fn say(&mut self, id: u64, kind: Kind) {
         let mut bytes = Vec::new();
         frame::encode(&ServerFrame { id, kind: Some(kind) }, &mut bytes);
         self.io.write_all(&bytes).await.unwrap();
         self.io.flush().await.unwrap();
     }
 
-    pub async fn say_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) async fn say_bytes(&mut self, bytes: &[u8]) {
         self.io.write_all(bytes).await.unwrap();
         self.io.flush().await.unwrap();
     }
 
     /// The next frame, or `None` when the client hangs up.
-    pub async fn try_hear(&mut self) -> Option<(u64, Ask)> {
+    pub(crate) async fn try_hear(&mut self) -> Option<(u64, Ask)> {
         loop {
             let whole: Option<ClientFrame> = frame::decode(&mut self.buffer, 1 << 20).unwrap();
             if let Some(whole) = whole {
@@ -126,12 +126,12 @@ impl Conn {
         }
     }
 
-    pub async fn hear(&mut self) -> (u64, Ask) {
+    pub(crate) async fn hear(&mut self) -> (u64, Ask) {
         self.try_hear().await.expect("the client hung up")
     }
 
     /// The next frame, which must be a send: its id and body.
-    pub async fn hear_send(&mut self) -> (u64, Vec<u8>) {
+    pub(crate) async fn hear_send(&mut self) -> (u64, Vec<u8>) {
         match self.hear().await {
             (id, Ask::Send(send)) => (id, send.body.to_vec()),
             other => panic!("expected a send, got {other:?}"),
@@ -139,7 +139,7 @@ impl Conn {
     }
 
     /// Bodies of the next `count` sends, none of which is answered.
-    pub async fn hear_bodies(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn hear_bodies(&mut self, count: usize) -> Vec<String> {
         let mut bodies = Vec::new();
         for _ in 0..count {
             bodies.push(String::from_utf8(self.hear_send().await.1).unwrap());
@@ -148,7 +148,7 @@ impl Conn {
     }
 
     /// Reads until an acknowledgement comes.
-    pub async fn hear_ack(&mut self) -> u64 {
+    pub(crate) async fn hear_ack(&mut self) -> u64 {
         loop {
             if let (0, Ask::Ack(ack)) = self.hear().await {
                 return ack.seq;
@@ -156,7 +156,7 @@ impl Conn {
         }
     }
 
-    pub async fn logged_in(&mut self, id: u64, acknowledged: u64) {
+    pub(crate) async fn logged_in(&mut self, id: u64, acknowledged: u64) {
         let logged_in = wire::LoggedIn {
             ticket: b"ticket".to_vec().into(),
             acknowledged,
@@ -166,17 +166,17 @@ impl Conn {
         self.say(id, Kind::LoggedIn(logged_in)).await;
     }
 
-    pub async fn accept_send(&mut self, id: u64) {
+    pub(crate) async fn accept_send(&mut self, id: u64) {
         self.say(id, Kind::Accepted(wire::Accepted { at_ms: 1000 + id, user: 0 })).await;
     }
 
-    pub async fn refuse(&mut self, id: u64, code: proto::Code, retry_after_ms: u32) {
+    pub(crate) async fn refuse(&mut self, id: u64, code: proto::Code, retry_after_ms: u32) {
         let code = code.number();
         let refused = wire::Refused { code, text: "as the test says".into(), retry_after_ms };
         self.say(id, Kind::Refused(refused)).await;
     }
 
-    pub async fn deliver(&mut self, seq: u64, after: Option<u64>) {
+    pub(crate) async fn deliver(&mut self, seq: u64, after: Option<u64>) {
         let message = wire::Message {
             from: 5,
             from_device: 1,
@@ -188,12 +188,12 @@ impl Conn {
     }
 }
 
-pub fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     let key = DeviceKey::generate().unwrap();
     Identity { user: UserId(USER), device: DeviceId(1), key }
 }
 
-pub fn options(node: &Node) -> ClientOptions {
+pub(crate) fn options(node: &Node) -> ClientOptions {
     let mut options = ClientOptions::plain(node.address());
     options.backoff_min = Duration::from_millis(10);
     options.backoff_max = Duration::from_millis(50);
@@ -201,12 +201,12 @@ pub fn options(node: &Node) -> ClientOptions {
     options
 }
 
-pub fn start(node: &Node, store: impl Store) -> (Client, Events) {
+pub(crate) fn start(node: &Node, store: impl Store) -> (Client, Events) {
     Client::login(options(node), identity(), store).unwrap()
 }
 
 /// The next event for which `pick` has a value.
-pub async fn next<T>(
+pub(crate) async fn next<T>(
     events: &mut Events,
     mut pick: impl FnMut(natter_sdk::Event) -> Option<T>,
 ) -> T {
