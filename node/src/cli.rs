@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use natter_cli::ChatArgs;
+
+use crate::demo::Demo;
 
 /// What the process is asked to do.
 #[derive(Debug, Parser)]
@@ -18,6 +21,10 @@ pub struct Cli {
 pub enum Command {
     /// Run a node.
     Serve(Serve),
+    /// See it work: a node, two people, and a kill in between.
+    Demo(Demo),
+    /// Write to someone from the terminal.
+    Chat(ChatArgs),
 }
 
 /// How a node is run.

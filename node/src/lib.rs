@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod data_dir;
+pub mod demo;
 mod doors;
 pub mod http;
 pub mod identity;

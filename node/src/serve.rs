@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Serve};
 use crate::config::NodeConfig;
-use crate::{boot, tls};
+use crate::{boot, demo, tls};
 
 /// File descriptors that are not client connections: log segments, tables, listeners.
 const OTHER_FILES: u64 = 500;
@@ -26,6 +26,8 @@ const OTHER_FILES: u64 = 500;
 pub fn main_with(handlers: Vec<Arc<dyn Handler>>) -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => run(&serve, handlers),
+        Command::Demo(demo) => client(demo::run(demo)),
+        Command::Chat(chat) => client(natter_cli::chat(chat)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,6 +58,13 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("the async runtime cannot start")?.block_on(boot::run(config, handlers))
+}
+
+/// Runs what talks to a node rather than being one.
+fn client(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the async runtime cannot start")?.block_on(work)
 }
 
 /// Says something on standard error before or after there is a log.

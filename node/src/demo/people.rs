@@ -1,0 +1,216 @@
+//! The demo's people: a device each, on the SDK, telling what they see.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use natter_sdk::{
+    Client, ClientOptions, Event, Events, FileStore, Identity, Message, ReceiptKind, SendHandle,
+    UserId,
+};
+use tokio::time::{Instant, timeout};
+
+use super::PATIENCE;
+use super::stage::narrate;
+
+/// What the sender of a message is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tick {
+    /// On disk.
+    Accepted,
+    /// On every device of the recipient.
+    Delivered,
+    /// Seen by a person.
+    Read,
+}
+
+impl Tick {
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Accepted => "\u{2713}  ",
+            Self::Delivered => "\u{2713}\u{2713} ",
+            Self::Read => "\u{2713}\u{2713}\u{2713}",
+        }
+    }
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct Sent {
+    id: u64,
+    text: String,
+    at: Instant,
+}
+
+impl Sent {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// A message that came.
+#[derive(Debug)]
+pub(super) struct Seen {
+    message: Message,
+    text: String,
+}
+
+impl Seen {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// What it takes to log in.
+#[derive(Clone, Debug)]
+pub(super) struct Device {
+    pub(super) name: &'static str,
+    pub(super) options: ClientOptions,
+    pub(super) identity: Identity,
+    pub(super) dir: std::path::PathBuf,
+}
+
+/// Someone with their phone on.
+#[derive(Debug)]
+pub(super) struct Person {
+    device: Device,
+    client: Client,
+    events: Events,
+    handles: Vec<(u64, SendHandle)>,
+    ticks: BTreeSet<(u64, Tick)>,
+}
+
+/// Someone with their phone off.
+#[derive(Debug)]
+pub(super) struct Away(Device);
+
+impl Away {
+    pub(super) fn user(&self) -> UserId {
+        self.0.identity.user
+    }
+
+    pub(super) async fn come_back(self) -> anyhow::Result<Person> {
+        Person::log_in(self.0).await
+    }
+}
+
+impl Person {
+    pub(super) async fn log_in(device: Device) -> anyhow::Result<Self> {
+        let store = FileStore::open(&device.dir)?;
+        let (client, events) =
+            Client::login(device.options.clone(), device.identity.clone(), store)?;
+        let ready = timeout(PATIENCE, client.ready()).await.context("no login in time")?;
+        ready.map_err(|code| anyhow::anyhow!("login refused: {}", code.name()))?;
+        Ok(Self { device, client, events, handles: Vec::new(), ticks: BTreeSet::new() })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.device.name
+    }
+
+    pub(super) fn user(&self) -> UserId {
+        self.device.identity.user
+    }
+
+    pub(super) async fn leave(self) -> Away {
+        self.client.close().await;
+        Away(self.device)
+    }
+
+    pub(super) fn send(&mut self, to: UserId, text: &str) -> anyhow::Result<Sent> {
+        let handle = self.client.send(to, text.to_owned())?;
+        let id = handle.id().0;
+        self.handles.push((id, handle));
+        Ok(Sent { id, text: text.to_owned(), at: Instant::now() })
+    }
+
+    /// Waits for a tick of a message and tells of it.
+    pub(super) async fn wait(&mut self, sent: &Sent, tick: Tick) -> anyhow::Result<()> {
+        let came = timeout(PATIENCE, self.until(sent.id, tick)).await;
+        came.with_context(|| format!("{tick:?} of {:?} did not come", sent.text))??;
+        let (name, mark) = (self.name(), tick.mark());
+        let after = milliseconds(sent.at.elapsed());
+        narrate(&format!("   {name:<5} > {mark} {:?}  after {after}", sent.text));
+        Ok(())
+    }
+
+    async fn until(&mut self, id: u64, tick: Tick) -> anyhow::Result<()> {
+        if tick == Tick::Accepted {
+            let place = self.handles.iter().position(|(known, _)| *known == id);
+            if let Some(place) = place {
+                self.handles.swap_remove(place).1.await?;
+            }
+            return Ok(());
+        }
+        while !self.ticks.contains(&(id, tick)) {
+            self.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a message and keeps it.
+    pub(super) async fn receive(&mut self) -> anyhow::Result<Seen> {
+        let waiting = async {
+            loop {
+                if let Some(message) = self.next().await? {
+                    return anyhow::Ok(message);
+                }
+            }
+        };
+        let message = timeout(PATIENCE, waiting).await.context("no message came")??;
+        let text = String::from_utf8_lossy(&message.body).into_owned();
+        narrate(&format!("   {:<5} < {text:?}", self.name()));
+        Ok(Seen { message, text })
+    }
+
+    /// Tells the sender that the message was read.
+    pub(super) async fn read(&self, seen: &Seen) -> anyhow::Result<()> {
+        let Message { from, from_device, send_id, .. } = seen.message;
+        Ok(self.client.mark_read(from, from_device, &[send_id]).await?)
+    }
+
+    /// Answers whoever writes, for as long as there is a node.
+    pub(super) async fn answer_everyone(mut self) -> anyhow::Result<()> {
+        loop {
+            let Some(message) = self.next().await? else { continue };
+            self.client.typing(message.from, true);
+            let said = String::from_utf8_lossy(&message.body).into_owned();
+            // The one who asks may be gone by the time they could be told.
+            self.client.mark_read(message.from, message.from_device, &[message.send_id]).await.ok();
+            drop(self.client.send(message.from, format!("You said: {said}"))?);
+        }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<Message>> {
+        let Some(event) = self.events.next().await else { bail!("{} has no session", self.name()) };
+        event.ack();
+        match event {
+            Event::Message(message) => return Ok(Some(message)),
+            Event::Receipt(receipt) => {
+                let tick = match receipt.kind {
+                    ReceiptKind::Delivered => Tick::Delivered,
+                    ReceiptKind::Read => Tick::Read,
+                    ReceiptKind::Expired | ReceiptKind::Undeliverable | ReceiptKind::Unknown => {
+                        bail!("a message could not be delivered: {:?}", receipt.kind)
+                    }
+                };
+                self.ticks.extend(receipt.send_ids.iter().map(|id| (id.0, tick)));
+            }
+            Event::Ended { code } => bail!("{}'s session ended: {}", self.name(), code.name()),
+            Event::Connected
+            | Event::Disconnected { .. }
+            | Event::CaughtUp
+            | Event::SentCopy(_)
+            | Event::ReadCopy(_)
+            | Event::Unsupported(_)
+            | Event::Signal(_)
+            | Event::Presence(_)
+            | Event::Answered { .. } => {}
+        }
+        Ok(None)
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
