@@ -109,18 +109,18 @@ impl Connection {
         true
     }
 
-    /// Answers a request.
+    /// Answers a request, unless it was answered before.
     pub fn answer(&self, id: u64, kind: Kind) {
-        self.state().forget(id);
-        if id != 0 {
+        if self.state().forget(id) {
             self.queue(Outgoing::Frame(Box::new(ServerFrame { id, kind: Some(kind) })));
         }
     }
 
-    /// Answers a send that was stored.
+    /// Answers a send that was stored, unless it was answered before.
     pub fn accepted(&self, id: u64, at_ms: u64, user: u64) {
-        self.state().forget(id);
-        self.queue(Outgoing::Accepted { id, at_ms, user });
+        if self.state().forget(id) {
+            self.queue(Outgoing::Accepted { id, at_ms, user });
+        }
     }
 
     /// Refuses a request.
@@ -212,13 +212,16 @@ impl Connection {
 }
 
 impl State {
-    fn forget(&mut self, id: u64) {
-        if let Some(place) = self.unanswered.iter().position(|frame| frame.id == id) {
+    /// Whether the request waited for its answer. It does not any longer.
+    fn forget(&mut self, id: u64) -> bool {
+        let place = self.unanswered.iter().position(|frame| frame.id == id);
+        if let Some(place) = place {
             self.unanswered.remove(place);
             if self.unanswered.is_empty() {
                 self.unanswered.shrink_to(4);
             }
         }
+        place.is_some()
     }
 }
 

@@ -75,8 +75,9 @@ pub async fn run(config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow:
     let dir = PathBuf::from(&config.node.data_dir);
     let addresses_file = dir.join("addresses.json");
     data_dir::prepare(&dir)?;
-    std::fs::remove_file(&addresses_file).ok();
     let node = build(&config, &dir, metrics, handlers).await?;
+    // Only now: until the storage was locked they may have been another process's.
+    std::fs::remove_file(&addresses_file).ok();
     let doors = open_doors(&config, &node)?;
     let addresses = doors.addresses();
     let root = tree(&node, doors);

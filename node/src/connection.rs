@@ -234,10 +234,17 @@ impl Socket {
         match &frame.kind {
             Some(Ask::Ping(_)) => self.connection.say(Kind::Pong(wire::Pong {})),
             Some(Ask::Pong(_)) => {}
+            Some(Ask::Ack(ack)) => {
+                self.connection.acknowledged(Seq(ack.seq));
+                self.reception.context.users.frame(user, self.connection.id(), frame);
+            }
+            Some(Ask::Signal(_)) => {
+                self.reception.context.users.frame(user, self.connection.id(), frame);
+            }
+            // A request without an id could not be answered.
+            _ if frame.id == 0 => {}
             _ => {
-                if frame.id != 0 {
-                    self.connection.remember(frame.clone());
-                }
+                self.connection.remember(frame.clone());
                 self.reception.context.users.frame(user, self.connection.id(), frame);
             }
         }
@@ -252,6 +259,9 @@ impl Socket {
             }
         }
         let id = frame.id;
+        if id != 0 {
+            self.connection.remember(ClientFrame { id, kind: None });
+        }
         let context = &self.reception.context;
         let admitted = match frame.kind {
             Some(Ask::Ping(_)) => {
@@ -301,8 +311,6 @@ impl Socket {
         let login = Login { id, ticket, registered };
         self.peer.permit.authenticated();
         self.transport.set_frame_bytes_max(FRAME_BYTES_MAX);
-        // Unanswered until the session is open: a user actor that crashes meanwhile gets it again.
-        self.connection.remember(ClientFrame { id, kind: None });
         self.standing = Standing::Attached { user, login: login.clone(), admission };
         let attach = Attach {
             device: admission.device,
@@ -325,7 +333,7 @@ impl Socket {
         let attach = Attach {
             device: admission.device,
             connection: self.connection.clone(),
-            acknowledged: admission.acknowledged.max(standing.acknowledged),
+            acknowledged: admission.acknowledged.max(standing.acknowledged.min(standing.delivered)),
             delivered: standing.delivered,
             unanswered: standing.unanswered,
             login: opening.then(|| login.clone()),

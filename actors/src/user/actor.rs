@@ -198,6 +198,7 @@ impl UserActor {
         let before = table.get(self.user, attach.device).ok().flatten().unwrap_or_default();
         if login.ticket.is_some_and(|number| number != before.ticket) {
             attach.connection.refuse(login.id, Code::BadTicket);
+            attach.connection.end(Ending::Told(Code::BadTicket));
             self.entry.connections().retain(|known| known.id() != attach.connection.id());
             return false;
         }
@@ -358,7 +359,6 @@ impl UserActor {
 
     pub(super) fn acknowledge(&mut self, place: usize, seq: Seq) {
         let session = &mut self.sessions[place];
-        session.connection.acknowledged(seq);
         session.window.acknowledge(seq);
         session.changed = true;
     }

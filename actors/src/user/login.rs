@@ -117,14 +117,18 @@ pub async fn login(
     Ok(Admission { user, device, acknowledged, ticket: None, registered: false })
 }
 
-/// Opens a ticket. That it is the newest of its device is checked when the session opens; that the
-/// device is still linked as well.
+/// Opens a ticket. That no other connection uses it at the same moment, and that the device is still
+/// linked, is checked when the session opens.
 ///
 /// # Errors
 /// [`Code::BadTicket`].
 pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Code> {
     let now_ms = context.clock.now_ms();
     let ticket = context.secrets.open_ticket(&resume.ticket, now_ms).ok_or(Code::BadTicket)?;
+    let row = context.storage.sessions().get(ticket.user, ticket.device).ok().flatten();
+    if row.unwrap_or_default().ticket != ticket.number {
+        return Err(Code::BadTicket);
+    }
     Ok(Admission {
         user: ticket.user,
         device: ticket.device,
