@@ -262,7 +262,7 @@ fn to_wire(content: &Content, device: DeviceId) -> wire::deliver::Content {
             })
         }
         Content::Receipt(receipt) => Wire::Receipt(wire::Receipt {
-            kind: receipt.kind as i32,
+            kind: receipt.kind.cast_signed(),
             user: receipt.user,
             device: receipt.device,
             send_ids: receipt.send_ids.clone(),

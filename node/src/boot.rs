@@ -165,10 +165,11 @@ fn settings(config: &NodeConfig) -> Settings {
             mailbox_messages: config.limits.mailbox_messages,
             mailbox_bytes: config.limits.mailbox_bytes.0,
         },
-        checkpoint_every_ms: config.storage.checkpoint_every.as_millis() as u64,
+        checkpoint_every_ms: u64::try_from(config.storage.checkpoint_every.as_millis())
+            .unwrap_or(u64::MAX),
         sends_per_second: config.limits.sends_per_second,
         pin_digits: registration.pin_digits,
-        pin_ttl_s: registration.pin_ttl.as_secs() as u32,
+        pin_ttl_s: u32::try_from(registration.pin_ttl.as_secs()).unwrap_or(u32::MAX),
         pin_attempts: registration.attempts,
         pin_requests_per_hour: registration.requests_per_alias_per_hour,
     }

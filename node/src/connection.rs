@@ -346,9 +346,9 @@ impl Socket {
         self.connection.say(Kind::Welcome(wire::Welcome {
             nonce: self.nonce.to_vec().into(),
             server_time_ms: self.reception.context.clock.now_ms(),
-            frame_bytes_max: FRAME_BYTES_MAX as u32,
-            unanswered_max: UNANSWERED_MAX as u32,
-            heartbeat_s: times.heartbeat.as_secs().max(1) as u32,
+            frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),
+            unanswered_max: u32::try_from(UNANSWERED_MAX).unwrap_or(u32::MAX),
+            heartbeat_s: u32::try_from(times.heartbeat.as_secs().max(1)).unwrap_or(u32::MAX),
             server: SERVER.to_owned(),
         }));
     }

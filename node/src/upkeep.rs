@@ -1,5 +1,7 @@
 //! Chores that run now and then: samples for the metrics, space given back, certificates read again.
 
+#![allow(clippy::cast_precision_loss, reason = "metrics are floating point")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

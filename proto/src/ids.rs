@@ -55,6 +55,13 @@ impl UserId {
     }
 }
 
+impl ShardId {
+    /// The shard that a number in a record means.
+    pub fn from_number(number: u32) -> Self {
+        Self(u16::try_from(number).unwrap_or_default() % SHARDS)
+    }
+}
+
 impl Seq {
     /// The place after this one.
     #[must_use]

@@ -117,7 +117,7 @@ impl Process for ShardActor {
             ShardItem::Propose { command, reply } => self.admit(command, reply),
             ShardItem::Query(query) => self.answer(query),
             ShardItem::Logged(Ok(())) => self.apply_batch(),
-            ShardItem::Logged(Err(error)) => self.not_logged(&error),
+            ShardItem::Logged(Err(error)) => self.not_logged(error),
             ShardItem::OriginsRead { user, read } => self.origins_read(user, read),
             ShardItem::NoticesTaken { to, number, taken } => self.notices_taken(to, number, taken),
             ShardItem::CheckpointWritten { applied, again } => {
@@ -165,7 +165,7 @@ impl ShardActor {
 
     fn apply_batch(&mut self) {
         let Some(batch) = self.proposals.flushed() else { return };
-        let (index, now_ms) = (batch.index, batch.batch.now_ms);
+        let (index, now_ms) = (batch.index, batch.content.now_ms);
         for (command, reply) in batch.into_commands() {
             let outcome = self.machine.apply(now_ms, command);
             if let Some(reply) = reply {
@@ -177,7 +177,7 @@ impl ShardActor {
         self.offer_notices();
     }
 
-    fn not_logged(&mut self, error: &LogError) {
+    fn not_logged(&mut self, error: LogError) {
         let code = match error {
             LogError::Full => Code::StorageFull,
             LogError::Failed => Code::Unavailable,
@@ -302,12 +302,11 @@ impl ShardActor {
     }
 
     fn checkpoint_written(&mut self, applied: u64, again: Option<Vec<Row>>) {
-        match again {
-            Some(rows) => self.write_checkpoint(applied, rows),
-            None => {
-                self.overlay.clear();
-                self.checkpoint = Checkpoint::Idle;
-            }
+        if let Some(rows) = again {
+            self.write_checkpoint(applied, rows);
+        } else {
+            self.overlay.clear();
+            self.checkpoint = Checkpoint::Idle;
         }
     }
 

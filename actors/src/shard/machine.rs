@@ -93,13 +93,13 @@ impl Machine {
         let applied = match command {
             Command::Append(append) => self.append(append),
             Command::Ack(ack) => self.acknowledge(&ack),
-            Command::TakeNotices(taken) => self.take_notices(taken),
+            Command::TakeNotices(taken) => Ok(self.take_notices(taken)),
             Command::SettleNotices(settled) => {
-                self.streams.settle(ShardId(settled.to_shard as u16), settled.number);
+                self.streams.settle(ShardId::from_number(settled.to_shard), settled.number);
                 Ok(Outcome::Done)
             }
             Command::Release(release) => self.release_stored(&release),
-            Command::Expire(expire) => self.expire(&expire),
+            Command::Expire(expire) => Ok(self.expire(&expire)),
             Command::StartRegistration(start) => self.start_registration(start),
             Command::ProvePin(proof) => self.prove_pin(&proof),
             Command::AdmitDevice(admit) => self.admit_device(admit),
@@ -222,13 +222,13 @@ impl Machine {
         if user.mailbox.acknowledge(DeviceId(ack.device), Seq(ack.seq)) {
             self.dirty.mailboxes.insert(user_id);
             let released = user.mailbox.release();
-            self.let_go(user_id, released, ReceiptKind::Delivered);
+            self.let_go(user_id, &released, ReceiptKind::Delivered);
         }
         Ok(Outcome::Done)
     }
 
-    fn take_notices(&mut self, taken: stored::TakeNotices) -> Result<Outcome, Code> {
-        let from = ShardId(taken.from_shard as u16);
+    fn take_notices(&mut self, taken: stored::TakeNotices) -> Outcome {
+        let from = ShardId::from_number(taken.from_shard);
         for notice in taken.notices {
             if !self.streams.take(from, notice.number) {
                 continue;
@@ -242,7 +242,7 @@ impl Machine {
                 Some(What::Envelope(_)) | None => {}
             }
         }
-        Ok(Outcome::Done)
+        Outcome::Done
     }
 
     /// Puts a notice into a mailbox here. What a blocked user or a full mailbox may not receive is
@@ -312,7 +312,7 @@ impl Machine {
     pub(super) fn let_go(
         &mut self,
         user: UserId,
-        released: super::mailbox::Released,
+        released: &super::mailbox::Released,
         kind: ReceiptKind,
     ) {
         for entry in &released.entries {
@@ -389,6 +389,6 @@ pub(super) fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origi
         from: origin.map_or(0, |origin| origin.from.0),
         from_device: origin.map_or(0, |origin| origin.device.0),
         send_id: origin.map_or(0, |origin| origin.send_id.0),
-        bytes: bytes_of(envelope),
+        bytes: bytes_of(envelope) as u64,
     }
 }

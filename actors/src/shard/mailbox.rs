@@ -26,7 +26,7 @@ const RECENT_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 const RECENT_SENDERS: usize = 64;
 
 /// Bytes that an entry is counted with on top of its bodies: what its envelope costs.
-const ENTRY_BYTES: u64 = 64;
+const ENTRY_BYTES: usize = 64;
 
 /// An entry in memory.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl Mailbox {
     pub fn append(&mut self, envelope: Arc<stored::Envelope>) -> Seq {
         self.last = self.last.next();
         self.held += 1;
-        self.held_bytes += bytes_of(&envelope);
+        self.held_bytes += bytes_of(&envelope) as u64;
         self.tail.push_back(Entry { seq: self.last, envelope });
         self.last
     }
@@ -154,7 +154,7 @@ impl Mailbox {
             released.read_origins_to = Some(stored);
         }
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.seq <= up_to) {
-            self.uncount(bytes_of(&entry.envelope));
+            self.uncount(bytes_of(&entry.envelope) as u64);
             released.entries.push(entry);
         }
         if self.tail.is_empty() {
@@ -195,7 +195,7 @@ impl Mailbox {
     pub fn expire(&mut self, seq: Seq) -> Option<Entry> {
         let place = self.tail.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         let entry = self.tail.remove(place)?;
-        self.uncount(bytes_of(&entry.envelope));
+        self.uncount(bytes_of(&entry.envelope) as u64);
         Some(entry)
     }
 
@@ -280,7 +280,7 @@ impl Mailbox {
 }
 
 /// What an entry counts against the quota, in bytes.
-pub fn bytes_of(envelope: &stored::Envelope) -> u64 {
+pub fn bytes_of(envelope: &stored::Envelope) -> usize {
     let body = match &envelope.content {
         Some(Content::Message(message)) => {
             message.body.len() + message.bodies.iter().map(|b| b.body.len()).sum::<usize>()
@@ -290,7 +290,7 @@ pub fn bytes_of(envelope: &stored::Envelope) -> u64 {
         Some(Content::ReadCopy(copy)) => copy.send_ids.len() * 4,
         None => 0,
     };
-    body as u64 + ENTRY_BYTES
+    body + ENTRY_BYTES
 }
 
 /// Which send the entry came from, if anyone waits for news of it.

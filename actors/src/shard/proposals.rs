@@ -29,7 +29,7 @@ pub(super) struct Proposals {
 /// One batch under way.
 pub(super) struct Batch {
     pub(super) index: u64,
-    pub(super) batch: stored::Batch,
+    pub(super) content: stored::Batch,
     replies: Vec<Reply>,
 }
 
@@ -37,7 +37,7 @@ impl Batch {
     /// The commands with what to do with their outcomes.
     pub(super) fn into_commands(self) -> impl Iterator<Item = (Command, Option<Reply>)> {
         let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        let commands = self.batch.commands.into_iter().filter_map(|command| command.kind);
+        let commands = self.content.commands.into_iter().filter_map(|command| command.kind);
         commands.zip(replies)
     }
 
@@ -86,9 +86,9 @@ impl Proposals {
         if std::mem::take(&mut self.spill) {
             commands.push(to_stored(Command::Spill(stored::Spill {})));
         }
-        let batch = stored::Batch { now_ms, commands };
-        let record = batch.encode_to_vec();
-        self.under_way = Some(Batch { index, batch, replies });
+        let content = stored::Batch { now_ms, commands };
+        let record = content.encode_to_vec();
+        self.under_way = Some(Batch { index, content, replies });
         Some(record)
     }
 
@@ -101,7 +101,7 @@ impl Proposals {
     /// sent later overtakes it.
     pub(super) fn refuse_all(&mut self, code: Code) {
         if let Some(mut batch) = self.under_way.take() {
-            let lazy = batch.batch.commands.split_off(batch.replies.len());
+            let lazy = batch.content.commands.split_off(batch.replies.len());
             self.lazy.extend(lazy.into_iter().filter_map(|command| match command.kind {
                 Some(Command::Spill(_)) | None => None,
                 Some(kind) => Some(kind),

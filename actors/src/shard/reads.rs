@@ -182,7 +182,7 @@ impl Page {
         let mut bytes = 0;
         let fits = entries.iter().take(limit).take_while(|entry| {
             let first = bytes == 0;
-            bytes += bytes_of(&entry.envelope) as usize;
+            bytes += bytes_of(&entry.envelope);
             first || bytes <= bytes_max
         });
         let count = fits.count();

@@ -103,7 +103,7 @@ impl Machine {
         let released = user.mailbox.release();
         self.dirty.gone.push(Row::Device(user_id, device, None));
         self.dirty.mailboxes.insert(user_id);
-        self.let_go(user_id, released, ReceiptKind::Delivered);
+        self.let_go(user_id, &released, ReceiptKind::Delivered);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }
@@ -127,7 +127,7 @@ impl Machine {
                 self.streams.owe(alias.shard(), user_id, what);
             }
         }
-        self.let_go(user_id, released, ReceiptKind::Undeliverable);
+        self.let_go(user_id, &released, ReceiptKind::Undeliverable);
         self.effects.push(Effect::AccountChanged { user: user_id, account: None });
         self.forget_if_closed(user_id);
         Ok(Outcome::Done)
@@ -183,7 +183,7 @@ impl Machine {
 
     /// Lets go of what has outlived its time: entries in memory that are due, and the stored ones
     /// that the command names.
-    pub(super) fn expire(&mut self, expire: &stored::Expire) -> Result<Outcome, Code> {
+    pub(super) fn expire(&mut self, expire: &stored::Expire) -> Outcome {
         while let Some((at_ms, user_id, seq)) = self.expiring.first().copied() {
             if at_ms > self.now_ms {
                 break;
@@ -203,7 +203,7 @@ impl Machine {
                 self.tell_origins(user_id, named_origin(origin), ReceiptKind::Expired);
             }
         }
-        Ok(Outcome::Done)
+        Outcome::Done
     }
 
     fn account_changed(&mut self, user: UserId) {

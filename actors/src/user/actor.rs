@@ -103,7 +103,7 @@ impl Process for UserActor {
             UserItem::Detach(connection) => return Ok(self.detach(connection)),
             UserItem::Frame(connection, frame) => self.frame(connection, *frame),
             UserItem::Push(seq, envelope) => self.push(seq, &envelope),
-            UserItem::Page(connection, page) => self.page(connection, page),
+            UserItem::Page(connection, page) => self.page(connection, &page),
             UserItem::Account(account) => self.account_changed(account),
             UserItem::Resolved(owner) => self.resolved(owner),
             UserItem::Signal(signal) => self.signal(&signal),
@@ -292,7 +292,7 @@ impl UserActor {
         }
     }
 
-    fn page(&mut self, connection: ConnectionId, page: Page) {
+    fn page(&mut self, connection: ConnectionId, page: &Page) {
         let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) else {
             return;
         };
@@ -318,7 +318,7 @@ impl UserActor {
         let session = &mut self.sessions[place];
         let content = envelope.content.as_ref();
         let visible = content.is_some_and(|content| is_for(content, self.user, session.device));
-        let bytes = crate::shard::bytes_of(envelope) as usize;
+        let bytes = crate::shard::bytes_of(envelope);
         let offer = if from_page {
             session.window.offer_from_page(seq, visible, bytes)
         } else {
@@ -335,7 +335,7 @@ impl UserActor {
     fn follow(&mut self, place: usize) {
         let session = &mut self.sessions[place];
         let shard = self.user.shard();
-        if let Some(seq) = session.window.to_record() {
+        if let Some(seq) = session.window.take_news() {
             let ack = stored::Ack { user: self.user.0, device: session.device.0, seq: seq.0 };
             // If it is refused nothing is lost: the device says it again when it comes back.
             let reply = |outcome| {

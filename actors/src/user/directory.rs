@@ -25,9 +25,12 @@ const INTENSITY: Intensity = Intensity { restarts: 20, within: Duration::from_se
 /// The door to the users connected here. Cheap to clone.
 #[derive(Clone)]
 pub struct Users {
-    table: Arc<[RwLock<HashMap<UserId, Arc<Entry>>>]>,
+    table: Arc<[Part]>,
     partitions: Arc<[Dynamic<UserActor>]>,
 }
+
+/// The users that share a lock.
+type Part = RwLock<HashMap<UserId, Arc<Entry>>>;
 
 /// What outlives a user's actor.
 #[derive(Debug)]
@@ -108,7 +111,7 @@ impl Users {
         entry.inbox.force(UserItem::Attach(Box::new(attach)));
         if fresh {
             let args = UserArgs { user, context: context.clone(), entry: entry.clone() };
-            let partition = (user.0 % PARTITIONS as u64) as usize;
+            let partition = share(user, PARTITIONS);
             self.partitions[partition].start_child(user.0, args, entry.inbox.clone());
         }
     }
@@ -187,7 +190,12 @@ impl Users {
         self.part(user).read().unwrap_or_else(PoisonError::into_inner).get(&user).cloned()
     }
 
-    fn part(&self, user: UserId) -> &RwLock<HashMap<UserId, Arc<Entry>>> {
-        &self.table[(user.0 % LOCKS as u64) as usize]
+    fn part(&self, user: UserId) -> &Part {
+        &self.table[share(user, LOCKS)]
     }
+}
+
+/// Which of `parts` a user falls to.
+fn share(user: UserId, parts: usize) -> usize {
+    usize::try_from(user.0).unwrap_or(usize::MAX) % parts
 }

@@ -47,10 +47,8 @@ pub async fn register_start(context: &Context, alias: &str) -> Result<(Alias, St
         ttl_s: settings.pin_ttl_s,
         requests_max: settings.pin_requests_per_hour,
     };
-    match context.shards.call(alias.shard(), Command::StartRegistration(start)).await {
-        Outcome::Done => Ok((alias, pin)),
-        other => Err(refused(&other)),
-    }
+    let outcome = context.shards.call(alias.shard(), Command::StartRegistration(start)).await;
+    if outcome == Outcome::Done { Ok((alias, pin)) } else { Err(refused(&outcome)) }
 }
 
 /// Checks PIN and key and makes the account or finds it. A registration of an alias that has an
@@ -79,10 +77,8 @@ pub async fn register_prove(
         user_if_new: random_user(context).0,
         attempts_max: context.settings.pin_attempts,
     };
-    let user = match context.shards.call(alias.shard(), Command::ProvePin(proof)).await {
-        Outcome::Proven(user) => user,
-        other => return Err(refused(&other)),
-    };
+    let outcome = context.shards.call(alias.shard(), Command::ProvePin(proof)).await;
+    let Outcome::Proven(user) = outcome else { return Err(refused(&outcome)) };
     let admit = stored::AdmitDevice {
         user: user.0,
         key: prove.device_key,
@@ -90,12 +86,9 @@ pub async fn register_prove(
         registration: true,
         alias: alias.as_str().to_owned(),
     };
-    match context.shards.call(user.shard(), Command::AdmitDevice(admit)).await {
-        Outcome::Admitted(device) => {
-            Ok(Admission { user, device, acknowledged: Seq(0), ticket: None, registered: true })
-        }
-        other => Err(refused(&other)),
-    }
+    let outcome = context.shards.call(user.shard(), Command::AdmitDevice(admit)).await;
+    let Outcome::Admitted(device) = outcome else { return Err(refused(&outcome)) };
+    Ok(Admission { user, device, acknowledged: Seq(0), ticket: None, registered: true })
 }
 
 /// Checks a login's signature over this connection's nonce.

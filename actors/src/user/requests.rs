@@ -34,20 +34,26 @@ impl UserActor {
             Ask::UnlinkDevice(unlink) => {
                 let device = unlink.device;
                 let remove = stored::RemoveDevice { user: self.user.0, device };
-                self.propose_own(&connection, id, Command::RemoveDevice(remove))
+                self.propose_own(&connection, id, Command::RemoveDevice(remove));
+                Ok(())
             }
             Ask::DeleteAccount(_) => {
                 let delete = stored::DeleteAccount { user: self.user.0 };
-                self.propose_own(&connection, id, Command::DeleteAccount(delete))
+                self.propose_own(&connection, id, Command::DeleteAccount(delete));
+                Ok(())
             }
             Ask::Lookup(lookup) => self.look_up(&connection, id, lookup),
             Ask::Block(block) => {
                 let (user, other, blocked) = (self.user.0, block.user, !block.unblock);
                 let set = stored::SetBlock { user, other, blocked };
-                self.propose_own(&connection, id, Command::SetBlock(set))
+                self.propose_own(&connection, id, Command::SetBlock(set));
+                Ok(())
             }
             Ask::SetPrivacy(set) => self.set_privacy(&connection, id, set),
-            Ask::Subscribe(subscribe) => self.subscribe(&connection, id, &subscribe),
+            Ask::Subscribe(subscribe) => {
+                self.subscribe(&connection, id, &subscribe);
+                Ok(())
+            }
             Ask::SetPresence(presence) => {
                 self.set_away(place, presence.away);
                 connection.answer(id, Kind::Done(wire::Done {}));
@@ -65,12 +71,7 @@ impl UserActor {
     }
 
     /// Proposes a change of this user's account and answers `Done` when it took effect.
-    fn propose_own(
-        &self,
-        connection: &Arc<Connection>,
-        id: u64,
-        command: Command,
-    ) -> Result<(), Code> {
+    fn propose_own(&self, connection: &Arc<Connection>, id: u64, command: Command) {
         let connection = connection.clone();
         let reply = Box::new(move |outcome| match outcome {
             Outcome::Refused(code) => connection.refuse(id, code),
@@ -80,7 +81,6 @@ impl UserActor {
             | Outcome::Admitted(_) => connection.answer(id, Kind::Done(wire::Done {})),
         });
         self.context.shards.propose(self.user.shard(), command, reply);
-        Ok(())
     }
 
     fn pass_signal(&self, device: DeviceId, signal: wire::Signal) -> Result<(), Code> {
@@ -114,7 +114,8 @@ impl UserActor {
             from_device: read.from_device,
             send_ids: read.send_ids,
         };
-        self.propose_own(connection, id, Command::MarkRead(read))
+        self.propose_own(connection, id, Command::MarkRead(read));
+        Ok(())
     }
 
     fn log_out(&self, connection: &Arc<Connection>, device: DeviceId, id: u64) -> Result<(), Code> {
@@ -194,20 +195,16 @@ impl UserActor {
             hide_online: privacy.hide_online,
             no_read_receipts: privacy.no_read_receipts,
         };
-        self.propose_own(connection, id, Command::SetPrivacy(set))
+        self.propose_own(connection, id, Command::SetPrivacy(set));
+        Ok(())
     }
 
-    fn subscribe(
-        &self,
-        connection: &Arc<Connection>,
-        id: u64,
-        subscribe: &wire::Subscribe,
-    ) -> Result<(), Code> {
+    fn subscribe(&self, connection: &Arc<Connection>, id: u64, subscribe: &wire::Subscribe) {
         let (watcher, user) = (self.user, UserId(subscribe.user));
         if subscribe.unsubscribe {
             self.context.presence.unsubscribe(watcher, user);
             connection.answer(id, Kind::Done(wire::Done {}));
-            return Ok(());
+            return;
         }
         let (connection, presence) = (connection.clone(), self.context.presence.clone());
         let answer = Box::new(move |account| match account {
@@ -215,7 +212,6 @@ impl UserActor {
             None => connection.refuse(id, Code::UnknownUser),
         });
         self.context.shards.query(user.shard(), Query::Account { user, answer });
-        Ok(())
     }
 
     fn set_away(&mut self, place: usize, away: bool) {

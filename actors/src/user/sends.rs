@@ -159,7 +159,7 @@ impl UserActor {
         let refused = self.context.metrics.sends_refused.clone();
         self.context.metrics.sends.increment(1);
         let reply = Box::new(move |outcome| {
-            answer_send(&connection, id, named, outcome, || refused.increment(1));
+            answer_send(&connection, id, named, &outcome, || refused.increment(1));
         });
         self.context.shards.propose(to.shard(), Command::Append(append), reply);
     }
@@ -169,14 +169,14 @@ fn answer_send(
     connection: &Arc<Connection>,
     id: u64,
     named: u64,
-    outcome: Outcome,
+    outcome: &Outcome,
     refused: impl FnOnce(),
 ) {
     match outcome {
-        Outcome::Accepted { at_ms } => connection.accepted(id, at_ms, named),
+        Outcome::Accepted { at_ms } => connection.accepted(id, *at_ms, named),
         Outcome::Refused(code) => {
             refused();
-            connection.refuse(id, code);
+            connection.refuse(id, *code);
         }
         Outcome::Done | Outcome::Proven(_) | Outcome::Admitted(_) => {
             connection.refuse(id, Code::Internal);

@@ -37,6 +37,17 @@ struct InFlight {
     bytes: usize,
 }
 
+/// How the window stands to the mailbox behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    /// Nothing was asked for.
+    None,
+    /// A page was asked for.
+    Asked,
+    /// The last page did not fit: wait for an acknowledgement.
+    TooLong,
+}
+
 /// One device's window.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
@@ -50,10 +61,7 @@ pub(super) struct Window {
     head: Seq,
     in_flight: VecDeque<InFlight>,
     bytes: usize,
-    /// A page was asked for.
-    reading: bool,
-    /// The last page did not fit: wait for an acknowledgement.
-    full: bool,
+    page: Page,
     /// A push was lost: there may be more than `head` says.
     hinted: bool,
     announced: bool,
@@ -74,8 +82,7 @@ impl Window {
             head,
             in_flight: (sent > acknowledged).then_some(unknown).into_iter().collect(),
             bytes: 0,
-            reading: false,
-            full: false,
+            page: Page::None,
             hinted: false,
             announced: false,
         }
@@ -87,7 +94,8 @@ impl Window {
         if seq <= self.sent {
             return Offer::Skip;
         }
-        if seq != self.sent.next() || (visible && !self.has_room(bytes)) || self.reading {
+        if seq != self.sent.next() || (visible && !self.has_room(bytes)) || self.page == Page::Asked
+        {
             return Offer::Later;
         }
         self.take(seq, visible, bytes)
@@ -120,9 +128,8 @@ impl Window {
     /// The page has ended: it was complete up to `up_to`, and the mailbox ends with `last`.
     /// `whole`: every entry of it was taken.
     pub(super) fn page_ended(&mut self, up_to: Seq, last: Seq, whole: bool) {
-        self.reading = false;
         self.head = self.head.max(last);
-        self.full = !whole;
+        self.page = if whole { Page::None } else { Page::TooLong };
         if whole {
             self.sent = self.sent.max(up_to);
         }
@@ -132,11 +139,11 @@ impl Window {
     /// it. The answer must be given back by [`Self::offer_from_page`] and [`Self::page_ended`].
     pub(super) fn wants_page(&mut self) -> Option<(Seq, usize, usize)> {
         let free = WINDOW_MESSAGES.saturating_sub(self.in_flight.len());
-        let room = free >= WINDOW_MESSAGES / 4 && self.bytes < WINDOW_BYTES && !self.full;
-        if self.reading || self.is_current() || !room {
+        let room = free >= WINDOW_MESSAGES / 4 && self.bytes < WINDOW_BYTES;
+        if self.page != Page::None || self.is_current() || !room {
             return None;
         }
-        self.reading = true;
+        self.page = Page::Asked;
         self.hinted = false;
         Some((self.sent, free, WINDOW_BYTES - self.bytes))
     }
@@ -151,7 +158,9 @@ impl Window {
         self.acknowledged = self.acknowledged.max(seq.min(self.sent));
         while let Some(entry) = self.in_flight.pop_front_if(|entry| entry.seq <= seq) {
             self.bytes -= entry.bytes;
-            self.full = false;
+            if self.page == Page::TooLong {
+                self.page = Page::None;
+            }
         }
         if self.in_flight.is_empty() {
             self.in_flight.shrink_to(4);
@@ -159,7 +168,7 @@ impl Window {
     }
 
     /// A place up to which the shard must be told that the device has everything, if that is news.
-    pub(super) fn to_record(&mut self) -> Option<Seq> {
+    pub(super) fn take_news(&mut self) -> Option<Seq> {
         let done = self.in_flight.front().map_or(self.sent, |entry| entry.before);
         self.acknowledged = self.acknowledged.max(done);
         let news = self.acknowledged > self.recorded;
@@ -169,7 +178,7 @@ impl Window {
 
     /// The last place, once: when everything there is has been sent after the device came.
     pub(super) fn caught_up(&mut self) -> Option<Seq> {
-        let now = !self.announced && !self.reading && self.is_current();
+        let now = !self.announced && self.page != Page::Asked && self.is_current();
         self.announced |= now;
         now.then_some(self.sent)
     }
@@ -208,19 +217,19 @@ mod tests {
         window.page_ended(Seq(3), Seq(3), true);
         assert_eq!(window.wants_page(), None);
         window.acknowledge(Seq(3));
-        assert_eq!(window.to_record(), Some(Seq(3)), "the hole is acknowledged with its neighbor");
+        assert_eq!(window.take_news(), Some(Seq(3)), "the hole is acknowledged with its neighbor");
     }
 
     #[test]
     fn what_is_not_for_the_device_is_acknowledged_in_its_turn() {
         let mut window = fresh(0);
         assert_eq!(window.offer(Seq(1), false, 10), Offer::Skip);
-        assert_eq!(window.to_record(), Some(Seq(1)));
+        assert_eq!(window.take_news(), Some(Seq(1)));
         assert_eq!(window.offer(Seq(2), true, 10), Offer::Deliver { after: Some(Seq(0)) });
         assert_eq!(window.offer(Seq(3), false, 10), Offer::Skip);
-        assert_eq!(window.to_record(), None);
+        assert_eq!(window.take_news(), None);
         window.acknowledge(Seq(2));
-        assert_eq!(window.to_record(), Some(Seq(3)));
+        assert_eq!(window.take_news(), Some(Seq(3)));
     }
 
     #[test]
@@ -255,13 +264,13 @@ mod tests {
     #[test]
     fn a_successor_goes_on_where_the_connection_stands() {
         let mut window = Window::new(Seq(2), Seq(4), Seq(9), Seq(9));
-        assert_eq!(window.to_record(), Some(Seq(4)));
+        assert_eq!(window.take_news(), Some(Seq(4)));
         assert_eq!(window.offer(Seq(9), true, 1), Offer::Skip);
         window.acknowledge(Seq(7));
-        assert_eq!(window.to_record(), Some(Seq(7)));
+        assert_eq!(window.take_news(), Some(Seq(7)));
         assert_eq!(window.offer(Seq(10), true, 1), Offer::Deliver { after: None });
         window.acknowledge(Seq(10));
-        assert_eq!(window.to_record(), Some(Seq(10)));
+        assert_eq!(window.take_news(), Some(Seq(10)));
     }
 
     proptest! {
@@ -279,8 +288,8 @@ mod tests {
                 match step {
                     0 | 1 => {
                         last += 1;
-                        if !lost { deliver(window.offer(Seq(last), !hidden(last), 10), last) }
-                        else { window.more_waits() }
+                        if lost { window.more_waits() }
+                        else { deliver(window.offer(Seq(last), !hidden(last), 10), last) }
                     }
                     2 => if let Some((after, limit, _)) = window.wants_page() {
                         let up_to = last.min(after.0 + limit as u64);
@@ -292,7 +301,7 @@ mod tests {
                     _ => {
                         acked = acked.max((acked + n).min(window.shown.0));
                         window.acknowledge(Seq(acked));
-                        if let Some(told) = window.to_record() {
+                        if let Some(told) = window.take_news() {
                             prop_assert!((acked + 1..=told.0).all(hidden));
                         }
                     }

@@ -50,9 +50,9 @@ impl Stage {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let (client, web, http) = (free_port()?, free_port()?, free_port()?);
         let settings = format!(
-            "[node]\ndata_dir = {:?}\n[listen]\nclient = \"{client}\"\nwebsocket = \"{web}\"\n\
+            "[node]\ndata_dir = \"{}\"\n[listen]\nclient = \"{client}\"\nwebsocket = \"{web}\"\n\
              http = \"{http}\"\n[registration]\nsender = \"log\"\n",
-            dir.join("data")
+            dir.join("data").display()
         );
         std::fs::write(dir.join("node.toml"), settings)?;
         let mut stage = Self { dir, client, running: None, keep: false };
