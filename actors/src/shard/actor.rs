@@ -17,7 +17,11 @@ use supervision::{Flow, Inbox, Process, ProcessError};
 use tracing::{error, info, warn};
 
 /// Bytes logged after which a shard makes a checkpoint early: bounds the bodies it keeps in memory.
-const CHECKPOINT_BYTES: u64 = 8 * 1024 * 1024;
+const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes logged beyond the last checkpoint while the tables still write it, at which nothing more
+/// is proposed: senders wait rather than memory grow.
+const BACKLOG_BYTES: u64 = 4 * CHECKPOINT_BYTES;
 
 /// Wait before something that failed for lack of space or of an answer is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -154,6 +158,12 @@ impl ShardActor {
     }
 
     fn propose_next(&mut self, lazily: bool) {
+        if self.checkpoint == Checkpoint::Writing && self.logged_bytes >= BACKLOG_BYTES {
+            return;
+        }
+        if self.logged_bytes >= CHECKPOINT_BYTES {
+            self.propose_checkpoint();
+        }
         let now_ms = self.context.clock.now_ms();
         let Some(record) = self.proposals.next(self.index + 1, now_ms, lazily) else { return };
         self.index += 1;
@@ -279,6 +289,15 @@ impl ShardActor {
         }
     }
 
+    fn propose_checkpoint(&mut self) {
+        if self.checkpoint == Checkpoint::Idle {
+            let now_ms = self.context.clock.now_ms();
+            self.checkpoint_at_ms = now_ms + self.context.settings.checkpoint_every_ms;
+            self.checkpoint = Checkpoint::Proposed;
+            self.proposals.push_spill();
+        }
+    }
+
     fn begin_checkpoint(&mut self, spill: Spill) {
         self.logged_bytes = 0;
         self.overlay = spill.entries.into_iter().collect();
@@ -313,12 +332,9 @@ impl ShardActor {
     fn tick(&mut self) {
         let now_ms = self.context.clock.now_ms();
         self.offer_notices();
-        let due = now_ms >= self.checkpoint_at_ms || self.logged_bytes >= CHECKPOINT_BYTES;
         // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
-        if due && self.checkpoint == Checkpoint::Idle && self.logged_bytes > 0 {
-            self.checkpoint_at_ms = now_ms + self.context.settings.checkpoint_every_ms;
-            self.checkpoint = Checkpoint::Proposed;
-            self.proposals.push_spill();
+        if now_ms >= self.checkpoint_at_ms && self.logged_bytes > 0 {
+            self.propose_checkpoint();
         }
         if self.machine.has_due(now_ms) {
             self.due_read(Vec::new());

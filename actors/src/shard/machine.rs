@@ -127,18 +127,6 @@ impl Machine {
         &self.streams
     }
 
-    /// Whether a checkpoint would write anything.
-    pub fn is_dirty(&self) -> bool {
-        let Dirty { accounts, mailboxes, recent, aliases, pins, gone } = &self.dirty;
-        !(accounts.is_empty()
-            && mailboxes.is_empty()
-            && recent.is_empty()
-            && aliases.is_empty()
-            && pins.is_empty()
-            && gone.is_empty()
-            && !self.streams.is_dirty())
-    }
-
     /// Whether an entry in memory has outlived its time.
     pub fn has_due(&self, now_ms: u64) -> bool {
         self.expiring.first().is_some_and(|(at_ms, ..)| *at_ms <= now_ms)

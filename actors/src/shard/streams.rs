@@ -89,11 +89,6 @@ impl Streams {
         stream.sent > stream.settled.max(offered)
     }
 
-    /// Whether a checkpoint would write anything.
-    pub fn is_dirty(&self) -> bool {
-        self.streams.iter().any(|stream| stream.dirty)
-    }
-
     /// Rows that bring the tables up to date.
     pub fn spill(&mut self, rows: &mut Vec<Row>) {
         for (to, stream) in (0..).map(ShardId).zip(&mut self.streams) {
