@@ -3,8 +3,8 @@
 //!
 //! # Invariants
 //! 1. A request stays in `unanswered` until its one answer is queued.
-//! 2. What is queued is bounded: answers by [`UNANSWERED_MAX`], deliveries by the device's window,
-//!    signals by [`SIGNALS_MAX`].
+//! 2. What is queued is bounded: answers by [`UNANSWERED_MAX`] and [`UNANSWERED_BYTES`], deliveries
+//!    by the device's window, signals by [`SIGNALS_MAX`].
 
 use proto::limits::UNANSWERED_MAX;
 use proto::stored::{self, envelope::Content};
@@ -17,6 +17,9 @@ use tokio::sync::Notify;
 
 /// Frames waiting to be written beyond which signals and presence are dropped.
 const SIGNALS_MAX: usize = 64;
+
+/// Bytes of unanswered requests beyond which no more are read.
+const UNANSWERED_BYTES: usize = 512 * 1024;
 
 /// Bytes encoded at once.
 const DRAIN_BYTES: usize = 64 * 1024;
@@ -39,6 +42,7 @@ pub struct Connection {
 struct State {
     queue: VecDeque<Outgoing>,
     unanswered: VecDeque<ClientFrame>,
+    unanswered_bytes: usize,
     acknowledged: Seq,
     delivered: Seq,
     attach_due: bool,
@@ -136,7 +140,12 @@ impl Connection {
         device: DeviceId,
         envelope: Arc<stored::Envelope>,
     ) {
-        self.state().delivered = seq;
+        let mut state = self.state();
+        if state.ending.is_some() {
+            return;
+        }
+        state.delivered = seq;
+        drop(state);
         self.queue(Outgoing::Deliver { seq, after, device, envelope });
     }
 
@@ -154,18 +163,32 @@ impl Connection {
 
     /// Counts a request as unanswered, so that a new user actor gets it too.
     pub fn remember(&self, frame: ClientFrame) {
-        self.state().unanswered.push_back(frame);
+        let mut state = self.state();
+        state.unanswered_bytes += body_bytes(&frame);
+        state.unanswered.push_back(frame);
     }
 
-    /// Notes what the device has acknowledged.
+    /// Notes what the device says it has; only what it was sent counts.
     pub fn acknowledged(&self, seq: Seq) {
         let mut state = self.state();
-        state.acknowledged = state.acknowledged.max(seq);
+        state.acknowledged = state.acknowledged.max(seq.min(state.delivered));
+    }
+
+    /// A session begins whose device has everything up to `seq`.
+    pub fn begins_at(&self, seq: Seq) {
+        let mut state = self.state();
+        (state.acknowledged, state.delivered) = (seq, seq);
     }
 
     /// Whether so many requests wait for their answer that no more should be read.
     pub fn is_full(&self) -> bool {
-        self.state().unanswered.len() >= UNANSWERED_MAX
+        let state = self.state();
+        state.unanswered.len() >= UNANSWERED_MAX || state.unanswered_bytes >= UNANSWERED_BYTES
+    }
+
+    /// Whether the login was not answered yet: it is the one request without content.
+    pub fn is_opening(&self) -> bool {
+        self.state().unanswered.iter().any(|frame| frame.kind.is_none())
     }
 
     /// What a new user actor must know.
@@ -174,7 +197,7 @@ impl Connection {
         Standing {
             acknowledged: state.acknowledged,
             delivered: state.delivered,
-            unanswered: state.unanswered.iter().cloned().collect(),
+            unanswered: state.unanswered.iter().filter(|f| f.kind.is_some()).cloned().collect(),
         }
     }
 
@@ -190,7 +213,7 @@ impl Connection {
             state.queue.shrink_to(4);
         }
         Drained {
-            attach_due: std::mem::take(&mut state.attach_due),
+            attach_due: std::mem::take(&mut state.attach_due) && state.ending.is_none(),
             ending: state.ending,
             more: !state.queue.is_empty(),
         }
@@ -216,12 +239,23 @@ impl State {
     fn forget(&mut self, id: u64) -> bool {
         let place = self.unanswered.iter().position(|frame| frame.id == id);
         if let Some(place) = place {
-            self.unanswered.remove(place);
+            let frame = self.unanswered.remove(place);
+            self.unanswered_bytes -= frame.as_ref().map_or(0, body_bytes);
             if self.unanswered.is_empty() {
                 self.unanswered.shrink_to(4);
             }
         }
         place.is_some()
+    }
+}
+
+/// Bytes of the bodies in a request.
+fn body_bytes(frame: &ClientFrame) -> usize {
+    match &frame.kind {
+        Some(wire::client_frame::Kind::Send(send)) => {
+            send.body.len() + send.bodies.iter().map(|body| body.body.len()).sum::<usize>()
+        }
+        _ => 0,
     }
 }
 

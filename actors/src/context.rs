@@ -5,7 +5,9 @@ use crate::presence::Presence;
 use crate::shard::{MachineLimits, Shards};
 use crate::user::Users;
 use bytes::Bytes;
+use proto::ids::SHARDS;
 use proto::{Alias, Code, DeviceId, ShardId, UserId, wire};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use storage::{ShardRecords, Storage};
@@ -102,7 +104,7 @@ pub struct Context {
     /// What is durable.
     pub storage: Storage,
     /// What the log held at start, until each shard has taken its part.
-    pub recovered: Mutex<Vec<ShardRecords>>,
+    pub recovered: Recovered,
     /// What the operator has set.
     pub settings: Settings,
     /// All counters.
@@ -121,12 +123,29 @@ pub struct Context {
     pub incarnation: u64,
 }
 
+/// What the log held when the node started, for each shard to take once.
+#[derive(Debug)]
+pub struct Recovered(Mutex<BTreeMap<ShardId, Vec<(u64, Bytes)>>>);
+
+impl Recovered {
+    /// Shares out what storage found.
+    pub fn new(found: Vec<ShardRecords>) -> Self {
+        let mut parts: BTreeMap<_, _> =
+            (0..SHARDS).map(|shard| (ShardId(shard), Vec::new())).collect();
+        parts.extend(found.into_iter().map(|part| (part.shard, part.records)));
+        Self(Mutex::new(parts))
+    }
+
+    /// A shard's part; `None` if it was taken before.
+    fn take(&self, shard: ShardId) -> Option<Vec<(u64, Bytes)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard)
+    }
+}
+
 impl Context {
-    /// What the log held of a shard when the node started.
-    pub(crate) fn records_of(&self, shard: ShardId) -> Vec<(u64, Bytes)> {
-        let mut recovered = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = recovered.iter().position(|part| part.shard == shard);
-        place.map(|place| recovered.swap_remove(place).records).unwrap_or_default()
+    /// What the log held of a shard when the node started; `None` the second time.
+    pub(crate) fn records_of(&self, shard: ShardId) -> Option<Vec<(u64, Bytes)>> {
+        self.recovered.take(shard)
     }
 }
 

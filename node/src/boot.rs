@@ -7,12 +7,12 @@
 //! 3. A node that cannot go on ends with an error; whoever runs it starts it again.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use actors::context::{Clock, Context, Handler, Settings};
+use actors::context::{Clock, Context, Handler, Recovered, Settings};
 use actors::presence::{Presence, PresenceActor};
-use actors::shard::{MachineLimits, ShardActor, ShardArgs, ShardItem, Shards};
+use actors::shard::{MachineLimits, ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use actors::user::Users;
 use anyhow::Context as _;
 use proto::ids::SHARDS;
@@ -39,8 +39,8 @@ const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_sec
 /// Longest wait for clients to take their leave.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// How often shards look at the clock.
-const TICK: Duration = Duration::from_secs(1);
+/// How often shards look after their chores.
+const TICK: Duration = Duration::from_millis(TICK_MS);
 
 /// A running node's parts, for those who build and stop it.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ async fn build(
         clock: Clock::new(clock::now_ms),
         secrets: Arc::new(NodeSecrets(identity)),
         storage,
-        recovered: Mutex::new(recovered.records),
+        recovered: Recovered::new(recovered.records),
         settings: settings(config),
         metrics: actors::metrics::Metrics::default(),
         handlers,

@@ -23,7 +23,7 @@ use bytes::BytesMut;
 use proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, UNANSWERED_MAX};
 use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
 use proto::{Code, Seq, UserId, frame};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::listener::{Peer, ReadNow, Transport};
@@ -31,6 +31,9 @@ use crate::registration::Registration;
 
 /// Bytes read at once from one client before others have their turn.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Pause for a client whose actor does not keep up with it.
+const BUSY: Duration = Duration::from_millis(5);
 
 /// What clients read in `Welcome.server`.
 const SERVER: &str = concat!("natter ", env!("CARGO_PKG_VERSION"));
@@ -147,6 +150,8 @@ impl Socket {
         }
         let full = self.connection.is_full();
         if !full && (self.readable || !self.buffer.is_empty()) && self.read().await? {
+            // A client that never pauses must not keep a thread for itself.
+            tokio::task::consume_budget().await;
             return Ok(());
         }
         let wake_at = self.wake_at();
@@ -223,31 +228,42 @@ impl Socket {
             };
             done = true;
             match &self.standing {
-                Standing::Attached { user, .. } => self.pass_on(*user, frame),
+                Standing::Attached { user, .. } => {
+                    if !self.pass_on(*user, frame) {
+                        sleep(BUSY).await;
+                        break;
+                    }
+                }
                 Standing::Stranger { .. } => self.stranger(frame).await?,
             }
         }
         Ok(done)
     }
 
-    fn pass_on(&self, user: UserId, frame: ClientFrame) {
+    /// False if the user's actor has more to do than is good.
+    fn pass_on(&self, user: UserId, frame: ClientFrame) -> bool {
+        let users = &self.reception.context.users;
         match &frame.kind {
             Some(Ask::Ping(_)) => self.connection.say(Kind::Pong(wire::Pong {})),
             Some(Ask::Pong(_)) => {}
             Some(Ask::Ack(ack)) => {
                 self.connection.acknowledged(Seq(ack.seq));
-                self.reception.context.users.frame(user, self.connection.id(), frame);
+                return users.frame(user, self.connection.id(), frame);
             }
-            Some(Ask::Signal(_)) => {
-                self.reception.context.users.frame(user, self.connection.id(), frame);
-            }
+            Some(Ask::Signal(_)) => return users.frame(user, self.connection.id(), frame),
             // A request without an id could not be answered.
             _ if frame.id == 0 => {}
+            None => {
+                let id = frame.id;
+                self.connection.remember(frame);
+                self.connection.refuse(id, Code::NotSupported);
+            }
             _ => {
                 self.connection.remember(frame.clone());
-                self.reception.context.users.frame(user, self.connection.id(), frame);
+                return users.frame(user, self.connection.id(), frame);
             }
         }
+        true
     }
 
     /// A frame of someone who is not logged in.
@@ -316,8 +332,6 @@ impl Socket {
             device: admission.device,
             connection: self.connection.clone(),
             acknowledged: admission.acknowledged,
-            delivered: Seq(0),
-            unanswered: Vec::new(),
             login: Some(login),
         };
         self.reception.context.users.attach(&self.reception.context, user, attach);
@@ -326,17 +340,11 @@ impl Socket {
     /// The user's actor is a new one.
     fn attach_again(&self) {
         let Standing::Attached { user, login, admission } = &self.standing else { return };
-        let mut standing = self.connection.standing();
-        let before = standing.unanswered.len();
-        standing.unanswered.retain(|frame| frame.id != login.id || frame.kind.is_some());
-        let opening = standing.unanswered.len() < before;
         let attach = Attach {
             device: admission.device,
             connection: self.connection.clone(),
-            acknowledged: admission.acknowledged.max(standing.acknowledged.min(standing.delivered)),
-            delivered: standing.delivered,
-            unanswered: standing.unanswered,
-            login: opening.then(|| login.clone()),
+            acknowledged: admission.acknowledged,
+            login: self.connection.is_opening().then(|| login.clone()),
         };
         self.reception.context.users.attach(&self.reception.context, *user, attach);
     }
@@ -374,8 +382,9 @@ impl Socket {
     }
 
     fn leave(&self) {
-        if let Standing::Attached { user, .. } = &self.standing {
-            self.reception.context.users.detach(*user, self.connection.id());
+        if let Standing::Attached { user, admission, .. } = &self.standing {
+            let (device, id) = (admission.device, self.connection.id());
+            self.reception.context.users.detach(*user, device, id);
         }
     }
 

@@ -120,9 +120,14 @@ impl Process for PresenceActor {
     fn handle(&mut self, item: PresenceItem) -> Result<Flow, ProcessError> {
         match item {
             PresenceItem::Subscribe { watcher, account, connection, id } => {
+                if !self.context.users.is_here(watcher) {
+                    return Ok(Flow::Continue);
+                }
                 if self.watchers.add(watcher, account.user) {
                     connection.answer(id, Kind::Done(wire::Done {}));
-                    connection.hint(Kind::Presence(self.standing(watcher, &account)));
+                    if let Some(presence) = self.standing(watcher, &account) {
+                        connection.hint(Kind::Presence(presence));
+                    }
                 } else {
                     connection.refuse(id, Code::TooMany);
                 }
@@ -131,8 +136,9 @@ impl Process for PresenceActor {
             PresenceItem::WatcherGone(watcher) => self.watchers.forget(watcher),
             PresenceItem::Changed { account, online, at_ms } => {
                 for watcher in self.watchers.of(account.user) {
-                    let presence = shown(&account, watcher, online, at_ms);
-                    self.context.users.presence(watcher, presence);
+                    if let Some(presence) = shown(&account, watcher, online, at_ms) {
+                        self.context.users.presence(watcher, presence);
+                    }
                 }
             }
         }
@@ -141,7 +147,7 @@ impl Process for PresenceActor {
 }
 
 impl PresenceActor {
-    fn standing(&self, watcher: UserId, account: &AccountView) -> wire::Presence {
+    fn standing(&self, watcher: UserId, account: &AccountView) -> Option<wire::Presence> {
         let table = self.context.storage.sessions();
         let rows =
             account.devices.keys().filter_map(|device| table.get(account.user, *device).ok()?);
@@ -155,14 +161,46 @@ impl PresenceActor {
     }
 }
 
-/// What `watcher` may know.
-fn shown(account: &AccountView, watcher: UserId, online: bool, at_ms: u64) -> wire::Presence {
-    let blocked = account.blocked.contains(&watcher);
-    let hide_online = blocked || account.privacy.hide_online;
-    let hide_last_seen = blocked || account.privacy.hide_last_seen;
-    wire::Presence {
-        user: account.user.0,
-        online: online && !hide_online,
-        last_seen_ms: if hide_last_seen { 0 } else { at_ms },
+/// What `watcher` may know; `None`: nothing, not even that something happened.
+fn shown(
+    account: &AccountView,
+    watcher: UserId,
+    online: bool,
+    at_ms: u64,
+) -> Option<wire::Presence> {
+    let wire::Privacy { hide_online, hide_last_seen, .. } = account.privacy;
+    let hidden = hide_online && (hide_last_seen || online);
+    if hidden || account.blocked.contains(&watcher) {
+        return None;
+    }
+    let last_seen_ms = if hide_last_seen { 0 } else { at_ms };
+    Some(wire::Presence { user: account.user.0, online, last_seen_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_is_not_told_by_the_moment_either() {
+        let (ada, eve) = (UserId(1), UserId(2));
+        let mut account = AccountView {
+            user: ada,
+            aliases: Vec::new(),
+            devices: std::collections::BTreeMap::new(),
+            blocked: std::collections::BTreeSet::new(),
+            privacy: wire::Privacy::default(),
+        };
+        let told = |online, last_seen_ms| Some(wire::Presence { user: 1, online, last_seen_ms });
+        assert_eq!(shown(&account, eve, true, 5), told(true, 5));
+        account.privacy.hide_last_seen = true;
+        assert_eq!(shown(&account, eve, false, 5), told(false, 0));
+        account.privacy.hide_online = true;
+        assert_eq!(shown(&account, eve, false, 5), None);
+        account.privacy.hide_last_seen = false;
+        assert_eq!(shown(&account, eve, true, 5), None);
+        assert_eq!(shown(&account, eve, false, 5), told(false, 5));
+        account.blocked.insert(eve);
+        assert_eq!(shown(&account, eve, false, 5), None);
     }
 }

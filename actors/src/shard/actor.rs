@@ -26,11 +26,18 @@ const BACKLOG_BYTES: u64 = 4 * CHECKPOINT_BYTES;
 /// Wait before something that failed for lack of space or of an answer is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How often stored entries are searched for ended times to live, in ms.
-const EXPIRY_EVERY_MS: u64 = 10_000;
+/// How often [`ShardItem::TickDue`] comes, in ms. Chores count ticks, not the clock, which may jump.
+pub const TICK_MS: u64 = 1_000;
+
+/// How often stored entries are searched for ended times to live, in ticks.
+const EXPIRY_EVERY_TICKS: u64 = 10;
 
 /// Expired entries taken out by one command.
 const EXPIRY_BATCH: usize = 1_000;
+
+/// Why a shard actor is not started twice: what was logged since the tables were written is read
+/// when the node starts. The node ends, and its next start finds everything.
+const STATE_LOST: &str = "a shard failed: the node must start again to read its log";
 
 /// What a shard actor is started with.
 #[derive(Clone, Debug)]
@@ -69,8 +76,8 @@ pub struct ShardActor {
     logged_bytes: u64,
     overlay: Overlay,
     checkpoint: Checkpoint,
-    checkpoint_at_ms: u64,
-    expiry_at_ms: u64,
+    ticks_since_checkpoint: u64,
+    ticks_since_expiry: u64,
     reading_due: bool,
     offers: [Offer; SHARDS as usize],
     reading_origins: BTreeSet<UserId>,
@@ -89,10 +96,9 @@ impl Process for ShardActor {
     async fn start(args: ShardArgs, inbox: Arc<Inbox<ShardItem>>) -> Result<Self, ProcessError> {
         let ShardArgs { shard, context } = args;
         let (storage, limits) = (context.storage.clone(), context.settings.machine);
-        let records = context.records_of(shard);
+        let records = context.records_of(shard).ok_or(STATE_LOST)?;
         let load = move || recover(&storage, Machine::new(shard, limits), records);
         let recovered = tokio::task::spawn_blocking(load).await??;
-        let now_ms = context.clock.now_ms();
         let spread = context.settings.checkpoint_every_ms * u64::from(shard.0) / u64::from(SHARDS);
         let mut actor = Self {
             shard,
@@ -104,8 +110,8 @@ impl Process for ShardActor {
             logged_bytes: recovered.bytes,
             overlay: Overlay::new(),
             checkpoint: Checkpoint::Idle,
-            checkpoint_at_ms: now_ms + spread,
-            expiry_at_ms: now_ms,
+            ticks_since_checkpoint: spread / TICK_MS,
+            ticks_since_expiry: u64::from(shard.0),
             reading_due: false,
             offers: [Offer::default(); SHARDS as usize],
             reading_origins: BTreeSet::new(),
@@ -121,7 +127,7 @@ impl Process for ShardActor {
             ShardItem::Propose { command, reply } => self.admit(command, reply),
             ShardItem::Query(query) => self.answer(query),
             ShardItem::Logged(Ok(())) => self.apply_batch(),
-            ShardItem::Logged(Err(error)) => self.not_logged(error),
+            ShardItem::Logged(Err(error)) => self.not_logged(error)?,
             ShardItem::OriginsRead { user, read } => self.origins_read(user, read),
             ShardItem::NoticesTaken { to, number, taken } => self.notices_taken(to, number, taken),
             ShardItem::CheckpointWritten { applied, again } => {
@@ -187,7 +193,7 @@ impl ShardActor {
         self.offer_notices();
     }
 
-    fn not_logged(&mut self, error: LogError) {
+    fn not_logged(&mut self, error: LogError) -> Result<(), ProcessError> {
         let code = match error {
             LogError::Full => Code::StorageFull,
             LogError::Failed => Code::Unavailable,
@@ -198,6 +204,8 @@ impl ShardActor {
             self.checkpoint = Checkpoint::Idle;
         }
         self.proposals.refuse_all(code);
+        // Nobody knows what the disk has: only a new start of the node can read it.
+        if error == LogError::Failed { Err("the log is shut".into()) } else { Ok(()) }
     }
 
     fn follow_effects(&mut self) {
@@ -231,7 +239,7 @@ impl ShardActor {
             Ok(release) => {
                 let inbox = self.inbox.clone();
                 let again = Box::new(move |outcome| {
-                    if outcome == Outcome::Refused(Code::StorageFull) {
+                    if matches!(outcome, Outcome::Refused(_)) {
                         retry_origins(&inbox, user);
                     } else {
                         let read = Err(String::new());
@@ -290,9 +298,8 @@ impl ShardActor {
     }
 
     fn propose_checkpoint(&mut self) {
-        if self.checkpoint == Checkpoint::Idle {
-            let now_ms = self.context.clock.now_ms();
-            self.checkpoint_at_ms = now_ms + self.context.settings.checkpoint_every_ms;
+        if self.checkpoint == Checkpoint::Idle && !self.reading_due {
+            self.ticks_since_checkpoint = 0;
             self.checkpoint = Checkpoint::Proposed;
             self.proposals.push_spill();
         }
@@ -331,17 +338,20 @@ impl ShardActor {
 
     fn tick(&mut self) {
         let now_ms = self.context.clock.now_ms();
+        self.ticks_since_checkpoint += 1;
+        self.ticks_since_expiry += 1;
         self.offer_notices();
         // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
-        if now_ms >= self.checkpoint_at_ms && self.logged_bytes > 0 {
+        let every = (self.context.settings.checkpoint_every_ms / TICK_MS).max(1);
+        if self.ticks_since_checkpoint >= every && self.logged_bytes > 0 {
             self.propose_checkpoint();
         }
         if self.machine.has_due(now_ms) {
             self.due_read(Vec::new());
         }
         let idle = self.checkpoint == Checkpoint::Idle && !self.reading_due;
-        if now_ms >= self.expiry_at_ms && idle {
-            self.expiry_at_ms = now_ms + EXPIRY_EVERY_MS;
+        if self.ticks_since_expiry >= EXPIRY_EVERY_TICKS && idle {
+            self.ticks_since_expiry = 0;
             self.read_due(now_ms);
         }
         self.propose_next(true);

@@ -7,8 +7,8 @@
 use super::command::Spill;
 use super::machine::{Machine, User};
 use super::recent::RecentIds;
+use proto::UserId;
 use proto::stored;
-use proto::{ShardId, UserId};
 use storage::Row;
 
 /// How long a PIN that nobody proved is kept, in ms: the hour over which requests are counted.
@@ -51,6 +51,13 @@ impl Machine {
             return;
         };
         let (entries, expired) = user.mailbox.spill();
+        let forgotten = user.mailbox.forget_silent(self.now_ms).into_iter();
+        spill.rows.extend(forgotten.map(|(from, device)| Row::Recent {
+            to: user_id,
+            from,
+            device,
+            ids: None,
+        }));
         spill.rows.extend(expired.into_iter().map(|seq| Row::Message(user_id, seq, None)));
         spill.rows.extend(entries.iter().map(|entry| {
             Row::Message(user_id, entry.seq, Some(stored::Envelope::clone(&entry.envelope)))
@@ -117,11 +124,6 @@ impl Machine {
         for (user, up_to) in owed {
             self.read_origins(user, up_to);
         }
-    }
-
-    /// Shards that are owed something.
-    pub fn owed_shards(&self) -> impl Iterator<Item = ShardId> {
-        (0..proto::ids::SHARDS).map(ShardId).filter(|to| !self.streams.offer_is_empty(*to))
     }
 
     fn user(&mut self, id: UserId) -> &mut User {

@@ -19,6 +19,18 @@ use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// How long receipts and copies are kept for a device that does not come, in ms: as long as messages
+/// at most are, 30 days.
+const NOTICE_TTL_MS: u64 = proto::limits::TTL_S_MAX as u64 * 1000;
+
+/// Entries whose time ends sooner than this are watched while in memory, in ms. Checkpoints move the
+/// others to the tables long before, and an index finds them there.
+const SOON_MS: u64 = 3_600_000;
+
+/// Receipts that a mailbox holds at most, in multiples of its messages. Only who never acknowledges
+/// meets it.
+const RECEIPTS_FACTOR: u64 = 10;
+
 /// What the operator sets.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineLimits {
@@ -150,8 +162,8 @@ impl Machine {
     /// Numbers for the metrics: users, and entries and bytes held for them.
     pub fn totals(&self) -> (u64, u64, u64) {
         self.users.values().fold((0, 0, 0), |(users, entries, bytes), user| {
-            let (held, held_bytes) = user.mailbox.held();
-            (users + 1, entries + held, bytes + held_bytes)
+            let held = user.mailbox.held();
+            (users + 1, entries + held.messages, bytes + held.bytes)
         })
     }
 
@@ -174,10 +186,10 @@ impl Machine {
         if !append.bodies.is_empty() && !fits_devices(&user.account, &append.bodies, to, origin) {
             return Err(Code::DevicesChanged);
         }
-        let (held, held_bytes) = user.mailbox.held();
+        let held = user.mailbox.held();
         let bytes = append.body.len() + append.bodies.iter().map(|b| b.body.len()).sum::<usize>();
-        let full = held >= self.limits.mailbox_messages
-            || held_bytes + bytes as u64 > self.limits.mailbox_bytes;
+        let full = held.messages >= self.limits.mailbox_messages
+            || held.bytes + bytes as u64 > self.limits.mailbox_bytes;
         if full {
             return Err(Code::MailboxFull);
         }
@@ -190,7 +202,7 @@ impl Machine {
                 send_id: append.send_id,
                 body: append.body.clone(),
             };
-            self.tell(origin.from, Content::SentCopy(copy), 0);
+            self.tell(origin.from, Content::SentCopy(copy));
         }
         let expires_ms = now_ms + u64::from(append.ttl_s) * 1000;
         let message = stored::Message {
@@ -233,28 +245,31 @@ impl Machine {
         Outcome::Done
     }
 
-    /// Puts a notice into a mailbox here. What a blocked user or a full mailbox may not receive is
-    /// only ever a read receipt: the others answer something this user did.
+    /// Puts a notice into a mailbox here. One that holds too many gets no more copies and read
+    /// receipts, and at ten times that no receipts at all; a blocked user's reading is not told.
     fn take_envelope(&mut self, to: UserId, content: Content) {
         let Some(user) = self.users.get(&to).filter(|user| !user.account.closing) else { return };
-        if let Content::Receipt(receipt) = &content
-            && receipt.kind == ReceiptKind::Read as u32
-        {
-            let full = user.mailbox.held().0 >= self.limits.mailbox_messages;
-            if full || user.account.blocked.contains(&UserId(receipt.user)) {
-                return;
+        let (notices, limit) = (user.mailbox.held().notices, self.limits.mailbox_messages);
+        let dropped = match &content {
+            Content::Receipt(receipt) if receipt.kind == ReceiptKind::Read as u32 => {
+                notices >= limit || user.account.blocked.contains(&UserId(receipt.user))
             }
+            Content::Receipt(_) => notices >= limit.saturating_mul(RECEIPTS_FACTOR),
+            Content::SentCopy(_) | Content::ReadCopy(_) => notices >= limit,
+            Content::Message(_) => true,
+        };
+        if !dropped {
+            self.put(to, content, self.now_ms + NOTICE_TTL_MS);
         }
-        self.put(to, content, 0);
     }
 
     /// Owes a mailbox an entry, wherever that mailbox is.
-    pub(super) fn tell(&mut self, to: UserId, content: Content, expires_ms: u64) {
+    pub(super) fn tell(&mut self, to: UserId, content: Content) {
         if to.shard() == self.shard {
             self.take_envelope(to, content);
         } else {
             let envelope =
-                stored::Envelope { at_ms: self.now_ms, expires_ms, content: Some(content) };
+                stored::Envelope { at_ms: self.now_ms, expires_ms: 0, content: Some(content) };
             self.streams.owe(to.shard(), to, What::Envelope(envelope));
         }
     }
@@ -265,7 +280,7 @@ impl Machine {
         let envelope =
             Arc::new(stored::Envelope { at_ms: self.now_ms, expires_ms, content: Some(content) });
         let seq = user.mailbox.append(envelope.clone());
-        if expires_ms > 0 {
+        if expires_ms < self.now_ms + SOON_MS {
             self.expiring.insert((expires_ms, to, seq));
         }
         self.dirty.mailboxes.insert(to);
@@ -292,7 +307,7 @@ impl Machine {
                 device: device.0,
                 send_ids,
             };
-            self.tell(from, Content::Receipt(receipt), 0);
+            self.tell(from, Content::Receipt(receipt));
         }
     }
 
@@ -304,7 +319,7 @@ impl Machine {
         kind: ReceiptKind,
     ) {
         for entry in &released.entries {
-            if entry.envelope.expires_ms > 0 {
+            if !self.expiring.is_empty() {
                 self.expiring.remove(&(entry.envelope.expires_ms, user, entry.seq));
             }
         }
@@ -332,7 +347,7 @@ impl Machine {
                 device: read.from_device,
                 send_ids: read.send_ids.clone(),
             };
-            self.tell(UserId(read.from), Content::Receipt(receipt), 0);
+            self.tell(UserId(read.from), Content::Receipt(receipt));
         }
         if has_others {
             let copy = stored::ReadCopy {
@@ -341,7 +356,7 @@ impl Machine {
                 by_device: read.device,
                 send_ids: read.send_ids,
             };
-            self.put(reader, Content::ReadCopy(copy), 0);
+            self.take_envelope(reader, Content::ReadCopy(copy));
         }
         Ok(Outcome::Done)
     }

@@ -56,12 +56,46 @@ pub struct Mailbox {
     pub(super) released: Seq,
     last: Seq,
     tail: VecDeque<Entry>,
-    held: u64,
-    held_bytes: u64,
+    held: Held,
     cursors: BTreeMap<DeviceId, Seq>,
     recent: BTreeMap<(UserId, DeviceId), RecentIds>,
     /// Stored entries that expired and whose rows the next checkpoint deletes.
     expired: BTreeSet<Seq>,
+}
+
+/// What a mailbox holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Messages.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Receipts and copies.
+    pub notices: u64,
+}
+
+impl Held {
+    fn add(&mut self, envelope: &stored::Envelope) {
+        if origin_of(envelope).is_some() {
+            self.messages += 1;
+            self.bytes += bytes_of(envelope) as u64;
+        } else {
+            self.notices += 1;
+        }
+    }
+
+    fn take(&mut self, envelope: &stored::Envelope) {
+        self.take_row(origin_of(envelope).is_some(), bytes_of(envelope) as u64);
+    }
+
+    fn take_row(&mut self, message: bool, bytes: u64) {
+        if message {
+            self.messages = self.messages.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(bytes);
+        } else {
+            self.notices = self.notices.saturating_sub(1);
+        }
+    }
 }
 
 /// What an advance of `released` set free.
@@ -79,9 +113,9 @@ impl Mailbox {
         self.last
     }
 
-    /// Entries and bytes held.
-    pub fn held(&self) -> (u64, u64) {
-        (self.held, self.held_bytes)
+    /// What it holds.
+    pub fn held(&self) -> Held {
+        self.held
     }
 
     /// What `device` has acknowledged.
@@ -98,17 +132,13 @@ impl Mailbox {
 
     /// Remembers a send that [`Self::knows`] does not.
     pub fn remember(&mut self, origin: Origin, now_ms: u64) {
-        if self.recent.len() >= RECENT_SENDERS {
-            self.recent.retain(|_, recent| now_ms.saturating_sub(recent.used_ms) < RECENT_KEPT_MS);
-        }
         self.recent.entry((origin.from, origin.device)).or_default().add(origin.send_id.0, now_ms);
     }
 
     /// Appends and returns the place.
     pub fn append(&mut self, envelope: Arc<stored::Envelope>) -> Seq {
         self.last = self.last.next();
-        self.held += 1;
-        self.held_bytes += bytes_of(&envelope) as u64;
+        self.held.add(&envelope);
         self.tail.push_back(Entry { seq: self.last, envelope });
         self.last
     }
@@ -154,7 +184,7 @@ impl Mailbox {
             released.read_origins_to = Some(stored);
         }
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.seq <= up_to) {
-            self.uncount(bytes_of(&entry.envelope) as u64);
+            self.held.take(&entry.envelope);
             released.entries.push(entry);
         }
         if self.tail.is_empty() {
@@ -165,10 +195,10 @@ impl Mailbox {
 
     /// Stored entries up to `up_to` were read and are let go; false for an entry that is gone
     /// already. Call [`Self::stored_gone`] after the last.
-    pub fn release_stored(&mut self, seq: Seq, bytes: u64) -> bool {
+    pub fn release_stored(&mut self, seq: Seq, message: bool, bytes: u64) -> bool {
         let held = seq >= self.stored_first && seq <= self.released && !self.expired.contains(&seq);
         if held {
-            self.uncount(bytes);
+            self.held.take_row(message, bytes);
         }
         held
     }
@@ -195,16 +225,16 @@ impl Mailbox {
     pub fn expire(&mut self, seq: Seq) -> Option<Entry> {
         let place = self.tail.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         let entry = self.tail.remove(place)?;
-        self.uncount(bytes_of(&entry.envelope) as u64);
+        self.held.take(&entry.envelope);
         Some(entry)
     }
 
     /// Counts a stored entry out whose time has ended; false if it is gone already.
-    pub fn expire_stored(&mut self, seq: Seq, bytes: u64) -> bool {
+    pub fn expire_stored(&mut self, seq: Seq, message: bool, bytes: u64) -> bool {
         let held = seq >= self.stored_first && seq > self.released && seq <= self.stored_to;
         let news = held && self.expired.insert(seq);
         if news {
-            self.uncount(bytes);
+            self.held.take_row(message, bytes);
         }
         news
     }
@@ -235,6 +265,15 @@ impl Mailbox {
         self.recent.get(&(from, device))
     }
 
+    /// Forgets the devices that have been silent for long, and returns them.
+    pub fn forget_silent(&mut self, now_ms: u64) -> Vec<(UserId, DeviceId)> {
+        if self.recent.len() < RECENT_SENDERS {
+            return Vec::new();
+        }
+        let silent = |recent: &RecentIds| now_ms.saturating_sub(recent.used_ms) >= RECENT_KEPT_MS;
+        self.recent.extract_if(.., |_, recent| silent(recent)).map(|(sender, _)| sender).collect()
+    }
+
     /// Whose send ids are remembered.
     pub fn recent_senders(&self) -> impl Iterator<Item = (UserId, DeviceId)> {
         self.recent.keys().copied()
@@ -254,8 +293,9 @@ impl Mailbox {
         stored::Cursors {
             stored_first: self.stored_first.0,
             next: self.last.0 + 1,
-            held: self.held,
-            held_bytes: self.held_bytes,
+            held: self.held.messages,
+            held_bytes: self.held.bytes,
+            notices: self.held.notices,
             devices: devices.collect(),
             released: self.released.0,
         }
@@ -267,15 +307,9 @@ impl Mailbox {
         self.last = Seq(row.next.saturating_sub(1));
         self.stored_to = self.last;
         self.released = Seq(row.released);
-        self.held = row.held;
-        self.held_bytes = row.held_bytes;
+        self.held = Held { messages: row.held, bytes: row.held_bytes, notices: row.notices };
         self.cursors =
             row.devices.iter().map(|d| (DeviceId(d.device), Seq(d.acknowledged))).collect();
-    }
-
-    fn uncount(&mut self, bytes: u64) {
-        self.held = self.held.saturating_sub(1);
-        self.held_bytes = self.held_bytes.saturating_sub(bytes);
     }
 }
 

@@ -23,7 +23,7 @@ mod streams;
 mod tests;
 
 pub use account::AccountView;
-pub use actor::{ShardActor, ShardArgs};
+pub use actor::{ShardActor, ShardArgs, TICK_MS};
 pub use command::{Command, Effect, Outcome, Spill};
 pub use machine::{Machine, MachineLimits};
 pub use mailbox::{Entry, Origin, bytes_of};

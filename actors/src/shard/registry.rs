@@ -169,7 +169,9 @@ impl Machine {
             if user.account.closing { ReceiptKind::Undeliverable } else { ReceiptKind::Delivered };
         let held = release.origins.iter().filter(|origin| origin.seq <= release.up_to);
         let held: Vec<_> = held
-            .filter(|origin| user.mailbox.release_stored(Seq(origin.seq), origin.bytes))
+            .filter(|origin| {
+                user.mailbox.release_stored(Seq(origin.seq), origin.from != 0, origin.bytes)
+            })
             .filter_map(named_origin)
             .collect();
         if let Some((first, last)) = user.mailbox.stored_gone(Seq(release.up_to)) {
@@ -198,7 +200,7 @@ impl Machine {
         for entry in &expire.entries {
             let (user_id, Some(origin)) = (UserId(entry.user), &entry.origin) else { continue };
             let Some(user) = self.users.get_mut(&user_id) else { continue };
-            if user.mailbox.expire_stored(Seq(origin.seq), origin.bytes) {
+            if user.mailbox.expire_stored(Seq(origin.seq), origin.from != 0, origin.bytes) {
                 self.dirty.mailboxes.insert(user_id);
                 self.tell_origins(user_id, named_origin(origin), ReceiptKind::Expired);
             }

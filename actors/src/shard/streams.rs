@@ -8,13 +8,17 @@
 //! 1. `owed` holds the numbers `settled + 1 ..= sent`, in order.
 //! 2. A notice is taken only if its number follows the last one taken.
 
+use prost::Message;
 use proto::stored::{self, notice::What};
 use proto::{ShardId, UserId, ids::SHARDS};
 use std::collections::VecDeque;
 use storage::Row;
 
 /// Notices offered to another shard at once, which bounds the record that they make in its log.
-pub(super) const OFFER_MAX: usize = 512;
+const OFFER_MAX: usize = 512;
+
+/// Bytes of bodies in one offer, or one notice if that is longer.
+const OFFER_BYTES: usize = 512 * 1024;
 
 /// All streams of one shard.
 #[derive(Debug)]
@@ -75,12 +79,13 @@ impl Streams {
     pub fn offer(&self, to: ShardId, after: u64) -> Vec<stored::Notice> {
         let owed = &self.streams[usize::from(to.0)].owed;
         let start = owed.partition_point(|notice| notice.number <= after);
-        owed.range(start..).take(OFFER_MAX).cloned().collect()
-    }
-
-    /// Whether nothing is owed to `to`.
-    pub fn offer_is_empty(&self, to: ShardId) -> bool {
-        self.streams[usize::from(to.0)].owed.is_empty()
+        let mut bytes = 0;
+        let fits = owed.range(start..).take(OFFER_MAX).take_while(|notice| {
+            let first = bytes == 0;
+            bytes += notice.encoded_len();
+            first || bytes <= OFFER_BYTES
+        });
+        fits.cloned().collect()
     }
 
     /// Whether anything is owed to anyone above what `offered` says was offered already.

@@ -4,6 +4,7 @@
 
 use super::command::{Command, Effect, Outcome, Spill};
 use super::machine::{Machine, MachineLimits};
+use super::mailbox::Held;
 use proto::stored::{self, command::Kind, envelope::Content};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Code, Seq, ShardId, UserId};
@@ -123,7 +124,7 @@ fn promise_3_a_retried_send_is_stored_once() {
     assert_eq!(pushed(&mut machine), [(bob, 1, "hello".to_owned())]);
     machine.apply(NOW, ack(bob, 1, 1));
     machine.apply(NOW, append(bob, ada, 7, "hello"));
-    assert_eq!(machine.mailbox(bob).unwrap().held().0, 0, "also after it was delivered");
+    assert_eq!(machine.mailbox(bob).unwrap().held().messages, 0, "also after it was delivered");
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn promise_4_the_last_device_to_acknowledge_releases_and_tells() {
     assert_eq!(pushed(&mut machine), [], "one device still lacks it");
     machine.apply(NOW, ack(bob, 2, 1));
     assert_eq!(pushed(&mut machine), [(ada, 1, "Delivered [7]".to_owned())]);
-    assert_eq!(machine.mailbox(bob).unwrap().held(), (0, 0));
+    assert_eq!(machine.mailbox(bob).unwrap().held(), Held::default());
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn promise_4_what_went_to_the_tables_is_told_and_let_go_as_well() {
     machine.apply(NOW, ack(bob, 1, 3));
     assert_eq!(read_origins(&mut machine, &table), 1);
     assert_eq!(pushed(&mut machine), [(ada, 2, "Delivered [1, 2]".to_owned())]);
-    assert_eq!(machine.mailbox(bob).unwrap().held(), (0, 0));
+    assert_eq!(machine.mailbox(bob).unwrap().held(), Held::default());
     checkpoint(&mut machine, &mut table);
     assert!(!table.keys().any(|(user, _)| *user == bob), "no row of it is left");
 }
@@ -200,7 +201,7 @@ fn the_sender_is_told_when_the_time_to_live_ends() {
     told.sort();
     let expired = |seq, id| (ada, seq, format!("Expired [{id}]"));
     assert_eq!(told, [expired(1, 2), expired(2, 1)], "each once");
-    assert_eq!(machine.mailbox(bob).unwrap().held(), (0, 0));
+    assert_eq!(machine.mailbox(bob).unwrap().held(), Held::default());
 }
 
 #[test]
@@ -323,7 +324,7 @@ fn a_checkpoint_brings_everything_back() {
     spill.rows.into_iter().for_each(|row| back.load(row));
     assert_eq!(back.apply(NOW, append(bob, eve, 9, "x")), Outcome::Refused(Code::Blocked));
     assert_eq!(back.apply(NOW, append(bob, ada, 1, "hello")), Outcome::Accepted { at_ms: NOW });
-    assert_eq!(back.mailbox(bob).unwrap().held().0, 1, "the retry was recognized");
+    assert_eq!(back.mailbox(bob).unwrap().held().messages, 1, "the retry was recognized");
     assert_eq!(back.streams().offer(ShardId(1), 0).len(), 1, "the receipt is still owed");
     back.apply(NOW, ack(bob, 1, 2));
     read_origins(&mut back, &table);

@@ -4,18 +4,22 @@ use super::directory::Entry;
 use super::sends::Sends;
 use super::window::{Offer, Window};
 use super::{Attach, Login, UserItem};
-use crate::connection::{Connection, ConnectionId, Ending, is_for};
+use crate::connection::{Connection, ConnectionId, Ending, Standing, is_for};
 use crate::context::{Context, Ticket};
 use crate::shard::{AccountView, Attached, Command, Outcome, Page, Query};
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, UserId, stored};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use supervision::{Flow, Inbox, Process, ProcessError};
+use std::time::Duration;
+use supervision::{Flow, Inbox, Process, ProcessError, timer};
 use tracing::{debug, warn};
 
 /// Crashes over one frame after which it is refused instead of handed on again.
 const POISON: u8 = 2;
+
+/// Wait before what failed for want of an answer is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What a user actor is started with.
 #[derive(Clone, Debug)]
@@ -49,7 +53,9 @@ pub(super) struct Session {
 /// A device whose standing was asked for, with the frames that came meanwhile.
 struct Attaching {
     attach: Box<Attach>,
+    /// What is not a request, and so not in the connection's own list.
     frames: Vec<ClientFrame>,
+    missed: bool,
 }
 
 /// A connected user.
@@ -76,7 +82,8 @@ impl Process for UserActor {
 
     async fn start(args: UserArgs, inbox: Arc<Inbox<UserItem>>) -> Result<Self, ProcessError> {
         let UserArgs { user, context, entry } = args;
-        if let Some(tag) = inbox.take_poisoned() {
+        let tag = entry.in_hand.swap(0, Ordering::AcqRel);
+        if tag != 0 {
             let mut poison = entry.poison.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             *poison.entry(tag).or_default() += 1;
         }
@@ -100,12 +107,14 @@ impl Process for UserActor {
         match item {
             UserItem::Attach(attach) => self.attach(attach),
             UserItem::Attached(connection, attached) => self.attached(connection, attached),
-            UserItem::Detach(connection) => return Ok(self.detach(connection)),
+            UserItem::Detach(connection, device) => return Ok(self.detach(connection, device)),
             UserItem::Frame(connection, frame) => self.frame(connection, *frame),
             UserItem::Push(seq, envelope) => self.push(seq, &envelope),
             UserItem::Page(connection, page) => self.page(connection, &page),
             UserItem::Account(account) => self.account_changed(account),
-            UserItem::Resolved(owner) => self.resolved(owner),
+            UserItem::Resolved(alias, owner) => self.resolved(alias, owner),
+            UserItem::AliasStale(alias) => self.forget_owner(&alias),
+            UserItem::RetryDue(connection) => self.try_again(connection),
             UserItem::Signal(signal) => self.signal(&signal),
             UserItem::Presence(presence) => self.hint_all(&Kind::Presence(presence)),
         }
@@ -118,6 +127,7 @@ impl Process for UserActor {
                 session.window.more_waits();
                 session.changed = true;
             }
+            self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
         }
         for place in 0..self.sessions.len() {
             if std::mem::take(&mut self.sessions[place].changed) {
@@ -126,25 +136,11 @@ impl Process for UserActor {
         }
         Ok(Flow::Continue)
     }
-
-    fn tag(item: &UserItem) -> Option<u64> {
-        match item {
-            UserItem::Frame(connection, frame) => Some(poison_tag(*connection, frame.id)),
-            UserItem::Attach(_)
-            | UserItem::Attached(..)
-            | UserItem::Detach(_)
-            | UserItem::Push(..)
-            | UserItem::Page(..)
-            | UserItem::Account(_)
-            | UserItem::Resolved(_)
-            | UserItem::Signal(_)
-            | UserItem::Presence(_) => None,
-        }
-    }
 }
 
+/// Names a request; 0 for what is no request.
 fn poison_tag(connection: ConnectionId, id: u64) -> u64 {
-    connection.0.rotate_left(32) ^ id
+    if id == 0 { 0 } else { connection.0.rotate_left(32) ^ id }
 }
 
 impl UserActor {
@@ -155,7 +151,7 @@ impl UserActor {
             inbox.force(UserItem::Attached(connection, attached.map(Box::new)));
         });
         self.attaching.retain(|other| other.attach.connection.id() != connection);
-        self.attaching.push(Attaching { attach, frames: Vec::new() });
+        self.attaching.push(Attaching { attach, frames: Vec::new(), missed: false });
         let query = Query::Attach { user, device, answer };
         self.context.shards.query(user.shard(), query);
     }
@@ -163,7 +159,7 @@ impl UserActor {
     fn attached(&mut self, connection: ConnectionId, attached: Option<Box<Attached>>) {
         let waiting = |other: &Attaching| other.attach.connection.id() == connection;
         let Some(place) = self.attaching.iter().position(waiting) else { return };
-        let Attaching { attach, frames } = self.attaching.remove(place);
+        let Attaching { attach, frames, missed } = self.attaching.remove(place);
         let Some(attached) = attached else {
             attach.connection.end(Ending::Told(Code::Unlinked));
             return;
@@ -182,8 +178,15 @@ impl UserActor {
             }
             !replaced
         });
-        let window = Window::new(acknowledged, attach.acknowledged, attach.delivered, last);
-        let Attach { device, connection, unanswered, .. } = *attach;
+        let Attach { device, connection, login, acknowledged: claimed } = *attach;
+        if login.is_some() {
+            connection.begins_at(claimed.min(last).max(acknowledged));
+        }
+        let Standing { acknowledged: has, delivered, unanswered } = connection.standing();
+        let mut window = Window::new(acknowledged, has, delivered, last);
+        if missed {
+            window.more_waits();
+        }
         let id = connection.id();
         self.sessions.push(Session { device, connection, window, away: false, changed: true });
         self.announce_presence();
@@ -202,7 +205,7 @@ impl UserActor {
             self.entry.connections().retain(|known| known.id() != attach.connection.id());
             return false;
         }
-        let number = before.ticket + 1;
+        let number = self.random_ticket();
         self.write_session(attach.device, true, false, Some(number));
         let ticket = Ticket { user: self.user, device: attach.device, number };
         let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
@@ -243,11 +246,21 @@ impl UserActor {
         }
     }
 
-    fn detach(&mut self, connection: ConnectionId) -> Flow {
+    /// A number that nobody guesses and that no crash brings back.
+    pub(super) fn random_ticket(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.context.secrets.fill(&mut bytes);
+        u64::from_le_bytes(bytes).max(1)
+    }
+
+    fn detach(&mut self, connection: ConnectionId, device: DeviceId) -> Flow {
         self.attaching.retain(|other| other.attach.connection.id() != connection);
         if let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) {
-            let session = self.sessions.remove(place);
-            self.write_session(session.device, false, false, None);
+            self.sessions.remove(place);
+        }
+        let linked = self.account.as_ref().is_none_or(|a| a.devices.contains_key(&device));
+        if linked && !self.sessions.iter().any(|session| session.device == device) {
+            self.write_session(device, false, false, None);
             self.announce_presence();
         }
         if self.sessions.is_empty()
@@ -263,7 +276,9 @@ impl UserActor {
     pub(super) fn frame(&mut self, connection: ConnectionId, frame: ClientFrame) {
         let waiting = |other: &&mut Attaching| other.attach.connection.id() == connection;
         if let Some(attaching) = self.attaching.iter_mut().find(waiting) {
-            attaching.frames.push(frame);
+            if frame.id == 0 {
+                attaching.frames.push(frame);
+            }
             return;
         }
         // A frame without a session belongs to a connection that has gone, or that will attach
@@ -276,7 +291,9 @@ impl UserActor {
             self.sessions[place].connection.refuse(frame.id, Code::Internal);
             return;
         }
+        self.entry.in_hand.store(poison_tag(connection, frame.id), Ordering::Release);
         self.request(place, frame);
+        self.entry.in_hand.store(0, Ordering::Release);
     }
 
     fn is_poison(&self, connection: ConnectionId, frame: &ClientFrame) -> bool {
@@ -296,7 +313,12 @@ impl UserActor {
         let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) else {
             return;
         };
-        let mut whole = !page.failed;
+        if page.failed {
+            self.sessions[place].window.page_failed();
+            timer::push_after(&self.inbox, RETRY, UserItem::RetryDue(connection));
+            return;
+        }
+        let mut whole = true;
         for entry in &page.entries {
             if self.deliver(place, entry.seq, &entry.envelope, true) == Offer::Later {
                 whole = false;
@@ -337,10 +359,11 @@ impl UserActor {
         let shard = self.user.shard();
         if let Some(seq) = session.window.take_news() {
             let ack = stored::Ack { user: self.user.0, device: session.device.0, seq: seq.0 };
-            // If it is refused nothing is lost: the device says it again when it comes back.
-            let reply = |outcome| {
+            let (inbox, connection) = (self.inbox.clone(), session.connection.id());
+            let reply = move |outcome| {
                 if let Outcome::Refused(code) = outcome {
                     debug!(?code, "acknowledgement not recorded");
+                    timer::push_after(&inbox, RETRY, UserItem::RetryDue(connection));
                 }
             };
             self.context.shards.propose(shard, Command::Ack(ack), Box::new(reply));
@@ -357,6 +380,13 @@ impl UserActor {
         }
     }
 
+    fn try_again(&mut self, connection: ConnectionId) {
+        if let Some(session) = self.sessions.iter_mut().find(|s| s.connection.id() == connection) {
+            session.window.try_again();
+            session.changed = true;
+        }
+    }
+
     pub(super) fn acknowledge(&mut self, place: usize, seq: Seq) {
         let session = &mut self.sessions[place];
         session.window.acknowledge(seq);
@@ -365,9 +395,11 @@ impl UserActor {
 
     fn account_changed(&mut self, account: Option<Arc<AccountView>>) {
         let linked = |device| account.as_ref().is_some_and(|a| a.devices.contains_key(&device));
-        for session in &self.sessions {
-            if !linked(session.device) {
-                session.connection.end(Ending::Told(Code::Unlinked));
+        let table = self.context.storage.sessions();
+        for session in self.sessions.extract_if(.., |session| !linked(session.device)) {
+            session.connection.end(Ending::Told(Code::Unlinked));
+            if let Err(error) = table.remove(self.user, session.device) {
+                warn!(user = %self.user, %error, "session row not removed");
             }
         }
         self.account = account;

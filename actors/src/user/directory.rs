@@ -6,9 +6,9 @@ use crate::connection::{Connection, ConnectionId, Ending};
 use crate::context::Context;
 use crate::shard::AccountView;
 use proto::wire::ClientFrame;
-use proto::{Code, Seq, UserId, stored, wire};
+use proto::{Code, DeviceId, Seq, UserId, stored, wire};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use supervision::{Dynamic, Inbox, Intensity};
@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) missed: AtomicBool,
     /// Whether an actor was started before: the next one must ask the connections to attach again.
     pub(super) started: AtomicBool,
+    /// The frame that is being handled; 0 if none. What a crash leaves here caused it.
+    pub(super) in_hand: AtomicU64,
     /// How often the handling of a frame ended in a crash.
     pub(super) poison: Mutex<BTreeMap<u64, u8>>,
 }
@@ -52,6 +54,7 @@ impl Entry {
             connections: Mutex::default(),
             missed: AtomicBool::new(false),
             started: AtomicBool::new(false),
+            in_hand: AtomicU64::new(0),
             poison: Mutex::default(),
         })
     }
@@ -116,18 +119,25 @@ impl Users {
         }
     }
 
-    /// Hands a client's frame to the user's actor.
-    pub fn frame(&self, user: UserId, connection: ConnectionId, frame: ClientFrame) {
-        if let Some(entry) = self.get(user) {
+    /// Hands a client's frame to the user's actor. False if that actor has more to do than is good:
+    /// read no more for a moment.
+    pub fn frame(&self, user: UserId, connection: ConnectionId, frame: ClientFrame) -> bool {
+        self.get(user).is_none_or(|entry| {
             entry.inbox.force(UserItem::Frame(connection, Box::new(frame)));
-        }
+            !entry.inbox.is_high()
+        })
+    }
+
+    /// Whether a user is connected here.
+    pub fn is_here(&self, user: UserId) -> bool {
+        self.get(user).is_some()
     }
 
     /// A connection is gone.
-    pub fn detach(&self, user: UserId, connection: ConnectionId) {
+    pub fn detach(&self, user: UserId, device: DeviceId, connection: ConnectionId) {
         if let Some(entry) = self.get(user) {
             entry.connections().retain(|known| known.id() != connection);
-            entry.inbox.force(UserItem::Detach(connection));
+            entry.inbox.force(UserItem::Detach(connection, device));
         }
     }
 

@@ -119,7 +119,7 @@ pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Cod
     let now_ms = context.clock.now_ms();
     let ticket = context.secrets.open_ticket(&resume.ticket, now_ms).ok_or(Code::BadTicket)?;
     let row = context.storage.sessions().get(ticket.user, ticket.device).ok().flatten();
-    if row.unwrap_or_default().ticket != ticket.number {
+    if ticket.number == 0 || row.unwrap_or_default().ticket != ticket.number {
         return Err(Code::BadTicket);
     }
     Ok(Admission {

@@ -22,7 +22,7 @@ pub use login::{Admission, login, register_prove, register_start, resume};
 use crate::connection::{Connection, ConnectionId};
 use crate::shard::{AccountView, Attached, Page};
 use proto::wire::{self, ClientFrame};
-use proto::{DeviceId, Seq, UserId, stored};
+use proto::{Alias, Code, DeviceId, Seq, UserId, stored};
 use std::sync::Arc;
 use supervision::QueueLimits;
 
@@ -36,8 +36,8 @@ pub enum UserItem {
     Attach(Box<Attach>),
     /// The shard tells where that device stands; `None`: it is not linked any longer.
     Attached(ConnectionId, Option<Box<Attached>>),
-    /// A socket tells: it is gone.
-    Detach(ConnectionId),
+    /// A socket tells: it is gone, and whose it was.
+    Detach(ConnectionId, DeviceId),
     /// A socket tells what its client said.
     Frame(ConnectionId, Box<ClientFrame>),
     /// The shard tells: the mailbox has a new entry.
@@ -46,8 +46,12 @@ pub enum UserItem {
     Page(ConnectionId, Page),
     /// The shard tells: the account is so now; `None`: deleted.
     Account(Option<Arc<AccountView>>),
-    /// The alias at the head of the waiting sends belongs to this user, or cannot be resolved.
-    Resolved(Result<UserId, proto::Code>),
+    /// The alias of a waiting send belongs to this user, or cannot be resolved.
+    Resolved(Alias, Result<UserId, Code>),
+    /// A send by this alias found no such user: it may belong to another by now.
+    AliasStale(Alias),
+    /// Some time has passed since something of this connection failed.
+    RetryDue(ConnectionId),
     /// Another user's device signals.
     Signal(wire::Signaled),
     /// Someone this user watches came or went.
@@ -61,12 +65,8 @@ pub struct Attach {
     pub device: DeviceId,
     /// Its socket.
     pub connection: Arc<Connection>,
-    /// What it says it has.
+    /// What it said at login that it has.
     pub acknowledged: Seq,
-    /// What this connection was sent by an actor before this one.
-    pub delivered: Seq,
-    /// Requests that were handed to an actor before this one and not answered.
-    pub unanswered: Vec<ClientFrame>,
     /// The login to answer; `None` if it was answered before.
     pub login: Option<Login>,
 }

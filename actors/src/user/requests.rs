@@ -120,9 +120,8 @@ impl UserActor {
 
     fn log_out(&self, connection: &Arc<Connection>, device: DeviceId, id: u64) -> Result<(), Code> {
         let table = self.context.storage.sessions();
-        let before = table.get(self.user, device).map_err(|_| Code::Unavailable)?;
-        let void = before.unwrap_or_default().ticket + 1;
-        self.write_session(device, false, false, Some(void));
+        self.write_session(device, false, false, Some(0));
+        table.flush().map_err(|_| Code::Unavailable)?;
         connection.answer(id, Kind::Done(wire::Done {}));
         connection.end(Ending::Quiet);
         Ok(())

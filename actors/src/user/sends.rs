@@ -104,37 +104,45 @@ impl UserActor {
     }
 
     fn resolve(&self, alias: Alias) {
-        let inbox = self.inbox.clone();
+        let (inbox, asked) = (self.inbox.clone(), alias.clone());
         let answer = Box::new(move |owner: Option<UserId>| {
-            inbox.force(UserItem::Resolved(owner.ok_or(Code::UnknownUser)));
+            inbox.force(UserItem::Resolved(asked, owner.ok_or(Code::UnknownUser)));
         });
         self.context.shards.query(alias.shard(), Query::Owner { alias, answer });
     }
 
-    /// The alias at the head of the waiting sends was resolved.
-    pub(super) fn resolved(&mut self, owner: Result<UserId, Code>) {
+    /// An alias was resolved. It counts only if the first waiting send still asks for it: after a
+    /// restart the answer may belong to a question of the actor before.
+    pub(super) fn resolved(&mut self, alias: Alias, owner: Result<UserId, Code>) {
         let Some((connection, id, send)) = self.sends.waiting.front() else { return };
-        let alias = match &send.to {
+        let asked = match &send.to {
             Some(To::Alias(text)) => Alias::parse(text).ok(),
             Some(To::User(_)) | None => None,
         };
-        match (owner, alias) {
-            (Ok(owner), Some(alias)) => {
+        if asked.as_ref() != Some(&alias) {
+            return;
+        }
+        match owner {
+            Ok(owner) => {
                 if self.sends.owners.len() >= ALIASES {
                     self.sends.owners.pop_first();
                 }
                 self.sends.owners.insert(alias, owner);
             }
-            (Err(code), _) => {
+            Err(code) => {
                 let session = self.sessions.iter().find(|s| s.connection.id() == *connection);
                 if let Some(session) = session {
                     session.connection.refuse(*id, code);
                 }
                 self.sends.waiting.pop_front();
             }
-            (Ok(_), None) => {}
         }
         self.send_waiting();
+    }
+
+    /// An alias has led to nobody: ask again next time.
+    pub(super) fn forget_owner(&mut self, alias: &Alias) {
+        self.sends.owners.remove(alias);
     }
 
     fn propose_send(&mut self, place: usize, id: u64, to: UserId, send: wire::Send) {
@@ -154,11 +162,19 @@ impl UserActor {
             bodies: bodies.collect(),
             copy: others && to != self.user,
         };
-        let named = if matches!(send.to, Some(To::Alias(_))) { to.0 } else { 0 };
         let connection = session.connection.clone();
+        let alias = match send.to {
+            Some(To::Alias(text)) => Alias::parse(&text).ok(),
+            Some(To::User(_)) | None => None,
+        };
+        let named = if alias.is_some() { to.0 } else { 0 };
+        let inbox = self.inbox.clone();
         let refused = self.context.metrics.sends_refused.clone();
         self.context.metrics.sends.increment(1);
         let reply = Box::new(move |outcome| {
+            if let (Outcome::Refused(Code::UnknownUser), Some(alias)) = (&outcome, alias) {
+                inbox.force(UserItem::AliasStale(alias));
+            }
             answer_send(&connection, id, named, &outcome, || refused.increment(1));
         });
         self.context.shards.propose(to.shard(), Command::Append(append), reply);

@@ -46,6 +46,8 @@ enum Page {
     Asked,
     /// The last page did not fit: wait for an acknowledgement.
     TooLong,
+    /// The last page could not be read: wait for [`Window::try_again`].
+    Failed,
 }
 
 /// One device's window.
@@ -59,6 +61,8 @@ pub(super) struct Window {
     /// The last place the device has seen.
     shown: Seq,
     head: Seq,
+    /// `head` when the page was asked for.
+    head_then: Seq,
     in_flight: VecDeque<InFlight>,
     bytes: usize,
     page: Page,
@@ -69,17 +73,18 @@ pub(super) struct Window {
 
 impl Window {
     /// The shard has recorded `recorded`; the device says it has everything up to `acknowledged`
-    /// and was sent everything up to `sent` on this connection; the mailbox ends with `head`.
-    pub(super) fn new(recorded: Seq, acknowledged: Seq, sent: Seq, head: Seq) -> Self {
+    /// and has seen everything up to `shown` on this connection; the mailbox ends with `head`.
+    pub(super) fn new(recorded: Seq, acknowledged: Seq, shown: Seq, head: Seq) -> Self {
         let acknowledged = acknowledged.min(head).max(recorded);
-        let sent = sent.min(head).max(acknowledged);
+        let sent = shown.min(head).max(acknowledged);
         let unknown = InFlight { before: acknowledged, seq: sent, bytes: 0 };
         Self {
             acknowledged,
             recorded,
             sent,
-            shown: sent,
+            shown,
             head,
+            head_then: head,
             in_flight: (sent > acknowledged).then_some(unknown).into_iter().collect(),
             bytes: 0,
             page: Page::None,
@@ -128,11 +133,12 @@ impl Window {
     /// The page has ended: it was complete up to `up_to`, and the mailbox ends with `last`.
     /// `whole`: every entry of it was taken.
     pub(super) fn page_ended(&mut self, up_to: Seq, last: Seq, whole: bool) {
-        self.head = self.head.max(last);
         self.page = if whole { Page::None } else { Page::TooLong };
         if whole {
             self.sent = self.sent.max(up_to);
         }
+        let no_news = self.head == self.head_then;
+        self.head = if no_news && whole { last.max(self.sent) } else { self.head.max(last) };
     }
 
     /// After which place to read on, and how many entries and bytes, if there is more and room for
@@ -144,8 +150,23 @@ impl Window {
             return None;
         }
         self.page = Page::Asked;
+        self.head_then = self.head;
         self.hinted = false;
         Some((self.sent, free, WINDOW_BYTES - self.bytes))
+    }
+
+    /// The page could not be read.
+    pub(super) fn page_failed(&mut self) {
+        self.page = Page::Failed;
+    }
+
+    /// Some time after a failure: what was not recorded or read may be tried again.
+    pub(super) fn try_again(&mut self) {
+        self.recorded = Seq(0);
+        if self.page == Page::Failed {
+            self.page = Page::None;
+            self.hinted = true;
+        }
     }
 
     /// A push was lost.
@@ -259,6 +280,24 @@ mod tests {
             window.offer_from_page(Seq(2), true, WINDOW_BYTES * 2),
             Offer::Deliver { .. }
         ));
+    }
+
+    #[test]
+    fn a_hole_before_a_restart_is_told_after_it() {
+        let mut window = Window::new(Seq(6), Seq(6), Seq(5), Seq(6));
+        assert_eq!(window.offer(Seq(7), true, 1), Offer::Deliver { after: Some(Seq(5)) });
+    }
+
+    #[test]
+    fn what_failed_is_tried_again() {
+        let mut window = fresh(3);
+        assert!(window.wants_page().is_some());
+        window.page_failed();
+        assert_eq!(window.wants_page(), None, "not at once");
+        window.try_again();
+        assert!(window.wants_page().is_some());
+        window.page_ended(Seq(0), Seq(0), true);
+        assert_eq!(window.wants_page(), None, "the mailbox is gone: it is not read in a loop");
     }
 
     #[test]
