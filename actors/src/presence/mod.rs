@@ -125,9 +125,7 @@ impl Process for PresenceActor {
                 }
                 if self.watchers.add(watcher, account.user) {
                     connection.answer(id, Kind::Done(wire::Done {}));
-                    if let Some(presence) = self.standing(watcher, &account) {
-                        connection.hint(Kind::Presence(presence));
-                    }
+                    connection.hint(Kind::Presence(self.standing(watcher, &account)));
                 } else {
                     connection.refuse(id, Code::TooMany);
                 }
@@ -147,7 +145,7 @@ impl Process for PresenceActor {
 }
 
 impl PresenceActor {
-    fn standing(&self, watcher: UserId, account: &AccountView) -> Option<wire::Presence> {
+    fn standing(&self, watcher: UserId, account: &AccountView) -> wire::Presence {
         let table = self.context.storage.sessions();
         let rows =
             account.devices.keys().filter_map(|device| table.get(account.user, *device).ok()?);
@@ -157,7 +155,8 @@ impl PresenceActor {
         let (online, seen_ms) = rows.fold((false, 0), |(online, seen_ms), row| {
             (online || here(&row), row.last_seen_ms.max(seen_ms))
         });
-        shown(account, watcher, online, seen_ms)
+        let hidden = wire::Presence { user: account.user.0, online: false, last_seen_ms: 0 };
+        shown(account, watcher, online, seen_ms).unwrap_or(hidden)
     }
 }
 

@@ -125,6 +125,7 @@ impl Process for ShardActor {
     fn handle(&mut self, item: ShardItem) -> Result<Flow, ProcessError> {
         match item {
             ShardItem::Propose { command, reply } => self.admit(command, reply),
+            ShardItem::ProposeLazily(command) => self.proposals.push_lazy(command),
             ShardItem::Query(query) => self.answer(query),
             ShardItem::Logged(Ok(())) => self.apply_batch(),
             ShardItem::Logged(Err(error)) => self.not_logged(error)?,

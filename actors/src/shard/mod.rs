@@ -108,6 +108,8 @@ pub enum ShardItem {
         /// Called after it was applied, or refused for good.
         reply: Reply,
     },
+    /// Anyone tells: log and apply this when something else is, or within a second.
+    ProposeLazily(Command),
     /// Anyone asks about the state.
     Query(Query),
     /// The log tells: the batch under way is flushed, or is not.
@@ -170,6 +172,11 @@ impl Shards {
     /// one shard are applied in the order of the calls.
     pub fn propose(&self, shard: ShardId, command: Command, reply: Reply) {
         self.inbox(shard).force(ShardItem::Propose { command, reply });
+    }
+
+    /// Proposes a command that nobody waits for: it travels with others, or within a second.
+    pub fn propose_lazily(&self, shard: ShardId, command: Command) {
+        self.inbox(shard).force(ShardItem::ProposeLazily(command));
     }
 
     /// Asks about the state.

@@ -2,11 +2,12 @@
 
 use super::directory::Entry;
 use super::sends::Sends;
-use super::window::{Offer, Window};
+use super::window::{News, Offer, Weight, Window};
 use super::{Attach, Login, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending, Standing, is_for};
 use crate::context::{Context, Ticket};
 use crate::shard::{AccountView, Attached, Command, Outcome, Page, Query};
+use proto::stored::envelope::Content;
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, UserId, stored};
 use std::sync::Arc;
@@ -340,11 +341,12 @@ impl UserActor {
         let session = &mut self.sessions[place];
         let content = envelope.content.as_ref();
         let visible = content.is_some_and(|content| is_for(content, self.user, session.device));
-        let bytes = crate::shard::bytes_of(envelope);
+        let awaited = matches!(content, Some(Content::Message(_)));
+        let weight = Weight { visible, awaited, bytes: crate::shard::bytes_of(envelope) };
         let offer = if from_page {
-            session.window.offer_from_page(seq, visible, bytes)
+            session.window.offer_from_page(seq, weight)
         } else {
-            session.window.offer(seq, visible, bytes)
+            session.window.offer(seq, weight)
         };
         if let Offer::Deliver { after } = offer {
             session.connection.deliver(seq, after, session.device, envelope.clone());
@@ -357,7 +359,7 @@ impl UserActor {
     fn follow(&mut self, place: usize) {
         let session = &mut self.sessions[place];
         let shard = self.user.shard();
-        if let Some(seq) = session.window.take_news() {
+        if let Some(News { seq, awaited }) = session.window.take_news() {
             let ack = stored::Ack { user: self.user.0, device: session.device.0, seq: seq.0 };
             let (inbox, connection) = (self.inbox.clone(), session.connection.id());
             let reply = move |outcome| {
@@ -366,7 +368,11 @@ impl UserActor {
                     timer::push_after(&inbox, RETRY, UserItem::RetryDue(connection));
                 }
             };
-            self.context.shards.propose(shard, Command::Ack(ack), Box::new(reply));
+            if awaited {
+                self.context.shards.propose(shard, Command::Ack(ack), Box::new(reply));
+            } else {
+                self.context.shards.propose_lazily(shard, Command::Ack(ack));
+            }
         }
         if let Some((after, limit, bytes_max)) = session.window.wants_page() {
             let (inbox, connection) = (self.inbox.clone(), session.connection.id());

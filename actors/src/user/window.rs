@@ -35,6 +35,8 @@ struct InFlight {
     before: Seq,
     seq: Seq,
     bytes: usize,
+    /// Someone waits to hear that it arrived.
+    awaited: bool,
 }
 
 /// How the window stands to the mailbox behind it.
@@ -48,6 +50,26 @@ enum Page {
     TooLong,
     /// The last page could not be read: wait for [`Window::try_again`].
     Failed,
+}
+
+/// What an entry is to the window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight {
+    /// It is for this device.
+    pub(super) visible: bool,
+    /// Someone waits to hear that it arrived.
+    pub(super) awaited: bool,
+    /// Its length.
+    pub(super) bytes: usize,
+}
+
+/// What the shard must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct News {
+    /// The device has everything up to here.
+    pub(super) seq: Seq,
+    /// Someone waits to hear of it.
+    pub(super) awaited: bool,
 }
 
 /// One device's window.
@@ -66,6 +88,8 @@ pub(super) struct Window {
     in_flight: VecDeque<InFlight>,
     bytes: usize,
     page: Page,
+    /// Something that someone waits to hear of was acknowledged and not recorded.
+    awaited: bool,
     /// A push was lost: there may be more than `head` says.
     hinted: bool,
     announced: bool,
@@ -77,7 +101,7 @@ impl Window {
     pub(super) fn new(recorded: Seq, acknowledged: Seq, shown: Seq, head: Seq) -> Self {
         let acknowledged = acknowledged.min(head).max(recorded);
         let sent = shown.min(head).max(acknowledged);
-        let unknown = InFlight { before: acknowledged, seq: sent, bytes: 0 };
+        let unknown = InFlight { before: acknowledged, seq: sent, bytes: 0, awaited: true };
         Self {
             acknowledged,
             recorded,
@@ -88,44 +112,49 @@ impl Window {
             in_flight: (sent > acknowledged).then_some(unknown).into_iter().collect(),
             bytes: 0,
             page: Page::None,
+            awaited: true,
             hinted: false,
             announced: false,
         }
     }
 
-    /// An entry of the mailbox, `bytes` long. `visible`: it is for this device.
-    pub(super) fn offer(&mut self, seq: Seq, visible: bool, bytes: usize) -> Offer {
+    /// An entry of the mailbox.
+    pub(super) fn offer(&mut self, seq: Seq, weight: Weight) -> Offer {
         self.head = self.head.max(seq);
         if seq <= self.sent {
             return Offer::Skip;
         }
-        if seq != self.sent.next() || (visible && !self.has_room(bytes)) || self.page == Page::Asked
+        if seq != self.sent.next()
+            || (weight.visible && !self.has_room(weight.bytes))
+            || self.page == Page::Asked
         {
             return Offer::Later;
         }
-        self.take(seq, visible, bytes)
+        self.take(seq, weight)
     }
 
     /// An entry of a page that was asked for by [`Self::wants_page`].
-    pub(super) fn offer_from_page(&mut self, seq: Seq, visible: bool, bytes: usize) -> Offer {
+    pub(super) fn offer_from_page(&mut self, seq: Seq, weight: Weight) -> Offer {
         if seq <= self.sent {
             return Offer::Skip;
         }
-        if visible && !self.has_room(bytes) {
+        if weight.visible && !self.has_room(weight.bytes) {
             return Offer::Later;
         }
-        self.take(seq, visible, bytes)
+        self.take(seq, weight)
     }
 
-    fn take(&mut self, seq: Seq, visible: bool, bytes: usize) -> Offer {
+    fn take(&mut self, seq: Seq, weight: Weight) -> Offer {
+        let Weight { visible, awaited, bytes } = weight;
         self.sent = seq;
         if !visible {
+            self.awaited |= awaited;
             return Offer::Skip;
         }
         let after = (self.shown.next() != seq).then_some(self.shown);
         self.shown = seq;
         let before = Seq(seq.0 - 1);
-        self.in_flight.push_back(InFlight { before, seq, bytes });
+        self.in_flight.push_back(InFlight { before, seq, bytes, awaited });
         self.bytes += bytes;
         Offer::Deliver { after }
     }
@@ -163,6 +192,7 @@ impl Window {
     /// Some time after a failure: what was not recorded or read may be tried again.
     pub(super) fn try_again(&mut self) {
         self.recorded = Seq(0);
+        self.awaited = true;
         if self.page == Page::Failed {
             self.page = Page::None;
             self.hinted = true;
@@ -179,6 +209,7 @@ impl Window {
         self.acknowledged = self.acknowledged.max(seq.min(self.sent));
         while let Some(entry) = self.in_flight.pop_front_if(|entry| entry.seq <= seq) {
             self.bytes -= entry.bytes;
+            self.awaited |= entry.awaited;
             if self.page == Page::TooLong {
                 self.page = Page::None;
             }
@@ -189,12 +220,12 @@ impl Window {
     }
 
     /// A place up to which the shard must be told that the device has everything, if that is news.
-    pub(super) fn take_news(&mut self) -> Option<Seq> {
+    pub(super) fn take_news(&mut self) -> Option<News> {
         let done = self.in_flight.front().map_or(self.sent, |entry| entry.before);
         self.acknowledged = self.acknowledged.max(done);
         let news = self.acknowledged > self.recorded;
         self.recorded = self.acknowledged;
-        news.then_some(self.recorded)
+        news.then(|| News { seq: self.recorded, awaited: std::mem::take(&mut self.awaited) })
     }
 
     /// The last place, once: when everything there is has been sent after the device came.
@@ -219,6 +250,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn weight(visible: bool, bytes: usize) -> Weight {
+        Weight { visible, awaited: true, bytes }
+    }
+
+    #[test]
+    fn only_what_someone_waits_for_is_urgent() {
+        let mut window = fresh(0);
+        window.take_news();
+        window.acknowledge(Seq(0));
+        window.awaited = false;
+        let quiet = Weight { visible: true, awaited: false, bytes: 1 };
+        window.offer(Seq(1), quiet);
+        window.acknowledge(Seq(1));
+        assert_eq!(window.take_news(), Some(News { seq: Seq(1), awaited: false }));
+        window.offer(Seq(2), quiet);
+        window.offer(Seq(3), weight(true, 1));
+        window.acknowledge(Seq(3));
+        assert_eq!(window.take_news(), Some(News { seq: Seq(3), awaited: true }));
+    }
+
     fn fresh(head: u64) -> Window {
         Window::new(Seq(0), Seq(0), Seq(0), Seq(head))
     }
@@ -226,40 +277,44 @@ mod tests {
     #[test]
     fn neighbors_are_sent_at_once_and_holes_are_read() {
         let mut window = fresh(0);
-        assert_eq!(window.offer(Seq(1), true, 10), Offer::Deliver { after: None });
-        assert_eq!(window.offer(Seq(1), true, 10), Offer::Skip);
-        assert_eq!(window.offer(Seq(3), true, 10), Offer::Later);
+        assert_eq!(window.offer(Seq(1), weight(true, 10)), Offer::Deliver { after: None });
+        assert_eq!(window.offer(Seq(1), weight(true, 10)), Offer::Skip);
+        assert_eq!(window.offer(Seq(3), weight(true, 10)), Offer::Later);
         assert_eq!(window.wants_page().map(|(after, ..)| after), Some(Seq(1)));
         assert_eq!(window.wants_page(), None, "one page at a time");
         assert_eq!(
-            window.offer_from_page(Seq(3), true, 10),
+            window.offer_from_page(Seq(3), weight(true, 10)),
             Offer::Deliver { after: Some(Seq(1)) }
         );
         window.page_ended(Seq(3), Seq(3), true);
         assert_eq!(window.wants_page(), None);
         window.acknowledge(Seq(3));
-        assert_eq!(window.take_news(), Some(Seq(3)), "the hole is acknowledged with its neighbor");
+        assert_eq!(
+            window.take_news().map(|news| news.seq),
+            Some(Seq(3)),
+            "the hole is acknowledged with its neighbor"
+        );
     }
 
     #[test]
     fn what_is_not_for_the_device_is_acknowledged_in_its_turn() {
         let mut window = fresh(0);
-        assert_eq!(window.offer(Seq(1), false, 10), Offer::Skip);
-        assert_eq!(window.take_news(), Some(Seq(1)));
-        assert_eq!(window.offer(Seq(2), true, 10), Offer::Deliver { after: Some(Seq(0)) });
-        assert_eq!(window.offer(Seq(3), false, 10), Offer::Skip);
+        assert_eq!(window.offer(Seq(1), weight(false, 10)), Offer::Skip);
+        assert_eq!(window.take_news().map(|news| news.seq), Some(Seq(1)));
+        assert_eq!(window.offer(Seq(2), weight(true, 10)), Offer::Deliver { after: Some(Seq(0)) });
+        assert_eq!(window.offer(Seq(3), weight(false, 10)), Offer::Skip);
         assert_eq!(window.take_news(), None);
         window.acknowledge(Seq(2));
-        assert_eq!(window.take_news(), Some(Seq(3)));
+        assert_eq!(window.take_news().map(|news| news.seq), Some(Seq(3)));
     }
 
     #[test]
     fn a_full_window_waits_for_the_device() {
         let mut window = fresh(0);
         for seq in 1..=WINDOW_MESSAGES as u64 {
-            assert!(matches!(window.offer(Seq(seq), true, 1), Offer::Deliver { .. }));
+            assert!(matches!(window.offer(Seq(seq), weight(true, 1)), Offer::Deliver { .. }));
         }
-        assert_eq!(window.offer(Seq(WINDOW_MESSAGES as u64 + 1), true, 1), Offer::Later);
+        assert_eq!(window.offer(Seq(WINDOW_MESSAGES as u64 + 1), weight(true, 1)), Offer::Later);
         assert_eq!(window.wants_page(), None);
         window.acknowledge(Seq(WINDOW_MESSAGES as u64 / 2));
         assert!(window.wants_page().is_some());
@@ -268,16 +323,19 @@ mod tests {
     #[test]
     fn a_body_that_does_not_fit_waits_but_never_for_ever() {
         let mut window = fresh(0);
-        assert!(matches!(window.offer(Seq(1), true, WINDOW_BYTES - 1), Offer::Deliver { .. }));
-        assert_eq!(window.offer(Seq(2), true, 100), Offer::Later);
+        assert!(matches!(
+            window.offer(Seq(1), weight(true, WINDOW_BYTES - 1)),
+            Offer::Deliver { .. }
+        ));
+        assert_eq!(window.offer(Seq(2), weight(true, 100)), Offer::Later);
         assert!(window.wants_page().is_some());
-        assert_eq!(window.offer_from_page(Seq(2), true, 100), Offer::Later);
+        assert_eq!(window.offer_from_page(Seq(2), weight(true, 100)), Offer::Later);
         window.page_ended(Seq(2), Seq(2), false);
         assert_eq!(window.wants_page(), None, "it is not read again and again");
         window.acknowledge(Seq(1));
         assert!(window.wants_page().is_some());
         assert!(matches!(
-            window.offer_from_page(Seq(2), true, WINDOW_BYTES * 2),
+            window.offer_from_page(Seq(2), weight(true, WINDOW_BYTES * 2)),
             Offer::Deliver { .. }
         ));
     }
@@ -285,7 +343,7 @@ mod tests {
     #[test]
     fn a_hole_before_a_restart_is_told_after_it() {
         let mut window = Window::new(Seq(6), Seq(6), Seq(5), Seq(6));
-        assert_eq!(window.offer(Seq(7), true, 1), Offer::Deliver { after: Some(Seq(5)) });
+        assert_eq!(window.offer(Seq(7), weight(true, 1)), Offer::Deliver { after: Some(Seq(5)) });
     }
 
     #[test]
@@ -303,13 +361,13 @@ mod tests {
     #[test]
     fn a_successor_goes_on_where_the_connection_stands() {
         let mut window = Window::new(Seq(2), Seq(4), Seq(9), Seq(9));
-        assert_eq!(window.take_news(), Some(Seq(4)));
-        assert_eq!(window.offer(Seq(9), true, 1), Offer::Skip);
+        assert_eq!(window.take_news().map(|news| news.seq), Some(Seq(4)));
+        assert_eq!(window.offer(Seq(9), weight(true, 1)), Offer::Skip);
         window.acknowledge(Seq(7));
-        assert_eq!(window.take_news(), Some(Seq(7)));
-        assert_eq!(window.offer(Seq(10), true, 1), Offer::Deliver { after: None });
+        assert_eq!(window.take_news().map(|news| news.seq), Some(Seq(7)));
+        assert_eq!(window.offer(Seq(10), weight(true, 1)), Offer::Deliver { after: None });
         window.acknowledge(Seq(10));
-        assert_eq!(window.take_news(), Some(Seq(10)));
+        assert_eq!(window.take_news().map(|news| news.seq), Some(Seq(10)));
     }
 
     proptest! {
@@ -328,12 +386,12 @@ mod tests {
                     0 | 1 => {
                         last += 1;
                         if lost { window.more_waits() }
-                        else { deliver(window.offer(Seq(last), !hidden(last), 10), last) }
+                        else { deliver(window.offer(Seq(last), weight(!hidden(last), 10)), last) }
                     }
                     2 => if let Some((after, limit, _)) = window.wants_page() {
                         let up_to = last.min(after.0 + limit as u64);
                         for seq in after.0 + 1..=up_to {
-                            deliver(window.offer_from_page(Seq(seq), !hidden(seq), 10), seq);
+                            deliver(window.offer_from_page(Seq(seq), weight(!hidden(seq), 10)), seq);
                         }
                         window.page_ended(Seq(up_to), Seq(last), true);
                     },
@@ -341,7 +399,7 @@ mod tests {
                         acked = acked.max((acked + n).min(window.shown.0));
                         window.acknowledge(Seq(acked));
                         if let Some(told) = window.take_news() {
-                            prop_assert!((acked + 1..=told.0).all(hidden));
+                            prop_assert!((acked + 1..=told.seq.0).all(hidden));
                         }
                     }
                 }
