@@ -17,8 +17,11 @@ use actors::context::Context;
 /// How often message queues are sampled.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// How often storage is asked to give space back, and certificates are looked at.
-const MAINTAIN: Duration = Duration::from_secs(15);
+/// How often certificates are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Looks between two requests to storage to give space back, which costs the disk some work.
+const MAINTAIN_LOOKS: u32 = 6;
 
 /// Samples message queues and storage once a second.
 pub(crate) fn telemetry(node: &Node) -> ChildSpec {
@@ -42,16 +45,18 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
     ChildSpec::task("storage", move |stopping| {
         let (context, certificates) = (context.clone(), certificates.clone());
         async move {
-            let mut ticks = interval(MAINTAIN);
+            let mut ticks = interval(LOOK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
+            for look in (0..MAINTAIN_LOOKS).cycle() {
                 tokio::select! {
                     () = stopping.wait() => return Ok(()),
                     _ = ticks.tick() => {}
                 }
                 let (storage, certificates) = (context.storage.clone(), certificates.clone());
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = storage.maintain(false) {
+                    if look + 1 == MAINTAIN_LOOKS
+                        && let Err(error) = storage.maintain(false)
+                    {
                         warn!(%error, "storage not tidied");
                     }
                     match certificates.reload() {
@@ -62,6 +67,7 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
                 })
                 .await?;
             }
+            Ok(())
         }
     })
 }

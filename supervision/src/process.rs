@@ -38,8 +38,7 @@ pub trait Process: Sized + Send + 'static {
     /// What it starts from; kept by the supervisor for the next start.
     type Args: Clone + Send + Sync + 'static;
 
-    /// Runs at each start and restart. The inbox may already hold items, and knows by
-    /// [`Inbox::take_poisoned`] what the predecessor failed on.
+    /// Runs at each start and restart. The inbox may already hold items.
     fn start(
         args: Self::Args,
         inbox: Arc<Inbox<Self::Item>>,
@@ -58,11 +57,6 @@ pub trait Process: Sized + Send + 'static {
     /// As for [`Process::handle`].
     fn settle(&mut self) -> Result<Flow, ProcessError> {
         Ok(Flow::Continue)
-    }
-
-    /// A number that identifies an item for poison detection. `None`: not tracked.
-    fn tag(_item: &Self::Item) -> Option<u64> {
-        None
     }
 
     /// Last words of an orderly stop, after the items that waited were handled.
@@ -120,10 +114,9 @@ impl<P: Process> Desk<P> {
         let mut flow = Flow::Continue;
         let mut handled = 0;
         while flow == Flow::Continue
-            && let Some(item) = batch.next(P::tag)
+            && let Some(item) = batch.next()
         {
             flow = process.handle(item)?;
-            batch.handled();
             handled += 1;
         }
         let settled = process.settle()?;

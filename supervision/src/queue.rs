@@ -71,7 +71,6 @@ struct Queue<T> {
     closed: bool,
     /// Number of the attached incarnation; the first is 1.
     incarnation: u32,
-    poisoned: Option<u64>,
 }
 
 impl<T: Send + 'static> Inbox<T> {
@@ -89,7 +88,6 @@ impl<T: Send + 'static> Inbox<T> {
                 rung: false,
                 closed: false,
                 incarnation: 0,
-                poisoned: None,
             }),
         });
         let known: Weak<Self> = Arc::downgrade(&inbox);
@@ -163,12 +161,6 @@ impl<T: Send + 'static> Inbox<T> {
         self.id
     }
 
-    /// The tag (see `Process::tag`) of the item that was being handled when the last incarnation
-    /// failed. The call clears it.
-    pub fn take_poisoned(&self) -> Option<u64> {
-        self.lock().poisoned.take()
-    }
-
     /// Closes the queue if nothing waits: from then on `push` refuses and `force` drops. A process
     /// that wants to end calls this before it answers `Flow::Stop`; `false` means that more came
     /// and it must go on.
@@ -224,7 +216,7 @@ impl<T: Send + 'static> Inbox<T> {
             }
         }
         drop(queue);
-        Batch { inbox: self, items: spare, hand: Hand::Empty }
+        Batch { inbox: self, items: spare }
     }
 
     /// Ends a turn of `incarnation`: `true` if it must ring for itself because more waits;
@@ -287,29 +279,14 @@ impl<T> Drop for Inbox<T> {
 pub(crate) struct Batch<'a, T> {
     inbox: &'a Inbox<T>,
     items: VecDeque<T>,
-    hand: Hand,
-}
-
-/// What the process is working on.
-#[derive(Clone, Copy)]
-enum Hand {
-    Empty,
-    Item { tag: Option<u64> },
 }
 
 impl<T> Batch<'_, T> {
-    /// Hands out the next item, remembering its tag until [`Batch::handled`].
-    pub(crate) fn next(&mut self, tag: impl FnOnce(&T) -> Option<u64>) -> Option<T> {
+    /// Hands out the next item.
+    pub(crate) fn next(&mut self) -> Option<T> {
         let item = self.items.pop_front()?;
         self.inbox.left.fetch_add(1, Relaxed);
-        self.hand = Hand::Item { tag: None };
-        self.hand = Hand::Item { tag: tag(&item) };
         Some(item)
-    }
-
-    /// The item handed out last did no harm.
-    pub(crate) fn handled(&mut self) {
-        self.hand = Hand::Empty;
     }
 
     /// The buffer, to use again, if everything was handed out.
@@ -320,17 +297,10 @@ impl<T> Batch<'_, T> {
 
 impl<T> Drop for Batch<'_, T> {
     fn drop(&mut self) {
-        let poisoned = match self.hand {
-            Hand::Empty => None,
-            Hand::Item { tag } => tag,
-        };
-        if self.items.is_empty() && poisoned.is_none() {
+        if self.items.is_empty() {
             return;
         }
         let mut queue = self.inbox.lock();
-        if poisoned.is_some() {
-            queue.poisoned = poisoned;
-        }
         // What came meanwhile moves behind what was taken first.
         self.items.append(&mut queue.items);
         std::mem::swap(&mut self.items, &mut queue.items);

@@ -183,7 +183,7 @@ async fn children_come_back_with_their_queues_when_a_sibling_takes_their_supervi
     script.take();
     storage.push(cast::Order::Panic(1)).unwrap();
     script.has("start user").await;
-    assert_eq!(script.take(), ["stop user", "start storage after 1", "start user"]);
+    assert_eq!(script.take(), ["stop user", "start storage", "start user"]);
     user.push(cast::Order::Say(1)).unwrap();
     script.has("user says 1").await;
     tree.stop().await;

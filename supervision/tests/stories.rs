@@ -34,7 +34,7 @@ async fn a_process_that_panics_is_restarted_alone() {
     script.has("start b").await;
     b.push(Order::Say(1)).unwrap();
     script.has("b says 1").await;
-    assert_eq!(script.take(), ["start b after 7", "b says 1"]);
+    assert_eq!(script.take(), ["start b", "b says 1"]);
     tree.stop().await;
 }
 
@@ -44,7 +44,7 @@ async fn rest_for_one_restarts_the_later_ones_in_order() {
     let (tree, [_, b, c]) = trio(Strategy::RestForOne, &script).await;
     b.push(Order::Fail(1)).unwrap();
     script.has("start c").await;
-    assert_eq!(script.take(), ["stop c", "start b after 1", "start c"]);
+    assert_eq!(script.take(), ["stop c", "start b", "start c"]);
     c.push(Order::Say(2)).unwrap();
     script.has("c says 2").await;
     tree.stop().await;
@@ -56,7 +56,7 @@ async fn one_for_all_restarts_everyone_in_order() {
     let (tree, [_, b, _]) = trio(Strategy::OneForAll, &script).await;
     b.push(Order::Panic(1)).unwrap();
     script.has("start c").await;
-    assert_eq!(script.take(), ["stop c", "stop a", "start a", "start b after 1", "start c"]);
+    assert_eq!(script.take(), ["stop c", "stop a", "start a", "start b", "start c"]);
     tree.stop().await;
 }
 
@@ -102,7 +102,7 @@ async fn a_supervisor_that_gives_up_is_restarted_by_its_own() {
     script.take();
     inbox.push(Order::Panic(3)).unwrap();
     script.has("start b").await;
-    assert_eq!(script.take(), ["stop a", "start a", "start b after 3"]);
+    assert_eq!(script.take(), ["stop a", "start a", "start b"]);
     tree.stop().await;
     assert_eq!(script.take(), ["stop b", "stop a"]);
 }
@@ -133,13 +133,12 @@ async fn the_queue_survives_and_only_the_item_in_hand_is_lost() {
     script.has("a says 199").await;
     let mut expected = vec!["start a".to_owned()];
     expected.extend((0..5).map(|n| format!("a says {n}")));
-    expected.push("start a after 5".to_owned());
+    expected.push("start a".to_owned());
     expected.extend((6..10).map(|n| format!("a says {n}")));
-    expected.push("start a after 10".to_owned());
+    expected.push("start a".to_owned());
     expected.extend((11..200).map(|n| format!("a says {n}")));
     assert_eq!(script.take(), expected);
     assert!(inbox.is_empty());
-    assert_eq!(inbox.take_poisoned(), None, "reading the mark clears it");
     tree.stop().await;
 }
 

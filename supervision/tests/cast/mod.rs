@@ -72,15 +72,12 @@ impl Process for Player {
     type Item = Order;
     type Args = Script;
 
-    async fn start(script: Script, inbox: Arc<Inbox<Order>>) -> Result<Self, ProcessError> {
+    async fn start(script: Script, _inbox: Arc<Inbox<Order>>) -> Result<Self, ProcessError> {
         let name = script.name;
         if name == "broken" {
             return Err("no stage".into());
         }
-        match inbox.take_poisoned() {
-            Some(tag) => script.say(format!("start {name} after {tag}")),
-            None => script.say(format!("start {name}")),
-        };
+        script.say(format!("start {name}"));
         Ok(Self(script))
     }
 
@@ -97,13 +94,6 @@ impl Process for Player {
                 self.0.say(format!("{name} ends"));
                 Ok(Flow::Stop)
             }
-        }
-    }
-
-    fn tag(order: &Order) -> Option<u64> {
-        match order {
-            Order::Say(n) | Order::Panic(n) | Order::Fail(n) => Some(*n),
-            Order::End => None,
         }
     }
 
