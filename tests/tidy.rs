@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("supervision", "supervision", &[]),
     ("storage", "storage", &["proto"]),
     ("actors", "actors", &["proto", "storage", "supervision"]),
-    ("node", "node", &["proto", "storage", "supervision", "actors", "natter-cli"]),
+    ("node", "node", &["proto", "storage", "supervision", "actors", "natter-cli", "natter-sdk"]),
     ("clients/sdk", "natter-sdk", &["proto"]),
     ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
     ("tests", "tests", &["proto", "natter-sdk", "actors", "node"]),
