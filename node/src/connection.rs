@@ -290,7 +290,11 @@ impl Socket {
                 return Ok(());
             }
             Some(Ask::RegisterProve(prove)) => {
-                user::register_prove(context, &self.nonce, prove).await
+                let address = self.peer.address.ip();
+                match self.reception.registration.allow_proof(context, address) {
+                    Ok(()) => user::register_prove(context, &self.nonce, prove).await,
+                    Err(code) => Err(code),
+                }
             }
             Some(Ask::Login(login)) => user::login(context, &self.nonce, &login).await,
             Some(Ask::Resume(resume)) => user::resume(context, &resume),

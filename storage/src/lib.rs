@@ -132,6 +132,9 @@ struct Inner {
 /// Bytes of files that an engine writes for each byte of a batch, at most: journal and table.
 const WRITE_FACTOR: u64 = 3;
 
+/// Free bytes below which no space is given back: the engine writes up to 64 MB to let go of a journal.
+const RECLAIM_FREE_BYTES: u64 = 192 * 1024 * 1024;
+
 /// Free bytes below which a checkpoint is not begun: an engine that meets a full disk halfway has to
 /// be opened again.
 const CHECKPOINT_FREE_BYTES: u64 = 4 * 1024 * 1024;
@@ -267,7 +270,10 @@ impl Storage {
         self.0.log.rotate_if_spent(1);
         self.reserve().restore(&self.0.space);
         let removed = self.0.removed.swap(0, Ordering::Relaxed);
-        if removed > 0 || force {
+        // Giving space back takes some first: on a disk that is nearly full it waits.
+        if self.0.space.ask() < RECLAIM_FREE_BYTES {
+            self.0.removed.fetch_add(removed, Ordering::Relaxed);
+        } else if removed > 0 || force {
             let reclaim = self.how_to_reclaim(force);
             if let Err(error) = self.noting_full(self.0.engines.tables.reclaim(reclaim)) {
                 self.0.removed.fetch_add(removed, Ordering::Relaxed);

@@ -192,6 +192,12 @@ impl<P: Process> Dynamic<P> {
         let mut roll = self.lock();
         let Some(member) = roll.members.get_mut(&id) else { return Fate::Unknown };
         member.actor = None;
+        if member.next.is_some() {
+            // It had retired: its successor waits.
+            roll.forget(id);
+            self.0.restarts.fetch_add(1, Relaxed);
+            return Fate::Restart;
+        }
         if member.log.grant(Instant::now(), self.0.intensity) {
             roll.due.push_back(id);
             self.0.restarts.fetch_add(1, Relaxed);

@@ -8,6 +8,8 @@ use tests::node::{Node, PATIENCE, until};
 use tests::wire::Wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn sigterm_says_go_away_and_ends_with_exit_0() {
@@ -21,6 +23,20 @@ async fn sigterm_says_go_away_and_ends_with_exit_0() {
     node.restart().await.unwrap();
     bob.again(&node.target()).await;
     assert_eq!(bob.hear().await.send_id, id);
+}
+
+#[tokio::test]
+async fn the_newcomers_demo_ends_well_and_leaves_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let demo =
+        Command::new(PROGRAM).args(["demo", "--once"]).env("TMPDIR", temporary.path()).output();
+    let demo = timeout(PATIENCE * 2, demo).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&demo.stdout).into_owned();
+    assert!(demo.status.success(), "{told}");
+    for part in ["killed", "started again", "\u{2713}\u{2713}\u{2713}", "Every tick came"] {
+        assert!(told.contains(part), "{told:?} lacks {part:?}");
+    }
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "its files are removed");
 }
 
 async fn refused_to_start(node: &mut Node, parts: &[&str]) {

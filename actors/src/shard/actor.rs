@@ -10,9 +10,10 @@ use bytes::Bytes;
 use prost::Message;
 use proto::{Code, Seq, ShardId, UserId, ids::SHARDS, stored};
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use storage::{LogError, Row};
+use storage::{LogError, Row, StorageError};
 use supervision::{Flow, Inbox, Process, ProcessError};
 use tracing::{error, info, warn};
 
@@ -317,7 +318,9 @@ impl ShardActor {
         let (storage, inbox, shard) =
             (self.context.storage.clone(), self.inbox.clone(), self.shard);
         tokio::task::spawn_blocking(move || {
-            match storage.checkpoint(shard, applied, rows.clone()) {
+            let write = || storage.checkpoint(shard, applied, rows.clone());
+            let written = catch_unwind(AssertUnwindSafe(write));
+            match written.unwrap_or(Err(StorageError::Closed)) {
                 Ok(()) => inbox.force(ShardItem::CheckpointWritten { applied, again: None }),
                 Err(error) => {
                     error!(%shard, %error, "checkpoint not written, trying again");
@@ -407,6 +410,10 @@ fn recover(
     let mut index = storage.load(shard, &mut |row| machine.load(row))?;
     let (mut replayed, mut bytes) = (0u64, 0);
     for (at, record) in records {
+        if at != index + 1 {
+            let gap = format!("the log of shard {shard} goes on at {at} after {index}");
+            return Err(gap.into());
+        }
         bytes += record.len() as u64;
         let batch = stored::Batch::decode(record)?;
         for command in batch.commands.into_iter().filter_map(|command| command.kind) {

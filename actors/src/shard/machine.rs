@@ -190,7 +190,12 @@ impl Machine {
         let bytes = append.body.len() + append.bodies.iter().map(|b| b.body.len()).sum::<usize>();
         let full = held.messages >= self.limits.mailbox_messages
             || held.bytes + bytes as u64 > self.limits.mailbox_bytes;
+        if user.mailbox.holds_back(origin, now_ms) {
+            return Err(Code::MailboxFull);
+        }
         if full {
+            user.mailbox.refuse(origin, now_ms);
+            self.dirty.mailboxes.insert(to);
             return Err(Code::MailboxFull);
         }
         user.mailbox.remember(origin, now_ms);

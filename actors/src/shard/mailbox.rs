@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// retries longer than that.
 const RECENT_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 
+/// How long a refused send is waited for, in ms. A client that gives it up does not wait longer.
+const REFUSED_KEPT_MS: u64 = 10_000;
+
 /// Senders above which a mailbox looks for silent ones to forget.
 const RECENT_SENDERS: usize = 64;
 
@@ -59,6 +62,9 @@ pub struct Mailbox {
     held: Held,
     cursors: BTreeMap<DeviceId, Seq>,
     recent: BTreeMap<(UserId, DeviceId), RecentIds>,
+    /// Sends that were refused for lack of room and may come again, and when. What a device sent after
+    /// one is refused as well, or it would overtake. Forgotten by each checkpoint.
+    refused: BTreeMap<(UserId, DeviceId), (SendId, u64)>,
     /// Stored entries that expired and whose rows the next checkpoint deletes.
     expired: BTreeSet<Seq>,
 }
@@ -133,6 +139,22 @@ impl Mailbox {
     /// Remembers a send that [`Self::knows`] does not.
     pub fn remember(&mut self, origin: Origin, now_ms: u64) {
         self.recent.entry((origin.from, origin.device)).or_default().add(origin.send_id.0, now_ms);
+    }
+
+    /// Notes that a send was refused for lack of room.
+    pub fn refuse(&mut self, origin: Origin, now_ms: u64) {
+        self.refused.insert((origin.from, origin.device), (origin.send_id, now_ms));
+    }
+
+    /// Whether an earlier send of this device was refused and has not come again.
+    pub fn holds_back(&mut self, origin: Origin, now_ms: u64) -> bool {
+        let sender = (origin.from, origin.device);
+        let Some((refused, at_ms)) = self.refused.get(&sender).copied() else { return false };
+        let holds = origin.send_id > refused && now_ms.saturating_sub(at_ms) < REFUSED_KEPT_MS;
+        if !holds {
+            self.refused.remove(&sender);
+        }
+        holds
     }
 
     /// Appends and returns the place.
@@ -257,6 +279,7 @@ impl Mailbox {
             self.stored_first = self.released.max(self.stored_to).next();
         }
         self.stored_to = self.last;
+        self.refused.clear();
         (std::mem::take(&mut self.tail), std::mem::take(&mut self.expired))
     }
 

@@ -179,6 +179,27 @@ fn promise_5_a_full_mailbox_refuses_and_stores_nothing() {
 }
 
 #[test]
+fn promise_3_what_was_sent_after_a_refused_message_does_not_overtake_it() {
+    let [ada, bob, eve] = people();
+    let limits = MachineLimits { mailbox_messages: 1, ..MachineLimits::default() };
+    let mut machine = machine(limits);
+    let (full, accepted) = (Outcome::Refused(Code::MailboxFull), Outcome::Accepted { at_ms: NOW });
+    assert_eq!(machine.apply(NOW, append(bob, ada, 1, "one")), accepted);
+    assert_eq!(machine.apply(NOW, append(bob, ada, 2, "two")), full);
+    machine.apply(NOW, ack(bob, 1, 1));
+    assert_eq!(machine.apply(NOW, append(bob, ada, 3, "three")), full, "two comes first");
+    assert_eq!(machine.apply(NOW, append(bob, ada, 2, "two")), accepted);
+    machine.apply(NOW, ack(bob, 1, 2));
+    assert_eq!(machine.apply(NOW, append(bob, ada, 3, "three")), accepted);
+    machine.apply(NOW, ack(bob, 1, 3));
+    assert_eq!(machine.apply(NOW, append(bob, eve, 9, "other")), accepted);
+    assert_eq!(machine.apply(NOW, append(bob, ada, 4, "four")), full);
+    machine.apply(NOW, ack(bob, 1, 4));
+    let later = machine.apply(NOW + 10_000, append(bob, ada, 5, "five"));
+    assert_eq!(later, Outcome::Accepted { at_ms: NOW + 10_000 }, "four was given up");
+}
+
+#[test]
 fn the_sender_is_told_when_the_time_to_live_ends() {
     let [ada, bob, _] = people();
     let mut machine = machine(MachineLimits::default());

@@ -12,12 +12,15 @@ use crate::shard::{Command, Outcome, Query};
 use bytes::Bytes;
 use proto::limits::{BODY_BYTES_MAX, TTL_S_MAX};
 use proto::wire::{self, send::To};
-use proto::{Alias, Code, UserId, stored};
+use proto::{Alias, Code, DeviceId, UserId, stored};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Aliases whose owners a user actor remembers.
 const ALIASES: usize = 64;
+
+/// How long a send that came too fast is waited for, in seconds.
+const HELD_S: u64 = 10;
 
 /// A body shorter than this is copied out of the buffer it was read into, in bytes.
 const COPY_BELOW: usize = 32 * 1024;
@@ -29,13 +32,16 @@ pub(super) struct Sends {
     owners: BTreeMap<Alias, UserId>,
     /// Sends that may still be made this second, and which second that is.
     allowance: (u32, u64),
+    /// The send of each device that came too fast and has not come again, and in which second. What
+    /// came after it is refused as well, or it would overtake.
+    held: BTreeMap<DeviceId, (u64, u64)>,
 }
 
 impl UserActor {
     /// A device sends.
     pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send) {
         let connection = self.sessions[place].connection.clone();
-        if let Err(code) = self.check_send(place, &send) {
+        if let Err(code) = self.check_send(place, id, &send) {
             connection.refuse(id, code);
             return;
         }
@@ -45,7 +51,7 @@ impl UserActor {
         }
     }
 
-    fn check_send(&mut self, place: usize, send: &wire::Send) -> Result<(), Code> {
+    fn check_send(&mut self, place: usize, id: u64, send: &wire::Send) -> Result<(), Code> {
         let bytes = send.body.len() + send.bodies.iter().map(|b| b.body.len()).sum::<usize>();
         if bytes > BODY_BYTES_MAX {
             return Err(Code::BodyTooLarge);
@@ -54,23 +60,34 @@ impl UserActor {
         if both || send.ttl_s > TTL_S_MAX || send.to.is_none() {
             return Err(Code::BadRequest);
         }
-        let now_s = self.context.clock.now_ms() / 1000;
-        let limit = self.context.settings.sends_per_second;
-        let (left, second) = &mut self.sends.allowance;
-        if *second != now_s {
-            (*left, *second) = (limit, now_s);
-        }
-        if limit > 0 && *left == 0 {
-            return Err(Code::TooFast);
-        }
-        *left = left.saturating_sub(1);
         let device = self.sessions[place].device;
+        self.check_rate(device, id)?;
         for handler in &self.context.handlers {
             match handler.user_send(self.user, device, send) {
                 Verdict::Continue => {}
                 Verdict::Drop(code) => return Err(code),
             }
         }
+        Ok(())
+    }
+
+    fn check_rate(&mut self, device: DeviceId, id: u64) -> Result<(), Code> {
+        let now_s = self.context.clock.now_ms() / 1000;
+        let limit = self.context.settings.sends_per_second;
+        let Sends { allowance: (left, second), held, .. } = &mut self.sends;
+        if *second != now_s {
+            (*left, *second) = (limit, now_s);
+        }
+        let waits = |(first, since_s): &(u64, u64)| id > *first && now_s < since_s + HELD_S;
+        if limit > 0 && held.get(&device).is_some_and(waits) {
+            return Err(Code::TooFast);
+        }
+        held.remove(&device);
+        if limit > 0 && *left == 0 {
+            held.insert(device, (id, now_s));
+            return Err(Code::TooFast);
+        }
+        *left = left.saturating_sub(1);
         Ok(())
     }
 

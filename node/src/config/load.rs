@@ -179,6 +179,20 @@ fn explain(error: &figment::Error) -> ConfigError {
     }
 }
 
+/// Loads while no other test changes the environment.
+#[cfg(test)]
+pub(super) fn load_alone(
+    file: Option<&Path>,
+    data_dir: Option<&Path>,
+) -> Result<NodeConfig, ConfigError> {
+    let mut loaded = None;
+    figment::Jail::expect_with(|_| {
+        loaded = Some(NodeConfig::load(file, data_dir));
+        Ok(())
+    });
+    loaded.unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,13 +202,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("node.toml");
         std::fs::write(&file, toml).unwrap();
-        let loaded = NodeConfig::load(Some(&file), None);
+        let loaded = load_alone(Some(&file), None);
         (file, loaded)
     }
 
     #[test]
     fn no_settings_at_all_are_valid() {
-        assert_eq!(NodeConfig::load(None, None).unwrap(), NodeConfig::default());
+        assert_eq!(load_alone(None, None).unwrap(), NodeConfig::default());
     }
 
     #[test]
@@ -208,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_data_directory_of_the_command_line_wins() {
-        let config = NodeConfig::load(None, Some(Path::new("/elsewhere"))).unwrap();
+        let config = load_alone(None, Some(Path::new("/elsewhere"))).unwrap();
         assert_eq!(config.node.data_dir, "/elsewhere");
     }
 
@@ -251,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = NodeConfig::load(Some(Path::new("/nowhere/node.toml")), None).unwrap_err();
+        let error = load_alone(Some(Path::new("/nowhere/node.toml")), None).unwrap_err();
         assert!(error.to_string().contains("/nowhere/node.toml"), "{error}");
     }
 

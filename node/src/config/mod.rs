@@ -261,6 +261,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("node.toml");
         std::fs::write(&file, NodeConfig::print_defaults()).unwrap();
-        assert_eq!(NodeConfig::load(Some(&file), None).unwrap(), NodeConfig::default());
+        assert_eq!(load::load_alone(Some(&file), None).unwrap(), NodeConfig::default());
     }
 }

@@ -12,9 +12,11 @@ use super::{Batch, Durability, Engine, Reclaim, Scan, Visit};
 use crate::StorageError;
 use crate::schema::Table;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::Duration;
@@ -48,6 +50,8 @@ pub(crate) struct Fjall {
     open: RwLock<Option<Open>>,
     /// Held by whoever writes.
     writer: Mutex<()>,
+    /// A write failed for another reason than a full disk.
+    broken: AtomicBool,
 }
 
 struct Open {
@@ -77,7 +81,8 @@ impl Fjall {
     /// Opens or makes the tables in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
         let open = open_db(dir)?;
-        Ok(Self { dir: dir.to_owned(), open: RwLock::new(Some(open)), writer: Mutex::new(()) })
+        let (open, writer) = (RwLock::new(Some(open)), Mutex::new(()));
+        Ok(Self { dir: dir.to_owned(), open, writer, broken: AtomicBool::new(false) })
     }
 
     fn with<T>(
@@ -98,8 +103,13 @@ impl Fjall {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the tables again if a failed write has shut them.
+    /// Opens the tables again if a full disk has shut them. After any other failure nobody knows what
+    /// the disk has, and opening them would only read the cache: they stay shut until a restart.
     fn reopen_if_shut(&self) -> Result<(), StorageError> {
+        if self.broken.load(Ordering::Acquire) {
+            let cause = std::io::Error::other("a write failed; the node must start again");
+            return Err(StorageError::io(&self.dir, cause));
+        }
         let usable =
             self.read().as_ref().is_some_and(|o| o.db.persist(PersistMode::Buffer).is_ok());
         if usable {
@@ -137,7 +147,7 @@ impl Fjall {
             open.db.persist(PersistMode::Buffer).map_err(fail)?;
             thread::sleep(FLUSH_PAUSE);
         }
-        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let late = std::io::Error::from(ErrorKind::TimedOut);
         Err(StorageError::io(&self.dir, late))
     }
 }
@@ -218,7 +228,13 @@ impl Engine for Fjall {
                     None => writes.remove(keyspace, key),
                 }
             }
-            writes.commit()
+            writes.commit().inspect_err(|error| {
+                if let fjall::Error::Io(cause) = error
+                    && cause.kind() != ErrorKind::StorageFull
+                {
+                    self.broken.store(true, Ordering::Release);
+                }
+            })
         })
     }
 

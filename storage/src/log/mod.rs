@@ -156,6 +156,7 @@ impl Log {
     ) -> Result<(Self, Recovered), StorageError> {
         let fail = |error| StorageError::io(dir, error);
         fs::create_dir_all(dir).map_err(fail)?;
+        dir.parent().map_or(Ok(()), segment::sync_dir).map_err(fail)?;
         let mut ledger_applied = Vec::new();
         let replay = recover::replay(dir, &mut |shard| {
             let height = applied(shard)?;

@@ -51,7 +51,13 @@ impl FileStore {
         let path = dir.join("state");
         let saved = match fs::read(&path) {
             Ok(bytes) => journal::replay(bytes.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Saved::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if dir.join("identity").exists() {
+                    let reason = "it is missing, and send ids would be used again".to_owned();
+                    return Err(StoreError::Damaged { path, reason });
+                }
+                Saved::default()
+            }
             Err(error) => return Err(io_error(&path)(error)),
         };
         let (journal, held) = rewrite(&path, &saved).map_err(io_error(&path))?;
