@@ -181,6 +181,7 @@ fn explain(error: &figment::Error) -> ConfigError {
 
 /// Loads while no other test changes the environment.
 #[cfg(test)]
+#[allow(clippy::result_large_err, reason = "the error is figment's")]
 pub(super) fn load_alone(
     file: Option<&Path>,
     data_dir: Option<&Path>,
