@@ -31,6 +31,10 @@ pub(crate) const REQUESTS_MAX: usize = 64;
 /// A session that lasted so long begins the next back-off anew.
 const STABLE: Duration = Duration::from_secs(5);
 
+/// How often a client without a connection looks whether those who asked have stopped waiting, once
+/// as many have asked as may.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Why a session is over.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -212,8 +216,10 @@ impl Driver {
     ) -> Result<T, Option<oneshot::Sender<()>>> {
         let mut work = std::pin::pin!(work);
         loop {
+            self.forget_abandoned();
             let room = self.requests.len() < REQUESTS_MAX;
             tokio::select! {
+                () = sleep(LOOK_AGAIN), if !room => {}
                 result = &mut work => return Ok(result),
                 () = room_for(&self.events), if !self.backlog.is_empty() => self.drain(),
                 command = self.commands.recv(), if room => match command {
@@ -226,6 +232,13 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// Whoever asked has stopped waiting: no answer is needed, and the place is free.
+    fn forget_abandoned(&mut self) {
+        self.requests.retain(|_, pending| {
+            pending.written || pending.reply.as_ref().is_none_or(|reply| !reply.is_closed())
+        });
     }
 
     pub(crate) fn enqueue(
@@ -244,10 +257,7 @@ impl Driver {
         if let client_frame::Kind::SetPresence(presence) = &kind {
             self.away = presence.away;
         }
-        // Whoever asked has stopped waiting: no answer is needed, and the place is free.
-        self.requests.retain(|_, pending| {
-            pending.written || pending.reply.as_ref().is_none_or(|reply| !reply.is_closed())
-        });
+        self.forget_abandoned();
         let pending = Pending { kind, repeat, written: false, reply };
         self.requests.insert(self.next_request, pending);
         self.next_request += 1;

@@ -415,3 +415,20 @@ async fn a_full_outbox_refuses_instead_of_growing() {
     let body = vec![0; proto::limits::BODY_BYTES_MAX + 1];
     assert!(matches!(client.send(BOB, body), Err(SendError::TooLarge { .. })));
 }
+
+#[tokio::test]
+async fn a_client_without_a_node_closes_also_after_many_requests_were_given_up() {
+    let mut options = ClientOptions::plain("127.0.0.1:9"); // nobody listens on the discard port
+    options.request_timeout = Duration::from_millis(50);
+    let (client, _events) = Client::login(options, identity(), MemoryStore::new()).unwrap();
+    let asked: Vec<_> = (0..80)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.lookup(BOB).await.is_err() })
+        })
+        .collect();
+    for asked in asked {
+        assert!(asked.await.unwrap(), "nobody can have answered");
+    }
+    tokio::time::timeout(Duration::from_secs(5), client.close()).await.expect("it closes");
+}
