@@ -7,18 +7,20 @@ const NAME_MARK: char = '\u{1}';
 
 /// What a body holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Body {
+pub struct Body {
     /// The alias its sender claims; to be looked up before it is believed.
-    pub(crate) claims: Option<Alias>,
+    pub claims: Option<Alias>,
     /// Safe to print: no control characters but line feeds.
-    pub(crate) text: String,
+    pub text: String,
 }
 
-pub(crate) fn encode(me: &Alias, text: &str) -> Bytes {
+/// The body of `text` by `me`.
+pub fn encode(me: &Alias, text: &str) -> Bytes {
     format!("{NAME_MARK}{me}\n{text}").into()
 }
 
-pub(crate) fn decode(body: &[u8]) -> Body {
+/// What a body says, also one of another client.
+pub fn decode(body: &[u8]) -> Body {
     let Ok(text) = std::str::from_utf8(body) else {
         return Body { claims: None, text: format!("[{} bytes that are no text]", body.len()) };
     };

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** an entry of the mailbox is acknowledged only after it is in the history on disk.
 
-mod body;
+pub mod body;
 mod command;
 mod history;
 mod home;

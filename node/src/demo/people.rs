@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use natter_cli::body;
 use natter_sdk::{
-    Client, ClientOptions, Event, Events, FileStore, Identity, Message, ReceiptKind, SendHandle,
-    UserId,
+    Alias, Client, ClientOptions, Event, Events, FileStore, Identity, Message, ReceiptKind,
+    SendHandle, UserId,
 };
 use tokio::time::{Instant, timeout};
 
@@ -171,13 +172,15 @@ impl Person {
 
     /// Answers whoever writes, for as long as there is a node.
     pub(super) async fn answer_everyone(mut self) -> anyhow::Result<()> {
+        let me = Alias::parse(self.name())?;
         loop {
             let Some(message) = self.next().await? else { continue };
             self.client.typing(message.from, true);
-            let said = String::from_utf8_lossy(&message.body).into_owned();
+            let said = body::decode(&message.body).text;
             // The one who asks may be gone by the time they could be told.
             self.client.mark_read(message.from, message.from_device, &[message.send_id]).await.ok();
-            drop(self.client.send(message.from, format!("You said: {said}"))?);
+            let answer = body::encode(&me, &format!("You said: {said}"));
+            drop(self.client.send(message.from, answer)?);
         }
     }
 
