@@ -15,7 +15,7 @@ use tracing::{error, warn};
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Shortest time from the begin of one flush to the begin of the next.
-const FLUSH_INTERVAL: Duration = Duration::from_micros(700);
+const FLUSH_INTERVAL: Duration = Duration::from_micros(300);
 
 /// Memory for queued records that is kept from one flush to the next, in bytes.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
