@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who may know whom. DESIGN: proto <- storage <- actors <- node <- tests; supervision <- actors,
+/// Who may know whom: proto <- storage <- actors <- node <- tests; supervision <- actors,
 /// node; proto <- sdk <- cli, tests, benches; cli <- node's binary.
 const ARROWS: &[(&str, &str, &[&str])] = &[
     ("proto", "proto", &[]),
