@@ -159,14 +159,6 @@ impl Machine {
         self.aliases.get(alias).copied()
     }
 
-    /// Numbers for the metrics: users, and entries and bytes held for them.
-    pub fn totals(&self) -> (u64, u64, u64) {
-        self.users.values().fold((0, 0, 0), |(users, entries, bytes), user| {
-            let held = user.mailbox.held();
-            (users + 1, entries + held.messages, bytes + held.bytes)
-        })
-    }
-
     fn append(&mut self, append: stored::Append) -> Result<Outcome, Code> {
         let now_ms = self.now_ms;
         let to = UserId(append.to);

@@ -93,11 +93,6 @@ impl Users {
             .sum()
     }
 
-    /// How often a user actor was restarted.
-    pub fn restarts(&self) -> u64 {
-        self.partitions.iter().map(Dynamic::restarts).sum()
-    }
-
     /// Attaches a connection to the user's actor, which is started if there is none.
     pub fn attach(&self, context: &Arc<Context>, user: UserId, attach: Attach) {
         let mut table = self.part(user).write().unwrap_or_else(PoisonError::into_inner);
