@@ -21,7 +21,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Looks between two requests to storage to give space back, which costs the disk some work.
-const MAINTAIN_LOOKS: u32 = 6;
+const MAINTAIN_LOOKS: u32 = 3;
 
 /// Samples message queues and storage once a second.
 pub(crate) fn telemetry(node: &Node) -> ChildSpec {
