@@ -59,7 +59,7 @@ async fn promise_5_a_full_mailbox_is_refused_and_has_room_again_after_it_is_read
     bob.ack().await;
     let mut accepted = false;
     for _ in 0..500 {
-        let id = ada.fresh_id();
+        // The same id: later ones are held back until the refused one has come again.
         let answer = ada.wire.ask_as(id, message(bob.user(), "fits again")).await.unwrap();
         accepted = matches!(answer, Say::Accepted(_));
         if accepted {

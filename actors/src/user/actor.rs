@@ -165,11 +165,13 @@ impl UserActor {
             attach.connection.end(Ending::Told(Code::Unlinked));
             return;
         };
-        if let Some(login) = &attach.login
-            && !self.open_session(&attach, login, attached.acknowledged)
-        {
-            return;
-        }
+        let welcome = match &attach.login {
+            None => None,
+            Some(login) => match self.open_session(&attach, login, attached.acknowledged) {
+                Some(answer) => Some((login.id, answer)),
+                None => return,
+            },
+        };
         let Attached { account, acknowledged, last } = *attached;
         self.account = Some(account);
         self.sessions.retain(|other| {
@@ -189,38 +191,45 @@ impl UserActor {
             window.more_waits();
         }
         let id = connection.id();
-        self.sessions.push(Session { device, connection, window, away: false, changed: true });
+        self.sessions.push(Session {
+            device,
+            connection: connection.clone(),
+            window,
+            away: false,
+            changed: true,
+        });
         self.announce_presence();
+        // After the announcement: who hears of the login and then subscribes sees one state.
+        if let Some((id, answer)) = welcome {
+            connection.answer(id, answer);
+        }
         for frame in unanswered.into_iter().chain(frames) {
             self.frame(id, frame);
         }
     }
 
-    /// Records the session with a new ticket and answers the login; false if its ticket is void.
-    fn open_session(&self, attach: &Attach, login: &Login, acknowledged: Seq) -> bool {
+    /// Records the session with a new ticket; the answer to the login, or `None` if its ticket is
+    /// void and that was said.
+    fn open_session(&self, attach: &Attach, login: &Login, acknowledged: Seq) -> Option<Kind> {
         let table = self.context.storage.sessions();
         let before = table.get(self.user, attach.device).ok().flatten().unwrap_or_default();
         if login.ticket.is_some_and(|number| number != before.ticket) {
             attach.connection.refuse(login.id, Code::BadTicket);
             attach.connection.end(Ending::Told(Code::BadTicket));
             self.entry.connections().retain(|known| known.id() != attach.connection.id());
-            return false;
+            return None;
         }
         let number = self.random_ticket();
         self.write_session(attach.device, true, false, Some(number));
         let ticket = Ticket { user: self.user, device: attach.device, number };
         let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
         let (user, device, ticket) = (self.user.0, attach.device.0, ticket.into());
-        attach.connection.answer(
-            login.id,
-            if login.registered {
-                Kind::Registered(wire::Registered { user, device, ticket })
-            } else {
-                let acknowledged = acknowledged.0;
-                Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device })
-            },
-        );
-        true
+        Some(if login.registered {
+            Kind::Registered(wire::Registered { user, device, ticket })
+        } else {
+            let acknowledged = acknowledged.0;
+            Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device })
+        })
     }
 
     /// Writes this node's row of the sessions table.
