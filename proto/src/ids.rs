@@ -40,6 +40,11 @@ number_id! {
     ShardId(u16)
 }
 
+number_id! {
+    /// A node: the first eight bytes of a digest of its public key, never 0.
+    NodeId(u64)
+}
+
 impl UserId {
     /// The largest id.
     pub const MAX: Self = Self((1 << 53) - 1);
@@ -56,6 +61,9 @@ impl UserId {
 }
 
 impl ShardId {
+    /// The Raft group of members, placements and settings: no shard of users.
+    pub const META: Self = Self(SHARDS);
+
     /// The shard that a number in a record means.
     pub fn from_number(number: u32) -> Self {
         Self(u16::try_from(number).unwrap_or_default() % SHARDS)

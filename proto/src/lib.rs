@@ -18,7 +18,7 @@ pub mod limits;
 pub mod signed;
 
 pub use codes::{Code, Fault, Retry};
-pub use ids::{Alias, AliasError, DeviceId, SendId, Seq, ShardId, UserId};
+pub use ids::{Alias, AliasError, DeviceId, NodeId, SendId, Seq, ShardId, UserId};
 
 /// The client protocol, generated from `schema/client.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
@@ -30,4 +30,10 @@ pub mod wire {
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod stored {
     include!(concat!(env!("OUT_DIR"), "/natter.stored.v1.rs"));
+}
+
+/// What nodes say to each other, generated from `schema/cluster.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod cluster {
+    include!(concat!(env!("OUT_DIR"), "/natter.cluster.v1.rs"));
 }

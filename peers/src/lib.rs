@@ -1,0 +1,13 @@
+//! Links between nodes: who is there, and a way to tell them something or ask them.
+//!
+//! Others hold [`Peers`] and see parcels of bytes: a cast may be lost, a call is answered or times
+//! out. Nothing is promised about order or delivery; whoever needs it numbers and repeats.
+//!
+//! # Invariants
+//! 1. What waits for one peer is bounded in bytes; what is over it is refused, never queued.
+//! 2. A large parcel does not delay a small urgent one: it travels in pieces.
+//! 3. A peer that hangs is noticed by missed heartbeats, dropped, and dialed again for ever.
+
+mod door;
+
+pub use door::{Answered, CallError, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
