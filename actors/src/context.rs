@@ -6,7 +6,7 @@ use crate::shard::{MachineLimits, Shards};
 use crate::user::Users;
 use bytes::Bytes;
 use proto::ids::SHARDS;
-use proto::{Alias, Code, DeviceId, ShardId, UserId, wire};
+use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, wire};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,7 +118,7 @@ pub struct Context {
     /// The door to presence.
     pub presence: Presence,
     /// This node's id.
-    pub node: [u8; 32],
+    pub node: NodeId,
     /// Which start of this node this is; grows with each.
     pub incarnation: u64,
 }

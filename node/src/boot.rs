@@ -122,9 +122,7 @@ async fn build(
     let incarnation = next_incarnation(dir)?;
     let node_name = identity.node_name();
     info!(node = node_name, incarnation, "identity");
-    let mut node_id = [0; 32];
-    let length = node_name.len().min(32);
-    node_id[..length].copy_from_slice(&node_name.as_bytes()[..length]);
+    let node_id = proto::NodeId(u64::from_str_radix(&node_name, 16).unwrap_or(1));
     let context = Arc::new(Context {
         clock: Clock::new(clock::now_ms),
         secrets: Arc::new(NodeSecrets(identity)),

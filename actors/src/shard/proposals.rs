@@ -86,7 +86,7 @@ impl Proposals {
         if std::mem::take(&mut self.spill) {
             commands.push(to_stored(Command::Spill(stored::Spill {})));
         }
-        let content = stored::Batch { now_ms, commands };
+        let content = stored::Batch { now_ms, commands, ..Default::default() };
         let record = content.encode_to_vec();
         self.under_way = Some(Batch { index, content, replies });
         Some(record)

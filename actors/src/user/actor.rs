@@ -243,13 +243,14 @@ impl UserActor {
         let table = self.context.storage.sessions();
         let before = table.get(self.user, device).ok().flatten().unwrap_or_default();
         let row = stored::Session {
-            node: self.context.node.to_vec().into(),
+            node: self.context.node.0,
             incarnation: self.context.incarnation,
             version: before.version + 1,
             online,
             away,
             last_seen_ms: self.context.clock.now_ms(),
             ticket: ticket.unwrap_or(before.ticket),
+            gone: false,
         };
         if let Err(error) = table.put(self.user, device, &row) {
             warn!(user = %self.user, %device, %error, "session not recorded");
