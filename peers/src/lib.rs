@@ -9,5 +9,18 @@
 //! 3. A peer that hangs is noticed by missed heartbeats, dropped, and dialed again for ever.
 
 mod door;
+pub mod memory;
+
+use std::time::Duration;
 
 pub use door::{Answered, CallError, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
+
+/// Newest version of `cluster.proto` that this program speaks.
+pub const SCHEMA: u32 = 1;
+
+/// Oldest version of `cluster.proto` that this program speaks.
+pub const SCHEMA_MIN: u32 = 1;
+
+/// How long a peer may be silent before it counts as down. Several heartbeats, for a busy machine
+/// skips some.
+pub const SILENCE: Duration = Duration::from_millis(1500);
