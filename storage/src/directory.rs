@@ -1,7 +1,6 @@
 //! The data directory: who owns it, and which version of natter wrote it.
 
 use crate::StorageError;
-use crate::engine::Engine;
 use crate::schema;
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -11,8 +10,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Directory {
     dir: PathBuf,
-    /// Version found, `None` for a new directory.
-    found: Option<u32>,
+    new: bool,
     _lock: File,
 }
 
@@ -22,18 +20,18 @@ impl Directory {
         fs::create_dir_all(dir).map_err(|error| StorageError::io(dir, error))?;
         let lock = lock(dir)?;
         let path = dir.join("version");
-        let found = match fs::read_to_string(&path) {
-            Ok(text) => Some(schema::parse_version(dir, &text)?),
+        let new = match fs::read_to_string(&path) {
+            Ok(text) => schema::check_version(dir, &text).map(|()| false)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // The version is written last but before anything is kept.
                 if has_log(dir) {
                     return Err(StorageError::corrupt(&path, 0, "it is missing"));
                 }
-                None
+                true
             }
             Err(error) => return Err(StorageError::io(&path, error)),
         };
-        Ok(Self { dir: dir.to_owned(), found, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), new, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -42,15 +40,12 @@ impl Directory {
 
     /// Whether there was nothing before.
     pub(crate) fn is_new(&self) -> bool {
-        self.found.is_none()
+        self.new
     }
 
-    /// Brings the tables to the present version and notes it.
-    pub(crate) fn upgrade(&mut self, engine: &dyn Engine) -> Result<(), StorageError> {
-        if let Some(found) = self.found {
-            schema::migrate(found, engine)?;
-        }
-        if self.found != Some(schema::VERSION) {
+    /// Notes the version in a new directory.
+    pub(crate) fn begin(&self) -> Result<(), StorageError> {
+        if self.new {
             let path = self.dir.join("version");
             self.replace(&path).map_err(|error| StorageError::io(&path, error))?;
         }

@@ -30,6 +30,19 @@ pub enum StorageError {
         /// Newest version this program knows.
         known: u32,
     },
+    /// A natter that was never released wrote the directory.
+    #[error(
+        "{} has data version {found}, this natter reads versions from {known} on: give it an empty directory",
+        dir.display()
+    )]
+    OlderVersion {
+        /// The data directory.
+        dir: PathBuf,
+        /// Version found there.
+        found: u32,
+        /// Oldest version this program knows.
+        known: u32,
+    },
     /// What was flushed can no longer be read. Nothing was changed.
     #[error(
         "{} is damaged at byte {offset} ({what}): restore the directory from a replica or a backup",
@@ -43,6 +56,27 @@ pub enum StorageError {
         /// What was expected there.
         what: String,
     },
+    /// A snapshot cannot be used. Nothing was changed.
+    #[error("snapshot {} cannot be used ({what}): have it sent again", file.display())]
+    BadSnapshot {
+        /// What was received.
+        file: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The tables are of a later place in the log than what was to be written. Nothing was changed.
+    #[error("the tables of group {group} are at {present} already, later than {found}")]
+    Outdated {
+        /// The group.
+        group: u16,
+        /// Index of the first record that is not in the tables.
+        present: u64,
+        /// What it would have become.
+        found: u64,
+    },
+    /// There is no such group.
+    #[error("there is no group {0}")]
+    NoSuchGroup(u16),
     /// There is no space; nothing was changed.
     #[error("no space left for {}: free some, or grow the disk", path.display())]
     DiskFull {

@@ -2,51 +2,61 @@
 //! sessions table.
 //!
 //! A body is written to the log and nowhere else. A checkpoint moves to the tables what is still
-//! undelivered by then, and whole log segments are unlinked. One [`Storage`] serves all shards of a
-//! node; shards call it from their own threads.
+//! undelivered by then, and whole log segments are unlinked. One [`Storage`] serves all groups of a
+//! node: its shards, and [`ShardId::META`]. They call it from their own threads.
 //!
 //! ```text
-//! DIR/lock       held while the node runs
-//! DIR/version    of the data
-//! DIR/reserve    space set aside for checkpoints
-//! DIR/log/       segments of the log, and a reserve of space
-//! DIR/tables/    what must survive
-//! DIR/sessions/  who is connected where; set aside and begun anew if damaged
+//! DIR/lock        held while the node runs
+//! DIR/version     of the data
+//! DIR/reserve     space set aside for checkpoints
+//! DIR/votes       what was promised in elections
+//! DIR/log/        segments of the log, and a reserve of space
+//! DIR/tables/     what must survive
+//! DIR/snapshots/  groups that are being received; emptied at each start
+//! DIR/sessions/   who is connected where; set aside and begun anew if damaged
 //! ```
 //!
 //! # Invariants
 //! 1. What was answered `Ok` survives SIGKILL and power cuts, except session rows, which are lazy.
-//! 2. A checkpoint is in the tables whole or not at all, and only then are its records forgotten.
+//! 2. A checkpoint is in the tables whole or not at all, and only then are its records forgotten. So
+//!    is a snapshot, and so does a wipe.
 //! 3. Damage is an error that names the file, a full disk is an error value; never a panic, never
 //!    silent loss.
 
 mod directory;
 pub mod engine;
 mod error;
+mod groups;
 mod log;
 mod messages;
 mod rows;
 pub mod schema;
 mod sessions;
+mod snapshot;
 mod space;
+mod upkeep;
+mod votes;
 
 pub use error::StorageError;
 pub use log::{Done, Log, LogError};
 pub use rows::Row;
 pub use sessions::SessionTable;
+pub use snapshot::{Export, Import};
 
 use bytes::Bytes;
 use directory::Directory;
 use engine::fjall::Fjall;
 use engine::sled::Sled;
-use engine::{Durability, Engine, Reclaim};
-use proto::ShardId;
-use schema::Table;
+use engine::{Durability, Engine, Views};
+use groups::{GROUPS, Slot};
+use proto::{ShardId, stored};
 use space::{Reserve, Space};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tracing::warn;
+use upkeep::{CHECKPOINT_FREE_BYTES, RESERVE_BYTES};
+use votes::Votes;
 
 /// Sizes that an operator may choose.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +78,8 @@ impl Default for StorageOptions {
 /// The engines under the tables.
 #[derive(Clone, Debug)]
 pub struct Engines {
-    /// For all tables of [`Table::DURABLE`].
-    pub tables: Arc<dyn Engine>,
+    /// For all tables of [`schema::Table::DURABLE`].
+    pub tables: Arc<dyn Views>,
     /// For the sessions table.
     pub sessions: Arc<dyn Engine>,
 }
@@ -77,16 +87,16 @@ pub struct Engines {
 /// What the log held at start and the tables do not.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
-    /// The shards that have such records, ascending.
+    /// The groups that have such records, ascending.
     pub records: Vec<ShardRecords>,
 }
 
-/// Records of one shard.
+/// Records of one group.
 #[derive(Clone, Debug)]
 pub struct ShardRecords {
     /// Whose they are.
     pub shard: ShardId,
-    /// Log index and record, in the order in which they were appended.
+    /// Log index and record, ascending and without a gap. The first one follows what the tables have.
     pub records: Vec<(u64, Bytes)>,
 }
 
@@ -114,43 +124,33 @@ pub struct Storage(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     log: Log,
+    votes: Votes,
     sessions: SessionTable,
     engines: Engines,
+    groups: Vec<Slot>,
     space: Arc<Space>,
+    dir: PathBuf,
     tables_dir: PathBuf,
-    /// Held while tables are read and written as one.
+    /// Held while room is made for a batch and it is written.
     tables: Mutex<()>,
     reserve: Mutex<Reserve>,
     /// Rows with bodies removed since the last [`Storage::maintain`], and their bytes.
     removed: AtomicU64,
     removed_bytes: AtomicU64,
+    /// Snapshots whose receipt was begun.
+    imports: AtomicU64,
     closed: AtomicBool,
     /// Dropped last: it holds the lock.
     _directory: Directory,
 }
 
-/// Bytes of files that an engine writes for each byte of a batch, at most: journal and table.
-const WRITE_FACTOR: u64 = 3;
-
-/// Free bytes below which no space is given back: the engine writes up to 64 MB to let go of a journal.
-const RECLAIM_FREE_BYTES: u64 = 192 * 1024 * 1024;
-
-/// Free bytes below which a checkpoint is not begun: an engine that meets a full disk halfway has to
-/// be opened again.
-const CHECKPOINT_FREE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Space set aside for checkpoints, in bytes. They are what empties the log of a full disk.
-const RESERVE_BYTES: u64 = 2 * CHECKPOINT_FREE_BYTES;
-
-/// Tables with bodies up to this size are compacted whenever a row was removed, in bytes.
-const SMALL_TABLE_BYTES: u64 = 64 * 1024 * 1024;
-
 impl Storage {
     /// Opens `dir`, or makes it: lock, version, tables, sessions, log. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::AlreadyOpen`], [`StorageError::NewerVersion`], [`StorageError::Corrupt`],
-    /// [`StorageError::DiskFull`], [`StorageError::Io`]; each names the path and the cure.
+    /// [`StorageError::AlreadyOpen`], [`StorageError::NewerVersion`],
+    /// [`StorageError::OlderVersion`], [`StorageError::Corrupt`], [`StorageError::DiskFull`],
+    /// [`StorageError::Io`]; each names the path and the cure.
     pub fn open(dir: &Path, options: StorageOptions) -> Result<(Self, Recovered), StorageError> {
         let directory = Directory::open(dir)?;
         let engines = Engines {
@@ -173,37 +173,46 @@ impl Storage {
     }
 
     fn assemble(
-        mut directory: Directory,
+        directory: Directory,
         options: StorageOptions,
         engines: Engines,
     ) -> Result<(Self, Recovered), StorageError> {
-        directory.upgrade(engines.tables.as_ref())?;
         let dir = directory.path();
+        let votes = if directory.is_new() { Votes::create } else { Votes::open };
+        let votes = votes(&dir.join("votes"), usize::from(GROUPS))?;
+        directory.begin()?;
+        snapshot::begin(&dir.join("snapshots"))?;
         let tables_dir = dir.join("tables");
         let space = Arc::new(Space::new(dir, options.free_bytes_min));
+        let groups = groups::load(engines.tables.as_ref(), &tables_dir)?;
         let (log, recovered) = Log::open(
             &dir.join("log"),
             options.segment_bytes.clamp(64 * 1024, 1024 * 1024 * 1024),
             Arc::clone(&space),
-            &mut |shard| rows::applied(engines.tables.as_ref(), &tables_dir, shard),
+            &groups::known(engines.tables.as_ref(), &tables_dir, &groups)?,
         )?;
-        let mut reserve = Reserve::new(dir.join("reserve"), RESERVE_BYTES);
-        reserve.restore(&space);
+        let reserve = Reserve::new(dir.join("reserve"), RESERVE_BYTES);
         let sessions = SessionTable::new(Arc::clone(&engines.sessions));
         let storage = Self(Arc::new(Inner {
             log,
+            votes,
             sessions,
             engines,
+            groups,
             space,
+            dir: dir.to_owned(),
             tables_dir,
             tables: Mutex::new(()),
             reserve: Mutex::new(reserve),
             // What was removed before the start may still be on disk.
             removed: AtomicU64::new(u64::from(!directory.is_new())),
             removed_bytes: AtomicU64::new(0),
+            imports: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             _directory: directory,
         }));
+        storage.restore_reserve();
+        storage.clear_leftovers();
         Ok((storage, recovered))
     }
 
@@ -217,88 +226,86 @@ impl Storage {
         &self.0.sessions
     }
 
-    /// Calls `row` with all rows of a shard but its messages, and returns the log index up to which
-    /// they are applied, 0 for nothing. Blocking.
+    /// Calls `row` with all rows of a group but its messages, and returns as of which place in the
+    /// log they are; `None`: nothing is applied. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] for a row that is not understood, [`StorageError::Io`].
-    pub fn load(&self, shard: ShardId, row: &mut dyn FnMut(Row)) -> Result<u64, StorageError> {
-        self.open_only()?;
-        let (engine, dir) = (self.0.engines.tables.as_ref(), &self.0.tables_dir);
-        rows::load(engine, dir, shard, row)?;
-        rows::applied(engine, dir, shard)
+    /// [`StorageError::Corrupt`] for a row that is not understood, [`StorageError::Io`],
+    /// [`StorageError::NoSuchGroup`].
+    pub fn load(
+        &self,
+        shard: ShardId,
+        row: &mut dyn FnMut(Row),
+    ) -> Result<Option<stored::Applied>, StorageError> {
+        let home = self.slot(shard)?.home();
+        let (view, dir) = (self.0.engines.tables.view()?, &self.0.tables_dir);
+        rows::load(view.as_ref(), dir, home, row)?;
+        rows::applied(view.as_ref(), dir, home)
     }
 
-    /// Writes `rows` and `applied`, all or nothing, durably; then the log forgets the shard's
+    /// As of which place in the log the tables of a group are; `None`: nothing is applied. Blocking.
+    ///
+    /// # Errors
+    /// As [`Storage::load`].
+    pub fn applied(&self, shard: ShardId) -> Result<Option<stored::Applied>, StorageError> {
+        let home = self.slot(shard)?.home();
+        rows::applied(self.0.engines.tables.as_ref(), &self.0.tables_dir, home)
+    }
+
+    /// Writes `rows` and `applied`, all or nothing, durably; then the log forgets the group's
     /// records up to `applied`. Of two rows with one key the later counts. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::DiskFull`], [`StorageError::Io`]; then nothing was written.
+    /// [`StorageError::Outdated`] if the tables are further, [`StorageError::DiskFull`],
+    /// [`StorageError::Io`], [`StorageError::NoSuchGroup`]; then nothing was written.
+    #[allow(clippy::needless_pass_by_value, reason = "nobody has a use for it afterwards")]
     pub fn checkpoint(
         &self,
         shard: ShardId,
-        applied: u64,
+        applied: stored::Applied,
         rows: Vec<Row>,
     ) -> Result<(), StorageError> {
-        self.open_only()?;
-        let writing = self.lock_tables();
-        let engine = self.0.engines.tables.as_ref();
-        let mut changes = rows::Changes::new(engine, shard);
+        let slot = self.slot(shard)?;
+        let changing = slot.change();
+        self.not_older(shard, &applied)?;
+        let mut changes = rows::Changes::new(self.0.engines.tables.as_ref(), slot.home());
         rows.into_iter().try_for_each(|row| changes.add(row))?;
         let (removed, removed_bytes) = (changes.removed, changes.removed_bytes);
-        let batch = changes.finish(applied);
-        self.make_room(batch.bytes())?;
-        self.noting_full(engine.write(batch, Durability::Flushed))?;
-        drop(writing);
+        self.write_tables(changes.finish(&applied), Durability::Flushed)?;
+        // Before a snapshot can come, so that the log never hears of an earlier place later.
+        self.0.log.forget(shard, rows::height(&applied));
+        drop(changing);
         self.0.removed.fetch_add(removed, Ordering::Relaxed);
         self.0.removed_bytes.fetch_add(removed_bytes, Ordering::Relaxed);
-        self.0.log.forget(shard, applied);
         Ok(())
     }
 
-    /// Gives back the space of what was removed. Blocking, for up to seconds: call it from a thread
-    /// of its own, about once a minute.
-    ///
-    /// Does work only if there is reason. Rows with bodies that were removed leave the engine's
-    /// journal at each call; they leave the tables if these are small, or hold a quarter of removed
-    /// rows, or if `force`. With `force` all of it is done whether there is reason or not.
+    /// What is written next must not be of an earlier place in the log than the tables are.
+    fn not_older(&self, group: ShardId, applied: &stored::Applied) -> Result<(), StorageError> {
+        let (present, found) = (self.0.log.height_in_tables(group), rows::height(applied));
+        if found < present {
+            return Err(StorageError::Outdated { group: group.0, present, found });
+        }
+        Ok(())
+    }
+
+    /// Replaces the vote of a group, durably. Blocking, for two flushes; waits neither for the tables
+    /// nor for space.
     ///
     /// # Errors
-    /// [`StorageError::DiskFull`], [`StorageError::Io`].
-    pub fn maintain(&self, force: bool) -> Result<(), StorageError> {
+    /// [`StorageError::Io`]: nobody knows whether it was written, and no vote is taken until a
+    /// restart. [`StorageError::NoSuchGroup`].
+    pub fn save_vote(&self, group: ShardId, vote: &stored::Vote) -> Result<(), StorageError> {
         self.open_only()?;
-        self.0.log.rotate_if_spent(1);
-        self.reserve().restore(&self.0.space);
-        let removed = self.0.removed.swap(0, Ordering::Relaxed);
-        // Giving space back takes some first: on a disk that is nearly full it waits.
-        if self.0.space.ask() < RECLAIM_FREE_BYTES {
-            self.0.removed.fetch_add(removed, Ordering::Relaxed);
-        } else if removed > 0 || force {
-            let reclaim = self.how_to_reclaim(force);
-            if let Err(error) = self.noting_full(self.0.engines.tables.reclaim(reclaim)) {
-                self.0.removed.fetch_add(removed, Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        if force {
-            self.0.log.settle();
-        }
-        Ok(())
+        self.0.votes.save(group, vote)
     }
 
-    fn how_to_reclaim(&self, force: bool) -> Reclaim {
-        let bodies = Table::DURABLE.iter().filter(|table| table.holds_bodies());
-        let bytes: u64 = bodies.map(|table| self.0.engines.tables.table_bytes(*table)).sum();
-        let removed_bytes = self.0.removed_bytes.load(Ordering::Relaxed);
-        let worth_it = bytes <= SMALL_TABLE_BYTES || removed_bytes >= bytes / 4;
-        // Compaction writes new files before it unlinks the old ones.
-        let fits = self.0.space.free_bytes() >= bytes + CHECKPOINT_FREE_BYTES;
-        if (worth_it || force) && fits {
-            self.0.removed_bytes.store(0, Ordering::Relaxed);
-            Reclaim::JournalAndTables
-        } else {
-            Reclaim::Journal
-        }
+    /// The vote of a group; `None` if it has never voted. From memory.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSuchGroup`].
+    pub fn vote(&self, group: ShardId) -> Result<Option<stored::Vote>, StorageError> {
+        self.0.votes.get(group)
     }
 
     /// Whether less than [`StorageOptions::free_bytes_min`] is free, or a write met a full disk and
@@ -326,42 +333,15 @@ impl Storage {
     pub fn close(self) {
         self.0.closed.store(true, Ordering::Release);
         self.0.log.close();
-        for engine in [&self.0.engines.tables, &self.0.engines.sessions] {
+        let tables: &dyn Engine = self.0.engines.tables.as_ref();
+        for engine in [tables, self.0.engines.sessions.as_ref()] {
             if let Err(error) = engine.flush() {
                 warn!(%error, "tables not flushed at the end");
             }
         }
     }
 
-    /// Makes sure that a batch of `bytes` fits, with the reserve if need be.
-    fn make_room(&self, bytes: u64) -> Result<(), StorageError> {
-        let need = bytes.saturating_mul(WRITE_FACTOR) + CHECKPOINT_FREE_BYTES;
-        if self.0.space.free_bytes() >= need {
-            return Ok(());
-        }
-        self.0.space.met_its_end();
-        if self.0.space.ask() >= need || (self.reserve().give() && self.0.space.ask() >= need) {
-            return Ok(());
-        }
-        Err(StorageError::DiskFull { path: self.0.tables_dir.clone() })
-    }
-
-    fn reserve(&self) -> MutexGuard<'_, Reserve> {
-        self.0.reserve.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn open_only(&self) -> Result<(), StorageError> {
         if self.0.closed.load(Ordering::Acquire) { Err(StorageError::Closed) } else { Ok(()) }
-    }
-
-    fn lock_tables(&self) -> MutexGuard<'_, ()> {
-        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn noting_full(&self, outcome: Result<(), StorageError>) -> Result<(), StorageError> {
-        if matches!(outcome, Err(StorageError::DiskFull { .. })) {
-            self.0.space.met_its_end();
-        }
-        outcome
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::engine::{Batch, Durability, Scan};
 use crate::rows::unreadable;
-use crate::schema::{self, EXPIRY_BUCKET_MS, Parts, Table};
+use crate::schema::{self, EXPIRY_BUCKET_MS, Home, Parts, Table};
 use crate::{Storage, StorageError};
 use prost::Message as _;
 use proto::{Seq, ShardId, UserId, stored};
@@ -75,11 +75,12 @@ impl Storage {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<(Seq, stored::Envelope)>, StorageError> {
-        self.open_only()?;
+        let home = self.slot(user.shard())?.home();
         let mut bytes = 0;
         let mut entries = Vec::new();
         let mut bad = false;
-        self.scan_messages(user, (Seq(after.0.saturating_add(1)), up_to), &mut |seq, entry| {
+        let range = (Seq(after.0.saturating_add(1)), up_to);
+        self.scan_messages(home, user, range, &mut |seq, entry| {
             bytes += entry.0.len();
             if entries.len() >= limit || (bytes > bytes_max && !entries.is_empty()) {
                 return ControlFlow::Break(());
@@ -104,17 +105,18 @@ impl Storage {
         now_ms: u64,
         limit: usize,
     ) -> Result<Vec<(UserId, Seq, stored::Envelope)>, StorageError> {
-        self.open_only()?;
-        let _writing = self.lock_tables();
+        let slot = self.slot(shard)?;
+        let _changing = slot.change();
+        let home = slot.home();
         let mut ended = Vec::new();
         let mut stale = Batch::default();
-        let from = schema::shard_begin(shard);
-        let to = schema::expiry_end(shard, minute_of(now_ms));
+        let from = home.begin();
+        let to = schema::expiry_end(home, minute_of(now_ms));
         for row in self.expiries(&from, &to, limit)? {
             if ended.len() >= limit {
                 break;
             }
-            if !self.ended(&row, now_ms, limit, &mut ended)? {
+            if !self.ended(home, &row, (now_ms, limit), &mut ended)? {
                 stale.remove(Table::Expiries, row.key);
             }
         }
@@ -127,14 +129,14 @@ impl Storage {
     /// Adds to `ended` the entries of `row` that ended. Says whether there are any of its minute.
     fn ended(
         &self,
+        home: Home,
         row: &Due,
-        now_ms: u64,
-        limit: usize,
+        (now_ms, limit): (u64, usize),
         ended: &mut Vec<(UserId, Seq, stored::Envelope)>,
     ) -> Result<bool, StorageError> {
         let mut held = false;
         let mut bad = false;
-        self.scan_messages(row.user, (row.first, row.last), &mut |seq, entry| {
+        self.scan_messages(home, row.user, (row.first, row.last), &mut |seq, entry| {
             let expires_ms = entry.expires_ms().unwrap_or(0);
             if expires_ms == 0 || minute_of(expires_ms) != row.minute {
                 return ControlFlow::Continue(());
@@ -170,12 +172,13 @@ impl Storage {
 
     fn scan_messages(
         &self,
+        home: Home,
         user: UserId,
         range: (Seq, Seq),
         visit: &mut dyn FnMut(Seq, Entry<'_>) -> ControlFlow<()>,
     ) -> Result<(), StorageError> {
-        let from = schema::message_key(user, range.0);
-        let to = schema::after(schema::message_key(user, range.1));
+        let from = schema::message_key(home, user, range.0);
+        let to = schema::after(schema::message_key(home, user, range.1));
         if from >= to {
             return Ok(());
         }

@@ -1,9 +1,9 @@
 //! Rows as the shards know them, and their form in the tables.
 
 use crate::StorageError;
-use crate::engine::{Batch, Engine, Scan};
+use crate::engine::{Batch, Engine, Read, Scan};
 use crate::messages::{Entry, minute_of};
-use crate::schema::{self, Parts, Table};
+use crate::schema::{self, Home, Parts, Table};
 use prost::Message;
 use proto::{Alias, DeviceId, Seq, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,18 +56,24 @@ pub enum Row {
         /// The last one.
         last: Seq,
     },
+    /// All that the group [`ShardId::META`] knows.
+    Meta(Option<stored::Meta>),
 }
 
-/// Log index up to which a shard's records are in the tables.
+/// As of which place in its log a group is in the tables; `None`: nothing of it is.
 pub(crate) fn applied(
-    engine: &dyn Engine,
+    tables: &dyn Read,
     dir: &Path,
-    shard: ShardId,
-) -> Result<u64, StorageError> {
-    match engine.get(Table::Applied, &schema::shard_begin(shard))? {
-        None => Ok(0),
-        Some(value) => Parts(&value).u64().ok_or_else(|| unreadable(dir, Table::Applied)),
-    }
+    home: Home,
+) -> Result<Option<stored::Applied>, StorageError> {
+    let row = tables.get(Table::Applied, &home.begin())?;
+    let row = row.map(|row| stored::Applied::decode(row.as_slice()));
+    row.transpose().map_err(|_| unreadable(dir, Table::Applied))
+}
+
+/// Index of the first record that is not in tables of this place.
+pub(crate) fn height(applied: &stored::Applied) -> u64 {
+    applied.id.map_or(0, |id| id.index.saturating_add(1))
 }
 
 pub(crate) fn unreadable(dir: &Path, table: Table) -> StorageError {
@@ -75,7 +81,7 @@ pub(crate) fn unreadable(dir: &Path, table: Table) -> StorageError {
 }
 
 /// The tables that [`load`] reads.
-const LOADED: [Table; 8] = [
+const LOADED: [Table; 9] = [
     Table::Accounts,
     Table::Devices,
     Table::Cursors,
@@ -84,19 +90,20 @@ const LOADED: [Table; 8] = [
     Table::Pins,
     Table::Streams,
     Table::Notices,
+    Table::Meta,
 ];
 
-/// Calls `row` with all rows of a shard but its messages.
+/// Calls `row` with all rows of a group but its messages.
 pub(crate) fn load(
-    engine: &dyn Engine,
+    tables: &dyn Read,
     dir: &Path,
-    shard: ShardId,
+    home: Home,
     row: &mut dyn FnMut(Row),
 ) -> Result<(), StorageError> {
-    let (from, to) = (schema::shard_begin(shard), schema::shard_end(shard));
+    let (from, to) = (home.begin(), home.end());
     for table in LOADED {
         let mut bad = false;
-        engine.scan(Scan { table, from: &from, to: &to }, &mut |key, value| {
+        tables.scan(Scan { table, from: &from, to: &to }, &mut |key, value| {
             if let Some(found) = decode(table, key, value) {
                 row(found);
                 ControlFlow::Continue(())
@@ -134,14 +141,17 @@ fn decode(table: Table, key: &[u8], value: &[u8]) -> Option<Row> {
         Table::Notices => {
             Row::Notice { to: ShardId(key.u16()?), number: key.u64()?, notice: Some(row(value)?) }
         }
-        Table::Applied | Table::Messages | Table::Expiries | Table::Sessions => return None,
+        Table::Meta => Row::Meta(Some(row(value)?)),
+        Table::Groups | Table::Applied | Table::Messages | Table::Expiries | Table::Sessions => {
+            return None;
+        }
     })
 }
 
 /// A checkpoint on its way into a batch.
 pub(crate) struct Changes<'a> {
     engine: &'a dyn Engine,
-    shard: ShardId,
+    home: Home,
     batch: Batch,
     /// First and last entry put for each user and expiry minute.
     expiries: BTreeMap<(UserId, u64), (Seq, Seq)>,
@@ -152,43 +162,44 @@ pub(crate) struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    pub(crate) fn new(engine: &'a dyn Engine, shard: ShardId) -> Self {
+    pub(crate) fn new(engine: &'a dyn Engine, home: Home) -> Self {
         let (batch, expiries) = (Batch::default(), BTreeMap::new());
-        Self { engine, shard, batch, expiries, removed: 0, removed_bytes: 0 }
+        Self { engine, home, batch, expiries, removed: 0, removed_bytes: 0 }
     }
 
     pub(crate) fn add(&mut self, row: Row) -> Result<(), StorageError> {
-        let shard = self.shard;
+        let home = self.home;
         match row {
             Row::Account(user, row) => {
-                self.set(Table::Accounts, schema::user_key(shard, user), row.as_ref());
+                self.set(Table::Accounts, schema::user_key(home, user), row.as_ref());
             }
             Row::Device(user, device, row) => {
-                self.set(Table::Devices, schema::device_key(shard, user, device), row.as_ref());
+                self.set(Table::Devices, schema::device_key(home, user, device), row.as_ref());
             }
             Row::Cursors(user, row) => {
-                self.set(Table::Cursors, schema::user_key(shard, user), row.as_ref());
+                self.set(Table::Cursors, schema::user_key(home, user), row.as_ref());
             }
             Row::Recent { to, from, device, ids } => {
-                let key = schema::recent_key(shard, to, from, device);
+                let key = schema::recent_key(home, to, from, device);
                 self.set(Table::Recent, key, ids.as_ref());
             }
             Row::Alias(alias, row) => {
-                self.set(Table::Aliases, schema::alias_key(shard, &alias), row.as_ref());
+                self.set(Table::Aliases, schema::alias_key(home, &alias), row.as_ref());
             }
             Row::Pin(alias, row) => {
-                self.set(Table::Pins, schema::alias_key(shard, &alias), row.as_ref());
+                self.set(Table::Pins, schema::alias_key(home, &alias), row.as_ref());
             }
             Row::Stream(other, row) => {
-                self.set(Table::Streams, schema::stream_key(shard, other), Some(&row));
+                self.set(Table::Streams, schema::stream_key(home, other), Some(&row));
             }
             Row::Notice { to, number, notice } => {
                 self.removed += u64::from(notice.is_none());
-                self.set(Table::Notices, schema::notice_key(shard, to, number), notice.as_ref());
+                self.set(Table::Notices, schema::notice_key(home, to, number), notice.as_ref());
             }
             Row::Message(user, seq, Some(envelope)) => self.put_message(user, seq, &envelope),
             Row::Message(user, seq, None) => self.remove_messages(user, seq, seq)?,
             Row::MessagesGone { user, first, last } => self.remove_messages(user, first, last)?,
+            Row::Meta(row) => self.set(Table::Meta, home.begin(), row.as_ref()),
         }
         Ok(())
     }
@@ -201,7 +212,8 @@ impl<'a> Changes<'a> {
     }
 
     fn put_message(&mut self, user: UserId, seq: Seq, envelope: &stored::Envelope) {
-        self.batch.put(Table::Messages, schema::message_key(user, seq), Entry::encode(envelope));
+        let key = schema::message_key(self.home, user, seq);
+        self.batch.put(Table::Messages, key, Entry::encode(envelope));
         if envelope.expires_ms != 0 {
             let at = (user, minute_of(envelope.expires_ms));
             let range = self.expiries.entry(at).or_insert((seq, seq));
@@ -212,8 +224,8 @@ impl<'a> Changes<'a> {
     /// Removes what the tables hold of a range. The scan meets live rows only: what was removed
     /// before lies below `first`.
     fn remove_messages(&mut self, user: UserId, first: Seq, last: Seq) -> Result<(), StorageError> {
-        let from = schema::message_key(user, first);
-        let to = schema::after(schema::message_key(user, last));
+        let from = schema::message_key(self.home, user, first);
+        let to = schema::after(schema::message_key(self.home, user, last));
         if from >= to {
             return Ok(());
         }
@@ -242,8 +254,8 @@ impl<'a> Changes<'a> {
         minute: u64,
         gone: (Seq, Seq),
     ) -> Result<(), StorageError> {
-        let from = schema::expiry_key(user, minute, gone.0);
-        let to = schema::after(schema::expiry_key(user, minute, gone.1));
+        let from = schema::expiry_key(self.home, user, minute, gone.0);
+        let to = schema::after(schema::expiry_key(self.home, user, minute, gone.1));
         let batch = &mut self.batch;
         self.engine.scan(
             Scan { table: Table::Expiries, from: &from, to: &to },
@@ -256,13 +268,12 @@ impl<'a> Changes<'a> {
         )
     }
 
-    pub(crate) fn finish(mut self, applied: u64) -> Batch {
+    pub(crate) fn finish(mut self, applied: &stored::Applied) -> Batch {
         for ((user, minute), (first, last)) in self.expiries {
-            let key = schema::expiry_key(user, minute, first);
+            let key = schema::expiry_key(self.home, user, minute, first);
             self.batch.put(Table::Expiries, key, last.0.to_be_bytes().to_vec());
         }
-        let key = schema::shard_begin(self.shard);
-        self.batch.put(Table::Applied, key, applied.to_be_bytes().to_vec());
+        self.batch.put(Table::Applied, self.home.begin(), applied.encode_to_vec());
         self.batch
     }
 }

@@ -1,11 +1,13 @@
-//! Every table, every key, the version of the data directory, and how an older one is brought up.
+//! Every table, every key, and the version of the data directory.
 //!
 //! Numbers in keys are big-endian, so that keys sort as their numbers do. A durable key begins with
-//! its shard (two bytes): a shard is one contiguous range of each table.
+//! the [`Home`] of its group (two bytes): a group is one contiguous range of each table. A group has
+//! two homes and lives in one; the other is empty, or being filled, or being cleared.
 //!
-//! | table | key after the shard | value |
+//! | table | key after the home | value |
 //! |---|---|---|
-//! | `applied` | | log index, 8 bytes |
+//! | `groups` | (no home) group 2 | home 2, first block of the log that counts 8 |
+//! | `applied` | | `stored::Applied` |
 //! | `accounts`, `cursors` | user 8 | `stored::Account`, `stored::Cursors` |
 //! | `devices` | user 8, device 4 | `stored::Device` |
 //! | `recent` | to 8, from 8, device 4 | `stored::RecentIds` |
@@ -14,40 +16,34 @@
 //! | `notices` | other shard 2, number 8 | `stored::Notice` |
 //! | `messages` | user 8, seq 8 | expiry in ms 8 (0: never), `stored::Envelope` |
 //! | `expiries` | expiry minute 8, user 8, first seq 8 | last seq 8 |
-//! | `sessions` | (no shard) user 8, device 4 | `stored::Session` |
+//! | `meta` | | `stored::Meta` |
+//! | `sessions` | (no home) user 8, device 4 | `stored::Session` |
 
 use crate::StorageError;
-use crate::engine::Engine;
 use proto::{Alias, DeviceId, Seq, ShardId, UserId};
 use std::path::Path;
 
 /// Version of the data directory that this program writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// One step from a version to the next. It must be safe to run again after a crash.
-type Migration = fn(&dyn Engine) -> Result<(), StorageError>;
-
-/// `MIGRATIONS[n]` brings version `n + 1` to `n + 2`.
-const MIGRATIONS: [Migration; VERSION as usize - 1] = [];
-
-/// Brings tables of version `found` to [`VERSION`].
-pub(crate) fn migrate(found: u32, engine: &dyn Engine) -> Result<(), StorageError> {
-    MIGRATIONS.iter().skip(found.saturating_sub(1) as usize).try_for_each(|step| step(engine))
-}
+/// Oldest version that this program reads.
+const OLDEST: u32 = 2;
 
 /// Text of the file `version`.
 pub(crate) fn version_text() -> String {
     format!("natter data {VERSION}\n")
 }
 
-/// Reads the text of the file `version`.
-pub(crate) fn parse_version(dir: &Path, text: &str) -> Result<u32, StorageError> {
+/// Judges the text of the file `version`.
+pub(crate) fn check_version(dir: &Path, text: &str) -> Result<(), StorageError> {
     let number = text.strip_prefix("natter data ").and_then(|rest| rest.trim().parse().ok());
+    let dir = dir.to_owned();
     match number {
         Some(found) if found > VERSION => {
-            Err(StorageError::NewerVersion { dir: dir.to_owned(), found, known: VERSION })
+            Err(StorageError::NewerVersion { dir, found, known: VERSION })
         }
-        Some(found) if found > 0 => Ok(found),
+        Some(found) if found >= OLDEST => Ok(()),
+        Some(found) if found > 0 => Err(StorageError::OlderVersion { dir, found, known: OLDEST }),
         Some(_) | None => {
             Err(StorageError::corrupt(&dir.join("version"), 0, "not a version of natter data"))
         }
@@ -57,7 +53,9 @@ pub(crate) fn parse_version(dir: &Path, text: &str) -> Result<u32, StorageError>
 /// A table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// How far a shard's log is in the tables.
+    /// Where each group lives, and where its log begins.
+    Groups,
+    /// How far a group's log is in the tables.
     Applied,
     /// Accounts.
     Accounts,
@@ -79,13 +77,16 @@ pub enum Table {
     Messages,
     /// When these end.
     Expiries,
+    /// Members, placements and settings of the cluster.
+    Meta,
     /// Who is connected where. The only lazy table.
     Sessions,
 }
 
 impl Table {
     /// The tables of which nothing flushed may be lost.
-    pub const DURABLE: [Self; 11] = [
+    pub const DURABLE: [Self; 13] = [
+        Self::Groups,
         Self::Applied,
         Self::Accounts,
         Self::Devices,
@@ -97,11 +98,28 @@ impl Table {
         Self::Notices,
         Self::Messages,
         Self::Expiries,
+        Self::Meta,
+    ];
+
+    /// The tables whose rows make up the state of a group, each with its number in a snapshot.
+    pub(crate) const STATE: [(u8, Self); 11] = [
+        (1, Self::Accounts),
+        (2, Self::Devices),
+        (3, Self::Cursors),
+        (4, Self::Recent),
+        (5, Self::Aliases),
+        (6, Self::Pins),
+        (7, Self::Streams),
+        (8, Self::Notices),
+        (9, Self::Messages),
+        (10, Self::Expiries),
+        (11, Self::Meta),
     ];
 
     /// Its name on disk.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Groups => "groups",
             Self::Applied => "applied",
             Self::Accounts => "accounts",
             Self::Devices => "devices",
@@ -113,6 +131,7 @@ impl Table {
             Self::Notices => "notices",
             Self::Messages => "messages",
             Self::Expiries => "expiries",
+            Self::Meta => "meta",
             Self::Sessions => "sessions",
         }
     }
@@ -126,61 +145,92 @@ impl Table {
 /// Milliseconds of one row of `expiries`.
 pub(crate) const EXPIRY_BUCKET_MS: u64 = 60_000;
 
-fn key(shard: ShardId, parts: &[&[u8]]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(2 + parts.iter().map(|part| part.len()).sum::<usize>());
-    key.extend_from_slice(&shard.0.to_be_bytes());
-    for part in parts {
-        key.extend_from_slice(part);
+/// Where the rows of a group are: the first two bytes of their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Home(u16);
+
+impl Home {
+    const SECOND: u16 = 0x8000;
+
+    /// Where a group lives at first.
+    pub(crate) fn first_of(group: ShardId) -> Self {
+        Self(group.0)
     }
-    key
+
+    /// Home of `group` with this number, if it is one of its two.
+    pub(crate) fn from_number(group: ShardId, number: u16) -> Option<Self> {
+        (number & !Self::SECOND == group.0).then_some(Self(number))
+    }
+
+    pub(crate) fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The group's second home.
+    pub(crate) fn other(self) -> Self {
+        Self(self.0 ^ Self::SECOND)
+    }
+
+    /// The first key of this home.
+    pub(crate) fn begin(self) -> Vec<u8> {
+        self.key(&[])
+    }
+
+    /// The key after the last of this home.
+    pub(crate) fn end(self) -> Vec<u8> {
+        self.0.checked_add(1).map_or_else(|| vec![0xff; 64], |next| Self(next).begin())
+    }
+
+    pub(crate) fn key(self, parts: &[&[u8]]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(2 + parts.iter().map(|part| part.len()).sum::<usize>());
+        key.extend_from_slice(&self.0.to_be_bytes());
+        for part in parts {
+            key.extend_from_slice(part);
+        }
+        key
+    }
 }
 
-/// First key of a shard.
-pub(crate) fn shard_begin(shard: ShardId) -> Vec<u8> {
-    key(shard, &[])
+pub(crate) fn group_key(group: ShardId) -> Vec<u8> {
+    group.0.to_be_bytes().to_vec()
 }
 
-/// The key after a shard's last.
-pub(crate) fn shard_end(shard: ShardId) -> Vec<u8> {
-    shard.0.checked_add(1).map_or_else(|| vec![0xff; 64], |next| shard_begin(ShardId(next)))
+pub(crate) fn user_key(home: Home, user: UserId) -> Vec<u8> {
+    home.key(&[&user.0.to_be_bytes()])
 }
 
-pub(crate) fn user_key(shard: ShardId, user: UserId) -> Vec<u8> {
-    key(shard, &[&user.0.to_be_bytes()])
+pub(crate) fn device_key(home: Home, user: UserId, device: DeviceId) -> Vec<u8> {
+    home.key(&[&user.0.to_be_bytes(), &device.0.to_be_bytes()])
 }
 
-pub(crate) fn device_key(shard: ShardId, user: UserId, device: DeviceId) -> Vec<u8> {
-    key(shard, &[&user.0.to_be_bytes(), &device.0.to_be_bytes()])
+pub(crate) fn recent_key(home: Home, to: UserId, from: UserId, device: DeviceId) -> Vec<u8> {
+    home.key(&[&to.0.to_be_bytes(), &from.0.to_be_bytes(), &device.0.to_be_bytes()])
 }
 
-pub(crate) fn recent_key(shard: ShardId, to: UserId, from: UserId, device: DeviceId) -> Vec<u8> {
-    key(shard, &[&to.0.to_be_bytes(), &from.0.to_be_bytes(), &device.0.to_be_bytes()])
+pub(crate) fn alias_key(home: Home, alias: &Alias) -> Vec<u8> {
+    home.key(&[alias.as_str().as_bytes()])
 }
 
-pub(crate) fn alias_key(shard: ShardId, alias: &Alias) -> Vec<u8> {
-    key(shard, &[alias.as_str().as_bytes()])
+pub(crate) fn stream_key(home: Home, other: ShardId) -> Vec<u8> {
+    home.key(&[&other.0.to_be_bytes()])
 }
 
-pub(crate) fn stream_key(shard: ShardId, other: ShardId) -> Vec<u8> {
-    key(shard, &[&other.0.to_be_bytes()])
+pub(crate) fn notice_key(home: Home, to: ShardId, number: u64) -> Vec<u8> {
+    home.key(&[&to.0.to_be_bytes(), &number.to_be_bytes()])
 }
 
-pub(crate) fn notice_key(shard: ShardId, to: ShardId, number: u64) -> Vec<u8> {
-    key(shard, &[&to.0.to_be_bytes(), &number.to_be_bytes()])
+pub(crate) fn message_key(home: Home, user: UserId, seq: Seq) -> Vec<u8> {
+    home.key(&[&user.0.to_be_bytes(), &seq.0.to_be_bytes()])
 }
 
-pub(crate) fn message_key(user: UserId, seq: Seq) -> Vec<u8> {
-    key(user.shard(), &[&user.0.to_be_bytes(), &seq.0.to_be_bytes()])
-}
-
-pub(crate) fn expiry_key(user: UserId, minute: u64, first: Seq) -> Vec<u8> {
+pub(crate) fn expiry_key(home: Home, user: UserId, minute: u64, first: Seq) -> Vec<u8> {
     let parts = [minute.to_be_bytes(), user.0.to_be_bytes(), first.0.to_be_bytes()];
-    key(user.shard(), &[&parts[0], &parts[1], &parts[2]])
+    home.key(&[&parts[0], &parts[1], &parts[2]])
 }
 
 /// The first key of `expiries` that is later than `minute`.
-pub(crate) fn expiry_end(shard: ShardId, minute: u64) -> Vec<u8> {
-    key(shard, &[&minute.saturating_add(1).to_be_bytes()])
+pub(crate) fn expiry_end(home: Home, minute: u64) -> Vec<u8> {
+    home.key(&[&minute.saturating_add(1).to_be_bytes()])
 }
 
 pub(crate) fn session_key(user: UserId, device: DeviceId) -> Vec<u8> {

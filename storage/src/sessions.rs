@@ -2,7 +2,7 @@
 
 use crate::StorageError;
 use crate::engine::{Batch, Durability, Engine, Scan};
-use crate::schema::{Parts, Table, session_key};
+use crate::schema::{self, Parts, Table, session_key};
 use prost::Message as _;
 use proto::{DeviceId, UserId, stored};
 use std::ops::ControlFlow;
@@ -34,6 +34,22 @@ impl SessionTable {
     ) -> Result<(), StorageError> {
         let mut batch = Batch::default();
         batch.put(Table::Sessions, session_key(user, device), session.encode_to_vec());
+        self.engine.write(batch, Durability::Lazy)
+    }
+
+    /// Writes the rows of many sessions together: faster than one by one. Of two rows with one key
+    /// the later counts.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskFull`], [`StorageError::Io`].
+    pub fn put_all(
+        &self,
+        rows: &[(UserId, DeviceId, stored::Session)],
+    ) -> Result<(), StorageError> {
+        let mut batch = Batch::default();
+        for (user, device, session) in rows {
+            batch.put(Table::Sessions, session_key(*user, *device), session.encode_to_vec());
+        }
         self.engine.write(batch, Durability::Lazy)
     }
 
@@ -69,15 +85,61 @@ impl SessionTable {
         &self,
         row: &mut dyn FnMut(UserId, DeviceId, stored::Session),
     ) -> Result<(), StorageError> {
-        let scan = Scan { table: Table::Sessions, from: &[], to: &[0xff; 16] };
+        self.scan_from(None, usize::MAX, row).map(|_| ())
+    }
+
+    /// Visits `limit` rows behind `after`, or from the beginning, like [`SessionTable::scan`].
+    /// Returns where to go on: the last row that was looked at, or `None` after the last of all.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`], [`StorageError::Corrupt`].
+    pub fn scan_from(
+        &self,
+        after: Option<(UserId, DeviceId)>,
+        limit: usize,
+        row: &mut dyn FnMut(UserId, DeviceId, stored::Session),
+    ) -> Result<Option<(UserId, DeviceId)>, StorageError> {
+        let from = after.map(|(user, device)| schema::after(session_key(user, device)));
+        let from = from.unwrap_or_default();
+        let (mut seen, mut last) = (0, after);
+        let scan = Scan { table: Table::Sessions, from: &from, to: &[0xff; 16] };
+        let mut more = false;
         self.engine.scan(scan, &mut |key, value| {
+            if seen == limit {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            seen += 1;
             let mut parts = Parts(key);
             let ids = parts.user().zip(parts.device());
+            last = ids.or(last);
             let session = stored::Session::decode(value).ok();
             if let Some(((user, device), session)) = ids.zip(session) {
                 row(user, device, session);
             } else {
                 warn!("session row not understood and left out");
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(last.filter(|_| more))
+    }
+
+    /// Visits the rows of one user. Rows that cannot be read are left out.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`], [`StorageError::Corrupt`].
+    pub fn of(
+        &self,
+        user: UserId,
+        row: &mut dyn FnMut(DeviceId, stored::Session),
+    ) -> Result<(), StorageError> {
+        let (from, to) = (session_key(user, DeviceId(0)), session_key(user, DeviceId(u32::MAX)));
+        let scan = Scan { table: Table::Sessions, from: &from, to: &to };
+        self.engine.scan(scan, &mut |key, value| {
+            let mut parts = Parts(key);
+            let device = parts.user().and_then(|_| parts.device());
+            if let Some((device, session)) = device.zip(stored::Session::decode(value).ok()) {
+                row(device, session);
             }
             ControlFlow::Continue(())
         })

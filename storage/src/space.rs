@@ -21,6 +21,8 @@ pub(crate) struct Space {
     free: AtomicU64,
     /// A write found no space, and none has come since.
     met_end: AtomicBool,
+    /// Bytes that only the tables may use.
+    kept: AtomicU64,
 }
 
 impl Space {
@@ -32,7 +34,17 @@ impl Space {
             asked_ms: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
             met_end: AtomicBool::new(false),
+            kept: AtomicU64::new(0),
         }
+    }
+
+    /// Leaves `bytes` of what is free to the tables.
+    pub(crate) fn keep(&self, bytes: u64) {
+        self.kept.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// A write found no space.
@@ -95,9 +107,13 @@ impl Reserve {
         Self { path, bytes, held }
     }
 
-    /// Sets the space aside, if the disk is not nearly full.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Sets the space aside, if as much is free beside it.
     pub(crate) fn restore(&mut self, space: &Space) {
-        if self.held || space.nearly_full() || space.free_bytes() < 2 * self.bytes {
+        if self.held || space.free_bytes() < 2 * self.bytes + space.kept() {
             return;
         }
         let taken = File::create(&self.path).and_then(|file| take(&file, self.bytes));

@@ -3,47 +3,17 @@
 
 mod common;
 
-use common::{append, files, options};
-use proptest::prelude::*;
+use common::{Records, append, at, open_on, segments};
 use proto::ShardId;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use storage::engine::memory::Memory;
-use storage::{Engines, Recovered, Storage, StorageError};
-
-type Records = BTreeMap<u16, Vec<(u64, Vec<u8>)>>;
+use storage::{Storage, StorageError};
 
 fn open(dir: &Path, tables: &Arc<Memory>) -> Result<(Storage, Records), StorageError> {
-    let engines = Engines { tables: Arc::clone(tables) as _, sessions: Arc::default_memory() };
-    Storage::open_with(dir, options(), engines).map(|(storage, found)| (storage, records(found)))
-}
-
-trait DefaultMemory {
-    fn default_memory() -> Self;
-}
-
-impl DefaultMemory for Arc<dyn storage::engine::Engine> {
-    fn default_memory() -> Self {
-        Arc::new(Memory::default())
-    }
-}
-
-fn records(found: Recovered) -> Records {
-    let owned = |(index, bytes): (u64, bytes::Bytes)| (index, bytes.to_vec());
-    let of_shard = |found: storage::ShardRecords| {
-        (found.shard.0, found.records.into_iter().map(owned).collect())
-    };
-    found.records.into_iter().map(of_shard).collect()
-}
-
-fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut found = files(&dir.join("log"));
-    found.retain(|path| path.extension().is_some_and(|ext| ext == "log"));
-    found.sort();
-    found
+    open_on(dir, Arc::clone(tables) as _)
 }
 
 /// Appends `indexes` one flush each, so that each is a block of its own.
@@ -63,17 +33,17 @@ fn many_appends_share_a_flush_and_are_answered_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
     let (sender, answers) = channel();
-    for index in 1..=20_000u64 {
+    for index in 0..20_000u64 {
         let (sender, watcher) = (sender.clone(), storage.clone());
         let done = Box::new(move |outcome: Result<(), _>| {
             sender.send((index, outcome, watcher.usage())).unwrap();
         });
         storage.log().append(ShardId(2), index, index.to_le_bytes().to_vec(), done);
     }
-    for index in 1..=20_000 {
+    for index in 0..20_000 {
         let (answered, outcome, usage) = answers.recv().unwrap();
         assert_eq!((answered, outcome), (index, Ok(())));
-        assert!(usage.appended_records >= index, "answered before it was flushed");
+        assert!(usage.appended_records > index, "answered before it was flushed");
     }
     let usage = storage.usage();
     assert_eq!(usage.appended_records, 20_000);
@@ -81,7 +51,7 @@ fn many_appends_share_a_flush_and_are_answered_in_order() {
     storage.close();
 
     let (_, found) = open(dir.path(), &Arc::default()).unwrap();
-    let expected: Vec<_> = (1..=20_000u64).map(|n| (n, n.to_le_bytes().to_vec())).collect();
+    let expected: Vec<_> = (0..20_000u64).map(|n| (n, n.to_le_bytes().to_vec())).collect();
     assert_eq!(found, Records::from([(2, expected)]));
 }
 
@@ -89,15 +59,15 @@ fn many_appends_share_a_flush_and_are_answered_in_order() {
 fn a_panicking_answer_does_not_stop_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
-    storage.log().append(ShardId(0), 1, vec![1], Box::new(|_| panic!("as the test wants")));
-    append(&storage, ShardId(0), 2, vec![2]).recv().unwrap().unwrap();
+    storage.log().append(ShardId(0), 0, vec![1], Box::new(|_| panic!("as the test wants")));
+    append(&storage, ShardId(0), 1, vec![2]).recv().unwrap().unwrap();
 }
 
 #[test]
 fn a_torn_tail_is_cut_and_nothing_before_it_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
-    append_blocks(&storage, 1..=10, 100);
+    append_blocks(&storage, 0..10, 100);
     storage.close();
     let segment = segments(dir.path()).pop().unwrap();
     let whole = fs::read(&segment).unwrap();
@@ -115,11 +85,11 @@ fn a_torn_tail_is_cut_and_nothing_before_it_is_lost() {
     ] {
         fs::write(&segment, &torn).unwrap();
         let (storage, found) = open(dir.path(), &Arc::default()).unwrap();
-        assert_eq!(indexes(&found), (1..=kept).collect::<Vec<_>>());
-        append_blocks(&storage, kept + 1..=kept + 3, 100);
+        assert_eq!(indexes(&found), (0..kept).collect::<Vec<_>>());
+        append_blocks(&storage, kept..kept + 3, 100);
         storage.close();
         let (storage, found) = open(dir.path(), &Arc::default()).unwrap();
-        assert_eq!(indexes(&found), (1..=kept + 3).collect::<Vec<_>>());
+        assert_eq!(indexes(&found), (0..kept + 3).collect::<Vec<_>>());
         storage.close();
         for path in segments(dir.path()) {
             fs::remove_file(path).unwrap();
@@ -131,7 +101,7 @@ fn a_torn_tail_is_cut_and_nothing_before_it_is_lost() {
 fn damage_before_the_tail_is_an_error_that_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
-    append_blocks(&storage, 1..=10, 100);
+    append_blocks(&storage, 0..10, 100);
     storage.close();
     let segment = segments(dir.path()).pop().unwrap();
     let whole = fs::read(&segment).unwrap();
@@ -159,7 +129,7 @@ fn damage_before_the_tail_is_an_error_that_says_where() {
 fn damage_in_an_earlier_segment_and_a_missing_one_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
-    append_blocks(&storage, 1..=50, 100_000);
+    append_blocks(&storage, 0..50, 100_000);
     storage.close();
     let segments = segments(dir.path());
     assert!(segments.len() >= 4, "{segments:?}");
@@ -171,7 +141,7 @@ fn damage_in_an_earlier_segment_and_a_missing_one_are_errors() {
     assert!(matches!(open(dir.path(), &Arc::default()), Err(StorageError::Corrupt { .. })));
     fs::write(&segments[1], &whole).unwrap();
     let (_, found) = open(dir.path(), &Arc::default()).unwrap();
-    assert_eq!(indexes(&found), (1..=50).collect::<Vec<_>>());
+    assert_eq!(indexes(&found), (0..50).collect::<Vec<_>>());
 }
 
 #[test]
@@ -179,117 +149,179 @@ fn segments_go_when_all_they_hold_is_in_the_tables() {
     let dir = tempfile::tempdir().unwrap();
     let tables = Arc::default();
     let (storage, _) = open(dir.path(), &tables).unwrap();
-    append(&storage, ShardId(5), 1, vec![5; 10]).recv().unwrap().unwrap();
-    append_blocks(&storage, 1..=50, 100_000);
+    append(&storage, ShardId(5), 0, vec![5; 10]).recv().unwrap().unwrap();
+    append_blocks(&storage, 0..50, 100_000);
     let before = segments(dir.path()).len();
-    storage.checkpoint(ShardId(1), 40, Vec::new()).unwrap();
+    storage.checkpoint(ShardId(1), at(40), Vec::new()).unwrap();
     assert_eq!(segments(dir.path()).len(), before, "shard 5 holds the first one");
     assert_eq!(storage.log().held_by(), [ShardId(5)]);
-    storage.checkpoint(ShardId(5), 1, Vec::new()).unwrap();
+    storage.checkpoint(ShardId(5), at(0), Vec::new()).unwrap();
     assert!(segments(dir.path()).len() < before);
     assert_eq!(storage.log().held_by(), [ShardId(1)]);
-    storage.checkpoint(ShardId(1), 50, Vec::new()).unwrap();
+    storage.checkpoint(ShardId(1), at(49), Vec::new()).unwrap();
     storage.maintain(true).unwrap();
     assert_eq!(segments(dir.path()), Vec::<PathBuf>::new(), "the open one went as well");
-    append_blocks(&storage, 51..=51, 10);
+    append_blocks(&storage, 50..51, 10);
     assert_eq!(storage.usage().log_segments, 1);
     storage.close();
     let (_, found) = open(dir.path(), &tables).unwrap();
-    assert_eq!(indexes(&found), [51]);
+    assert_eq!(indexes(&found), [50]);
 }
 
-/// What a run of the log may do.
-#[derive(Clone, Debug)]
-enum Step {
-    Append {
-        shard: u16,
-        bytes: usize,
-    },
-    Checkpoint {
-        shard: u16,
-    },
-    Maintain,
-    Restart,
-    /// The machine dies; up to `torn` bytes of a block that was being written are found.
-    Crash {
-        seed: u64,
-        torn: usize,
-    },
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        8 => (0u16..4, 0usize..400_000).prop_map(|(shard, bytes)| Step::Append { shard, bytes }),
-        2 => (0u16..4).prop_map(|shard| Step::Checkpoint { shard }),
-        1 => Just(Step::Maintain),
-        1 => Just(Step::Restart),
-        2 => (any::<u64>(), 0usize..3000).prop_map(|(seed, torn)| Step::Crash { seed, torn }),
-    ];
-    prop::collection::vec(step, 1..40)
-}
-
-/// The file tree as a crash leaves it, with part of a further block at the end of the log.
-fn crashed(dir: &Path, torn: usize) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    fs::create_dir(copy.path().join("log")).unwrap();
-    fs::copy(dir.join("version"), copy.path().join("version")).unwrap();
-    for path in segments(dir) {
-        fs::copy(&path, copy.path().join("log").join(path.file_name().unwrap())).unwrap();
+/// Appends to group 1, one flush each; what is appended says in which round it was.
+fn append_round(storage: &Storage, round: u8, indexes: std::ops::Range<u64>, bytes: usize) {
+    for index in indexes {
+        append(storage, ShardId(1), index, vec![round; bytes]).recv().unwrap().unwrap();
     }
-    if let Some(last) = segments(copy.path()).pop() {
-        let mut bytes = fs::read(&last).unwrap();
-        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1).max(64);
-        // The records end in 0xff, so `end` is the end of the last block.
-        bytes.truncate(end);
-        bytes.extend(vec![0x5a; torn]);
-        fs::write(&last, bytes).unwrap();
-    }
-    copy
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+fn truncate(storage: &Storage, group: ShardId, index: u64) {
+    let (sender, receiver) = channel();
+    let done = Box::new(move |outcome| sender.send(outcome).unwrap());
+    storage.log().truncate(group, index, done);
+    receiver.recv().unwrap().unwrap();
+}
 
-    #[test]
-    fn whatever_happens_what_was_answered_is_found_again(steps in steps()) {
-        let mut dir = tempfile::tempdir().unwrap();
-        let mut tables = Arc::<Memory>::default();
-        let (mut storage, _) = open(dir.path(), &tables).unwrap();
-        let mut model = Records::new();
-        let mut next = [1u64; 4];
-        for step in steps {
-            match step {
-                Step::Append { shard, bytes } => {
-                    let mut record = vec![7; bytes];
-                    record.push(0xff);
-                    let index = next[usize::from(shard)];
-                    next[usize::from(shard)] += 1;
-                    let answer = append(&storage, ShardId(shard), index, record.clone());
-                    prop_assert_eq!(answer.recv().unwrap(), Ok(()));
-                    model.entry(shard).or_default().push((index, record));
-                }
-                Step::Checkpoint { shard } => {
-                    let applied = next[usize::from(shard)] - 1;
-                    storage.checkpoint(ShardId(shard), applied, Vec::new()).unwrap();
-                    model.remove(&shard);
-                }
-                Step::Maintain => storage.maintain(true).unwrap(),
-                Step::Restart => {
-                    storage.close();
-                    let (opened, found) = open(dir.path(), &tables).unwrap();
-                    prop_assert_eq!(&found, &model);
-                    storage = opened;
-                }
-                Step::Crash { seed, torn } => {
-                    let copy = crashed(dir.path(), torn);
-                    tables = Arc::new(tables.crash(seed));
-                    storage.close();
-                    dir = copy;
-                    let (opened, found) = open(dir.path(), &tables).unwrap();
-                    prop_assert_eq!(&found, &model);
-                    storage = opened;
-                }
-            }
+/// Index and round of the records found of group 1.
+fn rounds(records: &Records) -> Vec<(u64, u8)> {
+    let of_group = records.get(&1).into_iter().flatten();
+    of_group.map(|(index, record)| (*index, record[0])).collect()
+}
+
+#[test]
+fn a_later_record_replaces_an_earlier_one_and_all_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Arc::default();
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    append_round(&storage, 1, 0..10, 100);
+    append_round(&storage, 2, 4..6, 100);
+    append_round(&storage, 3, 5..7, 100);
+    storage.close();
+    let surviving = [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 3), (6, 3)];
+    let (storage, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), surviving);
+    // All over again, from the first one.
+    append_round(&storage, 4, 0..2, 100);
+    storage.close();
+    let (storage, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), [(0, 4), (1, 4)]);
+    truncate(&storage, ShardId(1), 1);
+    truncate(&storage, ShardId(2), 0);
+    storage.close();
+    let (_, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), [(0, 4)]);
+}
+
+#[test]
+fn what_was_replaced_in_another_segment_stays_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Arc::default();
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    append_round(&storage, 1, 0..40, 100_000);
+    append_round(&storage, 2, 15..30, 100_000);
+    assert!(segments(dir.path()).len() > 4);
+    storage.close();
+    let expected = |from: u64| -> Vec<_> {
+        (0..30)
+            .map(|index| (index, if index < 15 { 1 } else { 2 }))
+            .skip_while(|r| r.0 < from)
+            .collect()
+    };
+    let (storage, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), expected(0));
+    storage.close();
+
+    // A torn overwrite has replaced nothing.
+    let last = segments(dir.path()).pop().unwrap();
+    let whole = fs::read(&last).unwrap();
+    fs::write(&last, &whole[..whole.len() - 1]).unwrap();
+    let (storage, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), expected(0)[..29]);
+    storage.close();
+}
+
+#[test]
+fn a_torn_overwrite_leaves_what_it_would_have_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
+    append_round(&storage, 1, 0..10, 100);
+    append_round(&storage, 2, 3..4, 100);
+    storage.close();
+    let segment = segments(dir.path()).pop().unwrap();
+    let whole = fs::read(&segment).unwrap();
+    fs::write(&segment, &whole[..whole.len() - 20]).unwrap();
+    let (storage, found) = open(dir.path(), &Arc::default()).unwrap();
+    assert_eq!(rounds(&found), (0..10).map(|index| (index, 1)).collect::<Vec<_>>());
+    storage.close();
+}
+
+#[test]
+fn a_segment_of_replaced_records_goes_without_a_checkpoint_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Arc::default();
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    append_round(&storage, 1, 0..40, 100_000);
+    append_round(&storage, 2, 10..12, 100_000);
+    let before = segments(dir.path()).len();
+    storage.checkpoint(ShardId(1), at(9), Vec::new()).unwrap();
+    assert!(segments(dir.path()).len() < before, "records 12 to 39 do not count");
+    storage.close();
+    let (storage, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), [(10, 2), (11, 2)]);
+    storage.checkpoint(ShardId(1), at(11), Vec::new()).unwrap();
+    assert_eq!(storage.log().held_by(), []);
+    storage.maintain(true).unwrap();
+    assert_eq!(segments(dir.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_gap_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Arc::default();
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    append_round(&storage, 1, 0..5, 100);
+    append_round(&storage, 1, 6..7, 100);
+    storage.close();
+    let opened = open(dir.path(), &tables);
+    let Err(StorageError::Corrupt { file, what, .. }) = opened else { panic!("{opened:?}") };
+    assert_eq!(file, segments(dir.path())[0]);
+    assert!(what.contains("record 5 of group 1"), "{what}");
+}
+
+#[test]
+fn a_group_that_does_not_begin_where_the_tables_end_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
+    append_round(&storage, 1, 1..3, 100);
+    storage.close();
+    assert!(matches!(open(dir.path(), &Arc::default()), Err(StorageError::Corrupt { .. })));
+    let tables = Arc::default();
+    let other = tempfile::tempdir().unwrap();
+    let (storage, _) = open(other.path(), &tables).unwrap();
+    storage.checkpoint(ShardId(1), at(0), Vec::new()).unwrap();
+    storage.close();
+    let (_, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), [(1, 1), (2, 1)]);
+}
+
+#[test]
+fn all_seventeen_groups_have_logs_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Arc::default();
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    for group in 0..=16 {
+        for index in 0..=u64::from(group) {
+            let record = vec![u8::try_from(group).unwrap(); 9];
+            append(&storage, ShardId(group), index, record).recv().unwrap().unwrap();
         }
     }
+    storage.checkpoint(ShardId::META, at(15), Vec::new()).unwrap();
+    storage.close();
+    let (storage, found) = open(dir.path(), &tables).unwrap();
+    for group in 0..16 {
+        assert_eq!(found[&group].len(), usize::from(group) + 1);
+    }
+    assert_eq!(found[&16], [(16, vec![16; 9])]);
+    assert_eq!(storage.applied(ShardId::META).unwrap(), Some(at(15)));
+    assert_eq!(storage.applied(ShardId(0)).unwrap(), None);
 }

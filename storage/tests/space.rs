@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{append, files, size, user_of};
+use common::{append, at, files, size, user_of};
 use proto::{Seq, ShardId, stored};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -40,7 +40,7 @@ fn a_million_delivered_messages_leave_a_small_directory() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();
     let (sender, answers) = sync_channel(1_000_000);
-    let mut next = [1u64; 16];
+    let mut next = [0u64; 16];
     for n in 0..1_000_000u64 {
         let shard = u16::try_from(n % 16).unwrap();
         let index = next[usize::from(shard)];
@@ -58,7 +58,7 @@ fn a_million_delivered_messages_leave_a_small_directory() {
             answers.recv().unwrap();
             for shard in 0..16 {
                 let applied = next[usize::from(shard)] - 1;
-                storage.checkpoint(ShardId(shard), applied, Vec::new()).unwrap();
+                storage.checkpoint(ShardId(shard), at(applied), Vec::new()).unwrap();
             }
         }
     }
@@ -77,7 +77,7 @@ fn a_body_is_in_no_file_after_it_was_delivered() {
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();
     let shard = ShardId(6);
     let (user, other) = (user_of(shard, 0), user_of(shard, 1));
-    for index in 1..=100 {
+    for index in 0..100 {
         append(&storage, shard, index, marked_record(index)).recv().unwrap().unwrap();
     }
     let rows = (1..=2000).map(|n| Row::Message(user, Seq(n), Some(marked(n))));
@@ -86,11 +86,11 @@ fn a_body_is_in_no_file_after_it_was_delivered() {
     let owed = stored::Notice { number: 1, user: 1, what };
     let notice = |notice| Row::Notice { to: ShardId(2), number: 1, notice };
     let first = rows.chain([stays, notice(Some(owed))]).collect();
-    storage.checkpoint(shard, 100, first).unwrap();
+    storage.checkpoint(shard, at(99), first).unwrap();
     assert!(!marked_files(dir.path()).is_empty(), "the search finds what is there");
 
     let gone = Row::MessagesGone { user, first: Seq(1), last: Seq(2000) };
-    storage.checkpoint(shard, 101, vec![gone, notice(None)]).unwrap();
+    storage.checkpoint(shard, at(100), vec![gone, notice(None)]).unwrap();
     storage.maintain(true).unwrap();
     assert_eq!(marked_files(dir.path()), Vec::<String>::new());
     assert_eq!(storage.messages(other, Seq(0), Seq(9), 9, 999).unwrap().len(), 1);

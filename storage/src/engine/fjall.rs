@@ -7,17 +7,18 @@
 //! # Invariants
 //! 1. After an error of the disk fjall refuses every write; the next write opens it anew.
 //! 2. Nothing waits for fjall's worker without a limit: it ends at such an error.
+//! 3. Views hold on to the files, so they end before fjall is opened anew, and with [`Fjall`].
 
-use super::{Batch, Durability, Engine, Reclaim, Scan, Visit};
+use super::{Batch, Durability, Engine, Read, Reclaim, Scan, Views, Visit};
 use crate::StorageError;
 use crate::schema::Table;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(crate) struct Fjall {
     writer: Mutex<()>,
     /// A write failed for another reason than a full disk.
     broken: AtomicBool,
+    views: Mutex<Vec<Weak<Mutex<Option<Held>>>>>,
 }
 
 struct Open {
@@ -66,10 +68,14 @@ impl std::fmt::Debug for Open {
     }
 }
 
+fn keyspace(tables: &[Keyspace], table: Table) -> Option<&Keyspace> {
+    let place = Table::DURABLE.iter().position(|known| *known == table)?;
+    tables.get(place)
+}
+
 impl Open {
     fn table(&self, table: Table) -> Option<&Keyspace> {
-        let place = Table::DURABLE.iter().position(|known| *known == table)?;
-        self.tables.get(place)
+        keyspace(&self.tables, table)
     }
 
     fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
@@ -81,8 +87,13 @@ impl Fjall {
     /// Opens or makes the tables in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
         let open = open_db(dir)?;
-        let (open, writer) = (RwLock::new(Some(open)), Mutex::new(()));
-        Ok(Self { dir: dir.to_owned(), open, writer, broken: AtomicBool::new(false) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            open: RwLock::new(Some(open)),
+            writer: Mutex::new(()),
+            broken: AtomicBool::new(false),
+            views: Mutex::default(),
+        })
     }
 
     fn with<T>(
@@ -116,9 +127,18 @@ impl Fjall {
             return Ok(());
         }
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        self.end_views();
         *open = None;
         *open = Some(open_db(&self.dir)?);
         Ok(())
+    }
+
+    /// Lets go of the files that views hold; they refuse to read on.
+    fn end_views(&self) {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        for held in views.drain(..).filter_map(|view| view.upgrade()) {
+            *held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 
     /// Writes filling until fjall is willing to begin a new journal.
@@ -192,7 +212,83 @@ fn failed(dir: &Path, error: fjall::Error) -> StorageError {
     }
 }
 
-impl Engine for Fjall {
+impl Drop for Fjall {
+    fn drop(&mut self) {
+        self.end_views();
+    }
+}
+
+/// What a view holds on to.
+struct Held {
+    snapshot: Snapshot,
+    tables: Vec<Keyspace>,
+}
+
+/// All tables as of one moment.
+struct View {
+    dir: PathBuf,
+    held: Arc<Mutex<Option<Held>>>,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    fn with<T>(
+        &self,
+        table: Table,
+        work: impl FnOnce(&Snapshot, &Keyspace) -> Result<T, fjall::Error>,
+    ) -> Result<Option<T>, StorageError> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = held.as_ref() else {
+            let cause = std::io::Error::other("the tables were opened anew meanwhile");
+            return Err(StorageError::io(&self.dir, cause));
+        };
+        let Some(keyspace) = keyspace(&held.tables, table) else { return Ok(None) };
+        work(&held.snapshot, keyspace).map(Some).map_err(|error| failed(&self.dir, error))
+    }
+}
+
+impl Read for View {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let value = self.with(table, |snapshot, keyspace| snapshot.get(keyspace, key))?;
+        Ok(value.flatten().map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        self.with(scan.table, |snapshot, keyspace| {
+            visit_rows(snapshot.range(keyspace, scan.from..scan.to), visit)
+        })
+        .map(|_| ())
+    }
+}
+
+fn visit_rows(rows: fjall::Iter, visit: &mut Visit<'_>) -> Result<(), fjall::Error> {
+    for row in rows {
+        let (key, value) = row.into_inner()?;
+        if visit(&key, &value) == ControlFlow::Break(()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Views for Fjall {
+    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
+        let held = self
+            .with(|open| Ok(Held { snapshot: open.db.snapshot(), tables: open.tables.clone() }))?;
+        let held = Arc::new(Mutex::new(Some(held)));
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        views.retain(|view| view.strong_count() > 0);
+        views.push(Arc::downgrade(&held));
+        Ok(Box::new(View { dir: self.dir.clone(), held }))
+    }
+}
+
+impl Read for Fjall {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
         self.with(|open| match open.table(table) {
             Some(keyspace) => Ok(keyspace.get(key)?.map(|value| value.to_vec())),
@@ -203,16 +299,12 @@ impl Engine for Fjall {
     fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
         self.with(|open| {
             let Some(keyspace) = open.table(scan.table) else { return Ok(()) };
-            for row in keyspace.range(scan.from..scan.to) {
-                let (key, value) = row.into_inner()?;
-                if visit(&key, &value) == ControlFlow::Break(()) {
-                    break;
-                }
-            }
-            Ok(())
+            visit_rows(keyspace.range(scan.from..scan.to), visit)
         })
     }
+}
 
+impl Engine for Fjall {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         let _writing = self.writer();
         self.reopen_if_shut()?;

@@ -1,7 +1,7 @@
 //! An engine in memory, for tests. It can crash: what was not flushed is lost from a point on that
 //! a seed chooses, as if the write at that point had been torn.
 
-use super::{Batch, Durability, Engine, Reclaim, Scan, Visit};
+use super::{Batch, Durability, Engine, Read, Reclaim, Scan, Views, Visit};
 use crate::StorageError;
 use crate::schema::Table;
 use std::collections::BTreeMap;
@@ -48,24 +48,51 @@ fn apply(rows: &mut Rows, batch: Batch) {
     }
 }
 
-impl Engine for Memory {
+fn scan(rows: &Rows, scan: Scan<'_>, visit: &mut Visit<'_>) {
+    let range = (scan.table, scan.from.to_vec())..(scan.table, scan.to.to_vec());
+    if range.is_empty() {
+        return;
+    }
+    for ((_, key), value) in rows.range(range) {
+        if visit(key, value).is_break() {
+            break;
+        }
+    }
+}
+
+/// A copy of all rows.
+#[derive(Debug)]
+struct Copied(Rows);
+
+impl Read for Copied {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.0.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, range: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        scan(&self.0, range, visit);
+        Ok(())
+    }
+}
+
+impl Views for Memory {
+    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
+        Ok(Box::new(Copied(self.state().now.clone())))
+    }
+}
+
+impl Read for Memory {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
         Ok(self.state().now.get(&(table, key.to_vec())).cloned())
     }
 
-    fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
-        let range = (scan.table, scan.from.to_vec())..(scan.table, scan.to.to_vec());
-        if range.is_empty() {
-            return Ok(());
-        }
-        for ((_, key), value) in self.state().now.range(range) {
-            if visit(key, value).is_break() {
-                break;
-            }
-        }
+    fn scan(&self, range: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        scan(&self.state().now, range, visit);
         Ok(())
     }
+}
 
+impl Engine for Memory {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         let mut state = self.state();
         apply(&mut state.now, batch.clone());

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! 1. A [`Batch`] is written whole or not at all, whatever happens.
-//! 2. After `write(_, Durability::Flushed)` returned `Ok`, no crash or power cut undoes it.
+//! 2. After `write(_, Durability::Flushed)` returned `Ok`, no crash or power cut undoes it, or any
+//!    write before it.
 
 pub(crate) mod fjall;
 pub mod memory;
@@ -14,8 +15,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
-/// Tables of keys and values, in the order of their keys.
-pub trait Engine: fmt::Debug + Send + Sync {
+/// Rows that can be read.
+pub trait Read: fmt::Debug + Send + Sync {
     /// The value of `key`.
     ///
     /// # Errors
@@ -27,7 +28,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// Whatever reading may bring.
     fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError>;
+}
 
+/// Tables of keys and values, in the order of their keys.
+pub trait Engine: Read {
     /// Writes all of `batch` or nothing.
     ///
     /// # Errors
@@ -48,6 +52,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Bytes of a table's files.
     fn table_bytes(&self, table: Table) -> u64;
+}
+
+/// An engine that can show all tables as of one moment.
+pub trait Views: Engine {
+    /// All tables as they are now, whatever is written later.
+    ///
+    /// # Errors
+    /// Whatever reading may bring. An engine that had to be opened anew refuses to read on.
+    fn view(&self) -> Result<Box<dyn Read>, StorageError>;
 }
 
 /// What is called with each key and value of a scan.
@@ -103,6 +116,11 @@ impl Batch {
     pub fn puts(&self, table: Table, from: Vec<u8>, to: Vec<u8>) -> Vec<Vec<u8>> {
         let range = self.rows.range((table, from)..(table, to));
         range.filter(|(_, value)| value.is_some()).map(|((_, key), _)| key.clone()).collect()
+    }
+
+    /// The greatest key, of a batch that knows one table only.
+    pub fn last_key(&self) -> Option<Vec<u8>> {
+        self.rows.last_key_value().map(|((_, key), _)| key.clone())
     }
 
     /// Bytes of keys and values.

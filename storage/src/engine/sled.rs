@@ -1,6 +1,6 @@
 //! sled, for the sessions table: fast to overwrite, flushed lazily, rebuilt if it is damaged.
 
-use super::{Batch, Durability, Engine, Reclaim, Scan, Visit};
+use super::{Batch, Durability, Engine, Read, Reclaim, Scan, Visit};
 use crate::StorageError;
 use crate::schema::Table;
 use std::fs;
@@ -115,7 +115,7 @@ fn set_aside(dir: &Path) -> Result<PathBuf, StorageError> {
 }
 
 /// One table only, so the default tree is it.
-impl Engine for Sled {
+impl Read for Sled {
     fn get(&self, _table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
         let value = self.db.get(key).map_err(|error| self.failed(error))?;
         Ok(value.map(|value| value.to_vec()))
@@ -130,7 +130,9 @@ impl Engine for Sled {
         }
         Ok(())
     }
+}
 
+impl Engine for Sled {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         let mut writes = sled::Batch::default();
         for (_, key, value) in batch.into_rows() {

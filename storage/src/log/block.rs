@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! block   magic 4 | crc 4 | length 4 | records 4 | number 8 | `length` bytes of records
-//! record  shard 2 | index 8 | length 4 | bytes
+//! record  group 2 | index 8 | length 4 | bytes
+//! cut     group 2, top bit set | index 8 | length 0
 //! ```
 //!
 //! Little-endian. The crc (crc32c) covers all that follows it and begins with the salt of the
@@ -18,12 +19,24 @@ pub(super) const HEADER_BYTES: usize = 24;
 
 const RECORD_HEADER_BYTES: usize = 14;
 
-/// A record with its shard and index.
+/// Set in the group of a cut.
+const CUT: u16 = 0x8000;
+
+/// A record with its group and index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) shard: ShardId,
     pub(super) index: u64,
-    pub(super) bytes: Bytes,
+    pub(super) content: Content,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// At its index there is this, and nothing after it.
+    Entry(Bytes),
+    /// From its index on there is nothing.
+    Cut,
 }
 
 /// Empties `block` but for the place of its header.
@@ -32,13 +45,20 @@ pub(super) fn begin(block: &mut Vec<u8>) {
     block.resize(HEADER_BYTES, 0);
 }
 
-/// Adds a record.
+/// Adds a record; a cut if it is `None`.
 ///
 /// `None` if it is too long to be written; then nothing was added.
-pub(super) fn push(block: &mut Vec<u8>, shard: ShardId, index: u64, record: &[u8]) -> Option<()> {
+pub(super) fn push(
+    block: &mut Vec<u8>,
+    shard: ShardId,
+    index: u64,
+    record: Option<&[u8]>,
+) -> Option<()> {
+    let group = if record.is_some() { shard.0 } else { shard.0 | CUT };
+    let record = record.unwrap_or_default();
     let length = u32::try_from(record.len()).ok()?;
     u32::try_from(block.len() + RECORD_HEADER_BYTES + record.len()).ok()?;
-    block.extend_from_slice(&shard.0.to_le_bytes());
+    block.extend_from_slice(&group.to_le_bytes());
     block.extend_from_slice(&index.to_le_bytes());
     block.extend_from_slice(&length.to_le_bytes());
     block.extend_from_slice(record);
@@ -104,10 +124,12 @@ pub(super) fn records(segment: &Bytes, offset: usize, found: Found) -> Option<Ve
         let [s0, s1, i0, i1, i2, i3, i4, i5, i6, i7, length @ ..] = *header;
         at += RECORD_HEADER_BYTES;
         let next = at.checked_add(u32::from_le_bytes(length) as usize).filter(|n| *n <= end)?;
+        let group = u16::from_le_bytes([s0, s1]);
+        let cut = group & CUT != 0;
         records.push(Record {
-            shard: ShardId(u16::from_le_bytes([s0, s1])),
+            shard: ShardId(group & !CUT),
             index: u64::from_le_bytes([i0, i1, i2, i3, i4, i5, i6, i7]),
-            bytes: segment.slice(at..next),
+            content: if cut { Content::Cut } else { Content::Entry(segment.slice(at..next)) },
         });
         at = next;
     }
@@ -119,11 +141,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn block_of(records: &[(u16, u64, Vec<u8>)], number: u64, salt: u32) -> Vec<u8> {
+    type Input = (u16, u64, Option<Vec<u8>>);
+
+    fn block_of(records: &[Input], number: u64, salt: u32) -> Vec<u8> {
         let mut block = Vec::new();
         begin(&mut block);
         for (shard, index, bytes) in records {
-            push(&mut block, ShardId(*shard), *index, bytes).unwrap();
+            push(&mut block, ShardId(*shard), *index, bytes.as_deref()).unwrap();
         }
         seal(&mut block, number, u32::try_from(records.len()).unwrap(), salt);
         block
@@ -133,7 +157,8 @@ mod tests {
         #[test]
         fn a_block_gives_back_its_records(
             input in prop::collection::vec(
-                (0u16..16, any::<u64>(), prop::collection::vec(any::<u8>(), 0..200)), 0..20),
+                (0u16..17, any::<u64>(),
+                 prop::option::of(prop::collection::vec(any::<u8>(), 0..200))), 0..20),
             number: u64,
             salt: u32,
         ) {
@@ -142,14 +167,17 @@ mod tests {
             let output: Vec<_> = records(&segment, 0, found)
                 .unwrap()
                 .into_iter()
-                .map(|record| (record.shard.0, record.index, record.bytes.to_vec()))
+                .map(|record| match record.content {
+                    Content::Entry(bytes) => (record.shard.0, record.index, Some(bytes.to_vec())),
+                    Content::Cut => (record.shard.0, record.index, None),
+                })
                 .collect();
             prop_assert_eq!((found.number, output), (number, input));
         }
 
         #[test]
         fn a_changed_bit_is_noticed(bit in 0usize..8, place: prop::sample::Index, salt: u32) {
-            let mut block = block_of(&[(3, 9, b"hello".to_vec())], 7, salt);
+            let mut block = block_of(&[(3, 9, Some(b"hello".to_vec()))], 7, salt);
             let at = place.index(block.len());
             block[at] ^= 1 << bit;
             prop_assert_eq!(find(&block, 0, salt), None);
@@ -164,8 +192,8 @@ mod tests {
 
     #[test]
     fn a_body_that_looks_like_a_block_is_none() {
-        let forged = block_of(&[(0, 1, b"forged".to_vec())], 8, 0);
-        let real = block_of(&[(0, 1, forged)], 7, 0x5a17);
+        let forged = block_of(&[(0, 1, Some(b"forged".to_vec()))], 8, 0);
+        let real = block_of(&[(0, 1, Some(forged))], 7, 0x5a17);
         assert_eq!(find_later(&real, 0, 0x5a17), None);
     }
 }

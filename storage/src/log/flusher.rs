@@ -110,7 +110,10 @@ impl Flusher {
         let written = self.write(&mut work.block, &work.waiting);
         match &written {
             Ok(()) => {}
-            Err(AppendError::Full) => self.shared.space.met_its_end(),
+            Err(AppendError::Full) => {
+                self.shared.space.met_its_end();
+                self.shared.refuse(&mut work.waiting);
+            }
             Err(AppendError::Failed(cause)) => {
                 error!(file = %self.shared.dir.display(), error = %cause, "log shut: a flush failed");
                 self.failed = true;
@@ -140,17 +143,34 @@ impl Flusher {
         block::seal(block, self.next_block, records, segment.salt);
         segment.append(block)?;
         self.next_block += 1;
-        let records = waiting.iter().map(|waiting| (waiting.shard, waiting.index));
-        self.shared.ledger().written(records, bytes);
+        self.shared.next_block.store(self.next_block, Ordering::Release);
+        let mut ledger = self.shared.ledger();
+        for Waiting { shard, index, cut, .. } in waiting {
+            if *cut { ledger.cut(*shard, *index) } else { ledger.entry(*shard, *index) }
+        }
+        ledger.grew(bytes);
+        drop(ledger);
         self.shared.flushes.fetch_add(1, Ordering::Relaxed);
         self.shared.records.fetch_add(waiting.len() as u64, Ordering::Relaxed);
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Makes sure that there is a segment with space for a block of `bytes`.
+    /// Makes sure that there is a segment with space for a block of `bytes`. What is kept for the
+    /// tables is left to them: they are what empties the log.
     fn make_room(&mut self, bytes: u64) -> Result<(), ()> {
-        let chunk = (self.shared.segment_bytes / 4).max(64 * 1024);
+        if self.segment.as_ref().is_some_and(|segment| segment.has_room(bytes)) {
+            return Ok(());
+        }
+        let kept = self.shared.space.kept();
+        let mut chunk = (self.shared.segment_bytes / 4).max(64 * 1024);
+        if kept > 0 {
+            chunk = 0;
+            if self.shared.space.ask() < kept + bytes {
+                self.shared.space.met_its_end();
+                return Err(());
+            }
+        }
         let room = if let Some(segment) = &mut self.segment {
             segment.make_room(bytes, chunk)
         } else {

@@ -1,33 +1,44 @@
 //! Which records the segments hold, and which of them are in the tables by now. Pure.
+//!
+//! A segment may be unlinked when every record in it that still counts is in the tables, and all
+//! segments before it are gone. Overwriting keeps that exact: a record at index `n` voids all
+//! earlier ones from `n` on, so the heights of all older segments come down to `n` with it. An older
+//! segment may then go before what it lost to does, since whatever voids a record comes after it in
+//! the log, and segments go oldest first: a void record is never read without what voids it.
 
 use proto::ShardId;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-/// A log index for each shard, 0 where there is none.
+/// For each group the index after its last record, 0 where there is none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heights(Vec<u64>);
 
 impl Heights {
-    pub(super) fn new() -> Self {
-        Self::default()
+    pub(super) fn of(&self, group: ShardId) -> u64 {
+        self.0.get(usize::from(group.0)).copied().unwrap_or(0)
     }
 
-    /// Raises the index of `shard` to `index`, if it is lower.
-    pub(super) fn raise(&mut self, shard: ShardId, index: u64) {
-        let place = usize::from(shard.0);
+    fn set(&mut self, group: ShardId, height: u64) {
+        let place = usize::from(group.0);
         if self.0.len() <= place {
             self.0.resize(place + 1, 0);
         }
-        self.0[place] = self.0[place].max(index);
+        self.0[place] = height;
     }
 
-    /// Shards in which `self` is above `other`.
+    fn lower(&mut self, group: ShardId, height: u64) {
+        if self.of(group) > height {
+            self.set(group, height);
+        }
+    }
+
+    /// Groups in which `self` is above `other`.
     fn above<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = ShardId> + 'a {
-        (0u16..).zip(&self.0).filter_map(|(shard, index)| {
-            let other = other.0.get(usize::from(shard)).copied().unwrap_or(0);
-            (*index > other).then_some(ShardId(shard))
-        })
+        (0u16..)
+            .map(ShardId)
+            .zip(&self.0)
+            .filter_map(|(group, height)| (*height > other.of(group)).then_some(group))
     }
 
     fn is_within(&self, other: &Self) -> bool {
@@ -37,49 +48,79 @@ impl Heights {
 
 /// A segment that is no longer written to.
 #[derive(Debug)]
-pub(super) struct Sealed {
-    pub(super) path: PathBuf,
-    pub(super) bytes: u64,
-    pub(super) highest: Heights,
+struct Sealed {
+    path: PathBuf,
+    bytes: u64,
+    heights: Heights,
 }
 
 /// All segments, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// What the tables have.
     applied: Heights,
+    /// Where the log of each group ends.
+    ends: Heights,
     sealed: VecDeque<Sealed>,
     open: Heights,
     open_bytes: u64,
 }
 
 impl Ledger {
-    pub(super) fn new(sealed: Vec<Sealed>) -> Self {
-        Self { sealed: sealed.into(), ..Self::default() }
+    /// Records of `group` below `height` are in the tables.
+    pub(super) fn applied(&mut self, group: ShardId, height: u64) {
+        if self.applied.of(group) < height {
+            self.applied.set(group, height);
+        }
     }
 
-    /// Records of `shard` up to `index` are in the tables.
-    pub(super) fn applied(&mut self, shard: ShardId, index: u64) {
-        self.applied.raise(shard, index);
+    /// The height of `group` in the tables.
+    pub(super) fn applied_of(&self, group: ShardId) -> u64 {
+        self.applied.of(group)
     }
 
-    /// A block of `bytes` was written to the open segment.
-    pub(super) fn written(&mut self, records: impl Iterator<Item = (ShardId, u64)>, bytes: u64) {
-        records.for_each(|(shard, index)| self.open.raise(shard, index));
+    /// A record was written to the open segment.
+    pub(super) fn entry(&mut self, group: ShardId, index: u64) {
+        self.cut(group, index);
+        let height = index.saturating_add(1);
+        self.open.set(group, height);
+        self.ends.set(group, height);
+    }
+
+    /// All records of `group` from `index` on are void.
+    pub(super) fn cut(&mut self, group: ShardId, index: u64) {
+        if index < self.ends.of(group) {
+            self.ends.set(group, index);
+            self.open.lower(group, index);
+            for segment in &mut self.sealed {
+                segment.heights.lower(group, index);
+            }
+        }
+    }
+
+    /// All records of `group` are void, and the tables have nothing of it.
+    pub(super) fn wipe(&mut self, group: ShardId) {
+        self.cut(group, 0);
+        self.applied.set(group, 0);
+    }
+
+    /// The open segment grew.
+    pub(super) fn grew(&mut self, bytes: u64) {
         self.open_bytes += bytes;
     }
 
     /// The open segment was closed.
     pub(super) fn seal(&mut self, path: PathBuf, bytes: u64) {
-        let highest = std::mem::take(&mut self.open);
+        let heights = std::mem::take(&mut self.open);
         self.open_bytes = 0;
-        self.sealed.push_back(Sealed { path, bytes, highest });
+        self.sealed.push_back(Sealed { path, bytes, heights });
     }
 
     /// The oldest segment, if all of it is in the tables. Segments go in order, so that recovery
     /// can tell a segment that was unlinked from one that was lost.
     pub(super) fn spent(&self) -> Option<PathBuf> {
         let oldest = self.sealed.front()?;
-        oldest.highest.is_within(&self.applied).then(|| oldest.path.clone())
+        oldest.heights.is_within(&self.applied).then(|| oldest.path.clone())
     }
 
     /// The oldest segment was unlinked.
@@ -92,9 +133,9 @@ impl Ledger {
         self.open_bytes >= bytes.max(1) && self.open.is_within(&self.applied)
     }
 
-    /// Shards of which the oldest segment holds records that are not in the tables.
+    /// Groups of which the oldest segment holds records that are not in the tables.
     pub(super) fn held_by(&self) -> BTreeSet<ShardId> {
-        let oldest = self.sealed.front().map_or(&self.open, |sealed| &sealed.highest);
+        let oldest = self.sealed.front().map_or(&self.open, |sealed| &sealed.heights);
         oldest.above(&self.applied).collect()
     }
 

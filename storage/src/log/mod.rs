@@ -1,13 +1,17 @@
-//! The log: one ordered, checksummed, segmented file set for all shards, with group commit.
+//! The log: one ordered, checksummed, segmented file set for all groups, with group commit.
+//!
+//! Indexes of a group begin at 0. A record replaces all earlier ones of its group with the same or a
+//! higher index; so does a cut, which is a record of nothing. When a group was wiped, its records in
+//! blocks before that moment are void: the tables know the number of the block.
 //!
 //! Callers queue records and go on. One thread, the flusher, takes all that is queued, writes it as
 //! one block, waits for the disk once and then answers all of it.
 //!
 //! # Invariants
 //! 1. `done(Ok)` is called only after the record is on disk.
-//! 2. Records of a shard keep the order of the calls.
+//! 2. Records of a group keep the order of the calls.
 //! 3. After a failed flush nothing is accepted until a restart: nobody knows what the disk has.
-//! 4. A segment is unlinked only when all it holds is in the tables, the oldest first.
+//! 4. A segment is unlinked only when all that counts in it is in the tables, the oldest first.
 
 mod block;
 mod flusher;
@@ -20,6 +24,7 @@ use crate::{Recovered, StorageError};
 use flusher::Flusher;
 use ledger::Ledger;
 use proto::ShardId;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +68,7 @@ struct Shared {
     /// Held while segments are unlinked.
     reaper: Mutex<()>,
     space: Arc<Space>,
+    next_block: AtomicU64,
     flushes: AtomicU64,
     records: AtomicU64,
     bytes: AtomicU64,
@@ -76,6 +82,9 @@ struct Queue {
     settled: Vec<Sender<()>>,
     rotate: bool,
     shut: Option<Shut>,
+    /// For each group the first index that found no space. Nothing beyond it is taken before it
+    /// comes again, so that the log has no gap.
+    refused: BTreeMap<u16, u64>,
     /// The flusher sleeps and must be woken.
     asleep: bool,
 }
@@ -96,7 +105,17 @@ enum Shut {
 struct Waiting {
     shard: ShardId,
     index: u64,
+    cut: bool,
     done: Done,
+}
+
+/// What the tables say about the log of a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    /// Index of the first record that is not in the tables.
+    pub(crate) height: u64,
+    /// Number of the first block whose records of the group count.
+    pub(crate) begin: u64,
 }
 
 impl Shared {
@@ -106,6 +125,17 @@ impl Shared {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what is queued to `waiting`, all of which finds no space.
+    fn refuse(&self, waiting: &mut Vec<Waiting>) {
+        let mut queue = self.queue();
+        block::begin(&mut queue.block);
+        waiting.append(&mut queue.waiting);
+        for Waiting { shard, index, .. } in waiting {
+            let first = queue.refused.entry(shard.0).or_insert(*index);
+            *first = (*index).min(*first);
+        }
     }
 
     fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
@@ -146,27 +176,19 @@ pub(crate) struct LogUsage {
 }
 
 impl Log {
-    /// Reads the log in `dir` and starts its flusher. `applied` tells how far a shard's records are
-    /// in the tables.
+    /// Reads the log in `dir` and starts its flusher. `known` has a place for each group.
     pub(crate) fn open(
         dir: &Path,
         segment_bytes: u64,
         space: Arc<Space>,
-        applied: &mut dyn FnMut(ShardId) -> Result<u64, StorageError>,
+        known: &[Known],
     ) -> Result<(Self, Recovered), StorageError> {
         let fail = |error| StorageError::io(dir, error);
         fs::create_dir_all(dir).map_err(fail)?;
         dir.parent().map_or(Ok(()), segment::sync_dir).map_err(fail)?;
-        let mut ledger_applied = Vec::new();
-        let replay = recover::replay(dir, &mut |shard| {
-            let height = applied(shard)?;
-            ledger_applied.push((shard, height));
-            Ok(height)
-        })?;
-        let mut ledger = Ledger::new(replay.sealed);
-        for (shard, height) in ledger_applied {
-            ledger.applied(shard, height);
-        }
+        let replay = recover::replay(dir, known)?;
+        let next_block = replay.next_block;
+        let (ledger, records) = replay.found();
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             segment_bytes,
@@ -175,38 +197,81 @@ impl Log {
             ledger: Mutex::new(ledger),
             reaper: Mutex::new(()),
             space,
+            next_block: AtomicU64::new(next_block),
             flushes: AtomicU64::new(0),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
         block::begin(&mut shared.queue().block);
         shared.reap();
-        let flusher = Flusher::new(Arc::clone(&shared), replay.next_block);
+        let flusher = Flusher::new(Arc::clone(&shared), next_block);
         let thread = thread::Builder::new().name("log-flusher".to_owned());
         let thread = thread.spawn(move || flusher.run()).map_err(fail)?;
         let log = Self(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) }));
-        Ok((log, Recovered { records: replay.records.into_values().collect() }))
+        Ok((log, Recovered { records }))
     }
 
-    /// Queues one encoded record. Never waits for the disk.
+    /// Queues one encoded record. Never waits for the disk. It replaces what the log has of `shard`
+    /// at `index` and beyond; otherwise `index` must follow the last one.
     ///
     /// `done` runs on the log's thread after the flush that made the record durable, or that
-    /// failed; it must be quick. If the log is shut it runs at once, on the caller's.
+    /// failed; it must be quick. If the log is shut it runs at once, on the caller's thread, and so
+    /// it does with [`LogError::Full`] until the first record of the group that found no space comes
+    /// again.
     #[allow(clippy::needless_pass_by_value, reason = "that it is copied is the log's business")]
     pub fn append(&self, shard: ShardId, index: u64, record: Vec<u8>, done: Done) {
+        self.push(shard, index, Some(&record), done);
+    }
+
+    /// Queues that there is nothing of `shard` from `index` on. Otherwise like [`Log::append`].
+    ///
+    /// Whoever appends at `index` next need not say so before.
+    pub fn truncate(&self, shard: ShardId, index: u64, done: Done) {
+        self.push(shard, index, None, done);
+    }
+
+    fn push(&self, shard: ShardId, index: u64, record: Option<&[u8]>, done: Done) {
         let mut queue = self.0.shared.queue();
-        if queue.shut.is_some() || block::push(&mut queue.block, shard, index, &record).is_none() {
+        if queue.refused.get(&shard.0).is_some_and(|first| index > *first) {
+            drop(queue);
+            done(Err(LogError::Full));
+            return;
+        }
+        if queue.shut.is_some() || block::push(&mut queue.block, shard, index, record).is_none() {
             drop(queue);
             done(Err(LogError::Failed));
             return;
         }
-        queue.waiting.push(Waiting { shard, index, done });
+        queue.refused.remove(&shard.0);
+        queue.waiting.push(Waiting { shard, index, cut: record.is_none(), done });
         self.0.shared.wake(queue);
     }
 
-    /// Records of `shard` up to `index` are in the tables: segments may go.
-    pub(crate) fn forget(&self, shard: ShardId, index: u64) {
-        self.0.shared.ledger().applied(shard, index);
+    /// Records of `shard` below `height` are in the tables: segments may go.
+    pub(crate) fn forget(&self, shard: ShardId, height: u64) {
+        self.0.shared.ledger().applied(shard, height);
+        // The tables went past what found no space.
+        let mut queue = self.0.shared.queue();
+        if queue.refused.get(&shard.0).is_some_and(|first| *first < height) {
+            queue.refused.remove(&shard.0);
+        }
+        drop(queue);
+        self.reap();
+    }
+
+    /// Records of `shard` in blocks written so far are void: segments may go.
+    pub(crate) fn wipe(&self, shard: ShardId) {
+        self.0.shared.ledger().wipe(shard);
+        self.0.shared.queue().refused.remove(&shard.0);
+        self.reap();
+    }
+
+    /// Index of the first record of `shard` that is not in the tables.
+    pub(crate) fn height_in_tables(&self, shard: ShardId) -> u64 {
+        self.0.shared.ledger().applied_of(shard)
+    }
+
+    fn reap(&self) {
         self.0.shared.reap();
         self.rotate_if_spent(self.0.shared.segment_bytes / 16);
     }
@@ -222,19 +287,21 @@ impl Log {
     }
 
     /// Waits until the flusher has done all that was asked of it before, which it shows by dropping
-    /// the sender. Returns at once if the log is shut.
-    pub(crate) fn settle(&self) {
+    /// the sender. Says which block comes next, or `None` if the log is shut.
+    pub(crate) fn settle(&self) -> Option<u64> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let mut queue = self.0.shared.queue();
         if queue.shut.is_some() {
-            return;
+            return None;
         }
         queue.settled.push(sender);
         self.0.shared.wake(queue);
         receiver.recv().ok();
+        let shut = self.0.shared.queue().shut;
+        shut.is_none().then(|| self.0.shared.next_block.load(Ordering::Acquire))
     }
 
-    /// Shards whose records keep the oldest segment from being unlinked: the ones to checkpoint
+    /// Groups whose records keep the oldest segment from being unlinked: the ones to checkpoint
     /// next. Ascending.
     pub fn held_by(&self) -> Vec<ShardId> {
         self.0.shared.ledger().held_by().into_iter().collect()

@@ -1,12 +1,18 @@
 //! Reads the log at start and judges what it finds: a torn tail is cut, damage is an error.
 //!
+//! The log is a history: a record of a group replaces all earlier ones of the same or a higher
+//! index. What survives beyond the tables must begin where they end and have no gap. Records before
+//! the block in which a group began anew do not count at all.
+//!
 //! # Invariants
 //! 1. Only the last block of the last segment may be torn: each flush ends before the next begins.
 //! 2. Block numbers have no hole; a missing segment or block is damage, never silence.
+//! 3. A gap among the records that survive is damage too: a segment is unlinked only when the tables
+//!    have what counts in it, so what is missing below the first record left is there.
 
-use super::block::{self, Record};
-use super::ledger::{Heights, Sealed};
-use super::segment;
+use super::block::{self, Content, Record};
+use super::ledger::Ledger;
+use super::{Known, segment};
 use crate::{ShardRecords, StorageError};
 use bytes::Bytes;
 use proto::ShardId;
@@ -17,20 +23,23 @@ use tracing::warn;
 
 /// What the log held.
 #[derive(Debug, Default)]
-pub(super) struct Replay {
-    pub(super) records: BTreeMap<u16, ShardRecords>,
-    pub(super) sealed: Vec<Sealed>,
+pub(super) struct Replay<'a> {
+    known: &'a [Known],
+    records: BTreeMap<u16, Vec<(u64, Bytes)>>,
+    pub(super) ledger: Ledger,
     /// Number of the block that will be written next.
     pub(super) next_block: u64,
 }
 
-/// Reads all segments of `dir`. Records up to `applied` of their shard are left out.
-pub(super) fn replay(
-    dir: &Path,
-    applied: &mut dyn FnMut(ShardId) -> Result<u64, StorageError>,
-) -> Result<Replay, StorageError> {
-    let mut replay = Replay { next_block: 1, ..Replay::default() };
-    let mut heights = BTreeMap::new();
+/// Reads all segments of `dir`. `known` has a place for each group, in the order of their numbers.
+pub(super) fn replay<'a>(dir: &Path, known: &'a [Known]) -> Result<Replay<'a>, StorageError> {
+    // Numbers go on where a group began anew, even if no segment is left: its records before must
+    // not count, and those that come must.
+    let first_block = known.iter().map(|known| known.begin).fold(1, u64::max);
+    let mut replay = Replay { known, next_block: first_block, ..Replay::default() };
+    for (group, known) in (0..).map(ShardId).zip(known) {
+        replay.ledger.applied(group, known.height);
+    }
     let segments = list(dir)?;
     for (place, (first, path)) in segments.iter().enumerate() {
         let bytes = Bytes::from(fs::read(path).map_err(|error| StorageError::io(path, error))?);
@@ -40,23 +49,47 @@ pub(super) fn replay(
         } else if replay.next_block != *first {
             return Err(StorageError::corrupt(path, 0, "the blocks before it are missing"));
         }
-        let mut segment =
-            Reading { path, bytes, first: *first, next_first, highest: Heights::new() };
-        let records = segment.read(&mut replay)?;
-        for record in records {
-            let shard = record.shard;
-            let height = match heights.get(&shard.0) {
-                Some(height) => *height,
-                None => *heights.entry(shard.0).or_insert(applied(shard)?),
-            };
-            if record.index > height {
-                let entry = replay.records.entry(shard.0);
-                let of_shard = entry.or_insert(ShardRecords { shard, records: Vec::new() });
-                of_shard.records.push((record.index, record.bytes));
-            }
-        }
+        Reading { path, bytes, first: *first, next_first }.read(&mut replay)?;
+    }
+    if replay.next_block < first_block {
+        return Err(StorageError::corrupt(dir, 0, "the newest blocks are missing"));
     }
     Ok(replay)
+}
+
+impl Replay<'_> {
+    /// The records that survive beyond the tables.
+    pub(super) fn found(self) -> (Ledger, Vec<ShardRecords>) {
+        let found = self.records.into_iter().filter(|(_, records)| !records.is_empty());
+        let found = found.map(|(shard, records)| ShardRecords { shard: ShardId(shard), records });
+        (self.ledger, found.collect())
+    }
+
+    /// Takes the next record of block `number`; `Err` says what is wrong with it.
+    fn take(&mut self, number: u64, record: Record) -> Result<(), String> {
+        let Record { shard: group, index, content } = record;
+        let known = self.known.get(usize::from(group.0)).copied().unwrap_or_default();
+        if number < known.begin {
+            return Ok(());
+        }
+        let survivors = self.records.entry(group.0).or_default();
+        survivors.truncate(survivors.partition_point(|(earlier, _)| *earlier < index));
+        match content {
+            Content::Cut => self.ledger.cut(group, index),
+            Content::Entry(bytes) => {
+                self.ledger.entry(group, index);
+                let expected =
+                    survivors.last().map_or(known.height, |(last, _)| last.saturating_add(1));
+                if index > expected {
+                    return Err(format!("record {expected} of group {group} is expected here"));
+                }
+                if index >= known.height {
+                    survivors.push((index, bytes));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
@@ -75,15 +108,13 @@ struct Reading<'a> {
     bytes: Bytes,
     first: u64,
     next_first: Option<u64>,
-    highest: Heights,
 }
 
 impl Reading<'_> {
-    fn read(&mut self, replay: &mut Replay) -> Result<Vec<Record>, StorageError> {
+    fn read(&self, replay: &mut Replay<'_>) -> Result<(), StorageError> {
         let Some(salt) = segment::read_header(&self.bytes, self.first) else {
-            return self.unborn().map(|()| Vec::new());
+            return self.unborn();
         };
-        let mut records = Vec::new();
         let mut at = segment::HEADER_BYTES;
         while let Some(found) = block::find(&self.bytes, at, salt) {
             if found.number != replay.next_block {
@@ -91,22 +122,19 @@ impl Reading<'_> {
             }
             let taken = block::records(&self.bytes, at, found);
             let taken = taken.ok_or_else(|| self.corrupt(at, "records must fill their block"))?;
-            for record in &taken {
-                self.highest.raise(record.shard, record.index);
+            for record in taken {
+                replay.take(found.number, record).map_err(|what| self.corrupt(at, what))?;
             }
-            records.extend(taken);
             replay.next_block += 1;
             at += found.bytes;
         }
         self.end(at, salt, replay.next_block)?;
         if at == segment::HEADER_BYTES {
-            self.unlink()?;
+            self.unlink()
         } else {
-            let path = self.path.to_owned();
-            let highest = std::mem::take(&mut self.highest);
-            replay.sealed.push(Sealed { path, bytes: at as u64, highest });
+            replay.ledger.seal(self.path.to_owned(), at as u64);
+            Ok(())
         }
-        Ok(records)
     }
 
     /// Judges what follows the last whole block, and cuts it off if it is a torn tail.
@@ -142,7 +170,7 @@ impl Reading<'_> {
         fs::remove_file(self.path).map_err(|error| StorageError::io(self.path, error))
     }
 
-    fn corrupt(&self, at: usize, what: &str) -> StorageError {
+    fn corrupt(&self, at: usize, what: impl Into<String>) -> StorageError {
         StorageError::corrupt(self.path, at as u64, what)
     }
 }

@@ -48,12 +48,14 @@ impl Segment {
         Ok(Self { file, path, salt, end: HEADER_BYTES as u64, taken })
     }
 
-    /// Makes sure that `bytes` more fit, taking `chunk` bytes at once if there are.
+    /// Whether `bytes` more fit in what was taken.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.end + bytes <= self.taken
+    }
+
+    /// Takes space for `bytes` more, `chunk` bytes at once if there are.
     pub(super) fn make_room(&mut self, bytes: u64, chunk: u64) -> io::Result<()> {
         let need = self.end + bytes;
-        if need <= self.taken {
-            return Ok(());
-        }
         let wish = need.max(self.taken + chunk);
         let got = take(&self.file, wish).map(|()| wish);
         let got = got.or_else(|_| take(&self.file, need).map(|()| need));

@@ -3,8 +3,11 @@
 
 use proto::{ShardId, UserId, stored};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use storage::{LogError, Storage, StorageOptions};
+use storage::engine::Views;
+use storage::engine::memory::Memory;
+use storage::{Engines, LogError, Recovered, Storage, StorageError, StorageOptions};
 
 /// Small segments; no demands on the disk of whoever runs the tests.
 pub fn options() -> StorageOptions {
@@ -56,4 +59,64 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 /// Bytes of all files below `dir`, as their lengths say.
 pub fn size(dir: &Path) -> u64 {
     files(dir).iter().map(|path| path.metadata().unwrap().len()).sum()
+}
+
+/// The place `index` of a group's log.
+pub fn at(index: u64) -> stored::Applied {
+    let id = Some(stored::LogId { term: 1, node: 7, index });
+    stored::Applied { id, now_ms: 1000 + index, ..Default::default() }
+}
+
+/// The index after `applied`.
+pub fn height(applied: Option<&stored::Applied>) -> u64 {
+    applied.and_then(|applied| applied.id).map_or(0, |id| id.index + 1)
+}
+
+/// Records by group.
+pub type Records = std::collections::BTreeMap<u16, Vec<(u64, Vec<u8>)>>;
+
+pub fn records(found: Recovered) -> Records {
+    let owned = |(index, bytes): (u64, bytes::Bytes)| (index, bytes.to_vec());
+    let of_shard = |found: storage::ShardRecords| {
+        (found.shard.0, found.records.into_iter().map(owned).collect())
+    };
+    found.records.into_iter().map(of_shard).collect()
+}
+
+/// Opens `dir` on tables in memory.
+pub fn open_on(dir: &Path, tables: Arc<dyn Views>) -> Result<(Storage, Records), StorageError> {
+    let engines = Engines { tables, sessions: Arc::new(Memory::default()) };
+    Storage::open_with(dir, options(), engines).map(|(storage, found)| (storage, records(found)))
+}
+
+/// All of a group as it is sent to another node.
+pub fn stream(storage: &Storage, group: ShardId) -> Vec<u8> {
+    let mut export = storage.export(group).unwrap();
+    let mut stream = Vec::new();
+    while let Some(piece) = export.next(64 * 1024).unwrap() {
+        assert!(piece.len() <= 64 * 1024);
+        stream.extend_from_slice(&piece);
+    }
+    stream
+}
+
+/// Receives a stream in pieces.
+pub fn receive(
+    storage: &Storage,
+    group: ShardId,
+    stream: &[u8],
+) -> Result<stored::Applied, StorageError> {
+    let mut import = storage.import(group)?;
+    for piece in stream.chunks(50_000) {
+        import.write(&bytes::Bytes::copy_from_slice(piece))?;
+    }
+    import.finish()
+}
+
+/// Segments of the log, oldest first.
+pub fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut found = files(&dir.join("log"));
+    found.retain(|path| path.extension().is_some_and(|ext| ext == "log"));
+    found.sort();
+    found
 }

@@ -1,0 +1,207 @@
+//! The groups of this node: where the rows of each are, and how a group gets all new ones at once.
+//!
+//! A group lives in one of two homes, which are ranges of keys. To replace or to forget all of its
+//! rows, the other home is made ready and then one row of table `groups`, flushed, says that the
+//! group lives there. A crash, or a full disk, before that row leaves the group as it was; after it,
+//! as it was to be. What the home left behind holds is removed then, at the latest by the next start.
+//!
+//! # Invariants
+//! 1. The home that a group does not live in is empty before anything is written to it.
+//! 2. No rows of a group are changed while it moves.
+
+use crate::engine::{Batch, Durability, Read, Scan};
+use crate::log::Known;
+use crate::rows::{self, unreadable};
+use crate::schema::{self, Home, Parts, Table};
+use crate::{Storage, StorageError};
+use proto::ShardId;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tracing::warn;
+
+/// Groups of a node.
+pub(crate) const GROUPS: u16 = ShardId::META.0 + 1;
+
+/// Bytes of one batch of many: rows that are moved or removed together.
+pub(crate) const BATCH_BYTES: u64 = 1024 * 1024;
+
+/// Bytes that a removed row takes in a batch beside its key.
+const REMOVAL_BYTES: u64 = 32;
+
+/// One group.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    group: ShardId,
+    home: AtomicU16,
+    /// First block of the log that counts.
+    begin: AtomicU64,
+    /// The other home may hold rows.
+    leftover: AtomicBool,
+    changing: Mutex<()>,
+}
+
+impl Slot {
+    fn load(tables: &dyn Read, dir: &Path, group: ShardId) -> Result<Self, StorageError> {
+        let row = tables.get(Table::Groups, &schema::group_key(group))?;
+        let (home, begin) = match row {
+            None => (Home::first_of(group), 0),
+            Some(row) => {
+                let mut row = Parts(&row);
+                let home = row.u16().and_then(|number| Home::from_number(group, number));
+                home.zip(row.u64()).ok_or_else(|| unreadable(dir, Table::Groups))?
+            }
+        };
+        Ok(Self {
+            group,
+            home: AtomicU16::new(home.number()),
+            begin: AtomicU64::new(begin),
+            leftover: AtomicBool::new(true),
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Where its rows are.
+    pub(crate) fn home(&self) -> Home {
+        let number = self.home.load(Ordering::Acquire);
+        Home::from_number(self.group, number).unwrap_or(Home::first_of(self.group))
+    }
+
+    /// Held by whoever changes its rows.
+    pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads where all groups live.
+pub(crate) fn load(tables: &dyn Read, dir: &Path) -> Result<Vec<Slot>, StorageError> {
+    (0..GROUPS).map(|group| Slot::load(tables, dir, ShardId(group))).collect()
+}
+
+/// What the log must know of all groups.
+pub(crate) fn known(
+    tables: &dyn Read,
+    dir: &Path,
+    slots: &[Slot],
+) -> Result<Vec<Known>, StorageError> {
+    let known = |slot: &Slot| {
+        let applied = rows::applied(tables, dir, slot.home())?;
+        let height = applied.as_ref().map_or(0, rows::height);
+        Ok(Known { height, begin: slot.begin.load(Ordering::Acquire) })
+    };
+    slots.iter().map(known).collect()
+}
+
+impl Storage {
+    /// A group, if storage is open and there is one.
+    pub(crate) fn slot(&self, group: ShardId) -> Result<&Slot, StorageError> {
+        self.open_only()?;
+        let slot = self.0.groups.get(usize::from(group.0));
+        slot.ok_or(StorageError::NoSuchGroup(group.0))
+    }
+
+    /// Forgets all of a group but its vote: its rows, how far it is applied, and its records in the
+    /// log. Afterwards it begins anew, with a snapshot or at index 0. Blocking, about a second for a
+    /// hundred thousand rows.
+    ///
+    /// Nothing of the group may be under way: what is appended meanwhile may be kept or not. All is
+    /// forgotten or nothing, also after a crash; to be sure, call it again.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskFull`], [`StorageError::Io`], [`StorageError::NoSuchGroup`]; then nothing
+    /// was forgotten.
+    pub fn wipe(&self, group: ShardId) -> Result<(), StorageError> {
+        let slot = self.slot(group)?;
+        let _changing = slot.change();
+        self.clear_leftover(slot)?;
+        let begin = self.settled_block()?;
+        self.move_to(slot, slot.home().other(), begin)?;
+        self.0.log.wipe(group);
+        self.try_clear_leftover(slot);
+        Ok(())
+    }
+
+    /// Waits until all records queued so far are flushed; the number of the block that comes next.
+    pub(crate) fn settled_block(&self) -> Result<u64, StorageError> {
+        let shut = || std::io::Error::other("the log is shut; the node must start again");
+        let next = self.0.log.settle();
+        next.ok_or_else(|| StorageError::io(&self.0.dir.join("log"), shut()))
+    }
+
+    /// From now on the group lives in `home`. All that was written before is flushed with this.
+    fn move_to(&self, slot: &Slot, home: Home, begin: u64) -> Result<(), StorageError> {
+        let value = [&home.number().to_be_bytes()[..], &begin.to_be_bytes()].concat();
+        let mut batch = Batch::default();
+        batch.put(Table::Groups, schema::group_key(slot.group), value);
+        slot.leftover.store(true, Ordering::Release);
+        self.write_tables(batch, Durability::Flushed)?;
+        slot.begin.store(begin, Ordering::Release);
+        slot.home.store(home.number(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The group moves to its other home once `fill` has put its rows there.
+    pub(crate) fn replace(
+        &self,
+        slot: &Slot,
+        fill: impl FnOnce(Home) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        self.clear_leftover(slot)?;
+        let home = slot.home().other();
+        slot.leftover.store(true, Ordering::Release);
+        let moved =
+            fill(home).and_then(|()| self.move_to(slot, home, slot.begin.load(Ordering::Acquire)));
+        self.try_clear_leftover(slot);
+        moved
+    }
+
+    /// Removes what was left behind when groups moved. What cannot be removed now is left for later.
+    pub(crate) fn clear_leftovers(&self) {
+        for slot in self.0.groups.iter().filter(|slot| slot.leftover.load(Ordering::Acquire)) {
+            let _changing = slot.change();
+            self.try_clear_leftover(slot);
+        }
+    }
+
+    fn try_clear_leftover(&self, slot: &Slot) {
+        if let Err(error) = self.clear_leftover(slot) {
+            warn!(group = slot.group.0, %error, "rows left behind not removed, will try again");
+        }
+    }
+
+    fn clear_leftover(&self, slot: &Slot) -> Result<(), StorageError> {
+        if slot.leftover.load(Ordering::Acquire) {
+            let state = Table::STATE.into_iter().map(|(_, table)| table);
+            for table in state.chain([Table::Applied]) {
+                self.clear(table, slot.home().other())?;
+            }
+            slot.leftover.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn clear(&self, table: Table, home: Home) -> Result<(), StorageError> {
+        let (mut from, to) = (home.begin(), home.end());
+        loop {
+            let (mut batch, mut batch_bytes, mut row_bytes, mut count) =
+                (Batch::default(), 0, 0, 0);
+            let scan = Scan { table, from: &from, to: &to };
+            self.0.engines.tables.scan(scan, &mut |key, value| {
+                batch.remove(table, key.to_vec());
+                batch_bytes += key.len() as u64 + REMOVAL_BYTES;
+                row_bytes += value.len() as u64;
+                count += 1;
+                let enough = batch_bytes >= BATCH_BYTES;
+                if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            let Some(last) = batch.last_key() else { return Ok(()) };
+            from = schema::after(last);
+            self.write_tables(batch, Durability::Lazy)?;
+            if table.holds_bodies() {
+                self.0.removed.fetch_add(count, Ordering::Relaxed);
+                self.0.removed_bytes.fetch_add(row_bytes, Ordering::Relaxed);
+            }
+        }
+    }
+}
