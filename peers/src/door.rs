@@ -82,6 +82,11 @@ pub trait Links: Send + Sync + std::fmt::Debug {
     /// The peers that are connected and alive.
     fn up(&self) -> Vec<PeerInfo>;
 
+    /// Whether no peer is connected.
+    fn is_alone(&self) -> bool {
+        self.up().is_empty()
+    }
+
     /// Whether this peer is connected and alive.
     fn is_up(&self, node: NodeId) -> bool {
         self.up().iter().any(|peer| peer.id.node == node)

@@ -8,19 +8,30 @@
 //! 2. A large parcel does not delay a small urgent one: it travels in pieces.
 //! 3. A peer that hangs is noticed by missed heartbeats, dropped, and dialed again for ever.
 
+mod addresses;
+mod counters;
+mod dialer;
 mod door;
+mod greeting;
+mod handshake;
+mod hub;
+mod identity;
+mod inbox;
+pub mod limits;
+mod listener;
 pub mod memory;
+mod open;
+mod outbox;
+mod parcel;
+mod peer;
+mod route;
+mod switchboard;
+mod tls;
+mod wire;
 
-use std::time::Duration;
-
+pub use counters::Counts;
 pub use door::{Answered, CallError, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
-
-/// Newest version of `cluster.proto` that this program speaks.
-pub const SCHEMA: u32 = 1;
-
-/// Oldest version of `cluster.proto` that this program speaks.
-pub const SCHEMA_MIN: u32 = 1;
-
-/// How long a peer may be silent before it counts as down. Several heartbeats, for a busy machine
-/// skips some.
-pub const SILENCE: Duration = Duration::from_millis(1500);
+pub use identity::{Identity, IdentityError};
+pub use limits::{SCHEMA, SCHEMA_MIN, SILENCE};
+pub use open::{Config, Me, OpenError, Opened, Port, RunError, Runner, open};
+pub use tls::TlsError;

@@ -1,0 +1,272 @@
+//! The sending side of one link, shared by all who cast and call: what waits, who waits for answers.
+//!
+//! Whoever has something to send packs and ships it on the spot if the socket's task has room, so
+//! an idle link adds no hop. Otherwise it waits, and when the socket's task has written what it
+//! had, all that waited goes out together. No timer is started for any of it.
+//!
+//! # Invariants
+//! 1. Packets leave in the order of their numbers: they are shipped under the lock.
+//! 2. A closed route sends nothing, and no call waits on it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::cluster::{Hello, Packet};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::counters::{Counters, add};
+use crate::door::{Answered, CallError, Lane};
+use crate::limits::{CALLS_MAX, UNDER_WAY_MAX};
+use crate::outbox::Outbox;
+use crate::parcel::{Kind, Parcel};
+
+/// Milliseconds since the links of this process began; never goes back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now_ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Takes an encoded packet towards the peer.
+pub(crate) type Carrier = Box<dyn Fn(Vec<u8>) + Send>;
+
+/// What every packet of a link says.
+pub(crate) struct Stamp {
+    pub(crate) incarnation: u64,
+    pub(crate) link: u64,
+}
+
+/// Why there is no way to send.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    Closed,
+    Full,
+}
+
+struct Sending {
+    outbox: Outbox,
+    carrier: Carrier,
+    stamp: Stamp,
+    acknowledged: u64,
+    under_way: u32,
+    last_sent_ms: u64,
+    closed: bool,
+}
+
+type Waiting = oneshot::Sender<Result<Bytes, CallError>>;
+
+#[derive(Default)]
+struct Calls {
+    next: u64,
+    waiting: HashMap<u64, Waiting>,
+    closed: bool,
+}
+
+/// The sending side of one link.
+pub(crate) struct Route {
+    sending: Mutex<Sending>,
+    calls: Mutex<Calls>,
+    clock: Clock,
+    counters: Arc<Counters>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Route").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Route {
+    pub(crate) fn new(
+        carrier: Carrier,
+        stamp: Stamp,
+        clock: Clock,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let sending = Sending {
+            outbox: Outbox::default(),
+            carrier,
+            stamp,
+            acknowledged: 0,
+            under_way: 0,
+            last_sent_ms: clock.now_ms(),
+            closed: false,
+        };
+        Self { sending: Mutex::new(sending), calls: Mutex::default(), clock, counters }
+    }
+
+    /// Sends a parcel, or lets it wait.
+    pub(crate) fn offer(&self, lane: Lane, kind: Kind, bytes: Bytes) -> Result<(), NotSent> {
+        let mut sending = lock(&self.sending);
+        if sending.closed {
+            return Err(NotSent::Closed);
+        }
+        sending.outbox.push(lane, Parcel { kind, bytes }).map_err(|_refused| {
+            add(self.counters.refused(lane), 1);
+            NotSent::Full
+        })?;
+        self.pump(&mut sending);
+        Ok(())
+    }
+
+    /// Asks the peer. The future ends with the answer, the link, or the time.
+    pub(crate) fn call(self: &Arc<Self>, lane: Lane, bytes: Bytes, within: Duration) -> Answered {
+        let deadline = Instant::now() + within;
+        let asked = self.ask(lane, bytes, within);
+        Box::pin(async move {
+            let (_open, answer) = asked?;
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(answered)) => answered,
+                Ok(Err(_dropped)) => Err(CallError::Broken),
+                Err(_elapsed) => Err(CallError::TimedOut),
+            }
+        })
+    }
+
+    fn ask(
+        self: &Arc<Self>,
+        lane: Lane,
+        bytes: Bytes,
+        within: Duration,
+    ) -> Result<(Open, oneshot::Receiver<Result<Bytes, CallError>>), CallError> {
+        let (waiting, answer) = oneshot::channel();
+        let call = {
+            let mut calls = lock(&self.calls);
+            if calls.closed {
+                return Err(CallError::NotUp);
+            }
+            if calls.waiting.len() >= CALLS_MAX {
+                add(&self.counters.refused_calls, 1);
+                return Err(CallError::Full);
+            }
+            calls.next += 1;
+            let call = calls.next;
+            calls.waiting.insert(call, waiting);
+            call
+        };
+        let open = Open { route: Arc::clone(self), call };
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
+        let deadline_ms = self.clock.now_ms().saturating_add(within_ms);
+        match self.offer(lane, Kind::Request { call, deadline_ms }, bytes) {
+            Ok(()) => Ok((open, answer)),
+            Err(NotSent::Full) => Err(CallError::Full),
+            Err(NotSent::Closed) => Err(CallError::NotUp),
+        }
+    }
+
+    /// The answer to a call came.
+    pub(crate) fn answered(&self, call: u64, answer: Bytes) {
+        let waiting = lock(&self.calls).waiting.remove(&call);
+        if let Some(waiting) = waiting {
+            drop(waiting.send(Ok(answer))); // The caller may have given up.
+        }
+    }
+
+    /// The socket's task has written all that it had.
+    pub(crate) fn flushed(&self) {
+        let mut sending = lock(&self.sending);
+        sending.under_way = 0;
+        self.pump(&mut sending);
+    }
+
+    /// A packet came: `theirs` is what the peer acknowledges, `mine` what we acknowledge from now
+    /// on, at once if `owing`.
+    pub(crate) fn received(&self, theirs: u64, mine: u64, owing: bool) {
+        let mut sending = lock(&self.sending);
+        sending.outbox.acknowledge(theirs);
+        sending.acknowledged = mine;
+        let shipped = self.pump(&mut sending);
+        if owing && !shipped {
+            let packet = sending.outbox.empty_packet();
+            self.ship(&mut sending, packet);
+        }
+    }
+
+    /// Says who we are.
+    pub(crate) fn greet(&self, hello: Hello) {
+        let mut sending = lock(&self.sending);
+        let packet = Packet { hello: Some(hello), ..sending.outbox.empty_packet() };
+        self.ship(&mut sending, packet);
+    }
+
+    /// Sends a heartbeat if nothing was sent for `heartbeat`.
+    pub(crate) fn beat(&self, heartbeat: Duration) {
+        let mut sending = lock(&self.sending);
+        let silent_ms = self.clock.now_ms().saturating_sub(sending.last_sent_ms);
+        if u128::from(silent_ms) >= heartbeat.as_millis() && !self.pump(&mut sending) {
+            let packet = sending.outbox.empty_packet();
+            self.ship(&mut sending, packet);
+        }
+    }
+
+    /// Ends it: nothing is sent any longer, what waits is forgotten, all calls are broken.
+    pub(crate) fn close(&self) {
+        {
+            let mut sending = lock(&self.sending);
+            sending.closed = true;
+            sending.outbox = Outbox::default();
+        }
+        let waiting = {
+            let mut calls = lock(&self.calls);
+            calls.closed = true;
+            std::mem::take(&mut calls.waiting)
+        };
+        for waiting in waiting.into_values() {
+            drop(waiting.send(Err(CallError::Broken))); // The caller may have given up.
+        }
+    }
+
+    /// Ships what waits while there is room. Whether it shipped something.
+    fn pump(&self, sending: &mut Sending) -> bool {
+        let mut shipped = false;
+        while sending.under_way < UNDER_WAY_MAX && !sending.closed {
+            let Some(packet) = sending.outbox.next_packet(self.clock.now_ms()) else { break };
+            sending.under_way += 1;
+            self.ship(sending, packet);
+            shipped = true;
+        }
+        shipped
+    }
+
+    fn ship(&self, sending: &mut Sending, mut packet: Packet) {
+        if sending.closed {
+            return;
+        }
+        packet.incarnation = sending.stamp.incarnation;
+        packet.link = sending.stamp.link;
+        packet.acknowledged = sending.acknowledged;
+        let encoded = packet.encode_to_vec();
+        add(&self.counters.packets_sent, 1);
+        add(&self.counters.bytes_sent, encoded.len() as u64);
+        sending.last_sent_ms = self.clock.now_ms();
+        (sending.carrier)(encoded);
+    }
+}
+
+/// A call that is open; forgotten when it ends or nobody waits any longer.
+struct Open {
+    route: Arc<Route>,
+    call: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        lock(&self.route.calls).waiting.remove(&self.call);
+    }
+}
