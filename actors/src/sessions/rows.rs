@@ -1,0 +1,109 @@
+//! Where the rows lie: the table of the storage, behind a small trait; in memory for tests.
+
+use super::row::Key;
+use proto::stored::Session;
+use proto::{DeviceId, UserId};
+use std::fmt;
+use std::ops::ControlFlow;
+use storage::{SessionTable, StorageError};
+
+/// Rows that are read at once: most visits are of a bucket, which has some thousand at most.
+const SCAN_ROWS: usize = 256;
+
+/// What is called with each row of a visit.
+pub(super) type Visit<'a> = dyn FnMut(Key, Session) -> ControlFlow<()> + 'a;
+
+/// Rows in the order of their keys.
+pub(super) trait Rows: fmt::Debug + Send + Sync {
+    fn get(&self, key: Key) -> Result<Option<Session>, StorageError>;
+    fn put(&self, key: Key, row: &Session) -> Result<(), StorageError>;
+    fn remove(&self, key: Key) -> Result<(), StorageError>;
+    /// Visits the rows from `from` on until `visit` breaks off; it must not write.
+    fn visit(&self, from: Key, visit: &mut Visit<'_>) -> Result<(), StorageError>;
+    fn flush(&self) -> Result<(), StorageError>;
+}
+
+impl Rows for SessionTable {
+    fn get(&self, (user, device): Key) -> Result<Option<Session>, StorageError> {
+        self.get(user, device)
+    }
+
+    fn put(&self, (user, device): Key, row: &Session) -> Result<(), StorageError> {
+        self.put(user, device, row)
+    }
+
+    fn remove(&self, (user, device): Key) -> Result<(), StorageError> {
+        self.remove(user, device)
+    }
+
+    fn visit(&self, from: Key, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        let (mut after, mut ended) = (before(from), false);
+        loop {
+            after = self.scan_from(after, SCAN_ROWS, &mut |user, device, row| {
+                ended = ended || visit((user, device), row).is_break();
+            })?;
+            if ended || after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.flush()
+    }
+}
+
+/// The key before this one, whether there is such a row or not.
+fn before((user, device): Key) -> Option<Key> {
+    match (user.0.checked_sub(1), device.0.checked_sub(1)) {
+        (_, Some(device)) => Some((user, DeviceId(device))),
+        (Some(user), None) => Some((UserId(user), DeviceId(u32::MAX))),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod memory {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    /// Rows in memory. A clone shares them, as a restarted node does its disk.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Memory(Arc<Mutex<BTreeMap<Key, Session>>>);
+
+    impl Memory {
+        pub(crate) fn rows(&self) -> BTreeMap<Key, Session> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    impl Rows for Memory {
+        fn get(&self, key: Key) -> Result<Option<Session>, StorageError> {
+            Ok(self.0.lock().unwrap().get(&key).copied())
+        }
+
+        fn put(&self, key: Key, row: &Session) -> Result<(), StorageError> {
+            self.0.lock().unwrap().insert(key, *row);
+            Ok(())
+        }
+
+        fn remove(&self, key: Key) -> Result<(), StorageError> {
+            self.0.lock().unwrap().remove(&key);
+            Ok(())
+        }
+
+        fn visit(&self, from: Key, visit: &mut Visit<'_>) -> Result<(), StorageError> {
+            for (key, row) in self.0.lock().unwrap().range(from..) {
+                if visit(*key, *row).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+
+        fn flush(&self) -> Result<(), StorageError> {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! ◇ Which nodes are there, and which of their incarnations are certainly dead.
+//!
+//! Two things are kept apart. A *dead* incarnation has ended for certain: a later one was seen, or
+//! the node was taken out of the cluster. Its rows are rewritten. A node that is merely *lost*, out
+//! of reach for longer than the grace, may be well and serve others: its rows only read as offline
+//! here, and as before once it is back.
+//!
+//! # Invariant
+//! Floors only rise, and travel with every digest: all nodes come to the same ones.
+
+use super::row;
+use peers::PeerId;
+use proto::NodeId;
+use proto::stored::Session;
+use std::collections::BTreeMap;
+
+/// What this node knows of all nodes.
+#[derive(Debug)]
+pub(super) struct Standing {
+    me: PeerId,
+    nodes: BTreeMap<NodeId, Node>,
+    /// The grace after the start is over: who has not come by then is lost.
+    settled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// The lowest incarnation that may be alive.
+    floor: u64,
+    removed: bool,
+    up: bool,
+    lost: bool,
+    /// Number of its absences so far.
+    absences: u64,
+}
+
+impl Standing {
+    pub(super) fn new(me: PeerId) -> Self {
+        Self { me, nodes: BTreeMap::new(), settled: false }
+    }
+
+    fn node(&mut self, node: NodeId) -> &mut Node {
+        let lost = self.settled;
+        self.nodes.entry(node).or_insert_with(|| Node { lost, ..Node::default() })
+    }
+
+    /// Whether the incarnation that wrote a row has ended for certain.
+    pub(super) fn is_dead(&self, row: &Session) -> bool {
+        if row.node == self.me.node.0 {
+            return row.incarnation < self.me.incarnation;
+        }
+        let node = self.nodes.get(&NodeId(row.node));
+        node.is_some_and(|node| node.removed || row.incarnation < node.floor)
+    }
+
+    /// Whether a row is one of this incarnation of this node.
+    pub(super) fn is_ours(&self, row: &Session) -> bool {
+        row.node == self.me.node.0 && row.incarnation == self.me.incarnation
+    }
+
+    /// The row as it is stored: nobody is there whose node has died.
+    pub(super) fn normal(&self, row: Session) -> Session {
+        if row.online && self.is_dead(&row) { row::put_offline(row) } else { row }
+    }
+
+    /// The row as it reads: nor is anybody there whose node is lost.
+    pub(super) fn view(&self, row: Session) -> Session {
+        let lost = || {
+            let node = self.nodes.get(&NodeId(row.node));
+            row.node != self.me.node.0 && node.map_or(self.settled, |node| node.lost)
+        };
+        if row.online && (self.is_dead(&row) || lost()) { row::put_offline(row) } else { row }
+    }
+
+    /// Whether the session of a row can be reached now.
+    pub(super) fn is_live(&self, row: &Session) -> bool {
+        let up = || self.nodes.get(&NodeId(row.node)).is_some_and(|node| node.up);
+        row.online && !row.gone && !self.is_dead(row) && (self.is_ours(row) || up())
+    }
+
+    /// Whether [`Standing::learn`] would raise a floor.
+    pub(super) fn is_news(&self, id: PeerId) -> bool {
+        id.node != self.me.node
+            && self.nodes.get(&id.node).is_none_or(|node| id.incarnation > node.floor)
+    }
+
+    /// An incarnation was heard of: all before it are dead. Whether that is news.
+    pub(super) fn learn(&mut self, id: PeerId) -> bool {
+        let news = self.is_news(id);
+        if news {
+            self.node(id.node).floor = id.incarnation;
+        }
+        news
+    }
+
+    /// A peer is there. Whether it was lost until now; `None`: an incarnation that is dead by now.
+    pub(super) fn came(&mut self, id: PeerId) -> Option<bool> {
+        self.learn(id);
+        let node = self.node(id.node);
+        if id.incarnation < node.floor {
+            return None;
+        }
+        node.up = true;
+        Some(std::mem::take(&mut node.lost))
+    }
+
+    /// A peer has gone. The number of this absence, or `None` if a later incarnation is known.
+    pub(super) fn went(&mut self, id: PeerId) -> Option<u64> {
+        let node = self.node(id.node);
+        if id.incarnation < node.floor {
+            return None;
+        }
+        node.up = false;
+        node.absences += 1;
+        Some(node.absences)
+    }
+
+    /// The grace of an absence is over. Whether the node is lost by that.
+    pub(super) fn grace_over(&mut self, node: NodeId, absence: u64) -> bool {
+        let node = self.node(node);
+        let lost = !node.up && !node.lost && node.absences == absence;
+        node.lost |= lost;
+        lost
+    }
+
+    /// The grace after the start is over. Who is lost by that.
+    pub(super) fn settle(&mut self) -> Vec<NodeId> {
+        if std::mem::replace(&mut self.settled, true) {
+            return Vec::new();
+        }
+        let missing = |(_, node): &(&NodeId, &mut Node)| !node.up && node.absences == 0;
+        let missing = self.nodes.iter_mut().filter(missing);
+        let lose = |(id, node): (&NodeId, &mut Node)| {
+            node.lost = true;
+            *id
+        };
+        missing.map(lose).collect()
+    }
+
+    /// A node was taken out of the cluster, or in again. Whether that is news.
+    pub(super) fn set_removed(&mut self, node: NodeId, removed: bool) -> bool {
+        node != self.me.node && std::mem::replace(&mut self.node(node).removed, removed) != removed
+    }
+
+    /// Whether rows of this incarnation count as being there.
+    pub(super) fn shows(&self, id: PeerId) -> bool {
+        let PeerId { node, incarnation } = id;
+        let row = Session { node: node.0, incarnation, online: true, ..Session::default() };
+        self.view(row).online
+    }
+
+    /// The peers that are up.
+    pub(super) fn up(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, node)| node.up).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a peer is up.
+    pub(super) fn is_up(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.up)
+    }
+
+    /// Whether any peer is up.
+    pub(super) fn any_up(&self) -> bool {
+        self.nodes.values().any(|node| node.up)
+    }
+
+    /// All floors, this node's own among them.
+    pub(super) fn floors(&self) -> impl Iterator<Item = PeerId> {
+        let known = self.nodes.iter().filter(|(_, node)| node.floor > 0);
+        let known = known.map(|(id, node)| PeerId { node: *id, incarnation: node.floor });
+        known.chain([self.me])
+    }
+}
