@@ -212,6 +212,12 @@ impl Client {
         *self.shared.status.borrow()
     }
 
+    /// The address (`host:port`) of the node that serves this client now; `None` while there is
+    /// none.
+    pub fn node(&self) -> Option<String> {
+        self.shared.desk().node.clone()
+    }
+
     /// Waits until the client is logged in.
     ///
     /// # Errors

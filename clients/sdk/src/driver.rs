@@ -1,6 +1,7 @@
 //! The client's task: connects, runs a session, waits, connects again, until told to end.
 
 use crate::{
+    addresses::Addresses,
     backoff::Backoff,
     client::Command,
     error::{ConnectError, RequestError},
@@ -9,6 +10,7 @@ use crate::{
     login::{self, Opened},
     options::ClientOptions,
     shared::{Shared, Status},
+    transport::Link,
 };
 use proto::{
     Code,
@@ -105,7 +107,7 @@ impl Driver {
     }
 
     pub(crate) async fn run(mut self) {
-        let mut addresses = VecDeque::from(self.options.addresses.clone());
+        let mut addresses = Addresses::new(self.options.addresses.clone());
         let (status, done) = loop {
             match self.once(&mut addresses).await {
                 End::Closed { done } => break (Status::Closed, done),
@@ -113,7 +115,7 @@ impl Driver {
                 End::Lost { reason, wait, addresses: others } => {
                     debug!(%reason, "disconnected");
                     self.disconnected(reason);
-                    prefer(&mut addresses, &others, &self.options.addresses);
+                    addresses.leave(&others);
                     let wait = wait.max(self.backoff.next(rand::random()));
                     if let Some(done) = self.attend(sleep(wait)).await.err() {
                         break (Status::Closed, done);
@@ -133,25 +135,30 @@ impl Driver {
         }
     }
 
-    /// One attempt: connect, log in, run until the session is over.
-    async fn once(&mut self, addresses: &mut VecDeque<String>) -> End {
-        let address = addresses.front().cloned().unwrap_or_default();
-        addresses.rotate_left(usize::from(!addresses.is_empty()));
+    /// One attempt: connect to any node, log in, run until the session is over.
+    async fn once(&mut self, addresses: &mut Addresses) -> End {
+        let (options, order) = (self.options.clone(), addresses.in_order());
+        let opening = async { Link::open_first(&options, &order).await };
+        let (link, address) = match self.attend(opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return login_failed(error),
+            Err(done) => return End::Closed { done },
+        };
+        addresses.using(&address);
         let (ticket, acknowledged) = {
             let desk = self.shared.desk();
             (desk.ticket(), desk.inbox.acknowledged())
         };
-        let (options, identity) = (self.options.clone(), self.identity.clone());
-        let opening = login::open(options, identity, address.clone(), ticket, acknowledged);
+        let identity = self.identity.clone();
+        let wait = options.connect_timeout;
+        let opening = login::open(link, identity, ticket, acknowledged, wait);
         let opened = match self.attend(opening).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return login_failed(error),
             Err(done) => return End::Closed { done },
         };
-        // The node that let us in is the one to come back to.
-        addresses.rotate_right(usize::from(!addresses.is_empty()));
         let since = Instant::now();
-        self.connected(&opened);
+        self.connected(&opened, address);
         let end = self.session(opened.link).await;
         if since.elapsed() >= STABLE {
             self.backoff.reset();
@@ -159,9 +166,10 @@ impl Driver {
         end
     }
 
-    fn connected(&mut self, opened: &Opened) {
+    fn connected(&mut self, opened: &Opened, address: String) {
         {
             let mut desk = self.shared.desk();
+            desk.node = Some(address);
             desk.set_ticket(opened.ticket.clone());
             desk.connected(opened.base);
             let window = usize::try_from(opened.link.welcome.unanswered_max).unwrap_or(0);
@@ -188,7 +196,7 @@ impl Driver {
     }
 
     fn disconnected(&mut self, reason: DisconnectReason) {
-        self.shared.desk().outbox.disconnected();
+        self.shared.desk().disconnected();
         if self.shared.status.send_if_modified(|status| {
             std::mem::replace(status, Status::Connecting) != Status::Connecting
         }) {
@@ -322,16 +330,4 @@ fn login_failed(error: ConnectError) -> End {
         | ConnectError::Unexpected => Duration::ZERO,
     };
     End::Lost { reason: DisconnectReason::Failed(error), wait, addresses: Vec::new() }
-}
-
-/// Puts what the node recommends in front of what was configured.
-fn prefer(addresses: &mut VecDeque<String>, others: &[String], configured: &[String]) {
-    if others.is_empty() {
-        if !addresses.is_empty() {
-            addresses.rotate_left(1);
-        }
-        return;
-    }
-    let known = configured.iter().filter(|address| !others.contains(address)).cloned();
-    *addresses = others.iter().take(16).cloned().chain(known).collect();
 }

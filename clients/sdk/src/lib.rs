@@ -30,6 +30,7 @@
 //!
 //! This crate knows the protocol crate and nothing of the server.
 
+mod addresses;
 mod backoff;
 mod client;
 mod driver;

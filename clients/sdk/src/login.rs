@@ -1,11 +1,12 @@
 //! Opening a session: resume with the ticket, or log in with the key.
 
-use crate::{error::ConnectError, key::Identity, options::ClientOptions, transport::Link};
+use crate::{error::ConnectError, key::Identity, transport::Link};
 use bytes::Bytes;
 use proto::{
     Code, Seq,
     wire::{Login, Resume, client_frame, server_frame},
 };
+use std::time::Duration;
 
 /// A connection that is logged in.
 pub(crate) struct Opened {
@@ -20,16 +21,14 @@ pub(crate) struct Opened {
 const RESUME_ID: u64 = crate::requests::REQUEST_IDS - 2;
 const LOGIN_ID: u64 = crate::requests::REQUEST_IDS - 1;
 
-/// Connects to `address` and logs in. A ticket that is refused costs one more round trip.
+/// Logs in on `link`. A ticket that is refused costs one more round trip.
 pub(crate) async fn open(
-    options: ClientOptions,
+    mut link: Link,
     identity: Identity,
-    address: String,
     ticket: Bytes,
     acknowledged: Seq,
+    wait: Duration,
 ) -> Result<Opened, ConnectError> {
-    let wait = options.connect_timeout;
-    let mut link = Link::open(&options, &address).await?;
     if !ticket.is_empty() {
         let resume = Resume { ticket, acknowledged: acknowledged.0 };
         match link.ask(RESUME_ID, client_frame::Kind::Resume(resume), wait).await {

@@ -85,18 +85,21 @@ pub enum Transport {
 /// How to reach the cluster. Change what differs from the defaults.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// `host:port` of one or more nodes, tried in turn.
+    /// `host:port` of one or more nodes. They are tried in this order: the next one as soon as one
+    /// fails, and beside it if it says nothing for half a second.
     pub addresses: Vec<String>,
     /// The name in the node's certificate; `None`: the host of the address.
     pub server_name: Option<String>,
     /// What carries the frames.
     pub transport: Transport,
-    /// Longest wait for a connection, for `Welcome` and for the answer to a login. Default 10 s.
+    /// Longest wait for a connection and its `Welcome`, for each address, and for the answer to a
+    /// login. Default 10 s.
     pub connect_timeout: Duration,
     /// Longest wait for the answer to a request, reconnecting included. Default 30 s. Sends have
     /// no such limit: they wait in the store.
     pub request_timeout: Duration,
-    /// Wait before the first reconnect; doubled each time. Default 200 ms, half of it random.
+    /// Wait before the first reconnect; doubled each time no address could be used, or a session
+    /// was short. Default 200 ms, half of it random.
     pub backoff_min: Duration,
     /// Longest wait between two attempts. Default 30 s.
     pub backoff_max: Duration,
@@ -110,19 +113,20 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// Over TLS to the node at `address` (`host:port`).
-    pub fn tls(address: impl Into<String>, tls: Tls) -> Self {
-        Self::new(address.into(), Transport::Tls(tls))
+    /// Over TLS to the node at `addresses` (`host:port`, or several of them with commas between).
+    pub fn tls(addresses: impl Into<String>, tls: Tls) -> Self {
+        Self::new(&addresses.into(), Transport::Tls(tls))
     }
 
-    /// Over plain TCP to the node at `address` (`host:port`).
-    pub fn plain(address: impl Into<String>) -> Self {
-        Self::new(address.into(), Transport::Plain)
+    /// Over plain TCP to the node at `addresses` (`host:port`, or several of them with commas
+    /// between).
+    pub fn plain(addresses: impl Into<String>) -> Self {
+        Self::new(&addresses.into(), Transport::Plain)
     }
 
-    fn new(address: String, transport: Transport) -> Self {
+    fn new(addresses: &str, transport: Transport) -> Self {
         Self {
-            addresses: vec![address],
+            addresses: addresses.split(',').map(|one| one.trim().to_owned()).collect(),
             server_name: None,
             transport,
             connect_timeout: Duration::from_secs(10),

@@ -32,7 +32,7 @@ pub async fn register_start(
     options: &ClientOptions,
     alias: &Alias,
 ) -> Result<PinSent, ConnectError> {
-    let mut link = open(options).await?;
+    let (mut link, _) = Link::open_first(options, &options.addresses).await?;
     let start = RegisterStart { alias: alias.as_str().to_owned() };
     let kind = client_frame::Kind::RegisterStart(start);
     let answer = link.ask(1, kind, options.request_timeout).await?;
@@ -53,7 +53,7 @@ pub async fn register_prove(
     key: DeviceKey,
     device_name: &str,
 ) -> Result<Identity, ConnectError> {
-    let mut link = open(options).await?;
+    let (mut link, _) = Link::open_first(options, &options.addresses).await?;
     let prove = RegisterProve {
         alias: alias.as_str().to_owned(),
         pin: pin.trim().to_owned(),
@@ -65,16 +65,4 @@ pub async fn register_prove(
     let answer = link.ask(1, kind, options.request_timeout).await?;
     let server_frame::Kind::Registered(who) = answer else { return Err(ConnectError::Unexpected) };
     Ok(Identity { user: UserId(who.user), device: DeviceId(who.device), key })
-}
-
-/// A connection to the first address that answers.
-async fn open(options: &ClientOptions) -> Result<Link, ConnectError> {
-    let mut last = ConnectError::Address("no address was given".into());
-    for address in &options.addresses {
-        match Link::open(options, address).await {
-            Ok(link) => return Ok(link),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
 pub(crate) struct Desk {
     pub(crate) outbox: Outbox<Answer>,
     pub(crate) inbox: Inbox,
+    /// `host:port` of the node that serves this client; `None` without a session.
+    pub(crate) node: Option<String>,
     ids: SendIds,
     store: Box<dyn Store>,
     ticket: Bytes,
@@ -61,7 +63,7 @@ impl Shared {
             }
         }
         let inbox = Inbox::new(saved.acknowledged);
-        let desk = Desk { outbox, inbox, ids, store, ticket: saved.ticket };
+        let desk = Desk { outbox, inbox, node: None, ids, store, ticket: saved.ticket };
         let (status, _) = watch::channel(Status::Connecting);
         Self { desk: Mutex::new(desk), outbox_max, changed: Notify::new(), status }
     }
@@ -118,6 +120,7 @@ impl Shared {
     pub(crate) fn finish(&self, status: Status) {
         self.set_status(status);
         let mut desk = self.desk();
+        desk.node = None;
         let exact = desk.ids.exact();
         desk.record(&[exact]);
         for (id, answer) in desk.outbox.abandon() {
@@ -156,6 +159,11 @@ impl Desk {
             let change = Change::Acknowledged(self.inbox.acknowledged());
             self.record(&[change]);
         }
+    }
+
+    pub(crate) fn disconnected(&mut self) {
+        self.node = None;
+        self.outbox.disconnected();
     }
 
     pub(crate) fn accepted(&mut self, id: u64, user: UserId) -> outbox::Accepted<Answer> {

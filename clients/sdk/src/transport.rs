@@ -5,6 +5,7 @@ use crate::{
     options::{ClientOptions, Transport},
 };
 use bytes::BytesMut;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use proto::{
     frame,
     limits::FRAME_BYTES_MAX,
@@ -14,12 +15,16 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 
 /// Longest frame that is taken even if `Welcome` allows more.
 const FRAME_BYTES_CEILING: usize = 4 * FRAME_BYTES_MAX;
+
+/// Silence of one address after which the next one is tried beside it. (RFC 8305 has 250 ms for a
+/// TCP handshake; here TLS and `Welcome` are included.)
+const STAGGER: Duration = Duration::from_millis(500);
 
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -34,6 +39,38 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Connects to the first of `addresses` that says `Welcome`, and returns which one it was. Those
+    /// that are slower are hung up on.
+    pub(crate) async fn open_first(
+        options: &ClientOptions,
+        addresses: &[String],
+    ) -> Result<(Self, String), ConnectError> {
+        let attempt = |address: String| async move {
+            let opened = Self::open(options, &address).await;
+            (opened, address)
+        };
+        let mut untried = addresses.iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut next = untried.next();
+        let mut failed = ConnectError::Address("no address was given".into());
+        loop {
+            if let Some(address) = next {
+                attempts.push(attempt(address.clone()));
+            }
+            next = tokio::select! {
+                Some((opened, address)) = attempts.next() => match opened {
+                    Ok(link) => return Ok((link, address)),
+                    Err(error) => {
+                        failed = error;
+                        untried.next()
+                    }
+                },
+                () = sleep(STAGGER), if untried.len() > 0 => untried.next(),
+                else => return Err(failed),
+            };
+        }
+    }
+
     /// Connects to `address` and waits for `Welcome`.
     pub(crate) async fn open(options: &ClientOptions, address: &str) -> Result<Self, ConnectError> {
         within(options.connect_timeout, async {

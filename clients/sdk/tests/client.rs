@@ -9,6 +9,8 @@
     reason = "a test that is surprised has failed"
 )]
 
+#[path = "client/failover.rs"]
+mod failover;
 mod node;
 
 use natter_sdk::{
@@ -290,23 +292,6 @@ async fn the_end_of_a_session_is_final() {
     assert!(matches!(client.send(BOB, "more"), Err(SendError::Ended(Code::Replaced))));
     let asked = client.account().await.unwrap_err();
     assert_eq!(asked.code(), Some(Code::Replaced));
-}
-
-#[tokio::test]
-async fn go_away_moves_the_client_to_the_address_it_names() {
-    let (old, new) = (Node::plain().await, Node::plain().await);
-    let (client, _events) = start(&old, MemoryStore::starting_at(1));
-    let mut conn = old.accept_login().await;
-    let handle = client.send(BOB, "late").unwrap();
-    let (id, _) = conn.hear_send().await;
-    let addresses = vec![new.address()];
-    let code = Code::GoingAway.number();
-    conn.say(0, Kind::GoAway(wire::GoAway { code, after_ms: 1, addresses })).await;
-    conn.accept_send(id).await;
-    handle.await.unwrap();
-    let mut conn = new.accept_login().await;
-    client.send(BOB, "next").unwrap();
-    assert_eq!(conn.hear_bodies(1).await, ["next"]);
 }
 
 #[tokio::test]
