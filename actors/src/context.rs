@@ -1,16 +1,21 @@
 //! All that an actor may touch: clock, chance, storage, settings, metrics and the other doors.
 
+use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::shard::{MachineLimits, Shards};
+use crate::raft::{Group, Timing};
+use crate::sessions::Sessions;
 use crate::user::Users;
 use bytes::Bytes;
+use peers::Peers;
 use proto::ids::SHARDS;
 use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, wire};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use storage::{ShardRecords, Storage};
+use supervision::TaskGroup;
 
 /// What time it is, Unix time in ms. Tests hand in their own.
 #[derive(Clone)]
@@ -95,6 +100,56 @@ pub struct Settings {
     pub pin_requests_per_hour: u32,
 }
 
+/// What the operator has set, as it is now: the cluster's settings change while nodes run.
+#[derive(Debug)]
+pub struct LiveSettings(RwLock<Settings>);
+
+impl LiveSettings {
+    /// Begins with `settings`.
+    pub fn new(settings: Settings) -> Self {
+        Self(RwLock::new(settings))
+    }
+
+    /// Replaces them.
+    pub fn set(&self, settings: Settings) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    fn get(&self) -> Settings {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The Raft groups of this node, once each is open.
+#[derive(Debug)]
+pub struct Groups(Vec<OnceLock<Group>>);
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self((0..=SHARDS).map(|_| OnceLock::new()).collect())
+    }
+}
+
+impl Groups {
+    /// A group has been opened.
+    pub fn set(&self, group: ShardId, opened: Group) {
+        if let Some(place) = self.0.get(usize::from(group.0)) {
+            drop(place.set(opened));
+        }
+    }
+
+    /// A group, if it is open; the last one is [`ShardId::META`].
+    pub fn get(&self, group: ShardId) -> Option<&Group> {
+        self.0.get(usize::from(group.0)).and_then(OnceLock::get)
+    }
+
+    /// All that are open.
+    pub fn all(&self) -> impl Iterator<Item = (ShardId, &Group)> {
+        let groups = (0..=SHARDS).map(ShardId).zip(&self.0);
+        groups.filter_map(|(id, place)| place.get().map(|group| (id, group)))
+    }
+}
+
 /// All that an actor may touch.
 pub struct Context {
     /// What time it is.
@@ -106,7 +161,19 @@ pub struct Context {
     /// What the log held at start, until each shard has taken its part.
     pub recovered: Recovered,
     /// What the operator has set.
-    pub settings: Settings,
+    pub live: LiveSettings,
+    /// The door to other nodes.
+    pub peers: Peers,
+    /// The Raft groups of this node.
+    pub groups: Groups,
+    /// Who is connected where, on all nodes.
+    pub sessions: Sessions,
+    /// Waits and heartbeats of Raft.
+    pub timing: Timing,
+    /// Whether this start founds a cluster.
+    pub founds: bool,
+    /// Calls under way to other nodes.
+    pub tasks: TaskGroup,
     /// All counters.
     pub metrics: Metrics,
     /// See every send, in this order.
@@ -131,7 +198,7 @@ impl Recovered {
     /// Shares out what storage found.
     pub fn new(found: Vec<ShardRecords>) -> Self {
         let mut parts: BTreeMap<_, _> =
-            (0..SHARDS).map(|shard| (ShardId(shard), Vec::new())).collect();
+            (0..=SHARDS).map(|shard| (ShardId(shard), Vec::new())).collect();
         parts.extend(found.into_iter().map(|part| (part.shard, part.records)));
         Self(Mutex::new(parts))
     }
@@ -143,6 +210,16 @@ impl Recovered {
 }
 
 impl Context {
+    /// What the operator has set, as of now.
+    pub fn settings(&self) -> Settings {
+        self.live.get()
+    }
+
+    /// The way to users, wherever they are.
+    pub fn delivery(&self) -> Delivery<'_> {
+        Delivery(self)
+    }
+
     /// What the log held of a shard when the node started; `None` the second time.
     pub(crate) fn records_of(&self, shard: ShardId) -> Option<Vec<(u64, Bytes)>> {
         self.recovered.take(shard)
@@ -151,6 +228,6 @@ impl Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Context").field("settings", &self.settings()).finish_non_exhaustive()
     }
 }

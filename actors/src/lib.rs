@@ -10,9 +10,15 @@
 //! **Invariant:** this crate opens no socket and no file, and never asks the system for the time:
 //! all it may touch is in [`context::Context`].
 
+pub mod cluster;
 pub mod connection;
 pub mod context;
+pub mod delivery;
 pub mod metrics;
 pub mod presence;
+pub mod raft;
+pub mod replicas;
+pub mod service;
+pub mod sessions;
 pub mod shard;
 pub mod user;

@@ -14,7 +14,7 @@ use proto::ids::SHARDS;
 use proto::stored::{self, member::State, meta_command::Kind};
 
 /// Members that a cluster may have. Every node keeps a link to every other one.
-pub const MEMBERS_MAX: usize = 128;
+pub(super) const MEMBERS_MAX: usize = 128;
 
 /// Settings that may be kept, with those of other versions of the program.
 const SETTINGS_MAX: usize = 256;
@@ -24,7 +24,7 @@ const TEXT_BYTES_MAX: usize = 256;
 
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MetaRefusal {
+pub(super) enum MetaRefusal {
     /// The cluster has its number.
     #[error("the cluster was founded before")]
     AlreadyFounded,
@@ -61,7 +61,7 @@ pub enum MetaRefusal {
 ///
 /// # Errors
 /// [`MetaRefusal`]; then nothing changed.
-pub fn apply(meta: &mut stored::Meta, command: stored::MetaCommand) -> Result<bool, MetaRefusal> {
+pub(super) fn apply(meta: &mut stored::Meta, command: stored::MetaCommand) -> Result<bool, MetaRefusal> {
     let changed = match command.kind.ok_or(MetaRefusal::UnknownCommand)? {
         Kind::Found(number) => found(meta, number),
         Kind::SetMember(member) => set_member(meta, member),
@@ -79,7 +79,7 @@ pub fn apply(meta: &mut stored::Meta, command: stored::MetaCommand) -> Result<bo
 ///
 /// # Errors
 /// What [`apply`] would refuse, and settings that are none or have no good value.
-pub fn check(meta: &stored::Meta, command: &stored::MetaCommand) -> Result<(), MetaRefusal> {
+pub(super) fn check(meta: &stored::Meta, command: &stored::MetaCommand) -> Result<(), MetaRefusal> {
     if let Some(Kind::SetSetting(setting)) = &command.kind
         && !(setting.value.is_empty() && settings::keys().any(|key| key == setting.key))
     {
@@ -89,7 +89,7 @@ pub fn check(meta: &stored::Meta, command: &stored::MetaCommand) -> Result<(), M
 }
 
 /// A member.
-pub fn member(meta: &stored::Meta, node: NodeId) -> Option<&stored::Member> {
+pub(super) fn member(meta: &stored::Meta, node: NodeId) -> Option<&stored::Member> {
     meta.members.iter().find(|member| member.node == node.0)
 }
 

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub type Nodes = BTreeSet<NodeId>;
 
 /// Which nodes should be the voters of each group.
-pub type Plan = BTreeMap<ShardId, Nodes>;
+pub(super) type Plan = BTreeMap<ShardId, Nodes>;
 
 /// Voters of a group when there are enough nodes.
 const VOTERS: usize = 3;
@@ -30,41 +30,41 @@ const META_HOLDERS: usize = 7;
 
 /// A member as the plan sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberView {
+pub(super) struct MemberView {
     /// Its state.
-    pub state: State,
+    pub(super) state: State,
     /// Its zone; empty: one of its own.
-    pub zone: String,
+    pub(super) zone: String,
     /// Whether it is connected and alive.
-    pub up: bool,
+    pub(super) up: bool,
 }
 
 /// A group as its leader tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupView {
+pub(super) struct GroupView {
     /// Who leads it; `None`: nobody, or nobody knows.
-    pub leader: Option<NodeId>,
+    pub(super) leader: Option<NodeId>,
     /// Who votes.
-    pub voters: Nodes,
+    pub(super) voters: Nodes,
     /// Who listens.
-    pub learners: Nodes,
+    pub(super) learners: Nodes,
     /// Of both, who has the log but for its end.
-    pub caught_up: Nodes,
+    pub(super) caught_up: Nodes,
 }
 
 /// All that a plan is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Picture {
+pub(super) struct Picture {
     /// The members.
-    pub members: BTreeMap<NodeId, MemberView>,
+    pub(super) members: BTreeMap<NodeId, MemberView>,
     /// The groups that are known.
-    pub groups: BTreeMap<ShardId, GroupView>,
+    pub(super) groups: BTreeMap<ShardId, GroupView>,
     /// The plan so far.
-    pub placements: Plan,
+    pub(super) placements: Plan,
 }
 
 /// All groups: the shards, then `meta`.
-pub fn groups() -> impl Iterator<Item = ShardId> {
+pub(super) fn groups() -> impl Iterator<Item = ShardId> {
     (0..=SHARDS).map(ShardId)
 }
 
@@ -114,7 +114,7 @@ impl Picture {
     fn zones(&self, nodes: &Nodes) -> usize {
         let named = |node: &NodeId| {
             let zone = self.members.get(node).map(|member| member.zone.as_str());
-            zone.filter(|zone| !zone.is_empty()).map_or(Err(*node), Ok)
+            zone.filter(|zone| !zone.is_empty()).ok_or(*node)
         };
         nodes.iter().map(named).collect::<BTreeSet<_>>().len()
     }
@@ -142,14 +142,14 @@ impl Picture {
     }
 }
 
-/// Plans all groups that are known or were planned before.
-pub fn plan(picture: &Picture) -> Plan {
-    let known = |group: &ShardId| {
-        picture.groups.contains_key(group) || picture.placements.contains_key(group)
-    };
-    let kept = groups().filter(known).map(|group| (group, kept(picture, group))).collect();
-    let mut planner = Planner { picture, plan: kept };
-    for group in planner.plan.keys().copied().collect::<Vec<_>>() {
+/// Plans all groups that are known. What is planned for the others stays: a group without a leader
+/// cannot be changed, and nobody knows who holds it.
+pub(super) fn plan(picture: &Picture) -> Plan {
+    let mut plan = picture.placements.clone();
+    let known = || groups().filter(|group| picture.groups.contains_key(group));
+    plan.extend(known().map(|group| (group, kept(picture, group))));
+    let mut planner = Planner { picture, plan };
+    for group in known() {
         if picture.wanted_voters(group) == 1 {
             planner.choose_one(group);
         } else {
@@ -314,7 +314,8 @@ impl Planner<'_> {
     fn movable(&self, from: NodeId, to: NodeId) -> Option<ShardId> {
         let picture = self.picture;
         let shards = self.plan.iter().filter(|(group, nodes)| {
-            let moves = **group != ShardId::META && nodes.contains(&from) && !nodes.contains(&to);
+            let shard = **group != ShardId::META && picture.groups.contains_key(group);
+            let moves = shard && nodes.contains(&from) && !nodes.contains(&to);
             moves && picture.zones_after(nodes, Some(from), Some(to)) >= picture.zones(nodes)
         });
         let best = shards.min_by_key(|(group, _)| {

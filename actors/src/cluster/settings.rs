@@ -213,7 +213,7 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// [`SettingError`]: no such key, not to be read, or out of range.
-pub fn normalized(key: &str, value: &str) -> Result<String, SettingError> {
+pub(super) fn normalized(key: &str, value: &str) -> Result<String, SettingError> {
     let field = FIELDS.iter().find(|field| field.key == key);
     let field = field.ok_or_else(|| SettingError::UnknownKey { key: key.into() })?;
     Ok(field.text(field.parse(value)?))

@@ -12,14 +12,14 @@ use proto::{NodeId, ShardId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Replicas on their way at once.
-pub const MOVES_MAX: usize = 4;
+pub(super) const MOVES_MAX: usize = 4;
 
 /// Leaderships handed over at once.
-pub const YIELDS_MAX: usize = 3;
+pub(super) const YIELDS_MAX: usize = 3;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Let a node listen, and wait until it has caught up.
     AddLearner {
         /// Whose log.
@@ -57,7 +57,7 @@ pub enum Step {
 
 impl Step {
     /// The group that it changes; `None`: it strikes a member.
-    pub fn group(&self) -> Option<ShardId> {
+    pub(super) fn group(&self) -> Option<ShardId> {
         match self {
             Self::AddLearner { group, .. }
             | Self::ChangeVoters { group, .. }
@@ -69,7 +69,7 @@ impl Step {
 }
 
 /// The steps to take now, beside those `under_way`.
-pub fn steps(picture: &Picture, plan: &Plan, under_way: &BTreeMap<ShardId, Step>) -> Vec<Step> {
+pub(super) fn steps(picture: &Picture, plan: &Plan, under_way: &BTreeMap<ShardId, Step>) -> Vec<Step> {
     let mut round = Round::new(picture, plan, under_way);
     for group in groups().filter(|group| !under_way.contains_key(group)) {
         if let Some(view) = picture.groups.get(&group)
@@ -106,8 +106,12 @@ impl<'a> Round<'a> {
         let yields = under_way.values().filter(|step| matches!(step, Step::Yield { .. }));
         let ready = picture.members.keys().filter(|node| picture.is_ready(**node));
         let mut leads: BTreeMap<_, _> = ready.map(|node| (*node, 0)).collect();
-        for leader in picture.groups.values().filter_map(|view| view.leader) {
-            leads.entry(leader).and_modify(|count| *count += 1);
+        for (group, view) in &picture.groups {
+            let leader = match under_way.get(group) {
+                Some(Step::Yield { to, .. }) => Some(*to),
+                Some(_) | None => view.leader,
+            };
+            leader.map(|leader| leads.entry(leader).and_modify(|count| *count += 1));
         }
         Self {
             picture,

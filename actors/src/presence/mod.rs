@@ -8,7 +8,7 @@ mod watchers;
 
 use crate::connection::Connection;
 use crate::context::Context;
-use crate::shard::AccountView;
+use crate::shard::{AccountView, Query};
 use proto::wire::{self, server_frame::Kind};
 use proto::{Code, UserId};
 use std::sync::Arc;
@@ -36,6 +36,15 @@ pub enum PresenceItem {
     Unsubscribe(UserId, UserId),
     /// A user has no connection here any longer.
     WatcherGone(UserId),
+    /// Another node tells that someone came or went there.
+    ChangedElsewhere {
+        /// Who.
+        user: UserId,
+        /// Whether they are there.
+        online: bool,
+        /// Unix time in ms.
+        at_ms: u64,
+    },
     /// Someone came or went.
     Changed {
         /// Who.
@@ -92,6 +101,11 @@ impl Presence {
         self.inbox.force(PresenceItem::WatcherGone(watcher));
     }
 
+    /// Another node tells that someone came or went there. Dropped when too much is waiting.
+    pub fn changed_elsewhere(&self, user: UserId, online: bool, at_ms: u64) {
+        drop(self.inbox.push(PresenceItem::ChangedElsewhere { user, online, at_ms }));
+    }
+
     /// Someone came or went. Dropped when too much is waiting.
     pub fn changed(&self, account: &Arc<AccountView>, online: bool, at_ms: u64) {
         let account = account.clone();
@@ -132,6 +146,11 @@ impl Process for PresenceActor {
             }
             PresenceItem::Unsubscribe(watcher, user) => self.watchers.remove(watcher, user),
             PresenceItem::WatcherGone(watcher) => self.watchers.forget(watcher),
+            PresenceItem::ChangedElsewhere { user, online, at_ms } => {
+                if self.watchers.of(user).next().is_some() {
+                    self.ask_whom_to_tell(user, online, at_ms);
+                }
+            }
             PresenceItem::Changed { account, online, at_ms } => {
                 for watcher in self.watchers.of(account.user) {
                     if let Some(presence) = shown(&account, watcher, online, at_ms) {
@@ -145,13 +164,22 @@ impl Process for PresenceActor {
 }
 
 impl PresenceActor {
+    /// What a user hides is known to their shard.
+    fn ask_whom_to_tell(&self, user: UserId, online: bool, at_ms: u64) {
+        let presence = self.context.presence.clone();
+        let answer = Box::new(move |account: Result<Option<Arc<AccountView>>, Code>| {
+            if let Ok(Some(account)) = account {
+                presence.changed(&account, online, at_ms);
+            }
+        });
+        self.context.shards.query(user.shard(), Query::Account { user, answer });
+    }
+
     fn standing(&self, watcher: UserId, account: &AccountView) -> wire::Presence {
-        let table = self.context.storage.sessions();
-        let rows =
-            account.devices.keys().filter_map(|device| table.get(account.user, *device).ok()?);
-        let here = |row: &proto::stored::Session| {
-            row.online && !row.away && row.incarnation == self.context.incarnation
-        };
+        let table = &self.context.sessions;
+        let rows = account.devices.keys();
+        let rows = rows.filter_map(|device| table.get(account.user, *device).ok()?);
+        let here = |row: &proto::stored::Session| !row.away && table.is_live(row);
         let (online, seen_ms) = rows.fold((false, 0), |(online, seen_ms), row| {
             (online || here(&row), row.last_seen_ms.max(seen_ms))
         });

@@ -3,6 +3,7 @@
 
 use super::exchange::{Exchange, Step};
 use super::row::{self, Key};
+use super::standing::Standing;
 use super::table::{self, Change};
 use super::{CAST_BYTES, CUTOFF_STEP_MS, Sessions, Shared, TOMBSTONE_MS};
 use bytes::Bytes;
@@ -138,7 +139,7 @@ impl Process for SessionsActor {
                 }
             }
             SessionsItem::Settle => {
-                for node in self.shared.table.change_standing(|standing| standing.settle()) {
+                for node in self.shared.table.change_standing(Standing::settle) {
                     self.tell_of(node, false);
                 }
             }
@@ -287,7 +288,9 @@ impl SessionsActor {
 
     fn compare_all(&mut self) {
         let up = self.shared.table.standing().up();
-        up.into_iter().for_each(|node| self.compare(node));
+        for node in up {
+            self.compare(node);
+        }
     }
 
     fn compare(&mut self, node: NodeId) {
@@ -328,7 +331,7 @@ impl SessionsActor {
         };
         match self.step(&mut exchange, answer) {
             Step::Ask(question) => {
-                self.ask(exchange.peer, number, question);
+                self.ask(exchange.peer, number, *question);
                 self.exchange = Some(exchange);
             }
             Step::Done => {

@@ -40,7 +40,7 @@ pub(super) struct Exchange {
 #[derive(Debug)]
 pub(super) enum Step {
     /// Ask the peer.
-    Ask(request::Kind),
+    Ask(Box<request::Kind>),
     /// All was compared.
     Done,
     /// It has to be begun again, in a moment.
@@ -67,7 +67,7 @@ impl Exchange {
             return Ok(Step::Again);
         }
         let buckets: BTreeSet<u32> = differ.buckets.iter().copied().collect();
-        self.todo = buckets.into_iter().filter(|bucket| *bucket < BUCKETS as u32).collect();
+        self.todo = buckets.into_iter().filter(|bucket| (*bucket as usize) < BUCKETS).collect();
         self.todo.reverse();
         self.next_fetch(table)
     }
@@ -82,7 +82,11 @@ impl Exchange {
             return Ok(Step::Again);
         }
         self.fetch.from = more;
-        Ok(Step::Ask(request::Kind::Fetch(self.fetch.clone())))
+        Ok(self.ask())
+    }
+
+    fn ask(&self) -> Step {
+        Step::Ask(Box::new(request::Kind::Fetch(self.fetch.clone())))
     }
 
     fn next_fetch(&mut self, table: &Table) -> Result<Step, StorageError> {
@@ -100,7 +104,7 @@ impl Exchange {
             sums.extend(parts.0);
         }
         self.fetch = cluster::SessionsFetch { buckets, from: Bytes::new(), sums };
-        Ok(Step::Ask(request::Kind::Fetch(self.fetch.clone())))
+        Ok(self.ask())
     }
 }
 

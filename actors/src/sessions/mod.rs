@@ -425,7 +425,7 @@ impl Shared {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(user = %key.0, device = %key.1, %error, "session row not taken in")
+                    warn!(user = %key.0, device = %key.1, %error, "session row not taken in");
                 }
             }
         }
@@ -443,12 +443,12 @@ impl Shared {
             // This node's own row, forgotten here and remembered elsewhere.
             (_, Some(after)) if after.online && is_ours(&after) => {
                 if !watch.still_here(user, device) {
-                    self.noting(change.key, self.end(change.key));
+                    noting(change.key, self.end(change.key));
                 }
             }
             (Some(ours), Some(after)) if !after.online && !after.gone && !is_ours(&after) => {
                 if watch.still_here(user, device) {
-                    self.noting(change.key, self.assert_again(watch.as_ref(), change.key, ours));
+                    noting(change.key, self.assert_again(watch.as_ref(), change.key, ours));
                     return;
                 }
             }
@@ -473,12 +473,6 @@ impl Shared {
         Ok(())
     }
 
-    fn noting(&self, (user, device): Key, outcome: Result<(), StorageError>) {
-        if let Err(error) = outcome {
-            warn!(%user, %device, %error, "session not recorded");
-        }
-    }
-
     /// Tells of a change if others can see it.
     fn tell(&self, change: &Change) {
         let Some(Wired { watch, .. }) = self.wired.get() else { return };
@@ -491,5 +485,11 @@ impl Shared {
         if state(&before) != state(&after) {
             watch.changed(change.key.0, change.key.1, before.as_ref(), after.as_ref());
         }
+    }
+}
+
+fn noting((user, device): Key, outcome: Result<(), StorageError>) {
+    if let Err(error) = outcome {
+        warn!(%user, %device, %error, "session not recorded");
     }
 }

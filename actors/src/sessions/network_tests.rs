@@ -218,8 +218,9 @@ async fn of_two_nodes_that_claim_a_device_one_wins_and_peace_follows() {
     network.cut(NodeId(1), NodeId(2));
     network.cut(NodeId(1), NodeId(3));
     until(|| !nodes[1].sessions.0.table.standing().is_up(NodeId(1))).await;
-    (nodes[0].claim(7), nodes[1].claim(7));
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    nodes[0].claim(7);
+    nodes[1].claim(7);
+    tokio::time::sleep(Duration::from_mins(1)).await;
     network.heal_all();
     let refs = nodes.each_ref();
     until(|| refs.iter().all(|node| node.node_of(7).len() <= 1 && node.sees(7))).await;
@@ -227,7 +228,7 @@ async fn of_two_nodes_that_claim_a_device_one_wins_and_peace_follows() {
     let displaced = |node: &Node| node.here.displaced.load(Relaxed);
     assert_eq!((displaced(refs[0]), displaced(refs[1]), displaced(refs[2])), (1, 0, 0));
     let row = refs[2].get(7);
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
     assert_eq!(refs[0].get(7), row, "nobody writes it again");
 }
 
@@ -318,11 +319,15 @@ async fn sessions_of_a_removed_node_are_dead_until_it_is_a_member_again() {
     network.cut(NodeId(1), NodeId(3));
     network.cut(NodeId(2), NodeId(3));
     let [one, two, three] = nodes.each_ref();
-    [one, two].iter().for_each(|node| node.sessions.set_removed(NodeId(3), true));
+    for node in [one, two] {
+        node.sessions.set_removed(NodeId(3), true);
+    }
     are_equal(&[one, two]).await;
     assert_eq!(one.sessions.figures().purged, 10);
     assert!((1..=10).all(|user| !one.sees(user)));
-    [one, two].iter().for_each(|node| node.sessions.set_removed(NodeId(3), false));
+    for node in [one, two] {
+        node.sessions.set_removed(NodeId(3), false);
+    }
     network.heal_all();
     are_equal(&[one, two, three]).await;
     assert!((1..=10).all(|user| one.sees(user) && two.sees(user)));

@@ -259,9 +259,10 @@ impl Table {
 
     /// Puts a tombstone in the place of a row; no change if there is no row.
     pub(super) fn bury(&self, key: Key, now_ms: u64) -> Result<Option<Change>, StorageError> {
+        let last_seen_ms = now_ms.max(self.cutoff_ms.load(Relaxed));
         self.alter(key, |_, before| match before {
             Some(row) if !row.gone => Verdict::Put(self.stamped(row, |row| {
-                *row = Session { last_seen_ms: now_ms, gone: true, ..Session::default() };
+                *row = Session { last_seen_ms, gone: true, ..Session::default() };
             })),
             Some(_) | None => Verdict::Keep,
         })

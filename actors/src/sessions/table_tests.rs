@@ -86,7 +86,9 @@ impl Node {
     /// What user actors do with those who lost: end them.
     fn kick(&self) {
         let displaced = std::mem::take(&mut *self.here.displaced.lock().unwrap());
-        displaced.into_iter().for_each(|key| self.close(key));
+        for key in displaced {
+            self.close(key);
+        }
     }
 
     fn purge(&self) {
@@ -112,7 +114,7 @@ impl Node {
                 Some(_) | None => panic!("not answered"),
             };
             match step.unwrap() {
-                Step::Ask(next) => question = next,
+                Step::Ask(next) => question = *next,
                 Step::Done | Step::Again => return,
             }
         }
@@ -190,10 +192,18 @@ impl World {
 
     fn happens(&mut self, event: &Event) {
         let node = &self.nodes[match *event {
-            Event::Claim(n, _) | Event::Close(n, _) | Event::Away(n, _) | Event::Bury(n, _) => n,
-            Event::Deliver(n, _) | Event::Restart(n) | Event::Loss(n) | Event::Learn(n, _) => n,
-            Event::Remove(n, _) | Event::Cutoff(n, _) | Event::Piece(n, _) => n,
-            Event::Pull(n, _) => n,
+            Event::Claim(n, _)
+            | Event::Close(n, _)
+            | Event::Away(n, _)
+            | Event::Bury(n, _)
+            | Event::Deliver(n, _)
+            | Event::Restart(n)
+            | Event::Loss(n)
+            | Event::Learn(n, _)
+            | Event::Remove(n, _)
+            | Event::Cutoff(n, _)
+            | Event::Piece(n, _)
+            | Event::Pull(n, _) => n,
         }];
         match *event {
             Event::Claim(_, k) => {
@@ -306,7 +316,7 @@ proptest! {
         }
         for node in &world.nodes {
             node.sessions.set_removed(NodeId(3), is_removed);
-            node.table().set_cutoff(if drops_tombstones { NOW_MS + 1 } else { 0 });
+            node.table().set_cutoff(if drops_tombstones { NOW_MS + 2 } else { 0 });
         }
         let members: Vec<&Node> = world.nodes.iter().take(if is_removed { 2 } else { 3 }).collect();
         world.comes_to_rest(&members);

@@ -1,42 +1,39 @@
-//! The shard process: logs commands, applies what is flushed, answers, does what follows.
+//! The shard process: one replica, and this node's way to the leader.
+//!
+//! It proposes commands or passes them on, applies what its group has committed, answers, and on the
+//! leader does what follows.
 
-use super::command::{Command, Effect, Spill};
+use super::chores::Chores;
+use super::command::{Command, Effect};
 use super::machine::Machine;
-use super::proposals::Proposals;
-use super::reads::{Overlay, Reader};
-use super::{Outcome, Query, Reply, ShardItem};
+use super::proposals::{Failure, Proposals, Who};
+use super::reads::Overlay;
+use super::{Answer, Loaded, Outcome, Query, ShardItem, ShardReplica};
 use crate::context::Context;
+use crate::delivery::Outbound;
+use crate::raft::{Committed, Done, Group, GroupArgs, ProposeError, Standing};
 use bytes::Bytes;
 use prost::Message;
-use proto::{Code, Seq, ShardId, UserId, ids::SHARDS, stored};
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use proto::{Code, NodeId, ShardId, stored};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use storage::{LogError, Row, StorageError};
-use supervision::{Flow, Inbox, Process, ProcessError};
-use tracing::{error, info, warn};
-
-/// Bytes logged after which a shard makes a checkpoint early: bounds the bodies it keeps in memory.
-const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Bytes logged beyond the last checkpoint while the tables still write it, at which nothing more
-/// is proposed: senders wait rather than memory grow.
-const BACKLOG_BYTES: u64 = 4 * CHECKPOINT_BYTES;
+use supervision::{Flow, Inbox, Process, ProcessError, timer};
+use tracing::info;
 
 /// Wait before something that failed for lack of space or of an answer is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
+
+/// Wait before a batch or question is put to a leader again that was not there.
+pub(super) const SOON: Duration = Duration::from_millis(50);
 
 /// How often [`ShardItem::TickDue`] comes, in ms. Chores count ticks, not the clock, which may jump.
 pub const TICK_MS: u64 = 1_000;
 
-/// How often stored entries are searched for ended times to live, in ticks.
-const EXPIRY_EVERY_TICKS: u64 = 10;
+/// Ticks without a leader after which what waits for one is refused.
+pub(super) const PATIENCE_TICKS: u64 = 4;
 
-/// Expired entries taken out by one command.
-const EXPIRY_BATCH: usize = 1_000;
-
-/// Why a shard actor is not started twice: what was logged since the tables were written is read
+/// Why a shard actor is not started twice: what was committed since the tables were written is read
 /// when the node starts. The node ends, and its next start finds everything.
 const STATE_LOST: &str = "a shard failed: the node must start again to read its log";
 
@@ -49,39 +46,54 @@ pub struct ShardArgs {
     pub context: Arc<Context>,
 }
 
-/// What another shard was offered and has not confirmed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Offer {
-    up_to: u64,
-    under_way: bool,
+/// A question that waits until this node knows that it leads, and whom to tell if it does not.
+pub(super) type Question = (Query, Option<Answer<()>>);
+
+/// Our batch under way.
+struct Proposed {
+    record: Bytes,
+    /// The batch without its commands.
+    head: stored::Batch,
+    spills: bool,
 }
 
-/// How far a checkpoint has come. Stored entries are not searched for expired ones meanwhile, so
-/// that none is found twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Checkpoint {
-    Idle,
-    Proposed,
-    Writing,
+/// A batch that is committed. Without commands if it is ours: they are in the queue.
+struct Committing {
+    batch: stored::Batch,
+    ours: bool,
+    spills: bool,
 }
 
 /// One replica of one shard.
 pub struct ShardActor {
-    shard: ShardId,
-    context: Arc<Context>,
-    inbox: Arc<Inbox<ShardItem>>,
-    machine: Machine,
-    proposals: Proposals,
-    /// Index of the last record in the log.
-    index: u64,
-    logged_bytes: u64,
-    overlay: Overlay,
-    checkpoint: Checkpoint,
-    ticks_since_checkpoint: u64,
-    ticks_since_expiry: u64,
-    reading_due: bool,
-    offers: [Offer; SHARDS as usize],
-    reading_origins: BTreeSet<UserId>,
+    pub(super) shard: ShardId,
+    pub(super) context: Arc<Context>,
+    pub(super) inbox: Arc<Inbox<ShardItem>>,
+    pub(super) group: Group,
+    pub(super) machine: Machine,
+    pub(super) proposals: Proposals,
+    /// Our batch under way, if it was proposed here.
+    proposed: Option<Proposed>,
+    pub(super) standing: Standing,
+    /// Last index of the log when this node began to lead.
+    pub(super) ready_from: u64,
+    /// Term in which this node leads and has applied all that was committed before.
+    pub(super) ready_in: Option<u64>,
+    pub(super) applied: stored::Applied,
+    pub(super) overlay: Overlay,
+    pub(super) chores: Chores,
+    /// Committed entries that wait for a checkpoint to be written.
+    deferred: VecDeque<(VecDeque<Committed>, Done)>,
+    /// Questions that wait for the next confirmation, and for the one under way.
+    pub(super) asked: Vec<Question>,
+    pub(super) confirming: Option<Vec<Question>>,
+    /// Who was last heard to lead, and in which term: this node may be no replica of the shard.
+    pub(super) hint: Option<(u64, NodeId)>,
+    /// Nodes to which pushes were lost.
+    pub(super) lost: BTreeSet<NodeId>,
+    pub(super) ticks: u64,
+    /// Since when nobody takes our commands, in ticks.
+    stuck_since: Option<u64>,
 }
 
 impl std::fmt::Debug for ShardActor {
@@ -96,46 +108,84 @@ impl Process for ShardActor {
 
     async fn start(args: ShardArgs, inbox: Arc<Inbox<ShardItem>>) -> Result<Self, ProcessError> {
         let ShardArgs { shard, context } = args;
-        let (storage, limits) = (context.storage.clone(), context.settings.machine);
-        let records = context.records_of(shard).ok_or(STATE_LOST)?;
-        let load = move || recover(&storage, Machine::new(shard, limits), records);
-        let recovered = tokio::task::spawn_blocking(load).await??;
-        let spread = context.settings.checkpoint_every_ms * u64::from(shard.0) / u64::from(SHARDS);
+        let recovered = context.records_of(shard).ok_or(STATE_LOST)?;
+        let records = recovered.len();
+        let loaded = super::replica::load(&context, shard).await?;
+        let group = Group::open(GroupArgs {
+            group: shard,
+            storage: context.storage.clone(),
+            peers: context.peers.clone(),
+            recovered,
+            replica: Arc::new(ShardReplica(inbox.clone())),
+            timing: context.timing,
+        })
+        .await?;
+        context.groups.set(shard, group.clone());
+        if context.founds {
+            group.found().await?;
+        }
+        let standing = super::replica::watch(&context, &group, &inbox);
+        let applied = loaded.applied.unwrap_or_default();
+        info!(%shard, index = applied.id.map_or(0, |id| id.index), records, "shard opened");
+        let chores = Chores::new(shard, context.settings().checkpoint_every_ms);
         let mut actor = Self {
             shard,
             context,
             inbox,
-            machine: recovered.machine,
+            group,
+            machine: loaded.machine,
             proposals: Proposals::default(),
-            index: recovered.index,
-            logged_bytes: recovered.bytes,
+            proposed: None,
+            standing: Standing::default(),
+            ready_from: 0,
+            ready_in: None,
+            applied,
             overlay: Overlay::new(),
-            checkpoint: Checkpoint::Idle,
-            ticks_since_checkpoint: spread / TICK_MS,
-            ticks_since_expiry: u64::from(shard.0),
-            reading_due: false,
-            offers: [Offer::default(); SHARDS as usize],
-            reading_origins: BTreeSet::new(),
+            chores,
+            deferred: VecDeque::new(),
+            asked: Vec::new(),
+            confirming: None,
+            hint: None,
+            lost: BTreeSet::new(),
+            ticks: 0,
+            stuck_since: None,
         };
-        actor.machine.resume();
-        actor.follow_effects();
-        actor.offer_notices();
+        actor.stands(standing);
         Ok(actor)
     }
 
     fn handle(&mut self, item: ShardItem) -> Result<Flow, ProcessError> {
         match item {
-            ShardItem::Propose { command, reply } => self.admit(command, reply),
+            ShardItem::Propose { command, reply } => {
+                self.proposals.push(command, reply, Who::Caller, self.ticks);
+            }
             ShardItem::ProposeLazily(command) => self.proposals.push_lazy(command),
-            ShardItem::Query(query) => self.answer(query),
-            ShardItem::Logged(Ok(())) => self.apply_batch(),
-            ShardItem::Logged(Err(error)) => self.not_logged(error)?,
+            ShardItem::ProposeAll { commands, answer } => self.take_all(commands, answer),
+            ShardItem::Query(query) => self.question(query, self.ticks),
+            ShardItem::Ask(query, elsewhere) => self.question_of_peer(query, elsewhere),
+            ShardItem::AskAgain(query, since) => self.question(query, since),
+            ShardItem::Confirmed(leads) => self.confirmed(leads),
+            ShardItem::Apply(entries, done) => self.committed(entries.into(), done)?,
+            ShardItem::Reload(done) => self.reload(done),
+            ShardItem::Loaded(loaded, done) => self.loaded(*loaded, done),
+            ShardItem::NotProposed(number, error) => self.not_proposed(number, error)?,
+            ShardItem::Forwarded(number, outcomes) => self.forwarded(number, outcomes),
+            ShardItem::Stands(standing) => self.stands(standing),
+            ShardItem::RetryDue => self.chores.retry_asked = false,
             ShardItem::OriginsRead { user, read } => self.origins_read(user, read),
             ShardItem::NoticesTaken { to, number, taken } => self.notices_taken(to, number, taken),
             ShardItem::CheckpointWritten { applied, again } => {
-                self.checkpoint_written(applied, again);
+                self.checkpoint_written(applied, again)?;
             }
             ShardItem::DueRead(entries) => self.due_read(entries),
+            ShardItem::LeadsElsewhere(node, term) => self.leads_elsewhere(node, term),
+            ShardItem::PeerChanged(node, up) => self.peer_changed(node, up),
+            ShardItem::SessionOpened(user, node) => self.session_opened(user, node),
+            ShardItem::Digest(answer) => answer(super::Digest {
+                applied: self.applied.id.map_or(0, |id| id.index),
+                digest: self.machine.digest(),
+                accounts: self.machine.accounts(),
+            }),
             ShardItem::TickDue => self.tick(),
         }
         Ok(Flow::Continue)
@@ -148,286 +198,270 @@ impl Process for ShardActor {
 }
 
 impl ShardActor {
-    fn admit(&mut self, command: Command, reply: Reply) {
-        let stores = matches!(
-            command,
-            Command::Append(_) | Command::StartRegistration(_) | Command::AdmitDevice(_)
-        );
-        if stores && self.context.storage.nearly_full() {
-            reply(Outcome::Refused(Code::StorageFull));
-        } else {
-            self.proposals.push(command, reply);
-        }
+    /// Whether this node leads and knows all that was committed before it did.
+    pub(super) fn is_ready(&self) -> bool {
+        self.standing.me_leads && self.ready_in == Some(self.standing.term)
     }
 
-    fn answer(&self, query: Query) {
-        let Self { machine, overlay, context, .. } = self;
-        Reader { machine, overlay, storage: &context.storage }.answer(query);
-    }
-
-    fn propose_next(&mut self, lazily: bool) {
-        if self.checkpoint == Checkpoint::Writing && self.logged_bytes >= BACKLOG_BYTES {
+    fn take_all(&mut self, commands: Vec<Command>, answer: Answer<Vec<Outcome>>) {
+        if !self.standing.me_leads {
+            answer(vec![Outcome::Elsewhere; commands.len()]);
             return;
         }
-        if self.logged_bytes >= CHECKPOINT_BYTES {
-            self.propose_checkpoint();
-        }
-        let now_ms = self.context.clock.now_ms();
-        let Some(record) = self.proposals.next(self.index + 1, now_ms, lazily) else { return };
-        self.index += 1;
-        self.logged_bytes += record.len() as u64;
-        let inbox = self.inbox.clone();
-        let done = Box::new(move |flushed| inbox.force(ShardItem::Logged(flushed)));
-        self.context.storage.log().append(self.shard, self.index, record, done);
-    }
-
-    fn apply_batch(&mut self) {
-        let Some(batch) = self.proposals.flushed() else { return };
-        let (index, now_ms) = (batch.index, batch.content.now_ms);
-        for (command, reply) in batch.into_commands() {
-            let outcome = self.machine.apply(now_ms, command);
-            if let Some(reply) = reply {
-                reply(outcome);
-            }
-        }
-        debug_assert_eq!(index, self.index);
-        self.follow_effects();
-        self.offer_notices();
-    }
-
-    fn not_logged(&mut self, error: LogError) -> Result<(), ProcessError> {
-        let code = match error {
-            LogError::Full => Code::StorageFull,
-            LogError::Failed => Code::Unavailable,
-        };
-        warn!(shard = %self.shard, %error, "batch not logged");
-        self.index -= 1;
-        if self.checkpoint == Checkpoint::Proposed {
-            self.checkpoint = Checkpoint::Idle;
-        }
-        self.proposals.refuse_all(code);
-        // Nobody knows what the disk has: only a new start of the node can read it.
-        if error == LogError::Failed { Err("the log is shut".into()) } else { Ok(()) }
-    }
-
-    fn follow_effects(&mut self) {
-        for effect in self.machine.take_effects() {
-            match effect {
-                Effect::Push { user, seq, envelope } => {
-                    self.context.users.push(user, seq, envelope);
-                }
-                Effect::ReadOrigins { user, first, up_to } => self.read_origins(user, first, up_to),
-                Effect::AccountChanged { user, account } => {
-                    self.context.users.account_changed(user, account);
-                }
-                Effect::Checkpoint(spill) => self.begin_checkpoint(spill),
-            }
+        let count = commands.len();
+        let collect = super::forward::collect(count, answer);
+        for (place, command) in commands.into_iter().enumerate() {
+            let collect = collect.clone();
+            let reply = Box::new(move |outcome| collect.put(place, outcome));
+            self.proposals.push(command, reply, Who::Peer, self.ticks);
         }
     }
 
-    fn read_origins(&mut self, user: UserId, first: Seq, up_to: Seq) {
-        if !self.reading_origins.insert(user) {
+    pub(super) fn propose_next(&mut self, lazily: bool) {
+        if self.chores.retry_asked || !self.proposals.is_idle() {
             return;
         }
-        let inbox = self.inbox.clone();
-        let answer = Box::new(move |read| inbox.force(ShardItem::OriginsRead { user, read }));
-        let Self { machine, overlay, context, .. } = self;
-        let reader = Reader { machine, overlay, storage: &context.storage };
-        reader.read_origins(user, (first, up_to), answer);
-    }
-
-    fn origins_read(&mut self, user: UserId, read: Result<stored::Release, String>) {
-        match read {
-            Ok(release) => {
-                let inbox = self.inbox.clone();
-                let again = Box::new(move |outcome| {
-                    if matches!(outcome, Outcome::Refused(_)) {
-                        retry_origins(&inbox, user);
-                    } else {
-                        let read = Err(String::new());
-                        inbox.force(ShardItem::OriginsRead { user, read });
-                    }
-                });
-                self.proposals.push(Command::Release(release), again);
-            }
-            Err(error) => {
-                self.reading_origins.remove(&user);
-                if !error.is_empty() {
-                    error!(shard = %self.shard, %user, error, "released rows not read");
-                    retry_origins(&self.inbox, user);
-                    return;
-                }
-                let mailbox = self.machine.mailbox(user);
-                let owed =
-                    mailbox.and_then(|m| m.origins_owed().map(|up_to| (m.stored_first, up_to)));
-                if let Some((first, up_to)) = owed {
-                    self.read_origins(user, first.max(Seq(1)), up_to);
-                }
-            }
+        if self.standing.me_leads {
+            self.propose_here(lazily);
+        } else if let Some(leader) = self.leader() {
+            self.proposals.not_leading();
+            self.forward_next(leader, lazily);
         }
     }
 
-    fn offer_notices(&mut self) {
-        for to in (0..SHARDS).map(ShardId) {
-            let offer = &mut self.offers[usize::from(to.0)];
-            if offer.under_way || !self.machine.streams().has_news(to, offer.up_to) {
-                continue;
-            }
-            let notices = self.machine.streams().offer(to, offer.up_to);
-            let Some(number) = notices.last().map(|notice| notice.number) else { continue };
-            *offer = Offer { up_to: number, under_way: true };
-            let inbox = self.inbox.clone();
-            let reply = Box::new(move |outcome| {
-                let taken = outcome == Outcome::Done;
-                inbox.force(ShardItem::NoticesTaken { to, number, taken });
-            });
-            let taken = stored::TakeNotices { from_shard: u32::from(self.shard.0), notices };
-            self.context.shards.propose(to, Command::TakeNotices(taken), reply);
+    fn propose_here(&mut self, lazily: bool) {
+        if self.chores.must_wait_for_tables() {
+            return;
         }
-    }
-
-    fn notices_taken(&mut self, to: ShardId, number: u64, taken: bool) {
-        let offer = &mut self.offers[usize::from(to.0)];
-        offer.under_way = false;
-        if taken {
-            let settled = stored::SettleNotices { to_shard: u32::from(to.0), number };
-            self.proposals.push_lazy(Command::SettleNotices(settled));
-            self.offer_notices();
-        } else {
-            // The next tick offers them again, from the oldest that is not settled.
-            offer.up_to = 0;
+        if self.context.storage.nearly_full() {
+            self.proposals.refuse_storing();
         }
-    }
-
-    fn propose_checkpoint(&mut self) {
-        if self.checkpoint == Checkpoint::Idle && !self.reading_due {
-            self.ticks_since_checkpoint = 0;
-            self.checkpoint = Checkpoint::Proposed;
+        if self.is_ready() && self.chores.wants_checkpoint_now() {
             self.proposals.push_spill();
         }
+        let Some(batch) = self.proposals.next(lazily) else { return };
+        let limits = self.context.settings().machine;
+        let number = batch.number;
+        let mut head = stored::Batch {
+            now_ms: self.context.clock.now_ms(),
+            commands: std::mem::take(&mut batch.commands),
+            proposer: self.context.node.0,
+            number,
+            mailbox_messages: limits.mailbox_messages,
+            mailbox_bytes: limits.mailbox_bytes,
+        };
+        let record = Bytes::from(head.encode_to_vec());
+        let spills = ends_in_spill(&head);
+        batch.commands = std::mem::take(&mut head.commands);
+        self.proposed = Some(Proposed { record: record.clone(), head, spills });
+        let inbox = self.inbox.clone();
+        let failed =
+            Box::new(move |error| inbox.force(ShardItem::NotProposed(number, error)));
+        self.group.propose(record, failed);
     }
 
-    fn begin_checkpoint(&mut self, spill: Spill) {
-        self.logged_bytes = 0;
-        self.overlay = spill.entries.into_iter().collect();
-        self.write_checkpoint(self.index, spill.rows);
+    fn not_proposed(&mut self, number: u64, error: ProposeError) -> Result<(), ProcessError> {
+        let failure = match error {
+            ProposeError::NotLeader(_) | ProposeError::NoMajority | ProposeError::Busy => {
+                Failure::NotProposed
+            }
+            ProposeError::Unknown => Failure::Unknown,
+            ProposeError::Full => Failure::Refused(Code::StorageFull),
+            ProposeError::Failed => Failure::Refused(Code::Unavailable),
+        };
+        self.proposed = None;
+        self.chores.checkpoint_failed();
+        self.proposals.failed(number, failure);
+        if error == ProposeError::Failed {
+            // Nobody knows what the disk has: only a new start of the node can read it.
+            return Err("the log is shut".into());
+        }
+        self.try_soon();
+        Ok(())
     }
 
-    fn write_checkpoint(&mut self, applied: u64, rows: Vec<Row>) {
-        self.checkpoint = Checkpoint::Writing;
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
-        tokio::task::spawn_blocking(move || {
-            let write = || storage.checkpoint(shard, applied, rows.clone());
-            let written = catch_unwind(AssertUnwindSafe(write));
-            match written.unwrap_or(Err(StorageError::Closed)) {
-                Ok(()) => inbox.force(ShardItem::CheckpointWritten { applied, again: None }),
-                Err(error) => {
-                    error!(%shard, %error, "checkpoint not written, trying again");
-                    let item = ShardItem::CheckpointWritten { applied, again: Some(rows) };
-                    supervision::timer::push_after(&inbox, RETRY, item);
+    /// Waits a moment before the next batch is proposed.
+    pub(super) fn try_soon(&mut self) {
+        self.stuck_since.get_or_insert(self.ticks);
+        if !self.chores.retry_asked {
+            self.chores.retry_asked = true;
+            timer::push_after(&self.inbox, SOON, ShardItem::RetryDue);
+        }
+    }
+
+    /// The leader takes commands.
+    pub(super) fn not_stuck(&mut self) {
+        self.stuck_since = None;
+    }
+
+    fn committed(
+        &mut self,
+        mut entries: VecDeque<Committed>,
+        done: Done,
+    ) -> Result<(), ProcessError> {
+        if !self.deferred.is_empty() {
+            self.deferred.push_back((entries, done));
+            return Ok(());
+        }
+        let mut outbound = Outbound::default();
+        while let Some(entry) = entries.pop_front() {
+            let batch = entry.content.as_ref().map(|record| self.read(record)).transpose()?;
+            let spills = batch.as_ref().is_some_and(|batch| batch.spills);
+            if spills && self.chores.is_writing() {
+                entries.push_front(entry);
+                self.deferred.push_back((entries, done));
+                return Ok(());
+            }
+            self.chores.count_logged(entry.content.as_ref().map_or(1, Bytes::len));
+            self.applied.id = Some(entry.id);
+            if let Some(membership) = entry.membership {
+                self.applied.membership = Some(membership);
+                self.applied.membership_at = Some(entry.id);
+            }
+            if let Some(batch) = batch {
+                self.apply_batch(batch, &mut outbound);
+            } else {
+                self.lead_if_caught_up();
+            }
+        }
+        self.send(outbound);
+        done();
+        self.offer_notices();
+        Ok(())
+    }
+
+    fn read(&self, record: &Bytes) -> Result<Committing, prost::DecodeError> {
+        if let Some(ours) = &self.proposed
+            // The same memory: what was proposed here comes back as it was handed over.
+            && ours.record.as_ptr() == record.as_ptr()
+            && ours.record.len() == record.len()
+        {
+            return Ok(Committing { batch: ours.head.clone(), ours: true, spills: ours.spills });
+        }
+        let batch = stored::Batch::decode(record.clone())?;
+        let spills = ends_in_spill(&batch);
+        Ok(Committing { batch, ours: false, spills })
+    }
+
+    fn apply_batch(&mut self, committing: Committing, outbound: &mut Outbound) {
+        let Committing { batch, ours, .. } = committing;
+        let stored::Batch { now_ms, commands, number, mailbox_messages, mailbox_bytes, .. } = batch;
+        self.machine.set_limits(mailbox_messages, mailbox_bytes);
+        let under_way = if ours { self.proposals.through(number) } else { None };
+        if let Some(batch) = under_way {
+            self.proposed = None;
+            self.not_stuck();
+            for (command, reply) in batch.into_commands() {
+                let outcome = self.machine.apply(now_ms, command);
+                if let Some(reply) = reply {
+                    reply(outcome);
                 }
+            }
+        } else {
+            for command in commands.into_iter().filter_map(|command| command.kind) {
+                self.machine.apply(now_ms, command);
+            }
+        }
+        self.applied.now_ms = self.machine.now_ms;
+        self.follow(outbound);
+        self.lead_if_caught_up();
+    }
+
+    pub(super) fn follow_effects(&mut self) {
+        let mut outbound = Outbound::default();
+        self.follow(&mut outbound);
+        self.send(outbound);
+    }
+
+    fn send(&mut self, outbound: Outbound) {
+        let mut lost = self.context.delivery().send(outbound);
+        self.lost.append(&mut lost);
+    }
+
+    fn follow(&mut self, outbound: &mut Outbound) {
+        let leads = self.is_ready();
+        for effect in self.machine.take_effects() {
+            match effect {
+                Effect::Checkpoint(spill) => self.begin_checkpoint(spill),
+                Effect::Push { user, seq, envelope } if leads => {
+                    self.context.delivery().push(outbound, user, seq, envelope);
+                }
+                Effect::ReadOrigins { user, first, up_to } if leads => {
+                    self.read_origins(user, first, up_to);
+                }
+                Effect::AccountChanged { user, account } if leads => {
+                    self.context.delivery().account_changed(user, account);
+                }
+                Effect::Push { .. }
+                | Effect::ReadOrigins { .. }
+                | Effect::AccountChanged { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn resume_deferred(&mut self) -> Result<(), ProcessError> {
+        while let Some((entries, done)) = self.deferred.pop_front() {
+            let rest = std::mem::take(&mut self.deferred);
+            self.committed(entries, done)?;
+            let waits = !self.deferred.is_empty();
+            self.deferred.extend(rest);
+            if waits {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self, done: Done) {
+        let (context, shard, inbox) = (self.context.clone(), self.shard, self.inbox.clone());
+        self.context.tasks.spawn("reload", async move {
+            match super::replica::load(&context, shard).await {
+                Ok(loaded) => inbox.force(ShardItem::Loaded(Box::new(loaded), done)),
+                // The group waits for `done`: this replica stands still and says so.
+                Err(error) => tracing::error!(%shard, %error, "snapshot not loaded"),
             }
         });
     }
 
-    fn checkpoint_written(&mut self, applied: u64, again: Option<Vec<Row>>) {
-        if let Some(rows) = again {
-            self.write_checkpoint(applied, rows);
-        } else {
-            self.overlay.clear();
-            self.checkpoint = Checkpoint::Idle;
-        }
+    fn loaded(&mut self, loaded: Loaded, done: Done) {
+        self.machine = loaded.machine;
+        self.applied = loaded.applied.unwrap_or_default();
+        self.overlay.clear();
+        self.chores.snapshot_taken();
+        info!(shard = %self.shard, index = self.applied.id.map_or(0, |id| id.index), "snapshot");
+        done();
     }
 
     fn tick(&mut self) {
-        let now_ms = self.context.clock.now_ms();
-        self.ticks_since_checkpoint += 1;
-        self.ticks_since_expiry += 1;
-        self.offer_notices();
-        // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
-        let every = (self.context.settings.checkpoint_every_ms / TICK_MS).max(1);
-        if self.ticks_since_checkpoint >= every && self.logged_bytes > 0 {
-            self.propose_checkpoint();
+        self.ticks += 1;
+        if !self.standing.me_leads && self.leader().is_none() {
+            self.stuck_since.get_or_insert(self.ticks);
         }
-        if self.machine.has_due(now_ms) {
-            self.due_read(Vec::new());
+        if let Some(since) = self.stuck_since
+            && self.ticks >= since + PATIENCE_TICKS
+        {
+            self.proposals.give_up(self.ticks - PATIENCE_TICKS);
         }
-        let idle = self.checkpoint == Checkpoint::Idle && !self.reading_due;
-        if self.ticks_since_expiry >= EXPIRY_EVERY_TICKS && idle {
-            self.ticks_since_expiry = 0;
-            self.read_due(now_ms);
+        if !self.standing.me_leads {
+            for (query, elsewhere) in std::mem::take(&mut self.asked) {
+                match elsewhere {
+                    Some(elsewhere) => elsewhere(()),
+                    None => self.question(query, self.ticks),
+                }
+            }
+        }
+        if self.is_ready() {
+            let (delivery, term) = (self.context.delivery(), self.standing.term);
+            self.lost.retain(|node| !delivery.leads_here(*node, self.shard, term));
+            self.do_chores();
+        } else {
+            self.lost.clear();
         }
         self.propose_next(true);
     }
-
-    fn read_due(&mut self, now_ms: u64) {
-        self.reading_due = true;
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
-        tokio::task::spawn_blocking(move || {
-            let due = storage.due(shard, now_ms, EXPIRY_BATCH).unwrap_or_else(|error| {
-                error!(%shard, %error, "expired messages not read");
-                Vec::new()
-            });
-            let entry = |(user, seq, envelope): (UserId, Seq, stored::Envelope)| stored::Expired {
-                user: user.0,
-                origin: Some(super::machine::origin_row(seq, &envelope)),
-            };
-            inbox.force(ShardItem::DueRead(due.into_iter().map(entry).collect()));
-        });
-    }
-
-    fn due_read(&mut self, entries: Vec<stored::Expired>) {
-        self.reading_due = false;
-        if !entries.is_empty() || self.machine.has_due(self.context.clock.now_ms()) {
-            let expire = Command::Expire(stored::Expire { entries });
-            self.proposals.push(expire, Box::new(|_| ()));
-        }
-    }
 }
 
-fn retry_origins(inbox: &Arc<Inbox<ShardItem>>, user: UserId) {
-    let again = ShardItem::OriginsRead { user, read: Err(String::new()) };
-    supervision::timer::push_after(inbox, RETRY, again);
-}
-
-struct Recovered {
-    machine: Machine,
-    index: u64,
-    /// Of records that no checkpoint holds.
-    bytes: u64,
-}
-
-/// Reads the tables, then applies what the log holds beyond them. Effects of the past are not
-/// repeated: devices read their mailboxes when they attach, and notices are still in the streams.
-fn recover(
-    storage: &storage::Storage,
-    mut machine: Machine,
-    records: Vec<(u64, Bytes)>,
-) -> Result<Recovered, ProcessError> {
-    let shard = machine.shard;
-    let mut index = storage.load(shard, &mut |row| machine.load(row))?;
-    let (mut replayed, mut bytes) = (0u64, 0);
-    for (at, record) in records {
-        if at != index + 1 {
-            let gap = format!("the log of shard {shard} goes on at {at} after {index}");
-            return Err(gap.into());
-        }
-        bytes += record.len() as u64;
-        let batch = stored::Batch::decode(record)?;
-        for command in batch.commands.into_iter().filter_map(|command| command.kind) {
-            machine.apply(batch.now_ms, command);
-        }
-        index = at;
-        replayed += 1;
-        for effect in machine.take_effects() {
-            if let Effect::Checkpoint(spill) = effect {
-                storage.checkpoint(shard, at, spill.rows)?;
-                bytes = 0;
-            }
-        }
-    }
-    info!(%shard, index, replayed, "shard recovered");
-    Ok(Recovered { machine, index, bytes })
+fn ends_in_spill(batch: &stored::Batch) -> bool {
+    let last = batch.commands.last().and_then(|command| command.kind.as_ref());
+    matches!(last, Some(Command::Spill(_)))
 }

@@ -110,6 +110,7 @@ impl Machine {
             | Row::Pin(_, None)
             | Row::Notice { notice: None, .. }
             | Row::Message(..)
+            | Row::Meta(_)
             | Row::MessagesGone { .. } => {}
         }
     }

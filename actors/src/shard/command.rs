@@ -29,6 +29,8 @@ pub enum Outcome {
     Admitted(DeviceId),
     /// Nothing changed.
     Refused(Code),
+    /// It was not proposed here: the leader is elsewhere. Never logged, never told to a client.
+    Elsewhere,
 }
 
 /// What the world must do after a command was applied. The shard actor of the leader does it.

@@ -99,6 +99,21 @@ impl Machine {
         }
     }
 
+    /// Takes over the limits of a proposer.
+    pub fn set_limits(&mut self, mailbox_messages: u64, mailbox_bytes: u64) {
+        self.limits = MachineLimits { mailbox_messages, mailbox_bytes };
+    }
+
+    /// Takes over the clock of the tables.
+    pub fn set_clock(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// How many accounts there are.
+    pub fn accounts(&self) -> u64 {
+        self.users.len() as u64
+    }
+
     /// Applies one command. `now_ms` is the proposer's clock, which never goes back here.
     pub fn apply(&mut self, now_ms: u64, command: Command) -> Outcome {
         self.now_ms = self.now_ms.max(now_ms);

@@ -1,24 +1,35 @@
 //! Shards: each keeps the accounts and mailboxes of the users whose ids fall to it.
 //!
-//! A shard is one actor that owns a pure [`Machine`]. It logs commands, applies them once they are
-//! flushed, answers, and does what follows.
+//! A replica of a shard is one actor that owns a pure [`Machine`]; a Raft group under it agrees with
+//! the other replicas on the order of commands. Every node has an actor for every shard: it is also
+//! the one queue through which this node's commands and questions reach the shard's leader, here or
+//! elsewhere.
 //!
 //! # Invariants
-//! 1. Nothing is answered before the log has flushed the command.
-//! 2. Commands are applied in the order of the log, and one batch is under way at a time.
-//! 3. Everybody else holds [`Shards`], never an actor.
+//! 1. Nothing is answered before a majority of the replicas has flushed the command.
+//! 2. Commands are applied in the order of the log, and one batch of a node is under way at a time.
+//! 3. Only the leader acts on what follows from a command; all replicas write checkpoints.
+//! 4. Everybody else holds [`Shards`], never an actor.
 
 mod account;
 mod actor;
 mod checkpoint;
+mod chores;
 mod command;
+mod digest;
+mod forward;
+mod held;
+mod leadership;
 mod machine;
 mod mailbox;
 mod proposals;
+mod questions;
 mod reads;
 mod recent;
 mod registry;
+mod replica;
 mod streams;
+mod translate;
 #[cfg(test)]
 mod tests;
 
@@ -27,9 +38,14 @@ pub use actor::{ShardActor, ShardArgs, TICK_MS};
 pub use command::{Command, Effect, Outcome, Spill};
 pub use machine::{Machine, MachineLimits};
 pub use mailbox::{Entry, Origin, bytes_of};
+pub use digest::Digest;
 pub use reads::{Attached, Page};
+pub use replica::ShardReplica;
+pub use translate::account_to_wire;
+pub(crate) use translate::account_from_wire;
 
-use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId, ids::SHARDS, stored};
+use crate::raft::{Committed, Done, ProposeError, Standing};
+use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
 use std::sync::Arc;
 use std::time::Duration;
 use supervision::{Inbox, QueueLimits};
@@ -52,6 +68,7 @@ macro_rules! opaque_debug {
 
 opaque_debug!(Query);
 opaque_debug!(ShardItem);
+opaque_debug!(Loaded);
 
 /// What to do with the answer to a command.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
@@ -59,21 +76,22 @@ pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
 /// What to do with the answer to a question.
 pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
-/// What a shard can be asked about its applied state. Nothing is logged.
+/// What a shard can be asked about its applied state. Nothing is logged. The leader answers; an
+/// `Err` says that it was not reached.
 pub enum Query {
     /// Someone asks who a user is.
     Account {
         /// Whom.
         user: UserId,
         /// `None`: no such user.
-        answer: Answer<Option<Arc<AccountView>>>,
+        answer: Answer<Result<Option<Arc<AccountView>>, Code>>,
     },
     /// Someone asks whose alias this is.
     Owner {
         /// The alias.
         alias: Alias,
         /// `None`: nobody's.
-        answer: Answer<Option<UserId>>,
+        answer: Answer<Result<Option<UserId>, Code>>,
     },
     /// A user actor asks where a device stands.
     Attach {
@@ -82,7 +100,7 @@ pub enum Query {
         /// Their device.
         device: DeviceId,
         /// `None`: no such user or device.
-        answer: Answer<Option<Attached>>,
+        answer: Answer<Result<Option<Attached>, Code>>,
     },
     /// A user actor asks for entries of a mailbox.
     Page {
@@ -101,19 +119,45 @@ pub enum Query {
 
 /// What a shard's message queue holds.
 pub enum ShardItem {
-    /// Anyone asks: log this, apply it, answer.
+    /// Anyone here asks: propose this, answer what became of it.
     Propose {
         /// What to do.
         command: Command,
         /// Called after it was applied, or refused for good.
         reply: Reply,
     },
-    /// Anyone tells: log and apply this when something else is, or within a second.
+    /// Anyone here tells: propose this when something else is, or within a second.
     ProposeLazily(Command),
-    /// Anyone asks about the state.
+    /// Another node asks the leader: propose these, in this order. A command that is
+    /// [`Outcome::Elsewhere`] was not proposed.
+    ProposeAll {
+        /// What to do.
+        commands: Vec<Command>,
+        /// Called with an outcome for each.
+        answer: Answer<Vec<Outcome>>,
+    },
+    /// Anyone here asks about the state.
     Query(Query),
-    /// The log tells: the batch under way is flushed, or is not.
-    Logged(Result<(), storage::LogError>),
+    /// Another node asks the leader about the state; `None`: the leader is elsewhere.
+    Ask(Query, Answer<()>),
+    /// The group tells: these entries are committed. `Done` when they are applied.
+    Apply(Vec<Committed>, Done),
+    /// The group tells: a snapshot has replaced the tables.
+    Reload(Done),
+    /// A reader tells: the machine as the tables have it.
+    Loaded(Box<Loaded>, Done),
+    /// The group tells: this batch of ours was not proposed, or nobody knows.
+    NotProposed(u64, ProposeError),
+    /// The leader elsewhere answers this batch of ours.
+    Forwarded(u64, Result<Vec<Outcome>, NotForwarded>),
+    /// The group tells: who leads has changed.
+    Stands(Standing),
+    /// The group tells whether this node still led when these questions were taken up.
+    Confirmed(bool),
+    /// A question could not be put to the leader: try again.
+    AskAgain(Query, u64),
+    /// Some time has passed since a batch could not be proposed.
+    RetryDue,
     /// A reader tells: these are the origins of released rows.
     OriginsRead {
         /// Whose mailbox.
@@ -133,14 +177,37 @@ pub enum ShardItem {
     /// A writer tells: the checkpoint is in the tables, or is not and must be tried again.
     CheckpointWritten {
         /// As of this place in the log.
-        applied: u64,
+        applied: stored::Applied,
         /// The rows, if they have to be written again.
         again: Option<Vec<storage::Row>>,
     },
     /// A reader tells: these stored entries have outlived their time.
     DueRead(Vec<stored::Expired>),
+    /// Another node tells that it leads in this term.
+    LeadsElsewhere(NodeId, u64),
+    /// A node came (true) or went.
+    PeerChanged(NodeId, bool),
+    /// The sessions table tells: this user has come to another node.
+    SessionOpened(UserId, NodeId),
+    /// An operator asks what this replica holds.
+    Digest(Answer<Digest>),
     /// The clock tells, about once a second.
     TickDue,
+}
+
+/// A machine as it was read from the tables.
+pub struct Loaded {
+    machine: Machine,
+    applied: Option<stored::Applied>,
+}
+
+/// Why the leader elsewhere has not answered a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotForwarded {
+    /// It never got the batch, or does not lead.
+    NotProposed,
+    /// The batch may take effect or not.
+    Unknown,
 }
 
 /// The door to all shards of this node. Cheap to clone.
@@ -184,6 +251,59 @@ impl Shards {
         self.inbox(shard).force(ShardItem::Query(query));
     }
 
+    /// Another node tells that it leads a shard.
+    pub fn leads_elsewhere(&self, shard: ShardId, node: NodeId, term: u64) {
+        self.inbox(shard).force(ShardItem::LeadsElsewhere(node, term));
+    }
+
+    /// A node came (true) or went.
+    pub fn peer_changed(&self, node: NodeId, up: bool) {
+        for inbox in self.inboxes.iter() {
+            inbox.force(ShardItem::PeerChanged(node, up));
+        }
+    }
+
+    /// A user has come to another node: pushes may have been sent before it was known.
+    pub fn session_opened(&self, user: UserId, node: NodeId) {
+        self.inbox(user.shard()).force(ShardItem::SessionOpened(user, node));
+    }
+
+    /// Commands of another node for the leader, which should be this one.
+    pub fn serve_proposal(
+        &self,
+        propose: cluster::Propose,
+        answer: Answer<Vec<cluster::Outcome>>,
+    ) {
+        let shard = ShardId::from_number(propose.shard);
+        let answer: Answer<Vec<Outcome>> = Box::new(move |outcomes| {
+            answer(outcomes.iter().map(translate::outcome_to_wire).collect());
+        });
+        let commands = propose.commands.into_iter().filter_map(|command| command.kind).collect();
+        self.inbox(shard).force(ShardItem::ProposeAll { commands, answer });
+    }
+
+    /// A question of another node to the leader, which should be this one.
+    pub fn serve_question(&self, ask: cluster::Ask, answer: Answer<Option<cluster::Answer>>) {
+        let shard = ShardId::from_number(ask.shard);
+        translate::serve(self.inbox(shard), ask, answer);
+    }
+
+    /// What each replica here holds, by shard; `None` if one does not answer within the time of a
+    /// call.
+    pub async fn digests(&self) -> Vec<Option<Digest>> {
+        let mut answers = Vec::new();
+        for inbox in self.inboxes.iter() {
+            let (sender, answer) = tokio::sync::oneshot::channel();
+            inbox.force(ShardItem::Digest(Box::new(move |digest| sender.send(digest).unwrap_or_default())));
+            answers.push(answer);
+        }
+        let mut digests = Vec::new();
+        for answer in answers {
+            digests.push(tokio::time::timeout(CALL_TIMEOUT, answer).await.ok().and_then(Result::ok));
+        }
+        digests
+    }
+
     /// Proposes and waits. An [`Outcome::Refused`] with [`Code::Unavailable`] may come after the
     /// command took effect: every command may be proposed again.
     pub async fn call(&self, shard: ShardId, command: Command) -> Outcome {
@@ -214,12 +334,12 @@ impl Shards {
     async fn ask<T: Send + 'static>(
         &self,
         shard: ShardId,
-        query: impl FnOnce(Answer<T>) -> Query,
+        query: impl FnOnce(Answer<Result<T, Code>>) -> Query,
     ) -> Result<T, Code> {
         let (sender, answer) = tokio::sync::oneshot::channel();
         self.query(shard, query(Box::new(move |answer| drop(sender.send(answer)))));
         match tokio::time::timeout(CALL_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Code::Unavailable),
         }
     }

@@ -1,12 +1,18 @@
-//! Batches: commands that arrive while one batch is being flushed form the next. A pure core.
+//! Batches: commands that arrive while one batch is under way form the next. A pure core.
+//!
+//! All that this node proposes to a shard goes through one such queue, whether the leader is here or
+//! elsewhere, so a sender's order survives a change of leader: what was not proposed goes back to
+//! the front and waits for the next one.
 //!
 //! # Invariants
 //! 1. At most one batch is under way.
 //! 2. A `Spill` is the last command of its batch, so that a checkpoint holds whole records.
+//! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
+//!    its device to the same user ([`Held`]).
 
 use super::command::{Command, to_stored};
+use super::held::Held;
 use super::{Outcome, Reply};
-use prost::Message;
 use proto::{Code, stored};
 use std::collections::VecDeque;
 
@@ -16,41 +22,77 @@ const BATCH_COMMANDS: usize = 1_024;
 /// Bytes of one batch, or one command if that is longer.
 const BATCH_BYTES: usize = 512 * 1024;
 
+/// Who asked for a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Someone on this node.
+    Caller,
+    /// Another node, whose queue this is not: it is answered [`Outcome::Elsewhere`] rather than
+    /// kept for another leader.
+    Peer,
+    /// The shard itself, as long as it leads.
+    Own,
+}
+
+struct Waiting {
+    command: Command,
+    reply: Reply,
+    who: Who,
+    /// When it came, in ticks.
+    tick: u64,
+}
+
 /// What waits and what is under way.
 #[derive(Default)]
 pub(super) struct Proposals {
-    waiting: VecDeque<(Command, Reply)>,
+    waiting: VecDeque<Waiting>,
     /// Commands that nobody waits for: they travel with others, or on the next tick.
     lazy: Vec<Command>,
     spill: bool,
     under_way: Option<Batch>,
+    held: Held,
+    numbers: u64,
+}
+
+/// What becomes of a batch that did not go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// It was not proposed: all of it waits for another leader.
+    NotProposed,
+    /// It may take effect or not: what can be proposed twice waits, the rest is refused.
+    Unknown,
+    /// It is refused.
+    Refused(Code),
 }
 
 /// One batch under way.
 pub(super) struct Batch {
-    pub(super) index: u64,
-    pub(super) content: stored::Batch,
-    replies: Vec<Reply>,
+    /// Which one; never 0.
+    pub(super) number: u64,
+    pub(super) commands: Vec<stored::Command>,
+    /// Of the first commands; those behind are lazy.
+    replies: Vec<(Reply, Who, u64)>,
 }
 
 impl Batch {
     /// The commands with what to do with their outcomes.
     pub(super) fn into_commands(self) -> impl Iterator<Item = (Command, Option<Reply>)> {
-        let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        let commands = self.content.commands.into_iter().filter_map(|command| command.kind);
-        commands.zip(replies)
-    }
-
-    fn refuse(self, code: Code) {
-        for reply in self.replies {
-            reply(Outcome::Refused(code));
-        }
+        let replies = self.replies.into_iter().map(|(reply, ..)| Some(reply));
+        let commands = self.commands.into_iter().filter_map(|command| command.kind);
+        commands.zip(replies.chain(std::iter::repeat_with(|| None)))
     }
 }
 
 impl Proposals {
-    pub(super) fn push(&mut self, command: Command, reply: Reply) {
-        self.waiting.push_back((command, reply));
+    pub(super) fn push(&mut self, command: Command, reply: Reply, who: Who, tick: u64) {
+        if who == Who::Caller
+            && let Command::Append(append) = &command
+            && let Some(code) = self.held.holds_back(append, tick)
+        {
+            reply(Outcome::Refused(code));
+            return;
+        }
+        self.waiting.push_back(Waiting { command, reply, who, tick });
     }
 
     pub(super) fn push_lazy(&mut self, command: Command) {
@@ -61,55 +103,168 @@ impl Proposals {
         self.spill = true;
     }
 
-    pub(super) fn has_lazy(&self) -> bool {
-        !self.lazy.is_empty()
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_none()
     }
 
-    /// Makes the next batch and returns its record for the log, if there is something to propose
-    /// and nothing under way. `lazily`: lazy commands are reason enough.
-    pub(super) fn next(&mut self, index: u64, now_ms: u64, lazily: bool) -> Option<Vec<u8>> {
-        let reason = !self.waiting.is_empty() || self.spill || (lazily && self.has_lazy());
+    /// Makes the next batch, if there is something to propose and nothing under way. `lazily`: lazy
+    /// commands are reason enough.
+    pub(super) fn next(&mut self, lazily: bool) -> Option<&mut Batch> {
+        let reason = !self.waiting.is_empty() || self.spill || (lazily && !self.lazy.is_empty());
         if self.under_way.is_some() || !reason {
             return None;
         }
-        let mut commands =
-            Vec::with_capacity(self.waiting.len().min(BATCH_COMMANDS) + self.lazy.len() + 1);
-        let mut replies = Vec::with_capacity(self.waiting.len().min(BATCH_COMMANDS));
+        let likely = self.waiting.len().min(BATCH_COMMANDS);
+        let mut commands = Vec::with_capacity(likely + self.lazy.len() + 1);
+        let mut replies = Vec::with_capacity(likely);
         let mut bytes = 0;
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS {
-            let Some((command, reply)) = self.waiting.pop_front() else { break };
-            bytes += command.encoded_len();
-            commands.push(to_stored(command));
-            replies.push(reply);
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            bytes += waiting.command.encoded_len();
+            commands.push(to_stored(waiting.command));
+            replies.push((waiting.reply, waiting.who, waiting.tick));
         }
         commands.extend(self.lazy.drain(..).map(to_stored));
         if std::mem::take(&mut self.spill) {
             commands.push(to_stored(Command::Spill(stored::Spill {})));
         }
-        let content = stored::Batch { now_ms, commands, ..Default::default() };
-        let record = content.encode_to_vec();
-        self.under_way = Some(Batch { index, content, replies });
-        Some(record)
+        self.numbers += 1;
+        self.under_way = Some(Batch { number: self.numbers, commands, replies });
+        self.under_way.as_mut()
     }
 
-    /// The batch under way was flushed.
-    pub(super) fn flushed(&mut self) -> Option<Batch> {
-        self.under_way.take()
+    /// The batch under way, if it is this one, has come through.
+    pub(super) fn through(&mut self, number: u64) -> Option<Batch> {
+        self.under_way.take_if(|batch| batch.number == number)
     }
 
-    /// The batch under way was not flushed. It and everything behind it is refused, so that nothing
-    /// sent later overtakes it.
-    pub(super) fn refuse_all(&mut self, code: Code) {
-        if let Some(mut batch) = self.under_way.take() {
-            let lazy = batch.content.commands.split_off(batch.replies.len());
-            self.lazy.extend(lazy.into_iter().filter_map(|command| match command.kind {
-                Some(Command::Spill(_)) | None => None,
-                Some(kind) => Some(kind),
-            }));
-            batch.refuse(code);
-        }
-        for (_, reply) in std::mem::take(&mut self.waiting) {
-            reply(Outcome::Refused(code));
+    /// The batch under way, if it is this one, has not come through.
+    pub(super) fn failed(&mut self, number: u64, failure: Failure) {
+        let Some(batch) = self.through(number) else { return };
+        let outcomes = batch.into_parts().into_iter().map(|(waiting, lazy)| {
+            let again = match failure {
+                Failure::NotProposed => true,
+                Failure::Unknown => is_repeatable(&waiting.command),
+                Failure::Refused(_) => lazy,
+            };
+            (waiting, lazy, again)
+        });
+        let code = if let Failure::Refused(code) = failure { code } else { Code::Unavailable };
+        self.put_back(outcomes.collect(), code);
+        if matches!(failure, Failure::Refused(_)) {
+            self.refuse_waiting(code, |_| true);
         }
     }
+
+    /// Another node has answered the batch under way: what it did not propose waits again.
+    pub(super) fn answered(&mut self, number: u64, outcomes: Vec<Outcome>) {
+        let Some(batch) = self.through(number) else { return };
+        let mut outcomes = outcomes.into_iter();
+        let mut again = Vec::new();
+        for (waiting, lazy) in batch.into_parts() {
+            match outcomes.next() {
+                Some(Outcome::Elsewhere) => again.push((waiting, lazy, true)),
+                Some(outcome) => self.tell(waiting, outcome),
+                None => {
+                    let repeat = is_repeatable(&waiting.command);
+                    again.push((waiting, lazy, repeat));
+                }
+            }
+        }
+        self.put_back(again, Code::Unavailable);
+    }
+
+    /// This node does not lead: what others want of the leader is theirs again, and what the shard
+    /// wanted itself is void.
+    pub(super) fn not_leading(&mut self) {
+        self.spill = false;
+        let waiting = std::mem::take(&mut self.waiting);
+        for waiting in waiting {
+            if waiting.who == Who::Caller {
+                self.waiting.push_back(waiting);
+            } else {
+                (waiting.reply)(Outcome::Elsewhere);
+            }
+        }
+    }
+
+    /// Nobody takes commands: everything is refused if the oldest has waited since `tick`.
+    pub(super) fn give_up(&mut self, tick: u64) {
+        if self.waiting.front().is_some_and(|oldest| oldest.tick <= tick) {
+            self.refuse_waiting(Code::Unavailable, |_| true);
+        }
+    }
+
+    /// There is no space: refuses what would store something new.
+    pub(super) fn refuse_storing(&mut self) {
+        self.refuse_waiting(Code::StorageFull, stores);
+    }
+
+    fn refuse_waiting(&mut self, code: Code, which: impl Fn(&Command) -> bool) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for waiting in waiting {
+            if which(&waiting.command) {
+                self.tell(waiting, Outcome::Refused(code));
+            } else {
+                self.waiting.push_back(waiting);
+            }
+        }
+    }
+
+    fn tell(&mut self, waiting: Waiting, outcome: Outcome) {
+        if waiting.who == Who::Caller
+            && let (Outcome::Refused(code), Command::Append(append)) = (&outcome, &waiting.command)
+        {
+            self.held.refused(append, *code, waiting.tick);
+        }
+        (waiting.reply)(outcome);
+    }
+
+    fn put_back(&mut self, parts: Vec<(Waiting, bool, bool)>, code: Code) {
+        let mut front = VecDeque::new();
+        for (waiting, lazy, again) in parts {
+            match (lazy, again) {
+                (true, true) if !matches!(waiting.command, Command::Spill(_)) => {
+                    self.lazy.push(waiting.command);
+                }
+                (true, _) => {}
+                (false, true) => front.push_back(waiting),
+                (false, false) => self.tell(waiting, Outcome::Refused(code)),
+            }
+        }
+        front.append(&mut self.waiting);
+        self.waiting = front;
+    }
+}
+
+impl Batch {
+    /// Its commands as they waited, and whether they were lazy.
+    fn into_parts(self) -> Vec<(Waiting, bool)> {
+        let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let commands = self.commands.into_iter().filter_map(|command| command.kind);
+        let part = |(command, reply): (Command, Option<(Reply, Who, u64)>)| match reply {
+            Some((reply, who, tick)) => (Waiting { command, reply, who, tick }, false),
+            None => {
+                let reply: Reply = Box::new(|_| ());
+                (Waiting { command, reply, who: Who::Own, tick: 0 }, true)
+            }
+        };
+        commands.zip(replies).map(part).collect()
+    }
+}
+
+/// Whether a command that may have taken effect can be proposed once more.
+fn is_repeatable(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::AdmitDevice(_) | Command::StartRegistration(_) | Command::ProvePin(_)
+    )
+}
+
+/// Whether a command needs space for something new.
+pub(super) fn stores(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Append(_) | Command::StartRegistration(_) | Command::AdmitDevice(_)
+    )
 }

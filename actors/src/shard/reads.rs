@@ -62,19 +62,19 @@ impl Reader<'_> {
     pub(super) fn answer(&self, query: Query) {
         match query {
             Query::Account { user, answer } => {
-                answer(self.machine.account(user).map(|account| account.view(user)));
+                answer(Ok(self.machine.account(user).map(|account| account.view(user))));
             }
-            Query::Owner { alias, answer } => answer(self.machine.owner(&alias)),
+            Query::Owner { alias, answer } => answer(Ok(self.machine.owner(&alias))),
             Query::Attach { user, device, answer } => {
                 let account = self.machine.account(user);
                 let mailbox = self.machine.mailbox(user);
-                answer(account.zip(mailbox).and_then(|(account, mailbox)| {
+                answer(Ok(account.zip(mailbox).and_then(|(account, mailbox)| {
                     Some(Attached {
                         acknowledged: mailbox.cursor(device)?,
                         last: mailbox.last(),
                         account: account.view(user),
                     })
-                }));
+                })));
             }
             Query::Page { user, after, limit, bytes_max, answer } => {
                 self.page(user, after, (limit, bytes_max), answer);

@@ -130,6 +130,14 @@ impl Streams {
         self.stream(to).owed.push_back(notice);
     }
 
+    /// Feeds a digest with the numbers that all replicas share.
+    pub fn digest(&self, sum: &mut dyn FnMut(u64)) {
+        for stream in &self.streams {
+            [stream.sent, stream.settled, stream.received].into_iter().for_each(&mut *sum);
+            stream.owed.iter().for_each(|notice| sum(notice.number));
+        }
+    }
+
     fn stream(&mut self, shard: ShardId) -> &mut Stream {
         &mut self.streams[usize::from(shard.0)]
     }

@@ -3,10 +3,10 @@
 use super::directory::Entry;
 use super::sends::Sends;
 use super::window::{News, Offer, Weight, Window};
-use super::{Attach, Login, UserItem};
-use crate::connection::{Connection, ConnectionId, Ending, Standing, is_for};
-use crate::context::{Context, Ticket};
-use crate::shard::{AccountView, Attached, Command, Outcome, Page, Query};
+use super::{Attach, UserItem};
+use crate::connection::{Connection, ConnectionId, Ending, is_for};
+use crate::context::Context;
+use crate::shard::{AccountView, Command, Outcome, Page, Query};
 use proto::stored::envelope::Content;
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, UserId, stored};
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 const POISON: u8 = 2;
 
 /// Wait before what failed for want of an answer is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// What a user actor is started with.
 #[derive(Clone, Debug)]
@@ -48,26 +48,26 @@ pub(super) struct Session {
     pub(super) connection: Arc<Connection>,
     pub(super) window: Window,
     pub(super) away: bool,
-    changed: bool,
+    pub(super) changed: bool,
 }
 
 /// A device whose standing was asked for, with the frames that came meanwhile.
-struct Attaching {
-    attach: Box<Attach>,
+pub(super) struct Attaching {
+    pub(super) attach: Box<Attach>,
     /// What is not a request, and so not in the connection's own list.
-    frames: Vec<ClientFrame>,
-    missed: bool,
+    pub(super) frames: Vec<ClientFrame>,
+    pub(super) missed: bool,
 }
 
 /// A connected user.
 pub struct UserActor {
     pub(super) user: UserId,
     pub(super) context: Arc<Context>,
-    entry: Arc<Entry>,
+    pub(super) entry: Arc<Entry>,
     pub(super) inbox: Arc<Inbox<UserItem>>,
     pub(super) account: Option<Arc<AccountView>>,
     pub(super) sessions: Vec<Session>,
-    attaching: Vec<Attaching>,
+    pub(super) attaching: Vec<Attaching>,
     pub(super) sends: Sends,
 }
 
@@ -111,6 +111,10 @@ impl Process for UserActor {
             UserItem::Detach(connection, device) => return Ok(self.detach(connection, device)),
             UserItem::Frame(connection, frame) => self.frame(connection, *frame),
             UserItem::Push(seq, envelope) => self.push(seq, &envelope),
+            UserItem::GrownTo(seq) => self.grown_to(seq),
+            UserItem::ReadAgain => self.read_again(),
+            UserItem::AccountRead(account) => self.account_changed(account),
+            UserItem::Displaced(device) => self.displaced(device),
             UserItem::Page(connection, page) => self.page(connection, &page),
             UserItem::Account(account) => self.account_changed(account),
             UserItem::Resolved(alias, owner) => self.resolved(alias, owner),
@@ -145,145 +149,6 @@ fn poison_tag(connection: ConnectionId, id: u64) -> u64 {
 }
 
 impl UserActor {
-    fn attach(&mut self, attach: Box<Attach>) {
-        let (device, connection) = (attach.device, attach.connection.id());
-        let (inbox, user) = (self.inbox.clone(), self.user);
-        let answer = Box::new(move |attached: Option<Attached>| {
-            inbox.force(UserItem::Attached(connection, attached.map(Box::new)));
-        });
-        self.attaching.retain(|other| other.attach.connection.id() != connection);
-        self.attaching.push(Attaching { attach, frames: Vec::new(), missed: false });
-        let query = Query::Attach { user, device, answer };
-        self.context.shards.query(user.shard(), query);
-    }
-
-    fn attached(&mut self, connection: ConnectionId, attached: Option<Box<Attached>>) {
-        let waiting = |other: &Attaching| other.attach.connection.id() == connection;
-        let Some(place) = self.attaching.iter().position(waiting) else { return };
-        let Attaching { attach, frames, missed } = self.attaching.remove(place);
-        let Some(attached) = attached else {
-            attach.connection.end(Ending::Told(Code::Unlinked));
-            return;
-        };
-        let welcome = match &attach.login {
-            None => None,
-            Some(login) => match self.open_session(&attach, login, attached.acknowledged) {
-                Some(answer) => Some((login.id, answer)),
-                None => return,
-            },
-        };
-        let Attached { account, acknowledged, last } = *attached;
-        self.account = Some(account);
-        self.sessions.retain(|other| {
-            let replaced = other.device == attach.device;
-            if replaced && other.connection.id() != connection {
-                other.connection.end(Ending::Told(Code::Replaced));
-            }
-            !replaced
-        });
-        let Attach { device, connection, login, acknowledged: claimed } = *attach;
-        if login.is_some() {
-            connection.begins_at(claimed.min(last).max(acknowledged));
-        }
-        let Standing { acknowledged: has, delivered, unanswered } = connection.standing();
-        let mut window = Window::new(acknowledged, has, delivered, last);
-        if missed {
-            window.more_waits();
-        }
-        let id = connection.id();
-        self.sessions.push(Session {
-            device,
-            connection: connection.clone(),
-            window,
-            away: false,
-            changed: true,
-        });
-        self.announce_presence();
-        // After the announcement: who hears of the login and then subscribes sees one state.
-        if let Some((id, answer)) = welcome {
-            connection.answer(id, answer);
-        }
-        for frame in unanswered.into_iter().chain(frames) {
-            self.frame(id, frame);
-        }
-    }
-
-    /// Records the session with a new ticket; the answer to the login, or `None` if its ticket is
-    /// void and that was said.
-    fn open_session(&self, attach: &Attach, login: &Login, acknowledged: Seq) -> Option<Kind> {
-        let table = self.context.storage.sessions();
-        let before = table.get(self.user, attach.device).ok().flatten().unwrap_or_default();
-        if login.ticket.is_some_and(|number| number != before.ticket) {
-            attach.connection.refuse(login.id, Code::BadTicket);
-            attach.connection.end(Ending::Told(Code::BadTicket));
-            self.entry.connections().retain(|known| known.id() != attach.connection.id());
-            return None;
-        }
-        let number = self.random_ticket();
-        self.write_session(attach.device, true, false, Some(number));
-        let ticket = Ticket { user: self.user, device: attach.device, number };
-        let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
-        let (user, device, ticket) = (self.user.0, attach.device.0, ticket.into());
-        Some(if login.registered {
-            Kind::Registered(wire::Registered { user, device, ticket })
-        } else {
-            let acknowledged = acknowledged.0;
-            Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device })
-        })
-    }
-
-    /// Writes this node's row of the sessions table.
-    pub(super) fn write_session(
-        &self,
-        device: DeviceId,
-        online: bool,
-        away: bool,
-        ticket: Option<u64>,
-    ) {
-        let table = self.context.storage.sessions();
-        let before = table.get(self.user, device).ok().flatten().unwrap_or_default();
-        let row = stored::Session {
-            node: self.context.node.0,
-            incarnation: self.context.incarnation,
-            version: before.version + 1,
-            online,
-            away,
-            last_seen_ms: self.context.clock.now_ms(),
-            ticket: ticket.unwrap_or(before.ticket),
-            gone: false,
-        };
-        if let Err(error) = table.put(self.user, device, &row) {
-            warn!(user = %self.user, %device, %error, "session not recorded");
-        }
-    }
-
-    /// A number that nobody guesses and that no crash brings back.
-    pub(super) fn random_ticket(&self) -> u64 {
-        let mut bytes = [0; 8];
-        self.context.secrets.fill(&mut bytes);
-        u64::from_le_bytes(bytes).max(1)
-    }
-
-    fn detach(&mut self, connection: ConnectionId, device: DeviceId) -> Flow {
-        self.attaching.retain(|other| other.attach.connection.id() != connection);
-        if let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) {
-            self.sessions.remove(place);
-        }
-        let linked = self.account.as_ref().is_none_or(|a| a.devices.contains_key(&device));
-        if linked && !self.sessions.iter().any(|session| session.device == device) {
-            self.write_session(device, false, false, None);
-            self.announce_presence();
-        }
-        if self.sessions.is_empty()
-            && self.attaching.is_empty()
-            && self.context.users.retire(self.user)
-        {
-            self.context.presence.forget_watcher(self.user);
-            return Flow::Stop;
-        }
-        Flow::Continue
-    }
-
     pub(super) fn frame(&mut self, connection: ConnectionId, frame: ClientFrame) {
         let waiting = |other: &&mut Attaching| other.attach.connection.id() == connection;
         if let Some(attaching) = self.attaching.iter_mut().find(waiting) {
@@ -318,6 +183,14 @@ impl UserActor {
             self.deliver(place, seq, envelope, false);
             self.sessions[place].changed = true;
         }
+    }
+
+    fn grown_to(&mut self, seq: Seq) {
+        for session in &mut self.sessions {
+            session.window.grown_to(seq);
+            session.changed = true;
+        }
+        self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
     }
 
     fn page(&mut self, connection: ConnectionId, page: &Page) {
@@ -409,18 +282,6 @@ impl UserActor {
         session.changed = true;
     }
 
-    fn account_changed(&mut self, account: Option<Arc<AccountView>>) {
-        let linked = |device| account.as_ref().is_some_and(|a| a.devices.contains_key(&device));
-        let table = self.context.storage.sessions();
-        for session in self.sessions.extract_if(.., |session| !linked(session.device)) {
-            session.connection.end(Ending::Told(Code::Unlinked));
-            if let Err(error) = table.remove(self.user, session.device) {
-                warn!(user = %self.user, %error, "session row not removed");
-            }
-        }
-        self.account = account;
-    }
-
     fn signal(&self, signal: &wire::Signaled) {
         let from = UserId(signal.from);
         if self.account.as_ref().is_some_and(|account| !account.blocked.contains(&from)) {
@@ -434,12 +295,5 @@ impl UserActor {
                 self.context.metrics.hints_dropped.increment(1);
             }
         }
-    }
-
-    /// Tells whoever watches this user whether anyone is there.
-    pub(super) fn announce_presence(&self) {
-        let Some(account) = &self.account else { return };
-        let online = self.sessions.iter().any(|session| !session.away);
-        self.context.presence.changed(account, online, self.context.clock.now_ms());
     }
 }

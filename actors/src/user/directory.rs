@@ -6,7 +6,7 @@ use crate::connection::{Connection, ConnectionId, Ending};
 use crate::context::Context;
 use crate::shard::AccountView;
 use proto::wire::ClientFrame;
-use proto::{Code, DeviceId, Seq, UserId, stored, wire};
+use proto::{Code, DeviceId, Seq, ShardId, UserId, stored, wire};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -37,6 +37,8 @@ type Part = RwLock<HashMap<UserId, Arc<Entry>>>;
 pub(super) struct Entry {
     pub(super) inbox: Arc<Inbox<UserItem>>,
     pub(super) connections: Mutex<Vec<Arc<Connection>>>,
+    /// Devices whose session is here.
+    devices: Mutex<Vec<DeviceId>>,
     /// A push was dropped: read the mailbox.
     pub(super) missed: AtomicBool,
     /// Whether an actor was started before: the next one must ask the connections to attach again.
@@ -52,11 +54,21 @@ impl Entry {
         Arc::new(Self {
             inbox: Inbox::new("user", user.0, QUEUE),
             connections: Mutex::default(),
+            devices: Mutex::default(),
             missed: AtomicBool::new(false),
             started: AtomicBool::new(false),
             in_hand: AtomicU64::new(0),
             poison: Mutex::default(),
         })
+    }
+
+    /// Notes whether the session of a device is here.
+    pub(super) fn set_here(&self, device: DeviceId, here: bool) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.retain(|known| *known != device);
+        if here {
+            devices.push(device);
+        }
     }
 
     pub(super) fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
@@ -128,6 +140,13 @@ impl Users {
         self.get(user).is_some()
     }
 
+    /// Whether the session of this device is here.
+    pub fn has_session(&self, user: UserId, device: DeviceId) -> bool {
+        self.get(user).is_some_and(|entry| {
+            entry.devices.lock().unwrap_or_else(PoisonError::into_inner).contains(&device)
+        })
+    }
+
     /// A connection is gone.
     pub fn detach(&self, user: UserId, device: DeviceId, connection: ConnectionId) {
         if let Some(entry) = self.get(user) {
@@ -143,6 +162,30 @@ impl Users {
             entry.missed.store(true, Ordering::Release);
         } else {
             entry.inbox.force(UserItem::Push(seq, envelope));
+        }
+    }
+
+    /// Tells all users of a shard that pushes may have been lost.
+    pub fn read_again(&self, shard: ShardId) {
+        for part in self.table.iter() {
+            let part = part.read().unwrap_or_else(PoisonError::into_inner);
+            for (_, entry) in part.iter().filter(|(user, _)| user.shard() == shard) {
+                entry.inbox.force(UserItem::ReadAgain);
+            }
+        }
+    }
+
+    /// Tells the user's actor that the mailbox has grown, without saying by what.
+    pub fn grown_to(&self, user: UserId, seq: Seq) {
+        if let Some(entry) = self.get(user) {
+            entry.inbox.force(UserItem::GrownTo(seq));
+        }
+    }
+
+    /// Another node has taken over this device's session.
+    pub fn displaced(&self, user: UserId, device: DeviceId) {
+        if let Some(entry) = self.get(user) {
+            entry.inbox.force(UserItem::Displaced(device));
         }
     }
 

@@ -39,7 +39,7 @@ pub struct Admission {
 /// [`Code::BadRequest`]: no alias. [`Code::TooFast`]: asked too often. [`Code::Unavailable`].
 pub async fn register_start(context: &Context, alias: &str) -> Result<(Alias, String), Code> {
     let alias = Alias::parse(alias).map_err(|_| Code::BadRequest)?;
-    let settings = &context.settings;
+    let settings = context.settings();
     let pin = random_pin(context, settings.pin_digits);
     let start = stored::StartRegistration {
         alias: alias.as_str().to_owned(),
@@ -75,7 +75,7 @@ pub async fn register_prove(
         alias: alias.as_str().to_owned(),
         digest: context.secrets.pin_digest(&alias, &prove.pin).to_vec().into(),
         user_if_new: random_user(context).0,
-        attempts_max: context.settings.pin_attempts,
+        attempts_max: context.settings().pin_attempts,
     };
     let outcome = context.shards.call(alias.shard(), Command::ProvePin(proof)).await;
     let Outcome::Proven(user) = outcome else { return Err(refused(&outcome)) };
@@ -118,7 +118,7 @@ pub async fn login(
 pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Code> {
     let now_ms = context.clock.now_ms();
     let ticket = context.secrets.open_ticket(&resume.ticket, now_ms).ok_or(Code::BadTicket)?;
-    let row = context.storage.sessions().get(ticket.user, ticket.device).ok().flatten();
+    let row = context.sessions.get(ticket.user, ticket.device).ok().flatten();
     if ticket.number == 0 || row.unwrap_or_default().ticket != ticket.number {
         return Err(Code::BadTicket);
     }
@@ -134,6 +134,7 @@ pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Cod
 fn refused(outcome: &Outcome) -> Code {
     match outcome {
         Outcome::Refused(code) => *code,
+        Outcome::Elsewhere => Code::Unavailable,
         Outcome::Done | Outcome::Accepted { .. } | Outcome::Proven(_) | Outcome::Admitted(_) => {
             Code::Internal
         }

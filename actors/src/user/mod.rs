@@ -9,6 +9,7 @@
 //! 3. What one device sends is proposed in the order in which it came.
 
 mod actor;
+mod attach;
 mod directory;
 mod login;
 mod requests;
@@ -35,13 +36,21 @@ pub enum UserItem {
     /// A socket tells: this device proved who it is.
     Attach(Box<Attach>),
     /// The shard tells where that device stands; `None`: it is not linked any longer.
-    Attached(ConnectionId, Option<Box<Attached>>),
+    Attached(ConnectionId, Result<Option<Box<Attached>>, Code>),
     /// A socket tells: it is gone, and whose it was.
     Detach(ConnectionId, DeviceId),
     /// A socket tells what its client said.
     Frame(ConnectionId, Box<ClientFrame>),
     /// The shard tells: the mailbox has a new entry.
     Push(Seq, Arc<stored::Envelope>),
+    /// The shard tells: the mailbox has grown to here.
+    GrownTo(Seq),
+    /// The shard has a new leader: pushes and news of the account may have been lost.
+    ReadAgain,
+    /// The account as it is now; it was asked for.
+    AccountRead(Option<Arc<AccountView>>),
+    /// The sessions table tells: this device is connected elsewhere now.
+    Displaced(DeviceId),
     /// The shard answers a read for one connection.
     Page(ConnectionId, Page),
     /// The shard tells: the account is so now; `None`: deleted.

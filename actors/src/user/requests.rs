@@ -2,7 +2,7 @@
 
 use super::actor::UserActor;
 use crate::connection::{Connection, Ending};
-use crate::shard::{Command, Outcome, Query};
+use crate::shard::{AccountView, Command, Outcome, Query};
 use proto::limits::{DEVICE_NAME_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
 use proto::wire::{self, ClientFrame, client_frame::Kind as Ask, lookup::Who, server_frame::Kind};
 use proto::{Alias, Code, DeviceId, Seq, UserId, stored};
@@ -79,6 +79,7 @@ impl UserActor {
             | Outcome::Accepted { .. }
             | Outcome::Proven(_)
             | Outcome::Admitted(_) => connection.answer(id, Kind::Done(wire::Done {})),
+            Outcome::Elsewhere => connection.refuse(id, Code::Unavailable),
         });
         self.context.shards.propose(self.user.shard(), command, reply);
     }
@@ -91,7 +92,7 @@ impl UserActor {
         let (from, from_device) = (self.user.0, device.0);
         let wire::Signal { kind, body, .. } = signal;
         let signaled = wire::Signaled { from, from_device, kind, body };
-        if !self.context.users.signal(to, signaled) {
+        if !self.context.delivery().signal(to, &signaled) {
             self.context.metrics.hints_dropped.increment(1);
         }
         Ok(())
@@ -119,9 +120,8 @@ impl UserActor {
     }
 
     fn log_out(&self, connection: &Arc<Connection>, device: DeviceId, id: u64) -> Result<(), Code> {
-        let table = self.context.storage.sessions();
         self.write_session(device, false, false, Some(0));
-        table.flush().map_err(|_| Code::Unavailable)?;
+        self.context.sessions.flush().map_err(|_| Code::Unavailable)?;
         connection.answer(id, Kind::Done(wire::Done {}));
         connection.end(Ending::Quiet);
         Ok(())
@@ -150,6 +150,7 @@ impl UserActor {
                 connection.answer(id, Kind::Linked(linked));
             }
             Outcome::Refused(code) => connection.refuse(id, code),
+            Outcome::Elsewhere => connection.refuse(id, Code::Unavailable),
             Outcome::Done | Outcome::Accepted { .. } | Outcome::Proven(_) => {
                 connection.refuse(id, Code::Internal);
             }
@@ -172,8 +173,9 @@ impl UserActor {
                 let shard = alias.shard();
                 let shards = context.shards.clone();
                 let answer = Box::new(move |owner| match owner {
-                    Some(user) => show_user(&context, connection, id, user),
-                    None => connection.refuse(id, Code::UnknownUser),
+                    Ok(Some(user)) => show_user(&context, connection, id, user),
+                    Ok(None) => connection.refuse(id, Code::UnknownUser),
+                    Err(code) => connection.refuse(id, code),
                 });
                 shards.query(shard, Query::Owner { alias, answer });
             }
@@ -207,8 +209,9 @@ impl UserActor {
         }
         let (connection, presence) = (connection.clone(), self.context.presence.clone());
         let answer = Box::new(move |account| match account {
-            Some(account) => presence.subscribe(watcher, account, connection, id),
-            None => connection.refuse(id, Code::UnknownUser),
+            Ok(Some(account)) => presence.subscribe(watcher, account, connection, id),
+            Ok(None) => connection.refuse(id, Code::UnknownUser),
+            Err(code) => connection.refuse(id, code),
         });
         self.context.shards.query(user.shard(), Query::Account { user, answer });
     }
@@ -232,9 +235,10 @@ fn show_user(
     id: u64,
     user: UserId,
 ) {
-    let answer = Box::new(move |account: Option<Arc<crate::shard::AccountView>>| match account {
-        Some(account) => connection.answer(id, Kind::Found(account.to_found())),
-        None => connection.refuse(id, Code::UnknownUser),
+    let answer = Box::new(move |account: Result<Option<Arc<AccountView>>, Code>| match account {
+        Ok(Some(account)) => connection.answer(id, Kind::Found(account.to_found())),
+        Ok(None) => connection.refuse(id, Code::UnknownUser),
+        Err(code) => connection.refuse(id, code),
     });
     context.shards.query(user.shard(), Query::Account { user, answer });
 }

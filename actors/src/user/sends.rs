@@ -73,7 +73,7 @@ impl UserActor {
 
     fn check_rate(&mut self, device: DeviceId, id: u64) -> Result<(), Code> {
         let now_s = self.context.clock.now_ms() / 1000;
-        let limit = self.context.settings.sends_per_second;
+        let limit = self.context.settings().sends_per_second;
         let Sends { allowance: (left, second), held, .. } = &mut self.sends;
         if *second != now_s {
             (*left, *second) = (limit, now_s);
@@ -122,8 +122,9 @@ impl UserActor {
 
     fn resolve(&self, alias: Alias) {
         let (inbox, asked) = (self.inbox.clone(), alias.clone());
-        let answer = Box::new(move |owner: Option<UserId>| {
-            inbox.force(UserItem::Resolved(asked, owner.ok_or(Code::UnknownUser)));
+        let answer = Box::new(move |owner: Result<Option<UserId>, Code>| {
+            let owner = owner.and_then(|owner| owner.ok_or(Code::UnknownUser));
+            inbox.force(UserItem::Resolved(asked, owner));
         });
         self.context.shards.query(alias.shard(), Query::Owner { alias, answer });
     }
@@ -210,6 +211,10 @@ fn answer_send(
         Outcome::Refused(code) => {
             refused();
             connection.refuse(id, *code);
+        }
+        Outcome::Elsewhere => {
+            refused();
+            connection.refuse(id, Code::Unavailable);
         }
         Outcome::Done | Outcome::Proven(_) | Outcome::Admitted(_) => {
             connection.refuse(id, Code::Internal);

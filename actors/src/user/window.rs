@@ -199,6 +199,11 @@ impl Window {
         }
     }
 
+    /// The mailbox has grown to here, without saying by what.
+    pub(super) fn grown_to(&mut self, seq: Seq) {
+        self.head = self.head.max(seq);
+    }
+
     /// A push was lost.
     pub(super) fn more_waits(&mut self) {
         self.hinted = true;

@@ -32,7 +32,9 @@ impl Service for Says {
         self.casts.fetch_add(1, Ordering::Relaxed);
     }
     fn call(&self, _from: PeerId, parcel: Bytes, _left: Duration, respond: Respond) {
-        if !parcel.is_empty() {
+        if parcel.is_empty() {
+            println!("asked in vain");
+        } else {
             respond(parcel);
         }
     }
@@ -137,13 +139,12 @@ impl Desk {
     }
 
     async fn flood(&self, node: NodeId, (per_second, size): (u64, u64), seconds: u64) {
-        let bytes = parcel(size);
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
         while Instant::now() < end {
             ticks.tick().await;
             for _ in 0..per_second / 100 {
-                self.peers.cast(node, Lane::Normal, bytes.clone());
+                self.peers.cast(node, Lane::Normal, parcel(size));
             }
         }
         println!("flood over");

@@ -1,0 +1,81 @@
+//! What the cluster needs of the Raft groups and tables of this node, so that it can be tried
+//! without them.
+
+use super::placement::Nodes;
+use bytes::Bytes;
+use proto::stored;
+use proto::{NodeId, ShardId};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use supervision::{Inbox, ProcessError};
+
+use super::meta_actor::MetaItem;
+
+/// Something that takes a while.
+pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How a group stands, as its replica here sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupStanding {
+    /// Who leads it, if that is known.
+    pub leader: Option<NodeId>,
+    /// Whether this node does, and most voters have agreed lately.
+    pub leads: bool,
+    /// The term.
+    pub term: u64,
+    /// Who votes.
+    pub voters: Nodes,
+    /// Who listens.
+    pub learners: Nodes,
+    /// The leader's knowledge: who of both has the log but for its end.
+    pub caught_up: Nodes,
+    /// The last entry of the log here.
+    pub last: u64,
+    /// The last entry applied here.
+    pub applied: u64,
+}
+
+/// Why a group did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// Another node leads it, or nobody.
+    #[error("this node does not lead the group")]
+    NotLeader(Option<NodeId>),
+    /// The group did not do it, or not in time.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Called if a proposal certainly comes to nothing.
+pub type Failed = Box<dyn FnOnce(GroupError) + Send>;
+
+/// The groups of this node.
+pub trait Groups: Send + Sync + fmt::Debug + 'static {
+    /// Opens the group `meta`; from then on it tells `inbox` what is committed. If this start
+    /// founds a cluster, this node becomes its only voter.
+    fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>>;
+    /// How a group stands; `None` before it is open.
+    fn standing(&self, group: ShardId) -> Option<GroupStanding>;
+    /// Lets a node listen; ends when it has caught up, or in time.
+    fn add_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>>;
+    /// Lets a node listen no longer.
+    fn remove_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>>;
+    /// Lets these vote and nobody else.
+    fn change_voters(&self, group: ShardId, voters: Nodes) -> Work<Result<(), GroupError>>;
+    /// Lets another voter lead.
+    fn yield_to(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>>;
+    /// Proposes an entry to the group `meta`; success is seen when it is applied.
+    fn propose(&self, content: Bytes, failed: Failed);
+    /// Reads what the table `meta` holds, and as of which place. Blocking.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn load(&self) -> Result<(stored::Applied, stored::Meta), ProcessError>;
+    /// Writes the table `meta`, durably, and lets the log forget what is older. Blocking.
+    ///
+    /// # Errors
+    /// Those of the storage; then nothing was written.
+    fn save(&self, applied: stored::Applied, meta: stored::Meta) -> Result<(), ProcessError>;
+}

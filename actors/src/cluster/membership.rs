@@ -1,0 +1,167 @@
+//! The task that makes this node a member: it founds the cluster, or asks to join it, and tells
+//! when its address has changed.
+
+use super::{Cluster, ClusterError, Place, meta};
+use peers::CallError;
+use proto::cluster::{self, request, response};
+use proto::stored::meta_command::Kind;
+use proto::{NodeId, ShardId};
+use std::time::Duration;
+use supervision::{ProcessError, Stopping};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long an answer to a request to join may take.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long the members that this node knows may lack it before it takes that for its removal.
+const DOUBT: Duration = Duration::from_secs(10);
+
+/// How often it says again that it cannot join.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Runs until `stopping`.
+pub(super) async fn run(cluster: Cluster, stopping: Stopping) -> Result<(), ProcessError> {
+    let mut task = Membership { cluster, missing_since: None, said: None };
+    let work = async {
+        loop {
+            task.look().await;
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = stopping.wait() => Ok(()),
+        () = work => Ok(()),
+    }
+}
+
+struct Membership {
+    cluster: Cluster,
+    missing_since: Option<Instant>,
+    said: Option<(String, Instant)>,
+}
+
+impl Membership {
+    async fn look(&mut self) {
+        let cluster = self.cluster.clone();
+        let Some(standing) = cluster.0.groups.standing(ShardId::META) else { return };
+        if cluster.place() == Place::Removed {
+            return;
+        }
+        let (known, me) = (cluster.meta(), cluster.me());
+        if known.cluster == 0 {
+            if standing.voters.len() == 1 && standing.voters.contains(&me) {
+                self.found().await;
+            } else if standing.voters.is_empty() && cluster.0.joins {
+                self.join().await;
+            }
+            return;
+        }
+        match meta::member(&known, me) {
+            Some(member) => {
+                self.missing_since = None;
+                if cluster.set_place(Place::Member) {
+                    info!(cluster = known.cluster, members = known.members.len(), "member");
+                }
+                let mut about = cluster.0.about.clone();
+                about.state = member.state;
+                if about != *member {
+                    self.propose(Kind::SetMember(about), "this node's address is not told").await;
+                }
+            }
+            None if standing.leads => self.propose_me().await,
+            None => {
+                let since = *self.missing_since.get_or_insert_with(Instant::now);
+                if cluster.place() == Place::Member || since.elapsed() > DOUBT {
+                    cluster.removed();
+                }
+            }
+        }
+    }
+
+    async fn found(&mut self) {
+        let found = Kind::Found(self.cluster.0.chance);
+        if self.propose(found, "the cluster cannot be founded").await {
+            info!(cluster = self.cluster.0.chance, "cluster founded");
+            self.propose_me().await;
+        }
+    }
+
+    async fn propose_me(&mut self) {
+        let me = Kind::SetMember(self.cluster.0.about.clone());
+        self.propose(me, "this node does not become a member").await;
+    }
+
+    async fn propose(&mut self, kind: Kind, failed: &'static str) -> bool {
+        match self.cluster.propose(kind).await {
+            Ok(()) => true,
+            Err(error @ (ClusterError::Refused(_) | ClusterError::NoMajority)) => {
+                self.say(format!("{failed}: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Asks everyone who is there, the leader of `meta` first once it is known.
+    async fn join(&mut self) {
+        let cluster = self.cluster.clone();
+        if cluster.set_place(Place::Joining) {
+            info!("looking for a member of the cluster");
+        }
+        let there: Vec<_> = cluster.0.peers.up().into_iter().map(|peer| peer.id.node).collect();
+        if there.is_empty() {
+            self.say("no seed answers; are cluster.seeds and the cookie right?".to_owned());
+        }
+        for node in there {
+            match self.ask_to_join(node).await {
+                Ok(Some(NodeId(0))) | Err(_) => {}
+                Ok(None) => return,
+                Ok(Some(leader)) => {
+                    if let Ok(None) = self.ask_to_join(leader).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// `None`: it has joined, or was refused. Otherwise who might know more; 0: nobody.
+    async fn ask_to_join(&mut self, node: NodeId) -> Result<Option<NodeId>, CallError> {
+        let member = Some(self.cluster.0.about.clone());
+        let asked = request::Kind::Join(cluster::Join { member });
+        match self.cluster.ask(node, asked, JOIN_TIMEOUT).await? {
+            Some(response::Kind::Joined(joined)) => {
+                info!(cluster = joined.cluster, "joined; waiting for what it knows");
+                self.wait_for_meta().await;
+                Ok(None)
+            }
+            Some(response::Kind::Meta(outcome)) => {
+                self.say(format!("the cluster does not let this node in: {}", outcome.refused));
+                Ok(None)
+            }
+            Some(response::Kind::NotLeader(not)) => Ok(Some(NodeId(not.leader))),
+            Some(_) | None => Ok(Some(NodeId(0))),
+        }
+    }
+
+    /// Waits a while for the group `meta` to reach this node.
+    async fn wait_for_meta(&self) {
+        let mut meta = self.cluster.watch_meta();
+        let told = meta.wait_for(|meta| meta.cluster != 0);
+        // If it takes longer the node asks again, which does no harm.
+        drop(tokio::time::timeout(DOUBT, told).await);
+    }
+
+    fn say(&mut self, what: String) {
+        let repeated = self.said.as_ref().is_some_and(|(said, at)| {
+            *said == what && at.elapsed() < SAY_AGAIN
+        });
+        if !repeated {
+            warn!("{what}");
+            self.said = Some((what, Instant::now()));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What an operator wants to know: how the groups stand, and what is left to do until a wish is
+//! fulfilled.
+
+use super::placement::{self, GroupView, Nodes, plan};
+use super::steps::steps;
+use super::{Cluster, meta};
+use proto::{NodeId, ShardId};
+use std::collections::BTreeMap;
+
+/// How a group stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupReport {
+    /// Who leads it, as far as this node knows.
+    pub leader: Option<NodeId>,
+    /// The term.
+    pub term: u64,
+    /// Who votes.
+    pub voters: Nodes,
+    /// Who listens.
+    pub learners: Nodes,
+    /// The last entry applied here, or where it is led if it is not held here.
+    pub applied: u64,
+    /// Whether it is held here.
+    pub held: bool,
+}
+
+/// What an operator waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// A node leads nothing.
+    Drained(NodeId),
+    /// A node holds nothing and is no member.
+    Gone(NodeId),
+    /// Everything is where it should be.
+    Balanced,
+}
+
+impl Cluster {
+    /// How all groups stand: as seen here if this node holds them, else as their leaders tell.
+    pub fn groups(&self) -> BTreeMap<ShardId, GroupReport> {
+        let standings = self.0.standings().clone();
+        let report = |group| {
+            let here = self.0.groups.standing(group).unwrap_or_default();
+            let me = self.me();
+            let held = here.voters.contains(&me) || here.learners.contains(&me);
+            let heard = standings.get(group).filter(|report| !held || report.term >= here.term);
+            let Some(heard) = heard else {
+                return GroupReport {
+                    leader: here.leader,
+                    term: here.term,
+                    voters: here.voters,
+                    learners: here.learners,
+                    applied: here.applied,
+                    held,
+                };
+            };
+            GroupReport {
+                leader: heard.view.leader,
+                term: heard.term,
+                voters: heard.view.voters.clone(),
+                learners: heard.view.learners.clone(),
+                applied: if held { here.applied } else { heard.applied },
+                held,
+            }
+        };
+        placement::groups().map(|group| (group, report(group))).collect()
+    }
+
+    /// What is left to do until `goal` is reached, in words; empty: nothing.
+    pub fn left(&self, goal: Goal) -> Vec<String> {
+        let meta = self.meta();
+        let picture = self.picture(&meta);
+        let mut left = Vec::new();
+        let mut count = |what: &str, groups: usize| {
+            if groups > 0 {
+                let s = if groups == 1 { "" } else { "s" };
+                left.push(format!("{what} {groups} group{s}"));
+            }
+        };
+        let views = || picture.groups.values();
+        let silent = placement::groups().filter(|group| !picture.groups.contains_key(group));
+        count("no leader is known of", silent.count());
+        match goal {
+            Goal::Drained(node) => {
+                count("leads", views().filter(|view| view.leader == Some(node)).count());
+            }
+            Goal::Gone(node) => {
+                let holds = |view: &&GroupView| {
+                    view.voters.contains(&node) || view.learners.contains(&node)
+                };
+                count("holds", views().filter(holds).count());
+                if meta::member(&meta, node).is_some() {
+                    left.push("is a member".to_owned());
+                } else {
+                    // What others tell of the groups reaches a node that is gone no longer.
+                    left.clear();
+                }
+            }
+            Goal::Balanced => {
+                let plan = plan(&picture);
+                let moved = |group: &&ShardId| {
+                    let view = picture.groups.get(*group);
+                    view.is_some_and(|view| Some(&view.voters) != plan.get(*group))
+                };
+                count("to be moved:", plan.keys().filter(moved).count());
+                let to_do = steps(&picture, &plan, &BTreeMap::new());
+                count("to be tended:", to_do.iter().filter_map(super::steps::Step::group).count());
+            }
+        }
+        left
+    }
+
+    /// Looks at the balance of the groups now rather than within a second, where `meta` is led.
+    pub fn rebalance(&self) {
+        self.look_again();
+    }
+}

@@ -1,0 +1,187 @@
+//! What a group asks of its members on other nodes.
+//!
+//! Runs inside openraft's replication tasks, one for each member, and in its votes.
+//!
+//! # Invariants
+//! 1. A peer that is not connected is an error with a pause after it: it costs next to nothing.
+//! 2. What carries entries never delays heartbeats and votes: these go first.
+
+use super::convert;
+use super::snapshot;
+use super::types::{Ballot, Types};
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, Snapshot};
+use peers::{CallError, Lane, Peers};
+use prost::Message as _;
+use proto::cluster::{self, request, response};
+use proto::{NodeId, ShardId, stored};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Pauses of a member that cannot be reached, the last one for ever.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500)];
+
+/// What the group and its links share.
+pub(super) struct Wire {
+    pub(super) group: ShardId,
+    pub(super) peers: Peers,
+    /// This node leads and has not heard from a majority for long.
+    pub(super) weak: AtomicBool,
+    /// Pieces of snapshots that were taken by others: a sign of progress.
+    pub(super) pieces: AtomicU64,
+    /// The leader that asked this node to be elected.
+    yielded: Mutex<Option<stored::Vote>>,
+}
+
+/// Why a member did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the answer is not one to this question")]
+    Unexpected,
+    #[error("the snapshot was not taken")]
+    NotTaken,
+}
+
+impl Wire {
+    pub(super) fn new(group: ShardId, peers: Peers) -> Self {
+        Self {
+            group,
+            peers,
+            weak: AtomicBool::new(false),
+            pieces: AtomicU64::new(0),
+            yielded: Mutex::default(),
+        }
+    }
+
+    fn yielded(&self) -> MutexGuard<'_, Option<stored::Vote>> {
+        self.yielded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next election is held because this leader asked for it.
+    pub(super) fn elected_for(&self, leader: stored::Vote) {
+        *self.yielded() = Some(leader);
+    }
+
+    /// Asks a node and waits up to `within`.
+    pub(super) async fn ask(
+        &self,
+        (node, lane): (NodeId, Lane),
+        question: request::Kind,
+        within: Duration,
+    ) -> Result<response::Kind, LinkError> {
+        let parcel = cluster::Request { kind: Some(question) }.encode_to_vec();
+        let answer = self.peers.call(node, lane, parcel.into(), within).await?;
+        let answer = cluster::Response::decode(answer).map_err(|_| LinkError::Unexpected)?;
+        answer.kind.ok_or(LinkError::Unexpected)
+    }
+}
+
+/// Makes links.
+pub(super) struct Links(pub(super) Arc<Wire>);
+
+impl RaftNetworkFactory<Types> for Links {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Link {
+        Link { target: NodeId(target), wire: Arc::clone(&self.0) }
+    }
+}
+
+/// The way to one member.
+pub(super) struct Link {
+    target: NodeId,
+    wire: Arc<Wire>,
+}
+
+type CallFailed = RPCError<u64, EmptyNode, RaftError<u64>>;
+
+impl Link {
+    async fn ask(
+        &self,
+        lane: Lane,
+        question: request::Kind,
+        option: &RPCOption,
+    ) -> Result<response::Kind, CallFailed> {
+        let asked = self.wire.ask((self.target, lane), question, option.hard_ttl()).await;
+        asked.map_err(|error| match error {
+            // The time is over: there was a pause already.
+            LinkError::Call(CallError::TimedOut) => RPCError::Network(NetworkError::new(&error)),
+            _ => RPCError::Unreachable(Unreachable::new(&error)),
+        })
+    }
+}
+
+fn unexpected() -> CallFailed {
+    RPCError::Unreachable(Unreachable::new(&LinkError::Unexpected))
+}
+
+impl RaftNetwork<Types> for Link {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, CallFailed> {
+        let lane = if rpc.entries.is_empty() { Lane::Urgent } else { Lane::Normal };
+        let weak = self.wire.weak.load(Ordering::Relaxed);
+        let append = convert::append(self.wire.group, &rpc, weak);
+        match self.ask(lane, request::Kind::Append(append), &option).await? {
+            response::Kind::Append(answer) => {
+                convert::append_response(&answer).ok_or_else(unexpected)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, CallFailed> {
+        let term = rpc.vote.leader_id().term;
+        let yielded = self.wire.yielded().filter(|leader| leader.term + 1 == term);
+        let wanted = cluster::Vote {
+            group: u32::from(self.wire.group.0),
+            vote: Some(convert::stored_vote(&rpc.vote)),
+            last: rpc.last_log_id.as_ref().map(convert::stored_id),
+            probe: false,
+            yielded,
+        };
+        match self.ask(Lane::Urgent, request::Kind::Vote(wanted), &option).await? {
+            response::Kind::Vote(answer) => convert::vote_response(&answer).ok_or_else(unexpected),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Ballot,
+        snapshot: Snapshot<Types>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
+        let sending = snapshot::send(&self.wire, self.target, (vote, snapshot), option.hard_ttl());
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+            },
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        let last = PAUSES[PAUSES.len() - 1];
+        Backoff::new(PAUSES.into_iter().chain(std::iter::repeat(last)))
+    }
+}

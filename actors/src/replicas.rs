@@ -1,0 +1,137 @@
+//! The Raft groups of this node as the cluster sees them: what it asks of a group goes to the group,
+//! and what the group `meta` commits goes to the meta actor.
+
+use crate::cluster::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
+use crate::context::Context;
+use crate::raft::{Committed, Done, Group, GroupArgs, ProposeError, RaftError, Replica};
+use bytes::Bytes;
+use proto::{NodeId, ShardId, stored};
+use std::sync::Arc;
+use storage::Row;
+use supervision::{Inbox, ProcessError};
+
+/// This node's groups.
+#[derive(Clone, Debug)]
+pub struct NodeGroups(pub Arc<Context>);
+
+impl Groups for NodeGroups {
+    fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>> {
+        let context = self.0.clone();
+        Box::pin(async move {
+            let recovered = context.records_of(ShardId::META);
+            let recovered = recovered.ok_or("meta failed: the node must start again")?;
+            let group = Group::open(GroupArgs {
+                group: ShardId::META,
+                storage: context.storage.clone(),
+                peers: context.peers.clone(),
+                recovered,
+                replica: Arc::new(MetaReplica(inbox)),
+                timing: context.timing,
+            })
+            .await?;
+            context.groups.set(ShardId::META, group.clone());
+            if context.founds {
+                group.found().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn standing(&self, group: ShardId) -> Option<GroupStanding> {
+        let group = self.0.groups.get(group)?;
+        let standing = group.standing();
+        Some(GroupStanding {
+            leader: standing.leader,
+            leads: standing.me_leads && standing.quorum_seen,
+            term: standing.term,
+            caught_up: group.caught_up(),
+            voters: standing.voters,
+            learners: standing.learners,
+            last: standing.last_index,
+            applied: standing.applied_index,
+        })
+    }
+
+    fn add_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
+        self.with(group, async move |group| group.add_learner(node).await)
+    }
+
+    fn remove_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
+        self.with(group, async move |group| group.remove_learner(node).await)
+    }
+
+    fn change_voters(&self, group: ShardId, voters: Nodes) -> Work<Result<(), GroupError>> {
+        self.with(group, async move |group| group.change_voters(voters).await)
+    }
+
+    fn yield_to(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
+        self.with(group, async move |group| group.yield_to(node).await)
+    }
+
+    fn propose(&self, content: Bytes, failed: Failed) {
+        match self.0.groups.get(ShardId::META) {
+            Some(group) => group.propose(content, Box::new(move |error| failed(not_proposed(error)))),
+            None => failed(GroupError::NotLeader(None)),
+        }
+    }
+
+    fn load(&self) -> Result<(stored::Applied, stored::Meta), ProcessError> {
+        let mut meta = stored::Meta::default();
+        let applied = self.0.storage.load(ShardId::META, &mut |row| {
+            if let Row::Meta(Some(found)) = row {
+                meta = found;
+            }
+        })?;
+        Ok((applied.unwrap_or_default(), meta))
+    }
+
+    fn save(&self, applied: stored::Applied, meta: stored::Meta) -> Result<(), ProcessError> {
+        let rows = vec![Row::Meta(Some(meta))];
+        self.0.storage.checkpoint(ShardId::META, applied.clone(), rows)?;
+        if let (Some(group), Some(id)) = (self.0.groups.get(ShardId::META), applied.id) {
+            group.checkpointed(id);
+        }
+        Ok(())
+    }
+}
+
+impl NodeGroups {
+    fn with<F>(
+        &self,
+        group: ShardId,
+        work: impl FnOnce(Group) -> F + Send + 'static,
+    ) -> Work<Result<(), GroupError>>
+    where
+        F: Future<Output = Result<(), RaftError>> + Send + 'static,
+    {
+        let found = self.0.groups.get(group).cloned();
+        Box::pin(async move {
+            let group = found.ok_or(GroupError::NotLeader(None))?;
+            work(group).await.map_err(|error| match error {
+                RaftError::NotLeader(leader) => GroupError::NotLeader(leader),
+                error => GroupError::Failed(error.to_string()),
+            })
+        })
+    }
+}
+
+fn not_proposed(error: ProposeError) -> GroupError {
+    match error {
+        ProposeError::NotLeader(leader) => GroupError::NotLeader(leader),
+        error => GroupError::Failed(error.to_string()),
+    }
+}
+
+/// What the group `meta` commits goes to its actor.
+#[derive(Debug)]
+struct MetaReplica(Arc<Inbox<MetaItem>>);
+
+impl Replica for MetaReplica {
+    fn apply(&self, entries: Vec<Committed>, done: Done) {
+        self.0.force(MetaItem::Apply(entries, done));
+    }
+
+    fn reload(&self, done: Done) {
+        self.0.force(MetaItem::Reload(done));
+    }
+}

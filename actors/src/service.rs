@@ -1,0 +1,198 @@
+//! What this node does with what other nodes say: every cast and request finds its door here.
+//!
+//! Runs on the links' own tasks, so it only hands over.
+
+use crate::cluster::Cluster;
+use crate::context::Context;
+use crate::sessions::Watch;
+use crate::shard::account_from_wire;
+use bytes::Bytes;
+use peers::{PeerId, PeerInfo, Respond, Service};
+use prost::Message;
+use proto::cluster::{self, cast, request, response};
+use proto::stored::Session;
+use proto::{Code, DeviceId, NodeId, Seq, ShardId, UserId, wire};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// The node as its peers see it.
+#[derive(Clone, Debug)]
+pub struct NodeService {
+    /// All that it may touch.
+    pub context: Arc<Context>,
+    /// Members and settings.
+    pub cluster: Cluster,
+}
+
+impl Service for NodeService {
+    fn up(&self, peer: PeerInfo) {
+        info!(peer = %peer.name, address = peer.address, "peer is up");
+        self.context.sessions.peer_up(peer.id);
+        self.cluster.peer_up(&peer);
+        self.context.shards.peer_changed(peer.id.node, true);
+    }
+
+    fn down(&self, peer: PeerId) {
+        warn!(peer = format!("{:016x}", peer.node.0), "peer is down");
+        self.context.sessions.peer_down(peer);
+        for (_, group) in self.context.groups.all() {
+            group.peer_down(peer.node);
+        }
+        self.context.shards.peer_changed(peer.node, false);
+    }
+
+    fn cast(&self, from: PeerId, parcel: Bytes) {
+        let Ok(cluster::Cast { kind: Some(kind) }) = cluster::Cast::decode(parcel) else {
+            debug!("cast not understood");
+            return;
+        };
+        let context = &self.context;
+        match kind {
+            cast::Kind::Sessions(rows) => context.sessions.received(from, rows),
+            cast::Kind::Pushes(pushes) => pushes.pushes.into_iter().for_each(|p| self.push(p)),
+            cast::Kind::Signals(signals) => {
+                signals.signals.into_iter().for_each(|signal| self.signal(signal));
+            }
+            cast::Kind::Presence(changes) => {
+                for change in changes.changes {
+                    let user = UserId(change.user);
+                    context.presence.changed_elsewhere(user, change.online, change.at_ms);
+                }
+            }
+            cast::Kind::Leader(leader) => {
+                let shard = ShardId::from_number(leader.shard);
+                context.shards.leads_elsewhere(shard, from.node, leader.term);
+                context.users.read_again(shard);
+            }
+            cast::Kind::Account(changed) => {
+                let account = changed.account.as_ref().and_then(account_from_wire);
+                context.users.account_changed(UserId(changed.user), account);
+            }
+            cast::Kind::Standings(standings) => self.cluster.standings(from, standings),
+            cast::Kind::NotMember(news) => self.cluster.not_member(from, news),
+        }
+    }
+
+    fn call(&self, from: PeerId, parcel: Bytes, left: Duration, respond: Respond) {
+        let Ok(cluster::Request { kind: Some(kind) }) = cluster::Request::decode(parcel) else {
+            respond(encode(refused(Code::NotSupported)));
+            return;
+        };
+        let context = &self.context;
+        match kind {
+            request::Kind::Propose(propose) => {
+                let answer = Box::new(move |outcomes: Vec<_>| {
+                    let outcomes = cluster::Outcomes { outcomes };
+                    respond(encode(response::Kind::Outcomes(outcomes)));
+                });
+                context.shards.serve_proposal(propose, answer);
+            }
+            request::Kind::Ask(ask) => {
+                let answer = Box::new(move |answer: Option<cluster::Answer>| {
+                    let not_leader = response::Kind::NotLeader(cluster::NotLeader { leader: 0 });
+                    respond(encode(answer.map_or(not_leader, response::Kind::Answer)));
+                });
+                context.shards.serve_question(ask, answer);
+            }
+            kind @ (request::Kind::Append(_)
+            | request::Kind::Vote(_)
+            | request::Kind::Snapshot(_)
+            | request::Kind::TimeoutNow(_)) => self.raft(kind, respond),
+            kind @ (request::Kind::Sessions(_) | request::Kind::Fetch(_)) => {
+                let context = context.clone();
+                self.context.tasks.spawn("sessions", async move {
+                    let asked = tokio::task::spawn_blocking(move || context.sessions.serve(&kind));
+                    let answer = asked.await.ok().flatten();
+                    respond(encode(answer.unwrap_or(refused(Code::Unavailable))));
+                });
+            }
+            kind @ (request::Kind::Join(_) | request::Kind::Order(_) | request::Kind::Meta(_)) => {
+                let cluster = self.cluster.clone();
+                self.context.tasks.spawn("cluster", async move {
+                    let answer = tokio::time::timeout(left, cluster.serve(from, kind)).await;
+                    let answer = answer.ok().flatten();
+                    respond(encode(answer.unwrap_or(refused(Code::Unavailable))));
+                });
+            }
+        }
+    }
+}
+
+impl NodeService {
+    fn raft(&self, kind: request::Kind, respond: Respond) {
+        let group = group_of(&kind).and_then(|group| self.context.groups.get(group)).cloned();
+        let Some(group) = group else {
+            respond(encode(refused(Code::Unavailable)));
+            return;
+        };
+        self.context.tasks.spawn("raft", async move {
+            if let Some(answer) = group.serve(kind).await {
+                respond(encode(answer));
+            }
+        });
+    }
+
+    fn push(&self, push: cluster::Push) {
+        let (users, user) = (&self.context.users, UserId(push.user));
+        match push.envelope {
+            Some(envelope) => users.push(user, Seq(push.seq), Arc::new(envelope)),
+            None => users.grown_to(user, Seq(push.seq)),
+        }
+    }
+
+    fn signal(&self, signal: cluster::Signal) {
+        let cluster::Signal { to, from, from_device, kind, body } = signal;
+        let signaled = wire::Signaled { from, from_device, kind, body };
+        if !self.context.users.signal(UserId(to), signaled) {
+            self.context.metrics.hints_dropped.increment(1);
+        }
+    }
+}
+
+impl Watch for NodeService {
+    fn displaced(&self, user: UserId, device: DeviceId) {
+        self.context.users.displaced(user, device);
+    }
+
+    fn changed(
+        &self,
+        user: UserId,
+        _device: DeviceId,
+        _before: Option<&Session>,
+        after: Option<&Session>,
+    ) {
+        if let Some(row) = after.filter(|row| row.online && row.node != self.context.node.0) {
+            self.context.shards.session_opened(user, NodeId(row.node));
+        }
+    }
+
+    fn still_here(&self, user: UserId, device: DeviceId) -> bool {
+        self.context.users.has_session(user, device)
+    }
+}
+
+fn group_of(kind: &request::Kind) -> Option<ShardId> {
+    let number = match kind {
+        request::Kind::Append(append) => append.group,
+        request::Kind::Vote(vote) => vote.group,
+        request::Kind::Snapshot(piece) => piece.group,
+        request::Kind::TimeoutNow(now) => now.group,
+        request::Kind::Propose(_)
+        | request::Kind::Ask(_)
+        | request::Kind::Sessions(_)
+        | request::Kind::Fetch(_)
+        | request::Kind::Join(_)
+        | request::Kind::Order(_)
+        | request::Kind::Meta(_) => return None,
+    };
+    u16::try_from(number).ok().map(ShardId)
+}
+
+fn refused(code: Code) -> response::Kind {
+    response::Kind::Refused(code.number())
+}
+
+fn encode(kind: response::Kind) -> Bytes {
+    Bytes::from(cluster::Response { kind: Some(kind) }.encode_to_vec())
+}

@@ -1,0 +1,301 @@
+//! What a leader does of its own accord: checkpoints, receipts for other shards, ends of times to
+//! live, origins of released rows. Checkpoints are written by every replica.
+
+use super::actor::{RETRY, ShardActor, TICK_MS};
+use super::command::{Command, Spill};
+use super::proposals::Who;
+use super::reads::Reader;
+use super::{Outcome, ShardItem};
+use proto::{Seq, ShardId, UserId, ids::SHARDS, stored};
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use storage::{Row, StorageError};
+use supervision::{Inbox, ProcessError};
+use tracing::error;
+
+/// Bytes logged after which a shard makes a checkpoint early: bounds the bodies it keeps in memory.
+const CHECKPOINT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes logged beyond the last checkpoint while the tables still write it, at which nothing more
+/// is proposed: senders wait rather than memory grow.
+const BACKLOG_BYTES: usize = 4 * CHECKPOINT_BYTES;
+
+/// How often stored entries are searched for ended times to live, in ticks.
+const EXPIRY_EVERY_TICKS: u64 = 10;
+
+/// Expired entries taken out by one command.
+const EXPIRY_BATCH: usize = 1_000;
+
+/// What another shard was offered and has not confirmed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offer {
+    up_to: u64,
+    under_way: bool,
+}
+
+/// How far a checkpoint has come. Stored entries are not searched for expired ones meanwhile, so
+/// that none is found twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checkpoint {
+    Idle,
+    Proposed,
+    Writing,
+}
+
+/// What is under way.
+#[derive(Debug)]
+pub(super) struct Chores {
+    checkpoint: Checkpoint,
+    logged_bytes: usize,
+    ticks_since_checkpoint: u64,
+    ticks_since_expiry: u64,
+    reading_due: bool,
+    offers: [Offer; SHARDS as usize],
+    reading_origins: BTreeSet<UserId>,
+    /// Whether [`ShardItem::RetryDue`] is on its way: nothing is proposed until it is there.
+    pub(super) retry_asked: bool,
+}
+
+impl Chores {
+    /// Shards make their checkpoints at different times.
+    pub(super) fn new(shard: ShardId, checkpoint_every_ms: u64) -> Self {
+        let spread = checkpoint_every_ms * u64::from(shard.0) / u64::from(SHARDS);
+        Self {
+            checkpoint: Checkpoint::Idle,
+            logged_bytes: 0,
+            ticks_since_checkpoint: spread / TICK_MS,
+            ticks_since_expiry: u64::from(shard.0),
+            reading_due: false,
+            offers: [Offer::default(); SHARDS as usize],
+            reading_origins: BTreeSet::new(),
+            retry_asked: false,
+        }
+    }
+
+    /// This node has ceased to lead.
+    pub(super) fn not_leading(&mut self) {
+        self.offers = [Offer::default(); SHARDS as usize];
+        self.reading_origins.clear();
+        self.checkpoint_failed();
+    }
+
+    pub(super) fn checkpoint_failed(&mut self) {
+        if self.checkpoint == Checkpoint::Proposed {
+            self.checkpoint = Checkpoint::Idle;
+        }
+    }
+
+    pub(super) fn snapshot_taken(&mut self) {
+        self.logged_bytes = 0;
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.checkpoint == Checkpoint::Writing
+    }
+
+    pub(super) fn must_wait_for_tables(&self) -> bool {
+        self.is_writing() && self.logged_bytes >= BACKLOG_BYTES
+    }
+
+    pub(super) fn count_logged(&mut self, bytes: usize) {
+        self.logged_bytes += bytes;
+    }
+
+    /// Whether so much was logged that a checkpoint is due; it counts as proposed then.
+    pub(super) fn wants_checkpoint_now(&mut self) -> bool {
+        self.logged_bytes >= CHECKPOINT_BYTES && self.begin_checkpoint()
+    }
+
+    fn begin_checkpoint(&mut self) -> bool {
+        let free = self.checkpoint == Checkpoint::Idle && !self.reading_due;
+        if free {
+            self.ticks_since_checkpoint = 0;
+            self.checkpoint = Checkpoint::Proposed;
+        }
+        free
+    }
+}
+
+impl ShardActor {
+    /// What a leader does each second.
+    pub(super) fn do_chores(&mut self) {
+        let now_ms = self.context.clock.now_ms();
+        self.chores.ticks_since_checkpoint += 1;
+        self.chores.ticks_since_expiry += 1;
+        self.offer_notices();
+        // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
+        let every = (self.context.settings().checkpoint_every_ms / TICK_MS).max(1);
+        let due = self.chores.ticks_since_checkpoint >= every && self.chores.logged_bytes > 0;
+        if due && self.chores.begin_checkpoint() {
+            self.proposals.push_spill();
+        }
+        if self.machine.has_due(now_ms) {
+            self.due_read(Vec::new());
+        }
+        let idle = self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due;
+        if self.chores.ticks_since_expiry >= EXPIRY_EVERY_TICKS && idle {
+            self.chores.ticks_since_expiry = 0;
+            self.read_due(now_ms);
+        }
+    }
+
+    pub(super) fn read_origins(&mut self, user: UserId, first: Seq, up_to: Seq) {
+        if !self.chores.reading_origins.insert(user) {
+            return;
+        }
+        let inbox = self.inbox.clone();
+        let answer = Box::new(move |read| inbox.force(ShardItem::OriginsRead { user, read }));
+        let Self { machine, overlay, context, .. } = self;
+        let reader = Reader { machine, overlay, storage: &context.storage };
+        reader.read_origins(user, (first, up_to), answer);
+    }
+
+    pub(super) fn origins_read(&mut self, user: UserId, read: Result<stored::Release, String>) {
+        if !self.is_ready() {
+            return;
+        }
+        match read {
+            Ok(release) => {
+                let inbox = self.inbox.clone();
+                let again = Box::new(move |outcome| match outcome {
+                    Outcome::Refused(_) => retry_origins(&inbox, user),
+                    Outcome::Elsewhere => {}
+                    Outcome::Done
+                    | Outcome::Accepted { .. }
+                    | Outcome::Proven(_)
+                    | Outcome::Admitted(_) => {
+                        let read = Err(String::new());
+                        inbox.force(ShardItem::OriginsRead { user, read });
+                    }
+                });
+                self.proposals.push(Command::Release(release), again, Who::Own, self.ticks);
+            }
+            Err(error) => {
+                self.chores.reading_origins.remove(&user);
+                if !error.is_empty() {
+                    error!(shard = %self.shard, %user, error, "released rows not read");
+                    retry_origins(&self.inbox, user);
+                    return;
+                }
+                let mailbox = self.machine.mailbox(user);
+                let owed =
+                    mailbox.and_then(|m| m.origins_owed().map(|up_to| (m.stored_first, up_to)));
+                if let Some((first, up_to)) = owed {
+                    self.read_origins(user, first.max(Seq(1)), up_to);
+                }
+            }
+        }
+    }
+
+    pub(super) fn offer_notices(&mut self) {
+        if !self.is_ready() {
+            return;
+        }
+        for to in (0..SHARDS).map(ShardId) {
+            let offer = &mut self.chores.offers[usize::from(to.0)];
+            if offer.under_way || !self.machine.streams().has_news(to, offer.up_to) {
+                continue;
+            }
+            let notices = self.machine.streams().offer(to, offer.up_to);
+            let Some(number) = notices.last().map(|notice| notice.number) else { continue };
+            *offer = Offer { up_to: number, under_way: true };
+            let inbox = self.inbox.clone();
+            let reply = Box::new(move |outcome| {
+                let taken = outcome == Outcome::Done;
+                inbox.force(ShardItem::NoticesTaken { to, number, taken });
+            });
+            let taken = stored::TakeNotices { from_shard: u32::from(self.shard.0), notices };
+            self.context.shards.propose(to, Command::TakeNotices(taken), reply);
+        }
+    }
+
+    pub(super) fn notices_taken(&mut self, to: ShardId, number: u64, taken: bool) {
+        let ready = self.is_ready();
+        let offer = &mut self.chores.offers[usize::from(to.0)];
+        offer.under_way = false;
+        if !ready {
+            *offer = Offer::default();
+        } else if taken {
+            let settled = stored::SettleNotices { to_shard: u32::from(to.0), number };
+            self.proposals.push_lazy(Command::SettleNotices(settled));
+            self.offer_notices();
+        } else {
+            // The next tick offers them again, from the oldest that is not settled.
+            offer.up_to = 0;
+        }
+    }
+
+    /// The machine let go of entries: they are read from here until the tables have them.
+    pub(super) fn begin_checkpoint(&mut self, spill: Spill) {
+        self.chores.logged_bytes = 0;
+        self.overlay = spill.entries.into_iter().collect();
+        self.write_checkpoint(self.applied.clone(), spill.rows);
+    }
+
+    fn write_checkpoint(&mut self, applied: stored::Applied, rows: Vec<Row>) {
+        self.chores.checkpoint = Checkpoint::Writing;
+        let (storage, inbox, shard) =
+            (self.context.storage.clone(), self.inbox.clone(), self.shard);
+        tokio::task::spawn_blocking(move || {
+            let write = || storage.checkpoint(shard, applied.clone(), rows.clone());
+            let written = catch_unwind(AssertUnwindSafe(write));
+            match written.unwrap_or(Err(StorageError::Closed)) {
+                Ok(()) => inbox.force(ShardItem::CheckpointWritten { applied, again: None }),
+                Err(error) => {
+                    error!(%shard, %error, "checkpoint not written, trying again");
+                    let item = ShardItem::CheckpointWritten { applied, again: Some(rows) };
+                    supervision::timer::push_after(&inbox, RETRY, item);
+                }
+            }
+        });
+    }
+
+    pub(super) fn checkpoint_written(
+        &mut self,
+        applied: stored::Applied,
+        again: Option<Vec<Row>>,
+    ) -> Result<(), ProcessError> {
+        if let Some(rows) = again {
+            self.write_checkpoint(applied, rows);
+            return Ok(());
+        }
+        self.overlay.clear();
+        self.chores.checkpoint = Checkpoint::Idle;
+        if let Some(id) = applied.id {
+            self.group.checkpointed(id);
+        }
+        self.resume_deferred()
+    }
+
+    fn read_due(&mut self, now_ms: u64) {
+        self.chores.reading_due = true;
+        let (storage, inbox, shard) =
+            (self.context.storage.clone(), self.inbox.clone(), self.shard);
+        tokio::task::spawn_blocking(move || {
+            let due = storage.due(shard, now_ms, EXPIRY_BATCH).unwrap_or_else(|error| {
+                error!(%shard, %error, "expired messages not read");
+                Vec::new()
+            });
+            let entry = |(user, seq, envelope): (UserId, Seq, stored::Envelope)| stored::Expired {
+                user: user.0,
+                origin: Some(super::machine::origin_row(seq, &envelope)),
+            };
+            inbox.force(ShardItem::DueRead(due.into_iter().map(entry).collect()));
+        });
+    }
+
+    pub(super) fn due_read(&mut self, entries: Vec<stored::Expired>) {
+        self.chores.reading_due = false;
+        let due = !entries.is_empty() || self.machine.has_due(self.context.clock.now_ms());
+        if due && self.is_ready() {
+            let expire = Command::Expire(stored::Expire { entries });
+            self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.ticks);
+        }
+    }
+}
+
+fn retry_origins(inbox: &Arc<Inbox<ShardItem>>, user: UserId) {
+    let again = ShardItem::OriginsRead { user, read: Err(String::new()) };
+    supervision::timer::push_after(inbox, RETRY, again);
+}

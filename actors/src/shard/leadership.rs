@@ -1,0 +1,68 @@
+//! Who leads a shard, and what this node does when that changes.
+
+use super::actor::ShardActor;
+use super::mailbox::Mailbox;
+use crate::raft::Standing;
+use proto::{NodeId, UserId};
+use tracing::info;
+
+impl ShardActor {
+    pub(super) fn stands(&mut self, standing: Standing) {
+        let before = std::mem::replace(&mut self.standing, standing);
+        let (led, leads) = (before.me_leads, self.standing.me_leads);
+        if led && (!leads || before.term != self.standing.term) {
+            self.ready_in = None;
+            self.proposals.not_leading();
+            self.chores.not_leading();
+        }
+        if leads != led || before.term != self.standing.term {
+            self.ready_from = self.group.standing().last_index;
+            info!(shard = %self.shard, term = self.standing.term, leads, "leadership");
+        }
+        self.lead_if_caught_up();
+    }
+
+    /// Who leads elsewhere, as far as this node knows.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let by_group = self.standing.leader.map(|leader| (self.standing.term, leader));
+        by_group.max(self.hint).map(|(_, leader)| leader).filter(|node| *node != self.context.node)
+    }
+
+    pub(super) fn leads_elsewhere(&mut self, node: NodeId, term: u64) {
+        if self.hint.is_none_or(|(known, _)| known <= term) {
+            self.hint = Some((term, node));
+        }
+    }
+
+    pub(super) fn peer_changed(&mut self, node: NodeId, up: bool) {
+        if up && self.is_ready() {
+            self.context.delivery().leads_here(node, self.shard, self.standing.term);
+        }
+        if !up && self.hint.is_some_and(|(_, hint)| hint == node) {
+            self.hint = None;
+        }
+    }
+
+    pub(super) fn session_opened(&mut self, user: UserId, node: NodeId) {
+        let mailbox = self.machine.mailbox(user).filter(|_| self.is_ready());
+        if let Some(last) = mailbox.map(Mailbox::last) {
+            self.context.delivery().grown_to(node, user, last);
+        }
+    }
+
+    /// A leader that has applied what was in its log when it was elected knows everything that was
+    /// committed before.
+    pub(super) fn lead_if_caught_up(&mut self) {
+        let term = self.standing.term;
+        let applied = self.applied.id.as_ref().map_or(0, |id| id.index);
+        if self.standing.me_leads && !self.is_ready() && applied >= self.ready_from {
+            self.ready_in = Some(term);
+            self.machine.take_effects();
+            self.machine.resume();
+            self.context.delivery().leader_appeared(self.shard, term);
+            self.follow_effects();
+            self.offer_notices();
+            self.confirm();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The shard's side of its Raft group: what the group commits goes into the shard's message queue.
+
+use super::machine::Machine;
+use super::{Loaded, ShardItem};
+use crate::context::Context;
+use crate::raft::{Committed, Done, Group, Replica, Standing};
+use proto::ShardId;
+use std::sync::Arc;
+use supervision::{Inbox, ProcessError};
+
+/// Hands over to the shard actor.
+#[derive(Clone, Debug)]
+pub struct ShardReplica(pub Arc<Inbox<ShardItem>>);
+
+impl Replica for ShardReplica {
+    fn apply(&self, entries: Vec<Committed>, done: Done) {
+        self.0.force(ShardItem::Apply(entries, done));
+    }
+
+    fn reload(&self, done: Done) {
+        self.0.force(ShardItem::Reload(done));
+    }
+}
+
+/// Reads a machine from the tables.
+pub(super) async fn load(context: &Arc<Context>, shard: ShardId) -> Result<Loaded, ProcessError> {
+    let (storage, limits) = (context.storage.clone(), context.settings().machine);
+    let read = move || -> Result<Loaded, storage::StorageError> {
+        let mut machine = Machine::new(shard, limits);
+        let applied = storage.load(shard, &mut |row| machine.load(row))?;
+        if let Some(applied) = &applied {
+            machine.set_clock(applied.now_ms);
+        }
+        Ok(Loaded { machine, applied })
+    };
+    Ok(tokio::task::spawn_blocking(read).await??)
+}
+
+/// Tells the shard whenever the group stands differently. Returns how it stands now.
+pub(super) fn watch(
+    context: &Arc<Context>,
+    group: &Group,
+    inbox: &Arc<Inbox<ShardItem>>,
+) -> Standing {
+    let mut standings = group.watch();
+    let now = standings.borrow_and_update().clone();
+    let (inbox, mut told) = (Arc::downgrade(inbox), now.clone());
+    context.tasks.spawn("standing", async move {
+        while standings.changed().await.is_ok() {
+            let standing = standings.borrow_and_update().clone();
+            let Some(inbox) = inbox.upgrade() else { return };
+            if who_is_who(&standing) != who_is_who(&told) {
+                told = standing.clone();
+                inbox.force(ShardItem::Stands(standing));
+            }
+        }
+    });
+    now
+}
+
+/// What a shard must know; places in the log change with every batch.
+fn who_is_who(standing: &Standing) -> (Option<proto::NodeId>, bool, u64, usize) {
+    (standing.leader, standing.me_leads, standing.term, standing.voters.len())
+}
