@@ -156,9 +156,8 @@ impl Membership {
     }
 
     fn say(&mut self, what: String) {
-        let repeated = self.said.as_ref().is_some_and(|(said, at)| {
-            *said == what && at.elapsed() < SAY_AGAIN
-        });
+        let repeated =
+            self.said.as_ref().is_some_and(|(said, at)| *said == what && at.elapsed() < SAY_AGAIN);
         if !repeated {
             warn!("{what}");
             self.said = Some((what, Instant::now()));

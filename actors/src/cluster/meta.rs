@@ -61,7 +61,10 @@ pub(super) enum MetaRefusal {
 ///
 /// # Errors
 /// [`MetaRefusal`]; then nothing changed.
-pub(super) fn apply(meta: &mut stored::Meta, command: stored::MetaCommand) -> Result<bool, MetaRefusal> {
+pub(super) fn apply(
+    meta: &mut stored::Meta,
+    command: stored::MetaCommand,
+) -> Result<bool, MetaRefusal> {
     let changed = match command.kind.ok_or(MetaRefusal::UnknownCommand)? {
         Kind::Found(number) => found(meta, number),
         Kind::SetMember(member) => set_member(meta, member),
@@ -315,10 +318,7 @@ mod tests {
         apply(&mut meta, command(places(0, &[1, 2]))).unwrap();
         assert_eq!(apply(&mut meta, command(Kind::RemoveMember(2))), Ok(true));
         assert_eq!(meta.placements[0].voters, [1], "nothing is placed on who is gone");
-        assert_eq!(
-            refused(&meta, Kind::RemoveMember(2)),
-            MetaRefusal::UnknownNode(NodeId(2))
-        );
+        assert_eq!(refused(&meta, Kind::RemoveMember(2)), MetaRefusal::UnknownNode(NodeId(2)));
     }
 
     #[test]

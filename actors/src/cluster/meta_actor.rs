@@ -173,11 +173,8 @@ impl MetaActor {
             return;
         }
         let number = shared.next_number();
-        let batch = stored::MetaBatch {
-            commands: vec![command],
-            proposer: shared.about.node,
-            number,
-        };
+        let batch =
+            stored::MetaBatch { commands: vec![command], proposer: shared.about.node, number };
         self.waiting.insert(number, reply);
         let inbox = Arc::downgrade(&self.inbox);
         let failed = move |error| {

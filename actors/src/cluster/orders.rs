@@ -68,7 +68,8 @@ pub(super) async fn carry_out(
     if !standing.leads {
         return Err(GroupError::NotLeader(standing.leader));
     }
-    let listens = |node: &NodeId| standing.voters.contains(node) || standing.learners.contains(node);
+    let listens =
+        |node: &NodeId| standing.voters.contains(node) || standing.learners.contains(node);
     match order.kind {
         Some(order::Kind::AddLearner(add)) => {
             let node = NodeId(add.node);

@@ -72,9 +72,8 @@ impl World {
                 None => self.carry_out(step),
             }
         }
-        let count = |of: fn(&Step) -> bool| {
-            self.under_way.values().filter(|(step, _)| of(step)).count()
-        };
+        let count =
+            |of: fn(&Step) -> bool| self.under_way.values().filter(|(step, _)| of(step)).count();
         assert!(count(|step| matches!(step, Step::AddLearner { .. })) <= MOVES_MAX);
         assert!(count(|step| matches!(step, Step::Yield { .. })) <= YIELDS_MAX);
         let due: Vec<_> = self.under_way.extract_if(.., |_, (_, rounds)| *rounds == 0).collect();
@@ -181,8 +180,7 @@ impl World {
             assert!(picture.is_ready(leader), "{group} is led by {leader}");
             let others = picture.members.keys().filter(|node| !view.voters.contains(node));
             let learners: Nodes = others.copied().collect();
-            let wanted =
-                if picture.everyone_learns(*group) { learners } else { Nodes::new() };
+            let wanted = if picture.everyone_learns(*group) { learners } else { Nodes::new() };
             assert_eq!(view.learners, wanted);
         }
     }
@@ -321,8 +319,7 @@ fn what_is_under_way_is_left_alone() {
     let target = plan(&world.picture);
     let first = steps(&world.picture, &target, &BTreeMap::new());
     assert_eq!(first.len(), MOVES_MAX);
-    let under_way =
-        first.into_iter().filter_map(|step| Some((step.group()?, step))).collect();
+    let under_way = first.into_iter().filter_map(|step| Some((step.group()?, step))).collect();
     assert_eq!(steps(&world.picture, &target, &under_way), []);
 }
 

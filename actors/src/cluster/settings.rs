@@ -178,7 +178,8 @@ impl Field {
     }
 
     fn parse(&self, value: &str) -> Result<u64, SettingError> {
-        let unreadable = |what| SettingError::Unreadable { key: self.key, value: value.into(), what };
+        let unreadable =
+            |what| SettingError::Unreadable { key: self.key, value: value.into(), what };
         let text = value.trim().trim_matches('"');
         let number = match self.kind {
             Kind::Count => text.parse().map_err(|_| unreadable("number")),

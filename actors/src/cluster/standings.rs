@@ -83,7 +83,8 @@ mod tests {
     use super::*;
 
     fn told_of(group: u32, term: u64) -> cluster::Standings {
-        let standing = cluster::GroupStanding { group, term, voters: vec![1, 2], ..Default::default() };
+        let standing =
+            cluster::GroupStanding { group, term, voters: vec![1, 2], ..Default::default() };
         cluster::Standings { groups: vec![standing] }
     }
 

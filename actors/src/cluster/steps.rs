@@ -69,7 +69,11 @@ impl Step {
 }
 
 /// The steps to take now, beside those `under_way`.
-pub(super) fn steps(picture: &Picture, plan: &Plan, under_way: &BTreeMap<ShardId, Step>) -> Vec<Step> {
+pub(super) fn steps(
+    picture: &Picture,
+    plan: &Plan,
+    under_way: &BTreeMap<ShardId, Step>,
+) -> Vec<Step> {
     let mut round = Round::new(picture, plan, under_way);
     for group in groups().filter(|group| !under_way.contains_key(group)) {
         if let Some(view) = picture.groups.get(&group)
@@ -97,11 +101,7 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(
-        picture: &'a Picture,
-        plan: &'a Plan,
-        under_way: &'a BTreeMap<ShardId, Step>,
-    ) -> Self {
+    fn new(picture: &'a Picture, plan: &'a Plan, under_way: &'a BTreeMap<ShardId, Step>) -> Self {
         let moves = under_way.values().filter(|step| matches!(step, Step::AddLearner { .. }));
         let yields = under_way.values().filter(|step| matches!(step, Step::Yield { .. }));
         let ready = picture.members.keys().filter(|node| picture.is_ready(**node));
@@ -164,9 +164,9 @@ impl<'a> Round<'a> {
     /// not lead at all.
     fn successor(&self, view: &GroupView, target: &Nodes) -> Option<NodeId> {
         let may_lead = view.leader.is_some_and(|leader| self.picture.is_ready(leader));
-        let able = self.able(view).filter(|node| {
-            Some(*node) != view.leader && (target.contains(node) || !may_lead)
-        });
+        let able = self
+            .able(view)
+            .filter(|node| Some(*node) != view.leader && (target.contains(node) || !may_lead));
         able.min_by_key(|node| (!target.contains(node), self.leads.get(node), *node))
     }
 
@@ -267,8 +267,10 @@ impl<'a> Round<'a> {
         }
         for (node, member) in &self.picture.members {
             let goes = matches!(member.state, State::Leaving | State::Lost);
-            let holds = |view: &GroupView| view.voters.contains(node) || view.learners.contains(node);
-            let comes = |step: &Step| matches!(step, Step::AddLearner { node: to, .. } if to == node);
+            let holds =
+                |view: &GroupView| view.voters.contains(node) || view.learners.contains(node);
+            let comes =
+                |step: &Step| matches!(step, Step::AddLearner { node: to, .. } if to == node);
             let held = self.picture.groups.values().any(holds);
             if goes && !held && !self.under_way.values().any(comes) {
                 self.steps.push(Step::RemoveMember { node: *node });
