@@ -9,6 +9,7 @@
 )]
 
 mod accounts;
+mod clusters;
 mod connections;
 mod devices;
 mod operators;
@@ -20,4 +21,6 @@ mod promise_3_seen_once_in_order;
 mod promise_4_deleted_on_delivery;
 mod promise_5_bounded;
 mod promise_6_let_it_crash;
+mod promise_7_a_node_may_die;
+mod promise_8_a_split_heals;
 mod unstored;

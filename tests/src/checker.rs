@@ -75,6 +75,9 @@ pub enum Wrong {
     /// Everyone has it and the sending device was never told.
     #[error("two ticks missing: {0}")]
     TickMissing(Name),
+    /// Something that is allowed was refused with a code that says never to try again.
+    #[error("refused for good: {0} with code {1}")]
+    ForGood(Who, u32),
 }
 
 #[derive(Debug)]
@@ -94,8 +97,10 @@ pub struct Checker {
     places: BTreeMap<(Who, u64), Name>,
     seen: BTreeMap<Who, BTreeSet<Name>>,
     last_seen: BTreeMap<(Who, Who), u64>,
+    shown: BTreeMap<Who, Vec<Name>>,
     kept: BTreeMap<Who, BTreeSet<Name>>,
     wrong: BTreeSet<Wrong>,
+    orders: u64,
 }
 
 impl Checker {
@@ -106,8 +111,8 @@ impl Checker {
 
     /// A device sends for the first time; retries are not told.
     pub fn sent(&mut self, name: Name, to: u64, body: &[u8]) {
-        let order = self.sent.len() as u64;
-        let sent = Sent { to, order, digest: digest(body), answer: None, ticks: 0 };
+        self.orders += 1;
+        let sent = Sent { to, order: self.orders, digest: digest(body), answer: None, ticks: 0 };
         self.sent.insert(name, sent);
     }
 
@@ -139,6 +144,7 @@ impl Checker {
             self.wrong.insert(Wrong::Doubled(name, who));
             return;
         }
+        self.shown.entry(who).or_default().push(name);
         let last = self.last_seen.entry((who, name.from)).or_insert(sent.order);
         if *last > sent.order {
             self.wrong.insert(Wrong::Disordered(name, who));
@@ -148,8 +154,24 @@ impl Checker {
 
     /// A device acknowledges what it has seen. Told before the acknowledgement is sent.
     pub fn acknowledged(&mut self, who: Who) {
-        let seen = self.seen.get(&who).cloned().unwrap_or_default();
-        self.kept.insert(who, seen);
+        let shown = self.shown.remove(&who).unwrap_or_default();
+        self.kept.entry(who).or_default().extend(shown);
+    }
+
+    /// A device was refused something that is allowed, with a code that says never to try again.
+    pub fn refused_for_good(&mut self, who: Who, code: u32) {
+        self.wrong.insert(Wrong::ForGood(who, code));
+    }
+
+    /// Forgets what is over, so that a long run needs no more memory than a short one. What comes of
+    /// it again later counts as invented or stray. Only while everything is settled.
+    pub fn forget(&mut self) {
+        self.sent.clear();
+        self.places.clear();
+        self.seen.clear();
+        self.last_seen.clear();
+        self.shown.clear();
+        self.kept.clear();
     }
 
     /// An entry came that says more entries must have come before it.

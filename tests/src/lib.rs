@@ -10,7 +10,17 @@
 )]
 
 pub mod checker;
+pub mod cluster;
+pub mod disk;
+pub mod faults;
 pub mod fuzz;
+pub mod netns;
 pub mod node;
+pub mod pause;
+mod person;
+pub mod relay;
+pub mod round;
+pub mod status;
+pub mod under_test;
 pub mod wire;
 pub mod workload;

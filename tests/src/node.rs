@@ -45,6 +45,8 @@ pub struct Addresses {
     pub plain: String,
     /// Health and metrics.
     pub http: String,
+    /// Other nodes.
+    pub cluster: String,
 }
 
 /// How to reach the node of a data directory, now and after a restart.
@@ -64,6 +66,7 @@ impl Target {
             websocket: get("websocket"),
             plain: get("plain"),
             http: get("http"),
+            cluster: get("cluster"),
         })
     }
 
@@ -88,6 +91,8 @@ impl Target {
 #[derive(Debug)]
 pub struct Node {
     program: PathBuf,
+    launcher: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: Option<TempDir>,
     child: Option<Child>,
 }
@@ -100,9 +105,26 @@ impl Node {
     /// If the directory cannot be made.
     pub fn prepare(program: &str, settings: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("natter-it-").tempdir()?;
-        let node = Self { program: program.into(), folder: Some(folder), child: None };
+        let node = Self {
+            program: program.into(),
+            launcher: Vec::new(),
+            environment: Vec::new(),
+            folder: Some(folder),
+            child: None,
+        };
         node.configure(settings)?;
         Ok(node)
+    }
+
+    /// From the next start on the program is started by this command, which must become the program
+    /// by `exec`: `ip netns exec NAME`.
+    pub fn launched_by(&mut self, launcher: Vec<String>) {
+        self.launcher = launcher;
+    }
+
+    /// From the next start on the program finds `value` in its environment as `name`.
+    pub fn finds(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts a node and waits until it is ready.
@@ -146,7 +168,9 @@ impl Node {
     /// If the logs cannot be opened.
     pub fn command(&self) -> Result<Command> {
         let log = |name| File::options().create(true).append(true).open(self.dir().join(name));
-        let mut command = Command::new(&self.program);
+        let mut words = self.launcher.iter().map(PathBuf::from).chain([self.program.clone()]);
+        let mut command = Command::new(words.next().context("no program")?);
+        command.args(words).envs(self.environment.iter().cloned());
         command.arg("serve").arg("--config").arg(self.dir().join("node.toml"));
         command.stdin(Stdio::null()).stdout(log("stdout.log")?).stderr(log("stderr.log")?);
         Ok(command)
@@ -158,13 +182,18 @@ impl Node {
     /// If it runs already or the program cannot be started.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "it runs already");
-        match fs::remove_file(self.target().data_dir().join("addresses.json")) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.forget_addresses()?;
         self.child = Some(self.command()?.spawn().context("start the program under test")?);
         Ok(())
+    }
+
+    /// Removes what a killed node said about where it listens.
+    fn forget_addresses(&self) -> Result<()> {
+        match fs::remove_file(self.target().data_dir().join("addresses.json")) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Starts it on its directory and waits until it is ready.
@@ -173,6 +202,14 @@ impl Node {
     /// If it ends or is not ready in time.
     pub async fn restart(&mut self) -> Result<()> {
         self.spawn()?;
+        self.ready().await
+    }
+
+    /// Waits until it is ready after [`Node::spawn`].
+    ///
+    /// # Errors
+    /// If it ends or is not ready in time.
+    pub async fn ready(&mut self) -> Result<()> {
         let target = self.target();
         let child = self.child.as_mut().context("not started")?;
         let ready = until("the node to be ready", PATIENCE, || {
@@ -201,7 +238,7 @@ impl Node {
         let mut child = self.child.take().context("the node does not run")?;
         child.kill()?;
         child.wait()?;
-        Ok(())
+        self.forget_addresses()
     }
 
     /// Sends a signal.
@@ -231,6 +268,15 @@ impl Node {
         let status = until("the node to end", PATIENCE, || Ok(child.try_wait()?)).await?;
         self.child = None;
         Ok(status)
+    }
+
+    /// Keeps its directory when it is dropped; where that is.
+    pub fn keep(&mut self) -> PathBuf {
+        let dir = self.dir().to_owned();
+        if let Some(folder) = &mut self.folder {
+            folder.disable_cleanup(true);
+        }
+        dir
     }
 
     /// Whether the process still runs.

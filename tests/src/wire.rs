@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use proto::frame;
 use proto::limits::FRAME_BYTES_MAX;
 use proto::wire::{
-    ClientFrame, Login, RegisterProve, RegisterStart, Resume, ServerFrame, Welcome,
+    ClientFrame, Login, Refused, RegisterProve, RegisterStart, Resume, ServerFrame, Welcome,
     client_frame::Kind as Ask, server_frame::Kind as Say,
 };
 use proto::{Alias, Code, DeviceId, UserId, signed};
@@ -25,6 +25,11 @@ use tokio::time::timeout;
 
 /// How long one frame may take. Generous: the machine may be compiling.
 pub const FRAME_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A login or a resumption was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("not let in: {0:?}")]
+pub struct NotLetIn(pub Refused);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -371,6 +376,7 @@ impl Phone {
                 self.last = self.last.max(logged_in.acknowledged);
                 Ok(())
             }
+            Say::Refused(refused) => Err(NotLetIn(refused).into()),
             other => bail!("not logged in: {other:?}"),
         }
     }
@@ -392,6 +398,7 @@ impl Phone {
                 self.login_on(&mut wire).await?;
                 Ok((wire, false))
             }
+            Say::Refused(refused) => Err(NotLetIn(refused).into()),
             other => bail!("not resumed: {other:?}"),
         }
     }

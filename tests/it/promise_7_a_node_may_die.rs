@@ -1,0 +1,105 @@
+//! Promise 7: any one node can be killed, stopped or lose its disk: nothing accepted is lost, other
+//! users go on, its own users are served elsewhere, and it catches up when it returns.
+
+use crate::clusters::{cluster, people, three, turn};
+use crate::people::nothing_wrong;
+use std::time::Duration;
+use tests::cluster::Cables;
+use tests::disk::SmallDisk;
+use tests::faults::Fault;
+use tests::node::until;
+use tests::round::round;
+
+/// Generous: the machine may be compiling.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What people on other nodes may have to wait at most, here, where two busy cores run everything
+/// unoptimized. What they wait in earnest is measured by `benches`.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_7_each_node_in_turn_is_killed_and_its_users_are_served_elsewhere() {
+    let _turn = turn().await;
+    let mut cluster = cluster(three(Cables::Loopback)).await;
+    let mut load = people(&cluster, 7).await;
+    for node in 0..3 {
+        load.progress(100, PATIENCE).await.unwrap();
+        assert!(load.at(node) > 0, "nobody is on node {node}, so this proves nothing");
+        load.measure(&[node].into());
+        cluster.kill(node).unwrap();
+        let moved = until("its users to be served elsewhere", PATIENCE, || {
+            Ok((load.at(node) == 0).then_some(()))
+        });
+        moved.await.unwrap();
+        load.progress(100, PATIENCE).await.unwrap();
+        let pause = load.measured();
+        assert!(pause.messages > 0 && pause.delivered < PAUSE_MAX, "node {node}: {pause}");
+        cluster.restart(node).await.unwrap();
+        let (accepted, wrong) = load.quiet(PATIENCE).await.unwrap();
+        nothing_wrong(accepted, &wrong);
+        cluster.converge(PATIENCE).await.unwrap();
+        load.go_home();
+        load.go_on();
+    }
+    let (accepted, wrong) = load.settle(PATIENCE).await.unwrap();
+    nothing_wrong(accepted, &wrong);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_7_a_node_that_lost_its_disk_comes_back_as_a_new_one_with_everything() {
+    let _turn = turn().await;
+    let mut cluster = cluster(three(Cables::Loopback)).await;
+    let mut load = people(&cluster, 8).await;
+    for node in [1, 0] {
+        let lost = Fault::Wipe(node);
+        round(&mut cluster, &mut load, &lost, Duration::from_secs(1)).await.unwrap();
+    }
+    let (accepted, wrong) = load.settle(PATIENCE).await.unwrap();
+    nothing_wrong(accepted, &wrong);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_7_all_killed_at_once_and_clocks_that_jump_lose_nothing() {
+    let _turn = turn().await;
+    let mut cluster = cluster(three(Cables::Loopback)).await;
+    let mut load = people(&cluster, 9).await;
+    let day_ms = 24 * 3_600_000;
+    for (fault, seconds) in [
+        (Fault::KillAll, 0),
+        (Fault::Clock(0, 2 * day_ms), 2),
+        (Fault::Clock(1, -2 * day_ms), 2),
+        (Fault::KillAll, 1),
+    ] {
+        round(&mut cluster, &mut load, &fault, Duration::from_secs(seconds)).await.unwrap();
+    }
+    let (accepted, wrong) = load.settle(PATIENCE).await.unwrap();
+    nothing_wrong(accepted, &wrong);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_7_a_full_disk_of_one_node_stops_nobody_else() {
+    let _turn = turn().await;
+    let probe = tempfile::tempdir().unwrap();
+    if let Err(error) = SmallDisk::mount(&probe.path().join("disk"), 1 << 20) {
+        println!("skipped: {error:#}");
+        return;
+    }
+    let mut options = three(Cables::Loopback);
+    options.disk = Some(96 << 20);
+    let mut cluster = cluster(options).await;
+    let mut load = people(&cluster, 10).await;
+    for node in [2, 0] {
+        let full = Fault::FullDisk(node);
+        load.progress(50, PATIENCE).await.unwrap();
+        full.inject(&mut cluster).await.unwrap();
+        load.progress(100, PATIENCE).await.unwrap();
+        full.heal(&mut cluster).await.unwrap();
+        let (accepted, wrong) = load.quiet(PATIENCE).await.unwrap();
+        nothing_wrong(accepted, &wrong);
+        cluster.converge(PATIENCE).await.unwrap();
+        load.go_home();
+        load.go_on();
+    }
+    let (accepted, wrong) = load.settle(PATIENCE).await.unwrap();
+    nothing_wrong(accepted, &wrong);
+}

@@ -1,0 +1,270 @@
+//! A person's device: sends and tries again under the same id, acknowledges, loses its connection
+//! and comes back, here or on another node. It follows the rules of `PROTOCOL.md` as the SDK does.
+
+use crate::judge::{Judge, Name, Who};
+use crate::stage::{DeviceEvent, Event, NODES, Stage};
+use proto::{Code, DeviceId, Retry, Seq, UserId, stored};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What a device says to a node.
+#[derive(Clone, Debug)]
+pub(crate) enum ToNode {
+    Login { user: UserId, device: DeviceId, acknowledged: Seq },
+    Send { id: u64, to: UserId, ttl_s: u32, copy: bool, body: Vec<u8> },
+    Ack(Seq),
+}
+
+/// What a node says to a device.
+#[derive(Clone, Debug)]
+pub(crate) enum FromNode {
+    Welcome { acknowledged: Seq },
+    Accepted(u64),
+    Refused(u64, Code),
+    Deliver { seq: Seq, after: Option<Seq>, envelope: Arc<stored::Envelope> },
+    Closed,
+}
+
+#[derive(Clone, Debug)]
+struct Send {
+    to: UserId,
+    ttl_s: u32,
+    body: Vec<u8>,
+    unanswered: bool,
+}
+
+/// A connection, as the device sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Socket {
+    pub(crate) id: u64,
+    pub(crate) node: usize,
+    pub(crate) life: u64,
+    welcome: bool,
+    /// What is said later comes later.
+    said_at: u64,
+}
+
+pub(crate) struct Device {
+    pub(crate) number: usize,
+    pub(crate) user: UserId,
+    pub(crate) device: DeviceId,
+    /// Whether the user has other devices.
+    pub(crate) others: bool,
+    pub(crate) peers: Vec<UserId>,
+    pub(crate) socket: Option<Socket>,
+    window: usize,
+    ids: u64,
+    sends: BTreeMap<u64, Send>,
+    held_until: BTreeMap<UserId, u64>,
+    seen: Seq,
+    acknowledged: Seq,
+    position: Seq,
+    told: Seq,
+    ack_planned: bool,
+}
+
+impl Device {
+    pub(crate) fn new(number: usize, user: UserId, device: DeviceId, others: bool) -> Self {
+        Self {
+            number,
+            user,
+            device,
+            others,
+            peers: Vec::new(),
+            socket: None,
+            window: 8,
+            ids: 0,
+            sends: BTreeMap::new(),
+            held_until: BTreeMap::new(),
+            seen: Seq(0),
+            acknowledged: Seq(0),
+            position: Seq(0),
+            told: Seq(0),
+            ack_planned: false,
+        }
+    }
+
+    pub(crate) fn who(&self) -> Who {
+        Who { user: self.user.0, device: self.device.0 }
+    }
+
+    fn plan(&self, ms: u64, what: DeviceEvent, stage: &mut Stage) {
+        stage.after(ms, Event::Device { device: self.number, what });
+    }
+
+    fn say(&mut self, frame: ToNode, stage: &mut Stage) {
+        let late = stage.chance.between(1, stage.weather.delay_ms + 1);
+        let Some(socket) = &mut self.socket else { return };
+        socket.said_at = (stage.now + late).max(socket.said_at);
+        let (connection, late) = (socket.id, socket.said_at - stage.now);
+        stage.after(late, Event::Frame { connection, frame });
+    }
+
+    // ---- The connection ----------------------------------------------------------------------
+
+    /// Connects to some node, if it is not connected. The connection.
+    pub(crate) fn connect(&mut self, id: u64, stage: &mut Stage) -> Option<Socket> {
+        if self.socket.is_some() {
+            return None;
+        }
+        let node = stage.chance.index(NODES);
+        let life = stage.lives[node];
+        if life == 0 {
+            self.plan(200, DeviceEvent::Connect, stage);
+            return None;
+        }
+        self.socket = Some(Socket { id, node, life, welcome: false, said_at: stage.now });
+        self.window = stage.chance.pick(&[1, 2, 8, 64]);
+        stage.note(|| format!("{}  connects to node {node} ({id})", self.who()));
+        let (user, device, acknowledged) = (self.user, self.device, self.acknowledged);
+        self.say(ToNode::Login { user, device, acknowledged }, stage);
+        self.socket
+    }
+
+    /// The connection is no more; another is made soon.
+    pub(crate) fn lose(&mut self, stage: &mut Stage) -> Option<Socket> {
+        let socket = self.socket.take()?;
+        self.sends.values_mut().for_each(|send| send.unanswered = false);
+        stage.note(|| format!("{}  loses connection {}", self.who(), socket.id));
+        let late = stage.chance.pick(&[1, 50, 500, 3_000]);
+        self.plan(late, DeviceEvent::Connect, stage);
+        Some(socket)
+    }
+
+    /// What the node says; a connection that must end.
+    pub(crate) fn told(
+        &mut self,
+        frame: FromNode,
+        judge: &mut Judge,
+        stage: &mut Stage,
+    ) -> Option<Socket> {
+        match frame {
+            FromNode::Welcome { acknowledged } => {
+                if let Some(socket) = &mut self.socket {
+                    socket.welcome = true;
+                }
+                self.acknowledged = self.acknowledged.max(acknowledged);
+                self.seen = self.seen.max(self.acknowledged);
+                (self.position, self.told) = (acknowledged, acknowledged);
+                self.pump(stage);
+            }
+            FromNode::Accepted(id) => {
+                self.sends.remove(&id);
+                judge.accepted(self.name(id));
+                self.pump(stage);
+            }
+            FromNode::Refused(id, code) => {
+                stage.note(|| format!("{}  {id} is refused: {code:?}", self.who()));
+                if code.retry() == Retry::Never {
+                    judge.wrong(format!("refused for good: {} with {code:?}", self.name(id)));
+                }
+                if let Some(send) = self.sends.get_mut(&id) {
+                    send.unanswered = false;
+                    let until = stage.now + stage.chance.between(1_000, 1_250);
+                    let held = self.held_until.entry(send.to).or_default();
+                    *held = until.max(*held);
+                    self.plan(until - stage.now, DeviceEvent::Pump, stage);
+                }
+            }
+            FromNode::Deliver { seq, after, envelope } => {
+                if seq > self.position && after.unwrap_or(Seq(seq.0 - 1)) > self.position {
+                    judge.wrong(format!("a hole before place {seq} of {}", self.who()));
+                }
+                self.position = self.position.max(seq);
+                if seq > self.seen {
+                    self.seen = seq;
+                    stage.note(|| format!("{}  sees {}", self.who(), describe(seq, &envelope)));
+                    judge.shown(self.who(), seq.0, &envelope);
+                }
+                self.acknowledge_soon(stage);
+            }
+            FromNode::Closed => return self.lose(stage),
+        }
+        None
+    }
+
+    fn acknowledge_soon(&mut self, stage: &mut Stage) {
+        if !std::mem::replace(&mut self.ack_planned, true) {
+            let late = stage.chance.pick(&[0, 5, 20, 400]);
+            self.plan(late, DeviceEvent::Acknowledge, stage);
+        }
+    }
+
+    pub(crate) fn acknowledge(&mut self, stage: &mut Stage) {
+        self.ack_planned = false;
+        // Sometimes only a part of it.
+        self.acknowledged = if stage.chance.one_in(3) && self.seen > self.acknowledged {
+            self.acknowledge_soon(stage);
+            Seq(stage.chance.between(self.acknowledged.0, self.seen.0))
+        } else {
+            self.seen
+        };
+        let up_to = self.acknowledged.min(self.position);
+        if self.socket.is_some_and(|socket| socket.welcome) && up_to > self.told {
+            self.told = up_to;
+            self.say(ToNode::Ack(up_to), stage);
+        }
+    }
+
+    // ---- Sending -----------------------------------------------------------------------------
+
+    fn name(&self, id: u64) -> Name {
+        Name { from: self.who(), id }
+    }
+
+    /// The person writes to someone.
+    pub(crate) fn write(&mut self, ttl_s: u32, judge: &mut Judge, stage: &mut Stage) {
+        let to = stage.chance.pick(&self.peers);
+        self.ids += 1;
+        let long = if stage.chance.one_in(10) { 100_000 } else { 20 };
+        let body = vec![7; stage.chance.index(long)];
+        let send = Send { to, ttl_s, body, unanswered: false };
+        judge.sent(self.name(self.ids), to.0, ttl_s < 3_600);
+        self.sends.insert(self.ids, send);
+        self.pump(stage);
+    }
+
+    /// Sends what may go: in the order of each conversation, nothing after what is unanswered later.
+    pub(crate) fn pump(&mut self, stage: &mut Stage) {
+        let Some(socket) = self.socket.filter(|socket| socket.welcome) else { return };
+        debug_assert!(socket.id > 0, "connections have numbers");
+        let mut unanswered = self.sends.values().filter(|send| send.unanswered).count();
+        let mut barred: BTreeSet<UserId> = BTreeSet::new();
+        let held = self.held_until.iter().filter(|(_, until)| **until > stage.now);
+        barred.extend(held.map(|(to, _)| *to));
+        let mut leaving = Vec::new();
+        for (id, send) in &self.sends {
+            if send.unanswered || barred.contains(&send.to) {
+                continue;
+            }
+            let later = self.sends.range(id + 1..).any(|(_, s)| s.unanswered && s.to == send.to);
+            if later {
+                barred.insert(send.to);
+            } else if unanswered < self.window {
+                unanswered += 1;
+                leaving.push(*id);
+            }
+        }
+        for id in leaving {
+            let Some(send) = self.sends.get_mut(&id) else { continue };
+            send.unanswered = true;
+            let Send { to, ttl_s, body, .. } = send.clone();
+            let copy = self.others && to != self.user;
+            self.say(ToNode::Send { id, to, ttl_s, copy, body }, stage);
+        }
+    }
+}
+
+fn describe(seq: Seq, envelope: &stored::Envelope) -> String {
+    use stored::envelope::Content;
+    match &envelope.content {
+        Some(Content::Message(m)) => {
+            format!("{seq}: message {} of {}/{}", m.send_id, m.from % 1000, m.from_device)
+        }
+        Some(Content::Receipt(r)) => {
+            format!("{seq}: receipt {} of {} for {:?}", r.kind, r.user % 1000, r.send_ids)
+        }
+        Some(Content::SentCopy(c)) => format!("{seq}: copy of {} to {}", c.send_id, c.to % 1000),
+        Some(Content::ReadCopy(_)) | None => format!("{seq}: something else"),
+    }
+}

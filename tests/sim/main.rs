@@ -1,0 +1,41 @@
+//! The deterministic simulation: the real cores of three nodes over a network, disks and clocks that
+//! are made up, one thread, one seed for each story.
+//!
+//! ```text
+//!   devices --frames--> users (Window) --commands--> seats (Proposals, Machine, Streams)
+//!                          ^                           |  ^
+//!                          +------ pushes, pages ------+  | log with terms, fake disk, fake tables
+//! ```
+//!
+//! What is real: `Machine`, `Proposals` with `Held`, `Streams`, `Window`, the rows of checkpoints. What
+//! is made up: consensus (a log with terms whose unflushed end is lost in a crash), the links, the
+//! processes around the cores, the people.
+//!
+//! `NATTER_SIM_SEED=n cargo test -p tests --test sim replay -- --nocapture` tells one seed's story.
+//! `NATTER_SIM_SEEDS=n` runs so many seeds instead of the usual number, `NATTER_SIM_FIRST=n` begins
+//! with that one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests end by panic, and may speak"
+)]
+
+mod ask;
+mod chance;
+mod chores;
+mod cluster;
+mod device;
+mod judge;
+mod plan;
+mod questions;
+mod raft;
+mod seat;
+mod seeds;
+mod stage;
+mod table;
+mod users;
+mod world;

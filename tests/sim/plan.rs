@@ -1,0 +1,306 @@
+//! What a seed does to the world: who is there, how rough it is, what breaks and when.
+
+use crate::device::Device;
+use crate::seat::Seat;
+use crate::stage::{DeviceEvent, Event, NODES, NodeEvent, Stage, Weather};
+use crate::users::Users;
+use crate::world::{Node, World};
+use actors::shard::{Command, MachineLimits};
+use proto::{DeviceId, ShardId, UserId, stored};
+use std::collections::BTreeSet;
+
+/// What a seed has chosen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Faults and sends end then, in ms.
+    pub(crate) rough_until: u64,
+    /// Longest wait between two faults, in ms.
+    fault_every: u64,
+    /// Messages end after a few seconds, in percent.
+    short_lived: u64,
+    pub(crate) small_mailboxes: bool,
+}
+
+impl Plan {
+    pub(crate) fn ttl_s(&self, stage: &mut Stage) -> u32 {
+        let short = stage.chance.percent(self.short_lived);
+        if short { stage.chance.pick(&[1, 3, 8]) } else { 3_600 * 24 }
+    }
+}
+
+fn users_in(shards: &[ShardId], count: usize) -> Vec<UserId> {
+    let ids = (1..).map(UserId).filter(|user| shards.contains(&user.shard()));
+    ids.take(count).collect()
+}
+
+impl World {
+    /// The world of a seed, before anything has happened.
+    pub(crate) fn of_seed(seed: u64, tracing: bool) -> Self {
+        let shards = [ShardId(1), ShardId(6), ShardId(11)];
+        let mut stage = Stage::new(seed, shards.to_vec(), tracing);
+        let chance = &mut stage.chance;
+        let shards = &shards[..chance.index(3) + 1];
+        let small_mailboxes = chance.one_in(4);
+        let mailbox_messages = if small_mailboxes { chance.between(2, 6) } else { 1_000 };
+        let plan = Plan {
+            rough_until: chance.between(4_000, 20_000),
+            fault_every: chance.pick(&[400, 1_500, 5_000]),
+            short_lived: chance.pick(&[0, 0, 0, 30]),
+            small_mailboxes,
+        };
+        let limits = MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26 };
+        let node = |me| Node {
+            seats: shards.iter().map(|shard| (*shard, Seat::new(me, *shard, limits))).collect(),
+            users: Users::new(me),
+            starts: 1,
+        };
+        let nodes = (0..NODES).map(node).collect();
+        stage.only(shards);
+        let mut world = Self::new(stage, nodes, plan);
+        world.settle_down(shards);
+        world
+    }
+
+    /// Who is there.
+    fn settle_down(&mut self, shards: &[ShardId]) {
+        let chance = &mut self.stage.chance;
+        let count = chance.index(3) + 2;
+        let users = users_in(shards, count);
+        for user in &users {
+            let devices = if chance.one_in(2) { 1 } else { 2 };
+            for device in 1..=devices {
+                let number = self.devices.len();
+                let mut made = Device::new(number, *user, DeviceId(device), devices > 1);
+                made.peers = users.iter().filter(|other| *other != user).copied().collect();
+                if devices > 1 && chance.one_in(4) {
+                    made.peers.push(*user);
+                }
+                self.judge.device(made.who());
+                self.devices.push(made);
+            }
+        }
+        for node in 0..NODES {
+            let late = self.stage.chance.below(1_000);
+            self.stage.local(node, late, NodeEvent::Tick);
+        }
+        self.stage.weather =
+            Weather { delay_ms: 3, flush_ms: 2, apply_ms: 1, table_ms: 5, ..Weather::default() };
+        self.stage.after(1, Event::CheckLeaders);
+    }
+
+    /// Makes the accounts while all is calm.
+    pub(crate) fn register(&mut self) -> Result<(), String> {
+        self.run(1_500)?;
+        for device in 0..self.devices.len() {
+            let Device { user, device: id, .. } = self.devices[device];
+            let admit = stored::AdmitDevice {
+                user: user.0,
+                key: vec![u8::try_from(id.0).unwrap(); 32],
+                name: "device".to_owned(),
+                registration: id.0 == 1,
+                alias: String::new(),
+            };
+            let propose = |command| NodeEvent::Propose(user.shard(), command, Box::new(|_| ()));
+            self.stage.local(0, 0, propose(Command::AdmitDevice(admit)));
+            self.run(self.stage.now + 100)?;
+        }
+        self.run(3_000)
+    }
+
+    /// Lets the weather, the faults and the people begin.
+    pub(crate) fn begin(&mut self) {
+        self.change_weather();
+        self.stage.after(100, Event::Fault);
+        let chance = &mut self.stage.chance;
+        let (each, pause) = (chance.between(1, 25), chance.pick(&[20, 300, 900]));
+        for device in 0..self.devices.len() {
+            self.stage.after(1, Event::Device { device, what: DeviceEvent::Connect });
+            let mut at = 0;
+            for _ in 0..each {
+                let burst = self.stage.chance.one_in(3);
+                at += if burst { 0 } else { self.stage.chance.below(pause) };
+                let at = at % self.plan.rough_until;
+                self.stage.after(at, Event::Device { device, what: DeviceEvent::Write });
+            }
+        }
+    }
+
+    /// Everything works again.
+    pub(crate) fn heal(&mut self) {
+        self.stage.note(|| "everything works again".to_owned());
+        self.stage.calm();
+        for node in 0..NODES {
+            self.nodes[node].seats.values_mut().for_each(|seat| seat.full = false);
+            self.stage.after(0, Event::Start(node));
+        }
+    }
+
+    // ---- Faults ------------------------------------------------------------------------------
+
+    fn change_weather(&mut self) {
+        let chance = &mut self.stage.chance;
+        self.stage.weather = Weather {
+            loss_percent: chance.pick(&[0, 0, 1, 10]),
+            double_percent: chance.pick(&[0, 0, 5]),
+            delay_ms: chance.pick(&[1, 10, 60]),
+            flush_ms: chance.pick(&[1, 5, 40]),
+            apply_ms: chance.pick(&[0, 5, 60]),
+            table_ms: chance.pick(&[1, 20, 600]),
+        };
+    }
+
+    /// Something breaks.
+    pub(crate) fn fault(&mut self) {
+        if self.stage.now >= self.plan.rough_until + 3_000 {
+            return;
+        }
+        let late = self.stage.chance.below(self.plan.fault_every) + 1;
+        self.stage.after(late, Event::Fault);
+        let length = self.stage.chance.pick(&[50, 700, 2_500, 7_000]);
+        let node = self.stage.chance.index(NODES);
+        match self.stage.chance.below(14) {
+            0..3 => self.crash(node, length),
+            3 if self.stage.chance.one_in(3) => {
+                (0..NODES).for_each(|node| self.crash(node, length));
+            }
+            3 | 4 => self.change_weather(),
+            5 | 6 => {
+                let other = (node + 1 + self.stage.chance.index(NODES - 1)) % NODES;
+                let both = self.stage.chance.one_in(2);
+                self.cut(node, other, length);
+                if both {
+                    self.cut(other, node, length);
+                }
+            }
+            7 => {
+                for other in (0..NODES).filter(|other| *other != node) {
+                    self.cut(node, other, length);
+                    self.cut(other, node, length);
+                }
+            }
+            8 | 9 => {
+                let shard = { let shards = self.stage.shards(); self.stage.chance.pick(&shards) };
+                self.elect(shard);
+            }
+            10 => {
+                let full = self.stage.chance.one_in(2);
+                self.nodes[node].seats.values_mut().for_each(|seat| seat.full = full);
+            }
+            _ => {
+                let device = self.stage.chance.index(self.devices.len());
+                self.stage.after(0, Event::Device { device, what: DeviceEvent::Lose });
+            }
+        }
+    }
+
+    fn cut(&mut self, from: usize, to: usize, length: u64) {
+        self.stage.note(|| format!("cut: {from} -> {to} for {length} ms"));
+        self.stage.set_cut(from, to, true);
+        self.stage.after(length, Event::Mend(from, to));
+    }
+
+    fn crash(&mut self, node: usize, length: u64) {
+        if self.stage.lives[node] == 0 {
+            return;
+        }
+        self.stage.note(|| format!("node {node}  dies"));
+        self.stage.lives[node] = 0;
+        for seat in self.nodes[node].seats.values_mut() {
+            seat.crash(&mut self.stage);
+        }
+        self.nodes[node].users = Users::new(node);
+        self.drop_connections(node);
+        for other in (0..NODES).filter(|other| *other != node) {
+            self.stage.link_down(node, other);
+        }
+        self.stage.after(length, Event::Start(node));
+    }
+
+    fn drop_connections(&mut self, node: usize) {
+        let gone = self.connections.extract_if(.., |_, (_, socket)| socket.node == node);
+        let gone: Vec<_> = gone.collect();
+        for (id, (device, _)) in gone {
+            let device = &mut self.devices[device];
+            if device.socket.is_some_and(|socket| socket.id == id) {
+                device.lose(&mut self.stage);
+            }
+        }
+    }
+
+    /// A node starts.
+    pub(crate) fn start(&mut self, node: usize) {
+        if self.stage.lives[node] != 0 {
+            return;
+        }
+        self.stage.note(|| format!("node {node}  starts"));
+        self.nodes[node].starts += 1;
+        self.stage.lives[node] = self.nodes[node].starts;
+        self.nodes[node].seats.values_mut().for_each(Seat::start);
+        self.stage.local(node, 10, NodeEvent::Tick);
+    }
+
+    /// A link is up again.
+    pub(crate) fn peers_meet(&mut self, a: usize, b: usize) {
+        self.stage.local(a, 0, NodeEvent::PeerUp(b));
+        self.stage.local(b, 0, NodeEvent::PeerUp(a));
+    }
+
+    // ---- Elections ---------------------------------------------------------------------------
+
+    fn is_up(&self, node: usize) -> bool {
+        self.stage.lives[node] != 0
+    }
+
+    fn top_term(&self, shard: ShardId) -> u64 {
+        self.nodes.iter().map(|node| node.seats[&shard].raft.term).max().unwrap_or_default()
+    }
+
+    /// Whether a node leads and a majority knows it, so that nobody else has led since.
+    pub(crate) fn leads_for_certain(&self, node: usize, shard: ShardId) -> bool {
+        let raft = &self.nodes[node].seats[&shard].raft;
+        let heard = |other: &usize| {
+            *other == node || self.is_up(*other) && self.stage.are_joined(node, *other)
+        };
+        let reached = (0..NODES).filter(heard).count();
+        raft.leads && raft.term == self.top_term(shard) && reached > NODES / 2
+    }
+
+    /// Now and then: a shard that has no leader gets one.
+    pub(crate) fn check_leaders(&mut self) {
+        self.stage.after(200, Event::CheckLeaders);
+        for shard in self.stage.shards() {
+            let led = (0..NODES).any(|n| self.is_up(n) && self.leads_for_certain(n, shard));
+            if !led && self.stage.chance.one_in(3) {
+                self.elect(shard);
+            }
+        }
+    }
+
+    /// Someone whose log a majority finds good enough leads from now on.
+    pub(crate) fn elect(&mut self, shard: ShardId) {
+        let candidate = self.stage.chance.index(NODES);
+        if !self.is_up(candidate) {
+            return;
+        }
+        let log = self.nodes[candidate].seats[&shard].raft.last();
+        let grants = |other: &usize| {
+            let theirs = self.nodes[*other].seats[&shard].raft.last();
+            let reached = self.is_up(*other) && self.stage.are_joined(candidate, *other);
+            *other != candidate && reached && log >= theirs
+        };
+        let voters: BTreeSet<usize> = (0..NODES).filter(grants).collect();
+        if voters.len() < NODES / 2 {
+            return;
+        }
+        let term = self.top_term(shard) + 1;
+        self.stage.note(|| format!("node {candidate}  is elected for shard {shard} in {term}"));
+        for node in 0..NODES {
+            let raft = &mut self.nodes[node].seats.get_mut(&shard).unwrap().raft;
+            if node == candidate {
+                raft.lead(term, &mut self.stage);
+            } else if voters.contains(&node) {
+                raft.follow_term(term, &mut self.stage);
+            }
+        }
+    }
+}

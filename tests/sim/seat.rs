@@ -1,0 +1,442 @@
+//! One replica of a shard with its part in the group: what `ShardActor` does around the cores, here
+//! without tasks and clocks. The cores are the real ones.
+
+use crate::ask::Ask;
+use crate::chores::Chores;
+use crate::raft::Raft;
+use crate::stage::{Message, NodeEvent, NotDone, Stage, by};
+use crate::table::{Applied, Place, Table};
+use actors::shard::{
+    Command, Effect, Entry, Failure, Machine, MachineLimits, Outcome, Proposals, Reply, Who,
+};
+use bytes::Bytes;
+use prost::Message as _;
+use proto::{Code, ShardId, UserId, stored};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+/// Ticks without a leader after which what waits for one is refused.
+pub(crate) const PATIENCE_TICKS: u64 = 4;
+
+/// Wait before a batch or question is put to a leader again, in ms.
+const SOON_MS: u64 = 50;
+
+/// How long a leader elsewhere may take, in ms.
+const FORWARD_MS: u64 = 3_000;
+
+/// Who leads, as the shard was told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) leader: Option<usize>,
+    pub(crate) me_leads: bool,
+    pub(crate) term: u64,
+}
+
+struct Proposed {
+    record: Bytes,
+    now_ms: u64,
+    number: u64,
+}
+
+pub(crate) struct Seat {
+    pub(crate) me: usize,
+    pub(crate) shard: ShardId,
+    pub(crate) limits: MachineLimits,
+    pub(crate) raft: Raft,
+    pub(crate) table: Table,
+    pub(crate) machine: Machine,
+    pub(crate) proposals: Proposals,
+    proposed: Option<Proposed>,
+    /// Our batch that a leader elsewhere has.
+    forwarding: Option<u64>,
+    pub(crate) standing: Standing,
+    ready_in: Option<u64>,
+    pub(crate) applied: Applied,
+    pub(crate) overlay: BTreeMap<UserId, VecDeque<Entry>>,
+    pub(crate) chores: Chores,
+    deferred: Option<(Place, Option<Bytes>)>,
+    pub(crate) loading: bool,
+    /// Questions that a leader elsewhere has.
+    pub(crate) asking: BTreeMap<u64, Ask>,
+    pub(crate) asked: Vec<Ask>,
+    pub(crate) confirming: Option<Vec<Ask>>,
+    pub(crate) ticks: u64,
+    stuck_since: Option<u64>,
+    /// The disk is nearly full.
+    pub(crate) full: bool,
+    /// Digest at each place, to be compared with the other replicas'.
+    pub(crate) digests: Vec<(u64, u64)>,
+}
+
+impl Seat {
+    pub(crate) fn new(me: usize, shard: ShardId, limits: MachineLimits) -> Self {
+        Self {
+            me,
+            shard,
+            limits,
+            raft: Raft::new(me, shard),
+            table: Table::default(),
+            machine: Machine::new(shard, limits),
+            proposals: Proposals::default(),
+            proposed: None,
+            forwarding: None,
+            standing: Standing::default(),
+            ready_in: None,
+            applied: Applied::default(),
+            overlay: BTreeMap::new(),
+            chores: Chores::default(),
+            deferred: None,
+            loading: false,
+            asking: BTreeMap::new(),
+            asked: Vec::new(),
+            confirming: None,
+            ticks: 0,
+            stuck_since: None,
+            full: false,
+            digests: Vec::new(),
+        }
+    }
+
+    /// The node dies. What is left is the disk.
+    pub(crate) fn crash(&mut self, stage: &mut Stage) {
+        self.raft.crash(stage);
+        let fresh = Self::new(self.me, self.shard, self.limits);
+        let old = std::mem::replace(self, fresh);
+        (self.raft, self.table) = (old.raft, old.table);
+    }
+
+    /// The node starts: the machine is read from the tables.
+    pub(crate) fn start(&mut self) {
+        self.raft.restart(self.table.applied.place);
+        self.machine = self.table.load(self.shard, self.limits);
+        self.applied = self.table.applied;
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.standing.me_leads && self.ready_in == Some(self.standing.term)
+    }
+
+    // ---- Leadership --------------------------------------------------------------------------
+
+    pub(crate) fn stands(&mut self, stage: &mut Stage) {
+        let Raft { leader, leads: me_leads, term, .. } = self.raft;
+        let now = Standing { leader, me_leads, term };
+        let before = std::mem::replace(&mut self.standing, now);
+        if before.me_leads && (!now.me_leads || before.term != now.term) {
+            self.ready_in = None;
+            self.proposals.not_leading();
+            self.chores.not_leading();
+        }
+        if before != now {
+            let shard = self.shard;
+            stage.note(|| by(self.me, format_args!("shard {shard}: {now:?}")));
+        }
+        self.lead_if_caught_up(stage);
+    }
+
+    fn lead_if_caught_up(&mut self, stage: &mut Stage) {
+        let term = self.standing.term;
+        if self.standing.me_leads && !self.is_ready() && self.applied.place.term == term {
+            self.ready_in = Some(term);
+            self.machine.take_effects();
+            self.machine.resume();
+            for to in 0..crate::stage::NODES {
+                if to == self.me {
+                    stage.local(to, 0, NodeEvent::ReadAgain(self.shard));
+                } else {
+                    stage.send(self.me, to, Message::LeaderAppeared(self.shard));
+                }
+            }
+            stage.note(|| by(self.me, format_args!("shard {}: ready in {term}", self.shard)));
+            self.follow(stage);
+            self.offer_notices(stage);
+            self.confirm(stage);
+        }
+    }
+
+    // ---- Proposing ---------------------------------------------------------------------------
+
+    pub(crate) fn propose(&mut self, command: Command, reply: Reply) {
+        self.proposals.push(command, reply, Who::Caller, self.ticks);
+    }
+
+    /// Another node's batch.
+    pub(crate) fn take_all(
+        &mut self,
+        commands: Vec<Command>,
+        answer: impl FnOnce(Vec<Outcome>) + Send + 'static,
+    ) {
+        if !self.standing.me_leads {
+            answer(vec![Outcome::Elsewhere; commands.len()]);
+            return;
+        }
+        let collect = Collect::new(commands.len(), Box::new(answer));
+        for (place, command) in commands.into_iter().enumerate() {
+            let collect = collect.clone();
+            let reply = Box::new(move |outcome| collect.put(place, outcome));
+            self.proposals.push(command, reply, Who::Peer, self.ticks);
+        }
+    }
+
+    pub(crate) fn propose_next(&mut self, lazily: bool, stage: &mut Stage) {
+        if self.chores.retry_asked || !self.proposals.is_idle() {
+            return;
+        }
+        if self.standing.me_leads {
+            self.propose_here(lazily, stage);
+        } else if let Some(leader) = self.standing.leader {
+            self.proposals.not_leading();
+            self.forward_next(leader, lazily, stage);
+        }
+    }
+
+    fn propose_here(&mut self, lazily: bool, stage: &mut Stage) {
+        if self.full {
+            self.proposals.refuse_storing();
+        }
+        let Some(batch) = self.proposals.next(lazily) else { return };
+        let number = batch.number;
+        let head = stored::Batch {
+            now_ms: stage.now + 1_000_000,
+            commands: batch.commands.clone(),
+            proposer: self.me as u64,
+            number,
+            mailbox_messages: self.limits.mailbox_messages,
+            mailbox_bytes: self.limits.mailbox_bytes,
+        };
+        let (now_ms, record) = (head.now_ms, Bytes::from(head.encode_to_vec()));
+        self.proposed = Some(Proposed { record: record.clone(), now_ms, number });
+        stage.note(|| by(self.me, format_args!("shard {}: {}", self.shard, list(&head))));
+        self.raft.propose(record, number, stage);
+    }
+
+    fn forward_next(&mut self, leader: usize, lazily: bool, stage: &mut Stage) {
+        let Some(batch) = self.proposals.next(lazily) else { return };
+        let (number, shard) = (batch.number, self.shard);
+        self.forwarding = Some(number);
+        let commands = batch.commands.iter().filter_map(|command| command.kind.clone()).collect();
+        if stage.send(self.me, leader, Message::Propose { shard, number, commands }) {
+            let over = NodeEvent::Forwarded(shard, number, Err(NotDone::Unknown));
+            stage.local(self.me, FORWARD_MS, over);
+        } else {
+            let never = NodeEvent::Forwarded(shard, number, Err(NotDone::NotLeader));
+            stage.local(self.me, 0, never);
+        }
+    }
+
+    pub(crate) fn forwarded(
+        &mut self,
+        number: u64,
+        outcomes: Result<Vec<Outcome>, NotDone>,
+        stage: &mut Stage,
+    ) {
+        // A call is answered or times out, not both.
+        if self.forwarding.take_if(|under_way| *under_way == number).is_none() {
+            return;
+        }
+        match outcomes {
+            Ok(outcomes) => {
+                if outcomes.contains(&Outcome::Elsewhere) {
+                    self.try_soon(stage);
+                } else {
+                    self.stuck_since = None;
+                }
+                self.proposals.answered(number, outcomes);
+            }
+            Err(why) => {
+                self.proposals.failed(number, failure(why));
+                self.try_soon(stage);
+            }
+        }
+    }
+
+    pub(crate) fn not_proposed(&mut self, number: u64, why: NotDone, stage: &mut Stage) {
+        stage.note(|| by(self.me, format_args!("shard {}: batch {number} {why:?}", self.shard)));
+        self.proposed.take_if(|proposed| proposed.number == number);
+        self.chores.checkpoint_failed();
+        self.proposals.failed(number, failure(why));
+        self.try_soon(stage);
+    }
+
+    fn try_soon(&mut self, stage: &mut Stage) {
+        self.stuck_since.get_or_insert(self.ticks);
+        if !std::mem::replace(&mut self.chores.retry_asked, true) {
+            stage.local(self.me, SOON_MS, NodeEvent::Retry(self.shard));
+        }
+    }
+
+    // ---- Applying ----------------------------------------------------------------------------
+
+    /// Applies what is committed, as far as nothing waits for the tables.
+    pub(crate) fn apply(&mut self, stage: &mut Stage) {
+        while !self.loading {
+            let Some((place, record)) = self.deferred.take().or_else(|| self.raft.hand_over())
+            else {
+                return;
+            };
+            let batch = record.as_ref().map(|r| stored::Batch::decode(r.clone()).unwrap());
+            if batch.as_ref().is_some_and(ends_in_spill) && self.chores.is_writing() {
+                self.deferred = Some((place, record));
+                return;
+            }
+            self.applied.place = place;
+            self.chores.logged += 1;
+            if let (Some(batch), Some(record)) = (batch, record) {
+                self.apply_batch(batch, &record, stage);
+            }
+            self.lead_if_caught_up(stage);
+            self.offer_notices(stage);
+            self.digests.push((place.index, self.machine.digest()));
+        }
+    }
+
+    fn apply_batch(&mut self, batch: stored::Batch, record: &Bytes, stage: &mut Stage) {
+        self.machine.set_limits(batch.mailbox_messages, batch.mailbox_bytes);
+        let same = |proposed: &Proposed| {
+            proposed.record.as_ptr() == record.as_ptr() && proposed.record.len() == record.len()
+        };
+        let ours = self.proposed.take_if(|proposed| same(proposed));
+        let under_way = ours.and_then(|ours| {
+            self.applied.now_ms = ours.now_ms;
+            self.proposals.through(ours.number)
+        });
+        if let Some(under_way) = under_way {
+            self.stuck_since = None;
+            for (command, reply) in under_way.into_commands() {
+                let outcome = self.machine.apply(batch.now_ms, command);
+                if let Some(reply) = reply {
+                    reply(outcome);
+                }
+            }
+        } else {
+            for command in batch.commands.into_iter().filter_map(|command| command.kind) {
+                self.machine.apply(batch.now_ms, command);
+            }
+        }
+        self.applied.now_ms = self.applied.now_ms.max(batch.now_ms);
+        self.follow(stage);
+    }
+
+    fn follow(&mut self, stage: &mut Stage) {
+        let leads = self.is_ready();
+        for effect in self.machine.take_effects() {
+            match effect {
+                Effect::Checkpoint(spill) => self.begin_checkpoint(spill, stage),
+                Effect::Push { user, seq, envelope } if leads => {
+                    stage.local(self.me, 0, NodeEvent::Push(user, seq, envelope));
+                }
+                Effect::ReadOrigins { user, first, up_to } if leads => {
+                    self.read_origins(user, first, up_to, stage);
+                }
+                Effect::Push { .. }
+                | Effect::ReadOrigins { .. }
+                | Effect::AccountChanged { .. } => {}
+            }
+        }
+    }
+
+    // ---- Snapshots ---------------------------------------------------------------------------
+
+    pub(crate) fn take_snapshot(&mut self, table: &Table, stage: &mut Stage) {
+        let place = table.applied.place;
+        if place.index <= self.raft.committed {
+            return;
+        }
+        stage.note(|| by(self.me, format_args!("shard {}: snapshot {place:?}", self.shard)));
+        self.table = table.clone();
+        self.raft.install(place);
+        self.loading = true;
+        let late = stage.table_delay();
+        stage.local(self.me, late, NodeEvent::Loaded(self.shard));
+    }
+
+    pub(crate) fn loaded(&mut self, stage: &mut Stage) {
+        self.machine = self.table.load(self.shard, self.limits);
+        self.applied = self.table.applied;
+        self.overlay.clear();
+        self.deferred = None;
+        self.loading = false;
+        self.digests.push((self.applied.place.index, self.machine.digest()));
+        self.lead_if_caught_up(stage);
+        self.apply(stage);
+    }
+
+    // ---- Time --------------------------------------------------------------------------------
+
+    pub(crate) fn tick(&mut self, stage: &mut Stage) {
+        self.ticks += 1;
+        if !self.standing.me_leads && self.standing.leader.is_none() {
+            self.stuck_since.get_or_insert(self.ticks);
+        }
+        if let Some(since) = self.stuck_since
+            && self.ticks >= since + PATIENCE_TICKS
+        {
+            self.proposals.give_up(self.ticks - PATIENCE_TICKS);
+        }
+        if !self.standing.me_leads {
+            self.pass_questions_on(stage);
+        }
+        if self.is_ready() {
+            self.do_chores(stage);
+        }
+        self.propose_next(true, stage);
+    }
+}
+
+fn failure(why: NotDone) -> Failure {
+    match why {
+        NotDone::NotLeader => Failure::NotProposed,
+        NotDone::Unknown => Failure::Unknown,
+    }
+}
+
+fn ends_in_spill(batch: &stored::Batch) -> bool {
+    let last = batch.commands.last().and_then(|command| command.kind.as_ref());
+    matches!(last, Some(Command::Spill(_)))
+}
+
+/// What a batch holds, for a reader.
+fn list(batch: &stored::Batch) -> String {
+    let one = |command: &stored::Command| match &command.kind {
+        Some(Command::Append(a)) => {
+            format!("send {} {}/{}->{}", a.send_id, a.from % 1000, a.from_device, a.to % 1000)
+        }
+        Some(Command::Ack(ack)) => format!("ack {}/{} {}", ack.user % 1000, ack.device, ack.seq),
+        Some(Command::Spill(_)) => "checkpoint".to_owned(),
+        Some(Command::TakeNotices(t)) => {
+            format!("take {} from {}", t.notices.len(), t.from_shard)
+        }
+        Some(Command::SettleNotices(s)) => format!("settle {} to {}", s.number, s.to_shard),
+        Some(Command::Release(r)) => format!("release {} of {}", r.up_to, r.user % 1000),
+        Some(other) => format!("{other:?}").split('(').next().unwrap_or_default().to_owned(),
+        None => "nothing".to_owned(),
+    };
+    let all: Vec<String> = batch.commands.iter().map(one).collect();
+    format!("batch {}: {}", batch.number, all.join(", "))
+}
+
+type Answer = Box<dyn FnOnce(Vec<Outcome>) + Send>;
+
+/// Gathers the outcomes of a batch and tells them together.
+#[derive(Clone)]
+struct Collect(Arc<Mutex<(Vec<Option<Outcome>>, Option<Answer>)>>);
+
+impl Collect {
+    fn new(count: usize, answer: Answer) -> Self {
+        Self(Arc::new(Mutex::new((vec![None; count], Some(answer)))))
+    }
+
+    fn put(&self, place: usize, outcome: Outcome) {
+        let mut gathered = self.0.lock().unwrap();
+        assert!(gathered.0[place].is_none(), "a command is answered once");
+        gathered.0[place] = Some(outcome);
+        if gathered.0.iter().all(Option::is_some)
+            && let Some(answer) = gathered.1.take()
+        {
+            answer(std::mem::take(&mut gathered.0).into_iter().flatten().collect());
+        }
+    }
+}
+
+/// What is refused when nobody answers.
+pub(crate) const UNAVAILABLE: Outcome = Outcome::Refused(Code::Unavailable);

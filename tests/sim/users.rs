@@ -1,0 +1,340 @@
+//! The users' side of a node: sessions with their windows, as `user/actor.rs` and `user/attach.rs`
+//! run them. The window is the real one.
+
+use crate::ask::{Answered, Ask, What};
+use crate::device::{FromNode, ToNode};
+use crate::stage::{Event, NodeEvent, Row, Stage, by};
+use actors::connection::is_for;
+use actors::shard::{Command, Outcome, bytes_of};
+use actors::user::window::{News, Offer, Weight, Window};
+use bytes::Bytes;
+use proto::stored::{self, envelope::Content};
+use proto::{DeviceId, Seq, ShardId, UserId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// A device that has come to this node.
+struct Session {
+    user: UserId,
+    device: DeviceId,
+    claimed: Seq,
+    /// `None`: its shard has not answered yet.
+    window: Option<Window>,
+    frames: VecDeque<ToNode>,
+    /// Something happened to the mailbox while the shard was asked.
+    missed: bool,
+}
+
+pub(crate) struct Users {
+    me: usize,
+    sessions: BTreeMap<u64, Session>,
+    /// The sessions table as this node knows it.
+    pub(crate) known: BTreeMap<(UserId, DeviceId), Row>,
+    asks: u64,
+    /// The last moment at which something was said on a connection: what is said later comes later.
+    said_at: BTreeMap<u64, u64>,
+}
+
+impl Users {
+    pub(crate) fn new(me: usize) -> Self {
+        Self {
+            me,
+            sessions: BTreeMap::new(),
+            known: BTreeMap::new(),
+            asks: 0,
+            said_at: BTreeMap::new(),
+        }
+    }
+
+    fn tell(&mut self, connection: u64, frame: FromNode, stage: &mut Stage) {
+        let late = stage.chance.between(1, stage.weather.delay_ms + 1);
+        let at = self.said_at.entry(connection).or_default();
+        *at = (stage.now + late).max(*at);
+        let late = *at - stage.now;
+        stage.after(late, Event::Told { connection, frame });
+    }
+
+    fn ask(&mut self, connection: u64, user: UserId, what: What, stage: &mut Stage) {
+        self.asks += 1;
+        let ask = Ask { number: self.asks, node: self.me, connection, user, since: 0, what };
+        stage.local(self.me, 0, NodeEvent::AskAgain(user.shard(), ask));
+    }
+
+    // ---- What clients say --------------------------------------------------------------------
+
+    pub(crate) fn frame(&mut self, connection: u64, frame: ToNode, stage: &mut Stage) {
+        if let ToNode::Login { user, device, acknowledged } = frame {
+            let session = Session {
+                user,
+                device,
+                claimed: acknowledged,
+                window: None,
+                frames: VecDeque::new(),
+                missed: false,
+            };
+            self.sessions.insert(connection, session);
+            self.ask(connection, user, What::Attach(device), stage);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        if session.window.is_none() {
+            session.frames.push_back(frame);
+            return;
+        }
+        self.request(connection, frame, stage);
+        self.follow(connection, stage);
+    }
+
+    fn request(&mut self, connection: u64, frame: ToNode, stage: &mut Stage) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        match frame {
+            ToNode::Login { .. } => {}
+            ToNode::Ack(seq) => {
+                if let Some(window) = &mut session.window {
+                    window.acknowledge(seq);
+                }
+            }
+            ToNode::Send { id, to, ttl_s, copy, body } => {
+                let append = stored::Append {
+                    to: to.0,
+                    from: session.user.0,
+                    from_device: session.device.0,
+                    send_id: id,
+                    ttl_s,
+                    body: Bytes::from(body),
+                    bodies: Vec::new(),
+                    copy,
+                };
+                let voice = stage.voice(self.me);
+                let reply = Box::new(move |outcome| {
+                    voice.say(NodeEvent::Outcome { connection, id, outcome });
+                });
+                let propose = NodeEvent::Propose(to.shard(), Command::Append(append), reply);
+                stage.local(self.me, 0, propose);
+            }
+        }
+    }
+
+    /// A socket has gone.
+    pub(crate) fn gone(&mut self, connection: u64, stage: &mut Stage) -> Option<Told> {
+        let session = self.sessions.remove(&connection)?;
+        session.window.as_ref()?;
+        let key = (session.user, session.device);
+        let again = self.sessions.values().any(|s| (s.user, s.device) == key && s.window.is_some());
+        let row = self.known.get(&key).copied()?;
+        stage.note(|| by(self.me, format_args!("connection {connection} has gone")));
+        (!again && row.node == self.me).then(|| self.write(key, false))
+    }
+
+    fn write(&mut self, key: (UserId, DeviceId), online: bool) -> Told {
+        let version = self.known.get(&key).map_or(0, |row| row.version) + 1;
+        let row = Row { version, node: self.me, online };
+        self.known.insert(key, row);
+        (key, row)
+    }
+
+    // ---- What shards say ---------------------------------------------------------------------
+
+    pub(crate) fn outcome(&mut self, connection: u64, id: u64, outcome: &Outcome, stage: &mut Stage) {
+        let frame = match outcome {
+            Outcome::Accepted { .. } => FromNode::Accepted(id),
+            Outcome::Refused(code) => FromNode::Refused(id, *code),
+            other => panic!("a send is answered with {other:?}"),
+        };
+        self.tell(connection, frame, stage);
+    }
+
+    /// Where a device stands. What to tell other nodes if it has come.
+    pub(crate) fn answered(
+        &mut self,
+        ask: Ask,
+        answer: Option<Answered>,
+        stage: &mut Stage,
+    ) -> Option<Told> {
+        let connection = ask.connection;
+        let session = self.sessions.get_mut(&connection)?;
+        match answer {
+            Some(Answered::Attached(Some((acknowledged, last)))) => {
+                if session.window.is_some() {
+                    return None;
+                }
+                let base = session.claimed.min(last).max(acknowledged);
+                let mut window = Window::new(acknowledged, base, base, last);
+                if session.missed {
+                    window.more_waits();
+                }
+                session.window = Some(window);
+                let (key, frames) =
+                    ((session.user, session.device), std::mem::take(&mut session.frames));
+                let shown = (base, acknowledged, last);
+                stage.note(|| by(self.me, format_args!("connection {connection}: {shown:?}")));
+                self.tell(connection, FromNode::Welcome { acknowledged: base }, stage);
+                self.replace(key, connection, stage);
+                for frame in frames {
+                    self.request(connection, frame, stage);
+                }
+                self.follow(connection, stage);
+                Some(self.write(key, true))
+            }
+            Some(Answered::Page { entries, up_to, last }) => {
+                let mut whole = true;
+                for entry in entries {
+                    if self.deliver(connection, entry.seq, &entry.envelope, true, stage)
+                        == Some(Offer::Later)
+                    {
+                        whole = false;
+                        break;
+                    }
+                }
+                let session = self.sessions.get_mut(&connection)?;
+                session.window.as_mut()?.page_ended(up_to, last, whole);
+                self.follow(connection, stage);
+                None
+            }
+            Some(Answered::Attached(None)) | None => {
+                if let Some(window) = &mut session.window {
+                    window.page_failed();
+                    let late = crate::chores::AGAIN_MS;
+                    stage.local(self.me, late, NodeEvent::AckRefused(connection));
+                } else {
+                    self.sessions.remove(&connection);
+                    self.tell(connection, FromNode::Closed, stage);
+                }
+                None
+            }
+        }
+    }
+
+    /// Ends the other connections of a device.
+    fn replace(&mut self, key: (UserId, DeviceId), connection: u64, stage: &mut Stage) {
+        let other = |(id, s): (&u64, &Session)| {
+            (*id != connection && (s.user, s.device) == key && s.window.is_some()).then_some(*id)
+        };
+        let others: Vec<u64> = self.sessions.iter().filter_map(other).collect();
+        for other in others {
+            self.sessions.remove(&other);
+            self.tell(other, FromNode::Closed, stage);
+        }
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        user: UserId,
+        seq: Seq,
+        envelope: &Arc<stored::Envelope>,
+        stage: &mut Stage,
+    ) {
+        for connection in self.sessions_of(user) {
+            self.deliver(connection, seq, envelope, false, stage);
+            self.follow(connection, stage);
+        }
+        // As in `grown_to`: whoever is attaching reads again.
+        let missing = |s: &&mut Session| s.user == user && s.window.is_none();
+        self.sessions.values_mut().filter(missing).for_each(|s| s.missed = true);
+    }
+
+    fn sessions_of(&self, user: UserId) -> Vec<u64> {
+        self.sessions.iter().filter(|(_, s)| s.user == user).map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn read_again(&mut self, shard: ShardId, stage: &mut Stage) {
+        let of_shard = |(id, s): (&u64, &Session)| (s.user.shard() == shard).then_some(*id);
+        let all: Vec<u64> = self.sessions.iter().filter_map(of_shard).collect();
+        for connection in all {
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                match &mut session.window {
+                    Some(window) => window.more_waits(),
+                    None => session.missed = true,
+                }
+            }
+            self.follow(connection, stage);
+        }
+    }
+
+    pub(crate) fn try_again(&mut self, connection: u64, stage: &mut Stage) {
+        if let Some(window) = self.window(connection) {
+            window.try_again();
+        }
+        self.follow(connection, stage);
+    }
+
+    fn window(&mut self, connection: u64) -> Option<&mut Window> {
+        self.sessions.get_mut(&connection)?.window.as_mut()
+    }
+
+    fn deliver(
+        &mut self,
+        connection: u64,
+        seq: Seq,
+        envelope: &Arc<stored::Envelope>,
+        from_page: bool,
+        stage: &mut Stage,
+    ) -> Option<Offer> {
+        let session = self.sessions.get_mut(&connection)?;
+        let window = session.window.as_mut()?;
+        let content = envelope.content.as_ref();
+        let visible = content.is_some_and(|c| is_for(c, session.user, session.device));
+        let awaited = matches!(content, Some(Content::Message(_)));
+        let weight = Weight { visible, awaited, bytes: bytes_of(envelope) };
+        let offer = if from_page {
+            window.offer_from_page(seq, weight)
+        } else {
+            window.offer(seq, weight)
+        };
+        if let Offer::Deliver { after } = offer {
+            let envelope = envelope.clone();
+            self.tell(connection, FromNode::Deliver { seq, after, envelope }, stage);
+        }
+        Some(offer)
+    }
+
+    /// Does what a window asks for.
+    fn follow(&mut self, connection: u64, stage: &mut Stage) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        let (user, device) = (session.user, session.device);
+        let Some(window) = session.window.as_mut() else { return };
+        if let Some(News { seq, awaited }) = window.take_news() {
+            let ack = Command::Ack(stored::Ack { user: user.0, device: device.0, seq: seq.0 });
+            let voice = stage.voice(self.me);
+            let reply = Box::new(move |outcome| {
+                if matches!(outcome, Outcome::Refused(_)) {
+                    voice.say(NodeEvent::AckRefused(connection));
+                }
+            });
+            let event = if awaited {
+                NodeEvent::Propose(user.shard(), ack, reply)
+            } else {
+                NodeEvent::ProposeLazily(user.shard(), ack)
+            };
+            stage.local(self.me, 0, event);
+        }
+        if let Some((after, limit, bytes_max)) = window.wants_page() {
+            self.ask(connection, user, What::Page { after, limit, bytes_max }, stage);
+        }
+    }
+
+    // ---- The sessions table ------------------------------------------------------------------
+
+    /// Takes in rows of another node. Devices that have gone elsewhere are sent away.
+    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) {
+        for (key, row) in rows {
+            let before = self.known.get(&key).copied();
+            if before.is_some_and(|before| before >= row) {
+                continue;
+            }
+            self.known.insert(key, row);
+            if row.node != self.me {
+                self.replace(key, 0, stage);
+            }
+        }
+    }
+
+    /// Other nodes on which a user has sessions.
+    pub(crate) fn elsewhere(&self, user: UserId) -> BTreeSet<usize> {
+        let of_user = self.known.iter().filter(|((u, _), row)| *u == user && row.online);
+        of_user.map(|(_, row)| row.node).filter(|node| *node != self.me).collect()
+    }
+}
+
+/// A row as nodes tell it to each other.
+pub(crate) type Told = ((UserId, DeviceId), Row);

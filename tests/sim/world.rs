@@ -1,0 +1,353 @@
+//! The world of a run: three nodes, their users, the judge; and who gets what happens.
+
+use crate::device::{Device, Socket};
+use crate::judge::Judge;
+use crate::plan::Plan;
+use crate::seat::Seat;
+use crate::stage::{DeviceEvent, Event, Message, NODES, NodeEvent, Stage};
+use crate::users::{Told, Users};
+use proto::ShardId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Between two ticks of a node, in ms.
+const TICK_MS: u64 = 1_000;
+
+/// Between two heartbeats of a leader, in ms.
+const BEAT_MS: u64 = 250;
+
+pub(crate) struct Node {
+    pub(crate) seats: BTreeMap<ShardId, Seat>,
+    pub(crate) users: Users,
+    /// How often it has started.
+    pub(crate) starts: u64,
+}
+
+pub(crate) struct World {
+    pub(crate) stage: Stage,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) judge: Judge,
+    pub(crate) plan: Plan,
+    /// Open connections: whose, and at which node.
+    pub(crate) connections: BTreeMap<u64, (usize, Socket)>,
+    pub(crate) connection_ids: u64,
+    /// What replicas held at each place of each log.
+    digests: BTreeMap<(ShardId, u64), (u64, usize)>,
+}
+
+impl World {
+    pub(crate) fn new(stage: Stage, nodes: Vec<Node>, plan: Plan) -> Self {
+        Self {
+            stage,
+            nodes,
+            devices: Vec::new(),
+            judge: Judge::default(),
+            plan,
+            connections: BTreeMap::new(),
+            connection_ids: 0,
+            digests: BTreeMap::new(),
+        }
+    }
+
+    /// Lets things happen until a time.
+    pub(crate) fn run(&mut self, until: u64) -> Result<(), String> {
+        while let Some(event) = self.stage.next(until) {
+            self.happen(event);
+            if let Some(fault) = self.judge.faults().first() {
+                return Err(fault.clone());
+            }
+        }
+        self.stage.now = until;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Node { node, life, what } => {
+                if life != 0 && self.stage.lives[node] == life {
+                    self.within(node, what);
+                    self.settle(node);
+                }
+            }
+            Event::Arrive { from, to, message } => {
+                let alive = |(node, life): (usize, u64)| life != 0 && self.stage.lives[node] == life;
+                if alive(from) && alive(to) && self.stage.are_joined(from.0, to.0) {
+                    self.arrive(from.0, to.0, message);
+                    self.settle(to.0);
+                }
+            }
+            Event::Frame { connection, frame } => {
+                let Some((_, socket)) = self.connections.get(&connection).copied() else { return };
+                if socket.life == self.stage.lives[socket.node] {
+                    self.nodes[socket.node].users.frame(connection, frame, &mut self.stage);
+                }
+            }
+            Event::Told { connection, frame } => {
+                let Some((device, _)) = self.connections.get(&connection).copied() else { return };
+                let device = &mut self.devices[device];
+                if device.socket.is_some_and(|socket| socket.id == connection)
+                    && let Some(socket) = device.told(frame, &mut self.judge, &mut self.stage)
+                {
+                    self.connections.remove(&socket.id);
+                }
+            }
+            Event::Device { device, what } => self.device(device, what),
+            Event::Fault => self.fault(),
+            Event::CheckLeaders => self.check_leaders(),
+            Event::Mend(from, to) => self.stage.set_cut(from, to, false),
+            Event::LinkDown(a, b) => self.stage.link_down(a, b),
+            Event::LinkUp(a, b) => {
+                if self.stage.link_up(a, b) {
+                    self.peers_meet(a, b);
+                }
+            }
+            Event::Start(node) => self.start(node),
+        }
+    }
+
+    fn device(&mut self, number: usize, what: DeviceEvent) {
+        let (device, stage) = (&mut self.devices[number], &mut self.stage);
+        match what {
+            DeviceEvent::Connect => {
+                self.connection_ids += 1;
+                if let Some(socket) = device.connect(self.connection_ids, stage) {
+                    self.connections.insert(socket.id, (number, socket));
+                }
+            }
+            DeviceEvent::Write => {
+                let ttl_s = self.plan.ttl_s(stage);
+                device.write(ttl_s, &mut self.judge, stage);
+            }
+            DeviceEvent::Pump => device.pump(stage),
+            DeviceEvent::Acknowledge => device.acknowledge(stage),
+            DeviceEvent::Lose => {
+                if let Some(socket) = device.lose(stage) {
+                    // What it said last may still arrive; the node may notice late.
+                    let late = stage.chance.pick(&[0, 10, 3_000, 20_000]);
+                    stage.local(socket.node, late, NodeEvent::Gone(socket.id));
+                }
+            }
+        }
+    }
+
+    // ---- Nodes -------------------------------------------------------------------------------
+
+    fn seat(&mut self, node: usize, shard: ShardId) -> (&mut Seat, &mut Stage) {
+        (self.nodes[node].seats.get_mut(&shard).unwrap(), &mut self.stage)
+    }
+
+    /// After each event: what waits is proposed.
+    fn settle(&mut self, node: usize) {
+        for (shard, seat) in &mut self.nodes[node].seats {
+            seat.propose_next(false, &mut self.stage);
+            for (index, digest) in seat.digests.drain(..) {
+                let first = *self.digests.entry((*shard, index)).or_insert((digest, node));
+                if first.0 != digest {
+                    let others = first.1;
+                    self.judge.wrong(format!(
+                        "shard {shard} at {index}: nodes {node} and {others} hold different things"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn within(&mut self, node: usize, what: NodeEvent) {
+        match what {
+            NodeEvent::Tick => {
+                self.stage.local(node, TICK_MS, NodeEvent::Tick);
+                let stage = &mut self.stage;
+                self.nodes[node].seats.values_mut().for_each(|seat| seat.tick(stage));
+            }
+            NodeEvent::Beat(shard, term) => {
+                let (seat, stage) = self.seat(node, shard);
+                if seat.raft.leads && seat.raft.term == term {
+                    seat.raft.broadcast(stage);
+                    stage.local(node, BEAT_MS, NodeEvent::Beat(shard, term));
+                }
+            }
+            NodeEvent::Flushed(shard, place) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.raft.flush(place, stage);
+            }
+            NodeEvent::Apply(shard) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.apply(stage);
+            }
+            NodeEvent::Stands(shard) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.stands(stage);
+            }
+            NodeEvent::SendSnapshot(shard, to, term) => {
+                let (seat, stage) = self.seat(node, shard);
+                if seat.raft.leads && seat.raft.term == term {
+                    let table = Arc::new(seat.table.clone());
+                    stage.send(node, to, Message::Snapshot { shard, term, table });
+                }
+            }
+            NodeEvent::Answered(..)
+            | NodeEvent::Push(..)
+            | NodeEvent::ReadAgain(_)
+            | NodeEvent::AckRefused(_)
+            | NodeEvent::TryAgain(_)
+            | NodeEvent::Outcome { .. }
+            | NodeEvent::Gone(_)
+            | NodeEvent::PeerUp(_) => self.within_users(node, what),
+            other => self.within_shard(node, other),
+        }
+    }
+
+    fn within_shard(&mut self, node: usize, what: NodeEvent) {
+        match what {
+            NodeEvent::Propose(shard, command, reply) => {
+                self.seat(node, shard).0.propose(command, reply);
+            }
+            NodeEvent::ProposeLazily(shard, command) => {
+                self.seat(node, shard).0.proposals.push_lazy(command);
+            }
+            NodeEvent::NotProposed(shard, number, why) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.not_proposed(number, why, stage);
+            }
+            NodeEvent::Reply(to, shard, number, outcomes) => {
+                self.stage.send(node, to, Message::Outcomes { shard, number, outcomes });
+            }
+            NodeEvent::Forwarded(shard, number, outcomes) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.forwarded(number, outcomes, stage);
+            }
+            NodeEvent::Retry(shard) => self.seat(node, shard).0.chores.retry_asked = false,
+            NodeEvent::OriginsRead(shard, user, read) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.origins_read(user, read, stage);
+            }
+            NodeEvent::NoticesTaken { shard, to, number, taken } => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.notices_taken(to, number, taken, stage);
+            }
+            NodeEvent::CheckpointWritten(shard) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.checkpoint_written(stage);
+            }
+            NodeEvent::Loaded(shard) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.loaded(stage);
+            }
+            NodeEvent::DueRead(shard, due) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.due_read(due, stage);
+            }
+            NodeEvent::AskAgain(shard, mut ask) => {
+                let (seat, stage) = self.seat(node, shard);
+                ask.since = if ask.since == 0 { seat.ticks.max(1) } else { ask.since };
+                seat.question(ask, stage);
+            }
+            NodeEvent::AskOver(shard, ask) => {
+                let (seat, stage) = self.seat(node, shard);
+                seat.asked_elsewhere(ask, None, stage);
+            }
+            NodeEvent::Confirmed(shard) => {
+                let leads = self.leads_for_certain(node, shard);
+                let (seat, stage) = self.seat(node, shard);
+                seat.confirmed(leads, stage);
+            }
+            _ => {}
+        }
+    }
+
+    fn within_users(&mut self, node: usize, what: NodeEvent) {
+        let (users, stage) = (&mut self.nodes[node].users, &mut self.stage);
+        let told = match what {
+            NodeEvent::Answered(ask, answer) => users.answered(ask, answer, stage),
+            NodeEvent::Push(user, seq, envelope) => {
+                for to in users.elsewhere(user) {
+                    let envelope = envelope.clone();
+                    stage.send(node, to, Message::Push { user, seq, envelope });
+                }
+                users.push(user, seq, &envelope, stage);
+                None
+            }
+            NodeEvent::ReadAgain(shard) => {
+                users.read_again(shard, stage);
+                None
+            }
+            NodeEvent::AckRefused(connection) => {
+                stage.local(node, crate::chores::AGAIN_MS, NodeEvent::TryAgain(connection));
+                None
+            }
+            NodeEvent::TryAgain(connection) => {
+                users.try_again(connection, stage);
+                None
+            }
+            NodeEvent::Outcome { connection, id, outcome } => {
+                users.outcome(connection, id, &outcome, stage);
+                None
+            }
+            NodeEvent::Gone(connection) => {
+                let told = users.gone(connection, stage);
+                self.connections.remove(&connection);
+                told
+            }
+            NodeEvent::PeerUp(peer) => {
+                let rows: Vec<Told> = users.known.iter().map(|(key, row)| (*key, *row)).collect();
+                stage.send(node, peer, Message::Sessions(rows));
+                None
+            }
+            _ => None,
+        };
+        if let Some(row) = told {
+            for to in (0..NODES).filter(|to| *to != node) {
+                self.stage.send(node, to, Message::Sessions(vec![row]));
+            }
+        }
+    }
+
+    fn arrive(&mut self, from: usize, to: usize, message: Message) {
+        match message {
+            Message::Append(append) => {
+                let (seat, stage) = self.seat(to, append.shard);
+                seat.raft.append(from, append, stage);
+            }
+            Message::Appended { shard, term, matched } => {
+                let (seat, stage) = self.seat(to, shard);
+                seat.raft.appended(from, term, matched, stage);
+            }
+            Message::Snapshot { shard, term, table } => {
+                let (seat, stage) = self.seat(to, shard);
+                if term >= seat.raft.term {
+                    seat.raft.follow_term(term, stage);
+                    seat.raft.has_leader(from, stage);
+                    seat.take_snapshot(&table, stage);
+                    seat.raft.acknowledge(from, stage);
+                }
+            }
+            Message::Propose { shard, number, commands } => {
+                let voice = self.stage.voice(to);
+                let reply = move |outcomes| {
+                    voice.say(NodeEvent::Reply(from, shard, number, outcomes));
+                };
+                self.seat(to, shard).0.take_all(commands, reply);
+            }
+            Message::Outcomes { shard, number, outcomes } => {
+                let (seat, stage) = self.seat(to, shard);
+                seat.forwarded(number, Ok(outcomes), stage);
+            }
+            Message::Ask { shard, ask } => {
+                let (seat, stage) = self.seat(to, shard);
+                seat.question_of_peer(ask, stage);
+            }
+            Message::Answer { shard, ask, answer } => {
+                let (seat, stage) = self.seat(to, shard);
+                seat.asked_elsewhere(ask, answer, stage);
+            }
+            Message::Push { user, seq, envelope } => {
+                self.nodes[to].users.push(user, seq, &envelope, &mut self.stage);
+            }
+            Message::LeaderAppeared(shard) => {
+                self.nodes[to].users.read_again(shard, &mut self.stage);
+            }
+            Message::Sessions(rows) => self.nodes[to].users.merge(rows, &mut self.stage),
+        }
+    }
+}

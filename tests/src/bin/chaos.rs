@@ -1,0 +1,130 @@
+//! `cargo run -p tests --bin chaos -- --minutes N --seed S`: a cluster that is hurt again and again
+//! under load, healed, and judged after each fault. It starts itself as the nodes.
+//!
+//! **Invariant:** a seed and the same options give the same faults in the same order, for the same
+//! times. A failure prints the seed, keeps all logs, and ends with status 1.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is how it speaks")]
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use std::process::ExitCode;
+use std::time::Duration;
+use tests::cluster::{Cables, Cluster, Options};
+use tests::disk::SmallDisk;
+use tests::faults::{Can, Fault, Faults};
+use tests::round::round;
+use tests::workload::{Plan, Workload};
+use tokio::time::Instant;
+
+/// Disks of nodes, if they are small: enough for the work, soon full.
+const DISK_BYTES: u64 = 192 << 20;
+
+/// Settings of every node: space comes back soon, people may register freely.
+const SETTINGS: &str = "[storage]\nsegment_bytes = \"1MiB\"\ncheckpoint_every = \"2s\"\n\
+    free_bytes_min = \"16MiB\"\n\
+    [registration]\nrequests_per_address_per_hour = 1000000\n\
+    requests_per_alias_per_hour = 1000000\n";
+
+/// Hurts a cluster under load and judges it.
+#[derive(Debug, Parser)]
+#[command(name = "chaos")]
+struct Arguments {
+    /// How long to go on.
+    #[arg(long, default_value_t = 5)]
+    minutes: u64,
+    /// Decides the faults.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Nodes, 3 to 5.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=5))]
+    nodes: u8,
+    /// Each node in a network namespace of its own, instead of relays on loopback. Needs root.
+    #[arg(long)]
+    netns: bool,
+    /// People.
+    #[arg(long, default_value_t = 12)]
+    users: usize,
+    /// Milliseconds between the sends of one device.
+    #[arg(long, default_value_t = 50)]
+    pace_ms: u64,
+    /// Only faults whose name or description holds this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let first = std::env::args().nth(1).unwrap_or_default();
+    if ["serve", "admin"].contains(&first.as_str()) {
+        return tests::under_test::run();
+    }
+    let arguments = Arguments::parse();
+    let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
+    println!("chaos: seed {seed}, {arguments:?}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done =
+        runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&arguments, seed)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chaos: FAILED with seed {seed} ({arguments:?}):\n{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments, seed: u64) -> Result<()> {
+    let program = std::env::current_exe()?;
+    let probe = tempfile::tempdir()?;
+    let small = SmallDisk::mount(&probe.path().join("disk"), 1 << 20);
+    if let Err(error) = &small {
+        println!("no full disks: {error:#}");
+    }
+    let nodes = usize::from(arguments.nodes);
+    let options = Options {
+        nodes,
+        cables: if arguments.netns { Cables::Namespaces } else { Cables::Relays },
+        settings: SETTINGS.to_owned(),
+        disk: small.is_ok().then_some(DISK_BYTES),
+    };
+    let can =
+        Can { nodes, relays: !arguments.netns, namespaces: arguments.netns, disks: small.is_ok() };
+    drop(small);
+    let begun = Instant::now();
+    let mut cluster = Cluster::start(&program.to_string_lossy(), options).await?;
+    println!("{nodes} nodes are one cluster after {:.1} s", begun.elapsed().as_secs_f64());
+    let ran = hurt(arguments, &mut cluster, Faults::new(seed, can)).await;
+    if ran.is_err() {
+        for dir in cluster.keep() {
+            eprintln!("kept {}", dir.display());
+        }
+    }
+    ran
+}
+
+async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> Result<()> {
+    let plan = Plan {
+        seed: 1,
+        users: arguments.users,
+        tablets: arguments.users / 4,
+        window: 16,
+        sends: u64::MAX,
+        drops_per_1000: 1,
+    };
+    let pace = Duration::from_millis(arguments.pace_ms);
+    let mut load = Workload::across(cluster.nodes(), plan, pace).await?;
+    let end = Instant::now() + Duration::from_secs(arguments.minutes * 60);
+    let only = arguments.only.clone().unwrap_or_default();
+    let wanted = |fault: &Fault| format!("{fault} {fault:?}").contains(&only);
+    let (mut total, mut count) = (0, 0);
+    for (fault, lasts) in faults.filter(|(fault, _)| wanted(fault)) {
+        if Instant::now() > end {
+            break;
+        }
+        let judged = round(cluster, &mut load, &fault, lasts).await;
+        let judged = judged.with_context(|| format!("fault {count}: {fault}"))?;
+        println!("{fault}: {judged}");
+        (total, count) = (total + judged.accepted, count + 1);
+    }
+    println!("{count} faults, {total} messages accepted, nothing wrong");
+    Ok(())
+}
