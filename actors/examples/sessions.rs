@@ -227,7 +227,7 @@ fn report(what: &str, begun: Instant, cpu: f64) {
 }
 
 fn mib(node: &Node) -> f64 {
-    node.bytes.load(Relaxed) as f64 / (1 << 20) as f64
+    node.bytes.load(Relaxed) as f64 / f64::from(1 << 20)
 }
 
 fn resident_mib() -> f64 {
@@ -256,5 +256,5 @@ fn disk_mib(dir: &tempfile::TempDir) -> f64 {
             }
         }
     }
-    bytes as f64 / (1 << 20) as f64
+    bytes as f64 / f64::from(1 << 20)
 }
