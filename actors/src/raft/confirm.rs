@@ -18,6 +18,14 @@ pub(super) struct Confirmations {
     last: Mutex<Option<(u64, Result<(), ProposeError>)>>,
 }
 
+#[cfg(test)]
+impl Confirmations {
+    /// Rounds so far.
+    pub(super) fn rounds(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+}
+
 pub(super) async fn confirm(inner: &Inner) -> Result<(), ProposeError> {
     if inner.leads_alone() {
         return Ok(());

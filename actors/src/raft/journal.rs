@@ -49,6 +49,9 @@ struct Inner {
     wake: Notify,
     /// Something waits for space.
     stuck: AtomicBool,
+    /// Writes that find the disk full.
+    #[cfg(test)]
+    refusals: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -129,6 +132,8 @@ impl Journal {
             refused: Mutex::default(),
             wake: Notify::new(),
             stuck: AtomicBool::new(false),
+            #[cfg(test)]
+            refusals: AtomicUsize::new(0),
         }))
     }
 
@@ -250,6 +255,8 @@ impl Write {
     }
 
     fn done(self: Arc<Self>, outcome: Result<(), LogError>) {
+        #[cfg(test)]
+        let outcome = self.journal.refused_first(outcome);
         match outcome {
             Ok(()) => {
                 self.kept.fetch_add(1, Ordering::AcqRel);
@@ -299,6 +306,20 @@ pub(super) async fn retry(journal: Journal) {
         if let Some(write) = write {
             write.go_on();
         }
+    }
+}
+
+#[cfg(test)]
+impl Journal {
+    /// The next writes find the disk full.
+    pub(super) fn refuse(&self, writes: usize) {
+        self.0.refusals.store(writes, Ordering::Relaxed);
+    }
+
+    fn refused_first(&self, outcome: Result<(), LogError>) -> Result<(), LogError> {
+        let left = |left: usize| left.checked_sub(1);
+        let refused = self.0.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        if refused.is_ok() { Err(LogError::Full) } else { outcome }
     }
 }
 
@@ -419,7 +440,7 @@ impl RaftLogStorage<Types> for Journal {
     }
 }
 
-impl fmt::Debug for Journal {
+impl Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal").field("shard", &self.0.group).finish_non_exhaustive()
     }

@@ -11,7 +11,7 @@ use super::convert;
 use super::journal::Journal;
 use super::snapshot::{self, SnapshotData};
 use super::types::{Id, LogEntry, Members, StoreError, Types};
-use super::{Committed, Replica};
+use super::{Committed, Done, Replica};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
@@ -87,7 +87,7 @@ impl RaftStateMachine<Types> for Machine {
             return Ok(outcomes);
         };
         let (sender, applied) = oneshot::channel();
-        self.replica.apply(entries, Box::new(move || drop(sender.send(()))));
+        self.replica.apply(entries, tell(sender));
         match applied.await {
             Ok(()) => Ok(outcomes),
             Err(_) => Err(StorageIOError::apply(last, AnyError::error(REPLICA_GONE)).into()),
@@ -119,7 +119,7 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
         (self.applied, self.members) = place(Some(&row));
         let (sender, reloaded) = oneshot::channel();
-        self.replica.reload(Box::new(move || drop(sender.send(()))));
+        self.replica.reload(tell(sender));
         reloaded.await.map_err(|_| {
             StorageIOError::write_state_machine(AnyError::error(REPLICA_GONE)).into()
         })
@@ -133,6 +133,13 @@ impl RaftStateMachine<Types> for Machine {
             snapshot: Box::new(SnapshotData::Tables(Box::new(export))),
         }))
     }
+}
+
+fn tell(sender: oneshot::Sender<()>) -> Done {
+    Box::new(move || {
+        // Nobody waits if the group was stopped.
+        sender.send(()).ok();
+    })
 }
 
 const REPLICA_GONE: &str = "the replica is gone";
