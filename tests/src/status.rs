@@ -210,8 +210,8 @@ mod tests {
     #[test]
     fn a_replica_behind_or_different_is_found() {
         let mut behind = healthy();
-        behind[1].groups[4].applied = 6;
-        one(&behind, "group 4: b has applied 6");
+        behind[0].groups[4].applied = 6;
+        one(&behind, "group 4: a has applied 6");
         let mut different = healthy();
         different[2].groups[4].digest = "ff".into();
         one(&different, DIVERGED);
