@@ -23,7 +23,7 @@ static MADE: AtomicU32 = AtomicU32::new(0);
 pub struct Weather {
     /// Nothing arrives from the first at the second.
     pub blocked: BTreeSet<(usize, usize)>,
-    /// This many of a thousand packets between nodes are lost.
+    /// This many of a thousand packets between nodes are lost, at most 999.
     pub loss_per_1000: u32,
 }
 
@@ -117,7 +117,7 @@ impl Spaces {
         };
         let mut rules: Vec<String> = weather.blocked.iter().map(part).collect();
         if weather.loss_per_1000 > 0 {
-            let (net, loss) = (format!("{}.0/24", self.subnet), weather.loss_per_1000);
+            let (net, loss) = (format!("{}.0/24", self.subnet), weather.loss_per_1000.min(999));
             rules.push(format!(
                 "ip saddr {net} ip daddr {net} numgen random mod 1000 < {loss} drop
 "
@@ -214,7 +214,7 @@ mod tests {
         let blocked = BTreeSet::from([(0, 1)]);
         spaces.set(&Weather { blocked, loss_per_1000: 0 }).unwrap();
         assert_eq!(reached(pairs), [false, false, true, true]);
-        spaces.set(&Weather { loss_per_1000: 1000, ..Weather::default() }).unwrap();
+        spaces.set(&Weather { loss_per_1000: 999, ..Weather::default() }).unwrap();
         assert_eq!(reached(pairs), [false; 4]);
         let bridge = spaces.bridge();
         spaces.set(&Weather::default()).unwrap();
