@@ -275,6 +275,25 @@ fn a_segment_of_replaced_records_goes_without_a_checkpoint_of_them() {
 }
 
 #[test]
+fn what_was_replaced_may_have_lost_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Arc::default();
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    append_round(&storage, 1, 0..1, 100);
+    storage.close();
+    // The next segment begins in the middle of what its end replaces: the first one may go.
+    let (storage, _) = open(dir.path(), &tables).unwrap();
+    append_round(&storage, 1, 1..3, 100);
+    append_round(&storage, 2, 0..1, 100);
+    assert_eq!(segments(dir.path()).len(), 2);
+    storage.checkpoint(ShardId(2), at(0), Vec::new()).unwrap();
+    assert_eq!(segments(dir.path()).len(), 1);
+    storage.close();
+    let (_, found) = open(dir.path(), &tables).unwrap();
+    assert_eq!(rounds(&found), [(0, 2)]);
+}
+
+#[test]
 fn a_gap_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let tables = Arc::default();

@@ -219,7 +219,7 @@ fn check(storage: &Storage, found: &Records, model: &[Group; 3]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_what_was_answered_is_found_again(steps in steps()) {

@@ -188,7 +188,7 @@ impl Log {
         dir.parent().map_or(Ok(()), segment::sync_dir).map_err(fail)?;
         let replay = recover::replay(dir, known)?;
         let next_block = replay.next_block;
-        let (ledger, records) = replay.found();
+        let (ledger, records) = replay.found()?;
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             segment_bytes,

@@ -1,7 +1,8 @@
 //! Reads the log at start and judges what it finds: a torn tail is cut, damage is an error.
 //!
 //! The log is a history: a record of a group replaces all earlier ones of the same or a higher
-//! index. What survives beyond the tables must begin where they end and have no gap. Records before
+//! index. What survives beyond the tables must begin where they end and have no gap. What does not
+//! survive may have gaps, since segments go as soon as nothing that counts is in them. Records before
 //! the block in which a group began anew do not count at all.
 //!
 //! # Invariants
@@ -25,10 +26,26 @@ use tracing::warn;
 #[derive(Debug, Default)]
 pub(super) struct Replay<'a> {
     known: &'a [Known],
-    records: BTreeMap<u16, Vec<(u64, Bytes)>>,
+    groups: BTreeMap<u16, Survivors>,
     pub(super) ledger: Ledger,
     /// Number of the block that will be written next.
     pub(super) next_block: u64,
+}
+
+/// What is left of a group so far.
+#[derive(Debug, Default)]
+struct Survivors {
+    records: Vec<(u64, Bytes)>,
+    /// Records that do not follow the one before, with what is wrong and where.
+    gaps: Vec<(u64, StorageError)>,
+}
+
+impl Survivors {
+    /// All from `index` on is void.
+    fn cut(&mut self, index: u64) {
+        self.records.truncate(self.records.partition_point(|(earlier, _)| *earlier < index));
+        self.gaps.truncate(self.gaps.partition_point(|(earlier, _)| *earlier < index));
+    }
 }
 
 /// Reads all segments of `dir`. `known` has a place for each group, in the order of their numbers.
@@ -59,36 +76,44 @@ pub(super) fn replay<'a>(dir: &Path, known: &'a [Known]) -> Result<Replay<'a>, S
 
 impl Replay<'_> {
     /// The records that survive beyond the tables.
-    pub(super) fn found(self) -> (Ledger, Vec<ShardRecords>) {
-        let found = self.records.into_iter().filter(|(_, records)| !records.is_empty());
-        let found = found.map(|(shard, records)| ShardRecords { shard: ShardId(shard), records });
-        (self.ledger, found.collect())
+    pub(super) fn found(self) -> Result<(Ledger, Vec<ShardRecords>), StorageError> {
+        let mut found = Vec::new();
+        for (group, Survivors { records, gaps }) in self.groups {
+            if let Some((_, damage)) = gaps.into_iter().next() {
+                return Err(damage);
+            }
+            if !records.is_empty() {
+                found.push(ShardRecords { shard: ShardId(group), records });
+            }
+        }
+        Ok((self.ledger, found))
     }
 
-    /// Takes the next record of block `number`; `Err` says what is wrong with it.
-    fn take(&mut self, number: u64, record: Record) -> Result<(), String> {
+    /// Takes the next record of block `number`, which is in `path` at `offset`.
+    fn take(&mut self, number: u64, record: Record, (path, offset): (&Path, usize)) {
         let Record { shard: group, index, content } = record;
         let known = self.known.get(usize::from(group.0)).copied().unwrap_or_default();
         if number < known.begin {
-            return Ok(());
+            return;
         }
-        let survivors = self.records.entry(group.0).or_default();
-        survivors.truncate(survivors.partition_point(|(earlier, _)| *earlier < index));
+        let survivors = self.groups.entry(group.0).or_default();
+        survivors.cut(index);
         match content {
             Content::Cut => self.ledger.cut(group, index),
             Content::Entry(bytes) => {
                 self.ledger.entry(group, index);
-                let expected =
-                    survivors.last().map_or(known.height, |(last, _)| last.saturating_add(1));
+                let last = survivors.records.last();
+                let expected = last.map_or(known.height, |(last, _)| last.saturating_add(1));
                 if index > expected {
-                    return Err(format!("record {expected} of group {group} is expected here"));
+                    let what = format!("record {expected} of group {group} is expected here");
+                    let damage = StorageError::corrupt(path, offset as u64, what);
+                    survivors.gaps.push((index, damage));
                 }
                 if index >= known.height {
-                    survivors.push((index, bytes));
+                    survivors.records.push((index, bytes));
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -123,7 +148,7 @@ impl Reading<'_> {
             let taken = block::records(&self.bytes, at, found);
             let taken = taken.ok_or_else(|| self.corrupt(at, "records must fill their block"))?;
             for record in taken {
-                replay.take(found.number, record).map_err(|what| self.corrupt(at, what))?;
+                replay.take(found.number, record, (self.path, at));
             }
             replay.next_block += 1;
             at += found.bytes;
@@ -170,7 +195,7 @@ impl Reading<'_> {
         fs::remove_file(self.path).map_err(|error| StorageError::io(self.path, error))
     }
 
-    fn corrupt(&self, at: usize, what: impl Into<String>) -> StorageError {
+    fn corrupt(&self, at: usize, what: &str) -> StorageError {
         StorageError::corrupt(self.path, at as u64, what)
     }
 }
