@@ -285,7 +285,7 @@ impl Cluster {
             if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
         }
         self.restart(node).await?;
-        self.admin(other, &["cluster", "remove", &old]).await.map(drop)
+        self.admin(other, &["cluster", "remove", &old, "--no-wait"]).await.map(drop)
     }
 
     /// The wall clock of a node is off by this from now on, in ms.

@@ -18,6 +18,8 @@ pub struct Pause {
     pub accepted: Duration,
     /// From the send to the recipient's screen.
     pub delivered: Duration,
+    /// From the loss of a connection to the next login, of anyone.
+    pub away: Duration,
 }
 
 impl fmt::Display for Pause {
@@ -25,8 +27,10 @@ impl fmt::Display for Pause {
         let (accepted, delivered) = (self.accepted.as_secs_f64(), self.delivered.as_secs_f64());
         write!(
             f,
-            "longest wait of {} messages: {accepted:.2} s to the tick, {delivered:.2} s to the screen",
-            self.messages
+            "longest wait of {} messages: {accepted:.2} s to the tick, {delivered:.2} s to the screen; \
+             nobody without a connection for more than {:.2} s",
+            self.messages,
+            self.away.as_secs_f64()
         )
     }
 }
@@ -54,9 +58,12 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A device is served by node `home` from now on.
-    pub fn moved(&mut self, who: Who, home: usize) {
+    /// A device is served by node `home` from now on, after it was `away` for so long.
+    pub fn moved(&mut self, who: Who, home: usize, away: Duration) {
         self.homes.insert(who, home);
+        if let Some(window) = &mut self.window {
+            window.longest.away = window.longest.away.max(away);
+        }
     }
 
     /// How many devices node `home` serves, as far as they have moved.
@@ -155,9 +162,9 @@ mod tests {
     /// Ada and Bob on node 0, Eve on node 1; node 1 is touched after a second.
     fn meter() -> (Meter, Instant) {
         let (mut meter, begun) = (Meter::default(), Instant::now());
-        meter.moved(ADA, 0);
-        meter.moved(BOB, 0);
-        meter.moved(EVE, 1);
+        meter.moved(ADA, 0, Duration::ZERO);
+        meter.moved(BOB, 0, Duration::ZERO);
+        meter.moved(EVE, 1, Duration::ZERO);
         (meter, begun)
     }
 
@@ -175,6 +182,7 @@ mod tests {
             messages: 1,
             accepted: Duration::from_secs(2),
             delivered: Duration::from_secs(6),
+            away: Duration::ZERO,
         };
         assert_eq!(meter.end(after(10)), expected);
     }
@@ -185,7 +193,7 @@ mod tests {
         meter.begin(&BTreeSet::from([1]));
         meter.sent(name(ADA, 1), EVE.user, begun);
         meter.sent(name(EVE, 1), BOB.user, begun);
-        meter.moved(EVE, 0);
+        meter.moved(EVE, 0, Duration::ZERO);
         meter.accepted(name(EVE, 1), begun + Duration::from_secs(9));
         assert_eq!(meter.end(begun + Duration::from_secs(10)), Pause::default());
     }

@@ -97,11 +97,16 @@ impl Person {
     }
 
     pub(crate) async fn live(mut self) {
+        let mut lost = Instant::now();
         while self.shared.phase() != Phase::Ended {
             self.keep();
             match self.connect().await {
-                // A connection that breaks is the ordinary case here: the next one goes on.
-                Ok(wire) => drop(self.talk(wire).await),
+                Ok(wire) => {
+                    self.shared.facts().meter.moved(self.who, self.at, lost.elapsed());
+                    // A connection that breaks is the ordinary case here: the next one goes on.
+                    drop(self.talk(wire).await);
+                    lost = Instant::now();
+                }
                 Err(error) => {
                     if let Some(NotLetIn(refused)) = error.downcast_ref() {
                         self.judge(refused);
@@ -118,7 +123,6 @@ impl Person {
         let resume = self.phone.resume(target);
         let (wire, _) =
             if self.targets.len() > 1 { timeout(STEP, resume).await?? } else { resume.await? };
-        self.shared.facts().meter.moved(self.who, self.at);
         Ok(wire)
     }
 

@@ -159,6 +159,8 @@ fn group(statuses: &[Status], number: usize, found: &mut Vec<String>) {
         if replica.applied != view.applied {
             let (there, here) = (replica.applied, view.applied);
             found.push(format!("group {number}: {node} has applied {there}, {leader} {here}"));
+        } else if replica.digest.is_empty() || view.digest.is_empty() {
+            found.push(format!("group {number}: {node} or {leader} does not tell its digest"));
         } else if replica.digest != view.digest {
             let (there, here, at) = (&replica.digest, &view.digest, view.applied);
             found.push(format!(
@@ -215,6 +217,9 @@ mod tests {
         let mut different = healthy();
         different[2].groups[4].digest = "ff".into();
         one(&different, DIVERGED);
+        let mut silent = healthy();
+        silent[2].groups[4].digest.clear();
+        one(&silent, "does not tell");
     }
 
     #[test]

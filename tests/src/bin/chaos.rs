@@ -7,12 +7,14 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster, Options};
 use tests::disk::SmallDisk;
 use tests::faults::{Can, Fault, Faults};
-use tests::round::round;
+use tests::pause::Pause;
+use tests::round::{Round, round};
 use tests::workload::{Plan, Workload};
 use tokio::time::Instant;
 
@@ -115,16 +117,43 @@ async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> R
     let end = Instant::now() + Duration::from_secs(arguments.minutes * 60);
     let only = arguments.only.clone().unwrap_or_default();
     let wanted = |fault: &Fault| format!("{fault} {fault:?}").contains(&only);
-    let (mut total, mut count) = (0, 0);
+    let mut rounds: Vec<(Fault, Round)> = Vec::new();
     for (fault, lasts) in faults.filter(|(fault, _)| wanted(fault)) {
         if Instant::now() > end {
             break;
         }
         let judged = round(cluster, &mut load, &fault, lasts).await;
-        let judged = judged.with_context(|| format!("fault {count}: {fault}"))?;
+        let judged = judged.with_context(|| format!("fault {}: {fault}", rounds.len()))?;
         println!("{fault}: {judged}");
-        (total, count) = (total + judged.accepted, count + 1);
+        rounds.push((fault, judged));
     }
-    println!("{count} faults, {total} messages accepted, nothing wrong");
+    tell(&rounds);
     Ok(())
+}
+
+/// Prints what all rounds come to: for each kind of fault the median and the longest waits.
+fn tell(rounds: &[(Fault, Round)]) {
+    let mut kinds: BTreeMap<String, Vec<Pause>> = BTreeMap::new();
+    for (fault, round) in rounds {
+        let kind = format!("{fault:?}");
+        let kind = kind.split(['(', ' ']).next().unwrap_or_default().to_owned();
+        kinds.entry(kind).or_default().push(round.pause);
+    }
+    for (kind, pauses) in kinds {
+        let part = |of: fn(&Pause) -> Duration| {
+            let mut all: Vec<f64> = pauses.iter().map(|pause| of(pause).as_secs_f64()).collect();
+            all.sort_by(f64::total_cmp);
+            format!("{:.2} / {:.2}", all[all.len() / 2], all[all.len() - 1])
+        };
+        println!(
+            "{kind} x{}: median / longest wait in s: to the tick {}, to the screen {}, without a \
+             connection {}",
+            pauses.len(),
+            part(|pause| pause.accepted),
+            part(|pause| pause.delivered),
+            part(|pause| pause.away),
+        );
+    }
+    let accepted: usize = rounds.iter().map(|(_, round)| round.accepted).sum();
+    println!("{} faults, {accepted} messages accepted, nothing wrong", rounds.len());
 }
