@@ -90,6 +90,8 @@ pub struct Settings {
     pub checkpoint_every_ms: u64,
     /// Sends a user may make in a second, in the long run; 0: no limit.
     pub sends_per_second: u32,
+    /// The longest time to live of a message, in seconds.
+    pub message_ttl_max_s: u32,
     /// Digits of a PIN.
     pub pin_digits: u32,
     /// How long a PIN is good, in seconds.

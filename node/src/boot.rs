@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::context::{Clock, Context, Handler, Recovered, Settings};
+use actors::context::{Clock, Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
-use actors::shard::{MachineLimits, ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
+use actors::raft::{Group, Timing};
+use actors::sessions::{Sessions, SessionsActor, SessionsTiming};
+use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use actors::user::Users;
 use anyhow::Context as _;
 use proto::ids::SHARDS;
@@ -27,11 +29,13 @@ use crate::connection::{Reception, Strangers, Times};
 use crate::doors::{Doors, open_doors};
 use crate::http::Readiness;
 use crate::identity::Identity;
+use crate::links::Links;
+use crate::membership::{self, Membership};
 use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
 use crate::tls::Certificates;
-use crate::{clock, data_dir, telemetry, upkeep};
+use crate::{admin, clock, data_dir, telemetry, upkeep};
 
 /// Failures of a part of the tree after which the whole is started again, and finally given up.
 const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_secs(30) };
@@ -51,6 +55,7 @@ pub(crate) struct Node {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: telemetry::Metrics,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) links: Links,
 }
 
 /// Where a node listens, as written to `addresses.json` in its data directory once it is ready.
@@ -64,6 +69,10 @@ pub struct Addresses {
     pub plain: Option<String>,
     /// Health and metrics.
     pub http: Option<String>,
+    /// Other nodes.
+    pub cluster: Option<String>,
+    /// The admin socket.
+    pub admin: Option<String>,
 }
 
 /// Runs a node until SIGTERM or SIGINT, then ends it in order.
@@ -79,10 +88,14 @@ pub async fn run(config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow:
     // Only now: until the storage was locked they may have been another process's.
     std::fs::remove_file(&addresses_file).ok();
     let doors = open_doors(&config, &node)?;
-    let addresses = doors.addresses();
-    let root = tree(&node, doors);
+    let mut addresses = doors.addresses();
+    let member = Membership::new(&config, &node, addresses.client.as_deref());
+    addresses.cluster = node.links.address();
+    addresses.admin = Some(admin::socket_path(&dir).display().to_string());
+    let root = tree(&config, &node, &member, doors)?;
     let mut root = Supervisor::start("node", Strategy::RestForOne, INTENSITY, root).await?;
     timer_for_shards(&node.context.shards);
+    membership::wait_for_leaders(&node.context).await;
     data_dir::write_private(&addresses_file, &serde_json::to_vec(&addresses)?)?;
     node.readiness.ready();
     info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
@@ -109,7 +122,10 @@ async fn build(
     handlers: Vec<Arc<dyn Handler>>,
 ) -> anyhow::Result<Node> {
     upkeep::describe();
-    let identity = Identity::open(dir)?;
+    let founds = config.cluster.seeds.is_empty();
+    let cookie = config.cluster.open_cookie(dir, !founds)?;
+    let cookie = cookie.reveal();
+    let identity = Identity::open(dir, cookie)?;
     let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
     let sender = PinSender::new(&config.registration)?;
     let options = StorageOptions {
@@ -120,21 +136,31 @@ async fn build(
     let opened = tokio::task::spawn_blocking(move || Storage::open(&store, options)).await?;
     let (storage, recovered) = opened?;
     let incarnation = next_incarnation(dir)?;
-    let node_name = identity.node_name();
-    info!(node = node_name, incarnation, "identity");
-    let node_id = proto::NodeId(u64::from_str_radix(&node_name, 16).unwrap_or(1));
+    let (links, peers) = Links::open(&config.cluster, &identity, cookie, incarnation)?;
+    let me = peers.me();
+    info!(node = format!("{:016x}", me.node.0), incarnation, "identity");
+    let clock = Clock::new(clock::now_ms);
+    let (table, sessions_clock) = (storage.sessions().clone(), clock.clone());
+    let open = move || Sessions::open(table, me, sessions_clock, SessionsTiming::default());
+    let sessions = tokio::task::spawn_blocking(open).await??;
     let context = Arc::new(Context {
-        clock: Clock::new(clock::now_ms),
+        clock,
         secrets: Arc::new(NodeSecrets(identity)),
         storage,
         recovered: Recovered::new(recovered.records),
-        settings: settings(config),
+        live: LiveSettings::new(membership::settings(config, config.cluster_settings())),
+        peers,
+        groups: Groups::default(),
+        sessions,
+        timing: Timing::default(),
+        founds,
+        tasks: TaskGroup::new(),
         metrics: actors::metrics::Metrics::default(),
         handlers,
         shards: Shards::default(),
         users: Users::default(),
         presence: Presence::default(),
-        node: node_id,
+        node: me.node,
         incarnation,
     });
     let reception = Arc::new(Reception {
@@ -153,28 +179,16 @@ async fn build(
     });
     let connections = TaskGroup::new();
     let readiness = Readiness::new();
-    Ok(Node { context, reception, connections, readiness, metrics, certificates })
-}
-
-fn settings(config: &NodeConfig) -> Settings {
-    let registration = &config.registration;
-    Settings {
-        machine: MachineLimits {
-            mailbox_messages: config.limits.mailbox_messages,
-            mailbox_bytes: config.limits.mailbox_bytes.0,
-        },
-        checkpoint_every_ms: u64::try_from(config.storage.checkpoint_every.as_millis())
-            .unwrap_or(u64::MAX),
-        sends_per_second: config.limits.sends_per_second,
-        pin_digits: registration.pin_digits,
-        pin_ttl_s: u32::try_from(registration.pin_ttl.as_secs()).unwrap_or(u32::MAX),
-        pin_attempts: registration.attempts,
-        pin_requests_per_hour: registration.requests_per_alias_per_hour,
-    }
+    Ok(Node { context, reception, connections, readiness, metrics, certificates, links })
 }
 
 /// The supervision tree, in start order.
-fn tree(node: &Node, doors: Doors) -> Vec<ChildSpec> {
+fn tree(
+    config: &NodeConfig,
+    node: &Node,
+    member: &Membership,
+    doors: Doors,
+) -> anyhow::Result<Vec<ChildSpec>> {
     let context = &node.context;
     let shard = |shard| {
         let args = ShardArgs { shard, context: context.clone() };
@@ -184,14 +198,26 @@ fn tree(node: &Node, doors: Doors) -> Vec<ChildSpec> {
     let users = context.users.partitions().iter();
     let users = users.map(|door| ChildSpec::dynamic("user partition", door)).collect();
     let presence = context.presence.inbox().clone();
-    vec![
+    let links = vec![node.links.child(member.service.clone())];
+    let sessions = context.sessions.inbox().clone();
+    Ok(vec![
         upkeep::telemetry(node),
         upkeep::storage(node),
+        ChildSpec::supervisor("links", Strategy::OneForOne, INTENSITY, links),
+        ChildSpec::process::<SessionsActor>("sessions", context.sessions.clone(), sessions),
+        ChildSpec::supervisor(
+            "cluster",
+            Strategy::OneForOne,
+            INTENSITY,
+            member.cluster.children(),
+        ),
+        member.settings(config, context),
         ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
         ChildSpec::process::<PresenceActor>("presence", context.clone(), presence),
         ChildSpec::supervisor("users", Strategy::OneForOne, INTENSITY, users),
+        member.admin(config, node)?,
         ChildSpec::supervisor("listeners", Strategy::OneForOne, INTENSITY, doors.into_children()),
-    ]
+    ])
 }
 
 fn timer_for_shards(shards: &Shards) {
@@ -202,12 +228,16 @@ fn timer_for_shards(shards: &Shards) {
 
 async fn stop(node: Node, root: Supervisor) {
     node.readiness.not_ready("stopping");
+    membership::hand_over(&node.context).await;
     node.context.users.end_all(Code::GoingAway);
     let late = node.connections.finish(LEAVE).await;
     if late > 0 {
         warn!(late, "connections did not take their leave in time");
     }
     root.stop().await;
+    let groups: Vec<_> = node.context.groups.all().map(|(_, group)| group.clone()).collect();
+    futures_util::future::join_all(groups.iter().map(Group::stop)).await;
+    node.context.tasks.finish(Duration::ZERO).await;
     let storage = node.context.storage.clone();
     if tokio::task::spawn_blocking(move || storage.close()).await.is_err() {
         warn!("storage was not closed in order; nothing accepted is lost");

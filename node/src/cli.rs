@@ -25,6 +25,8 @@ pub enum Command {
     Demo(Demo),
     /// Write to someone from the terminal.
     Chat(ChatArgs),
+    /// Look after a running node and its cluster.
+    Admin(Admin),
 }
 
 /// How a node is run.
@@ -42,4 +44,96 @@ pub struct Serve {
     /// Print the default settings with their documentation, and end.
     #[arg(long, conflicts_with_all = ["config", "check"])]
     pub print_config: bool,
+}
+
+/// What an operator asks of a running node. Exit status: 0 done, 1 not done, 2 not understood,
+/// 3 no node runs, 4 not permitted, 5 no majority answers.
+#[derive(Args, Clone, Debug)]
+pub struct Admin {
+    /// Data directory of the node that is asked.
+    #[arg(long, global = true, value_name = "DIR", default_value = "natter-data")]
+    pub data_dir: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AdminCommand,
+}
+
+/// What an operator can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Members of the cluster and where its shards are.
+    Cluster {
+        /// What to do.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// Settings that hold for the whole cluster.
+    Settings {
+        /// What to do.
+        #[command(subcommand)]
+        command: SettingsCommand,
+    },
+}
+
+/// What can be done with a cluster. NODE is an id, the beginning of one, or a name.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show members, groups and sessions.
+    Status,
+    /// Let this node, which is still empty, join the cluster of another.
+    Join {
+        /// A node of that cluster: HOST:PORT.
+        seed: String,
+    },
+    /// Let this node give up what it holds and leave the cluster.
+    Leave {
+        /// Do not wait until it is done.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Let a node lead nothing, before it is stopped for a while.
+    Drain {
+        /// Which.
+        node: String,
+        /// It may lead again.
+        #[arg(long)]
+        undo: bool,
+        /// Do not wait until it is done.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Bring replicas and leaders to where they should be, and wait until they are.
+    Rebalance {
+        /// Do not wait until it is done.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Strike a node from the cluster and rebuild elsewhere what it held.
+    Remove {
+        /// Which.
+        node: String,
+        /// Do not wait until it is done.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// What can be done with settings.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SettingsCommand {
+    /// Set one on all nodes, at once and for good.
+    Set {
+        /// As in node.toml: limits.sends_per_second.
+        key: String,
+        /// As in node.toml; "" lets each node have its own again.
+        value: String,
+    },
+    /// Show what holds now.
+    Get {
+        /// Only this one.
+        key: Option<String>,
+    },
 }

@@ -392,14 +392,20 @@ impl Socket {
         }
     }
 
+    /// Where else clients are served.
+    fn elsewhere(&self) -> Vec<String> {
+        let peers = self.reception.context.peers.up().into_iter();
+        peers.map(|peer| peer.client_address).filter(|address| !address.is_empty()).collect()
+    }
+
     /// Says why, if there is something to say, and closes.
     async fn goodbye(&mut self, ending: Ending) {
         let mut out = Vec::new();
         self.connection.drain(&mut out);
         if let Ending::Told(code) = ending {
             let after_ms = refusal(code).retry_after_ms;
-            let kind =
-                Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses: Vec::new() });
+            let addresses = if code == Code::GoingAway { self.elsewhere() } else { Vec::new() };
+            let kind = Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses });
             frame::encode(&ServerFrame { id: 0, kind: Some(kind) }, &mut out);
         }
         if self.write(&out).await.is_ok() {

@@ -83,6 +83,7 @@ impl Doors {
             websocket: of("listen.websocket"),
             plain: of("listen.plain"),
             http: self.http.as_ref().map(|(port, ..)| port.address.to_string()),
+            ..Addresses::default()
         }
     }
 

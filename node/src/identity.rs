@@ -1,5 +1,5 @@
-//! What a node and its cluster are known by: two secrets in the data directory, and what is sealed
-//! and digested under them.
+//! What a node and its cluster are known by: the node's key in the data directory and the cluster's
+//! cookie, and what is sealed and digested under them.
 //!
 //! Opened once at start, then only read.
 //!
@@ -94,24 +94,26 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads `node.key` and `cluster.key` of the data directory, or makes them.
+    /// Reads `node.key` of the data directory, or makes it. All nodes with one `cookie` open each
+    /// other's tickets.
     ///
     /// # Errors
     /// [`IdentityError`] names the file and the cure.
-    pub fn open(data_dir: &Path) -> Result<Self, IdentityError> {
+    pub fn open(data_dir: &Path, cookie: &str) -> Result<Self, IdentityError> {
         let node_key = open_key(data_dir.join("node.key"))?;
-        let cluster_key = open_key(data_dir.join("cluster.key"))?;
+        let cluster_key = derive(cookie.as_bytes(), b"natter/1 cluster key");
+        let cluster_key = cluster_key.as_ref();
         let broken = |_| IdentityError::Cryptography;
-        let sealing = derive(&cluster_key, b"natter/1 tickets");
+        let sealing = derive(cluster_key, b"natter/1 tickets");
         let sealing = UnboundKey::new(&AES_256_GCM_SIV, sealing.as_ref()).map_err(broken)?;
-        let digesting = derive(&cluster_key, b"natter/1 pins");
+        let digesting = derive(cluster_key, b"natter/1 pins");
         let pins = hmac::Key::new(hmac::HMAC_SHA256, digesting.as_ref());
         Ok(Self { node_key, pins, tickets: LessSafeKey::new(sealing) })
     }
 
-    /// A name of this node that gives its key away to nobody.
-    pub fn node_name(&self) -> String {
-        hex(&derive(&self.node_key, b"natter/1 node name").as_ref()[..8])
+    /// The node's own key.
+    pub fn node_key(&self) -> &[u8; KEY_BYTES] {
+        &self.node_key
     }
 
     /// What is stored instead of a PIN. Without the cluster's key a PIN cannot be guessed from it.
@@ -215,28 +217,26 @@ mod tests {
 
     fn fresh() -> (tempfile::TempDir, Identity) {
         let folder = tempfile::tempdir().unwrap();
-        let identity = Identity::open(folder.path()).unwrap();
+        let identity = Identity::open(folder.path(), &folder.path().to_string_lossy()).unwrap();
         (folder, identity)
     }
 
     #[test]
     fn an_identity_is_made_once_and_only_its_owner_reads_it() {
         let (folder, first) = fresh();
-        let again = Identity::open(folder.path()).unwrap();
-        assert_eq!(first.node_name(), again.node_name());
-        assert_ne!(first.node_name(), fresh().1.node_name());
-        for name in ["node.key", "cluster.key"] {
-            let metadata = std::fs::metadata(folder.path().join(name)).unwrap();
-            assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, 32));
-        }
+        let again = Identity::open(folder.path(), "another").unwrap();
+        assert_eq!(first.node_key(), again.node_key());
+        assert_ne!(first.node_key(), fresh().1.node_key());
+        let metadata = std::fs::metadata(folder.path().join("node.key")).unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, 32));
     }
 
     #[test]
     fn a_key_of_the_wrong_length_is_named() {
         let (folder, _) = fresh();
-        std::fs::write(folder.path().join("cluster.key"), "short").unwrap();
-        let error = Identity::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("cluster.key") && error.contains("5 bytes"), "{error}");
+        std::fs::write(folder.path().join("node.key"), "short").unwrap();
+        let error = Identity::open(folder.path(), "cookie").unwrap_err().to_string();
+        assert!(error.contains("node.key") && error.contains("5 bytes"), "{error}");
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         let (folder, identity) = fresh();
         let sealed = identity.seal_ticket(TICKET).unwrap();
         let end_ms = TICKET.issued_ms + TICKET_MS_MAX;
-        let again = Identity::open(folder.path()).unwrap();
+        let again = Identity::open(folder.path(), &folder.path().to_string_lossy()).unwrap();
         assert_eq!(again.open_ticket(&sealed, end_ms), Some(TICKET));
         assert_eq!(identity.open_ticket(&sealed, end_ms + 1), None, "too old");
         assert_eq!(identity.open_ticket(&sealed, TICKET.issued_ms - SKEW_MS_MAX - 1), None);

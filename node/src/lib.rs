@@ -3,6 +3,7 @@
 //! **Invariant:** this crate turns bytes into messages and back. What they mean is decided in
 //! `actors`.
 
+pub mod admin;
 pub mod boot;
 pub mod cli;
 pub mod clock;
@@ -13,7 +14,9 @@ pub mod demo;
 mod doors;
 pub mod http;
 pub mod identity;
+mod links;
 pub mod listener;
+mod membership;
 pub mod pins;
 pub mod registration;
 pub mod secrets;

@@ -91,7 +91,7 @@ impl Registration {
             warn!(%error, "PIN not sent");
             return Err(Code::PinNotSent);
         }
-        let settings = &context.settings;
+        let settings = context.settings();
         Ok(wire::PinSent { expires_s: settings.pin_ttl_s, digits: settings.pin_digits })
     }
 }

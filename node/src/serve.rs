@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Serve};
 use crate::config::NodeConfig;
-use crate::{boot, demo, tls};
+use crate::{admin, boot, demo, tls};
 
 /// File descriptors that are not client connections: log segments, tables, listeners.
 const OTHER_FILES: u64 = 500;
@@ -28,6 +28,7 @@ pub fn main_with(handlers: Vec<Arc<dyn Handler>>) -> ExitCode {
         Command::Serve(serve) => run(&serve, handlers),
         Command::Demo(demo) => client(demo::run(demo)),
         Command::Chat(chat) => client(natter_cli::chat(chat)),
+        Command::Admin(asked) => return admin::run(&asked),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ use proto::NodeId;
 const BACKOFF_MIN_MS: u64 = 100;
 
 /// Longest wait between tries. Also how often a seed's name is looked up when all is well.
-const BACKOFF_MAX_MS: u64 = 5_000;
+const BACKOFF_MAX_MS: u64 = 2_500;
 
 /// How long the higher of two ids waits for the lower one to dial.
 const YIELD_MS: u64 = 2_000;
@@ -204,7 +204,7 @@ mod tests {
             waits.push(next - now);
             now = next;
         }
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 2500, 2500, 2500, 2500]);
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(addresses.strangers(&all), [socket(1), socket(3)]);
         assert_eq!(addresses.due(0), ["s:1"]);
         addresses.tried("s:1", Tried::NobodyNew, 0, 1.0);
-        assert_eq!(addresses.next_ms(), Some(5_000), "its name is looked up again");
+        assert_eq!(addresses.next_ms(), Some(2_500), "its name is looked up again");
         addresses.see(BTreeSet::new(), 1_000, 0.0);
         assert_eq!(addresses.next_ms(), Some(1_050), "whoever was met there went down");
     }

@@ -28,7 +28,7 @@ pub(crate) enum Refusal {
     Schema { least: u32, newest: u32 },
 }
 
-/// The name under which ractor_cluster knows one start of a node.
+/// The name under which `ractor_cluster` knows one start of a node.
 pub(crate) fn session_name(id: PeerId) -> String {
     format!("{:016x}.{:016x}", id.node.0, id.incarnation)
 }

@@ -88,7 +88,7 @@ impl Identity {
         pkcs8(&self.derive("natter cluster authority")?)
     }
 
-    /// The cookie that ractor_cluster is given.
+    /// The cookie that `ractor_cluster` is given.
     pub(crate) fn ractor_cookie(&self) -> Result<String, IdentityError> {
         let key = self.derive("natter cluster ractor")?;
         Ok(key.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))

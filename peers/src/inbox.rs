@@ -19,7 +19,8 @@ use crate::limits::{
 };
 use crate::parcel::{Kind, Parcel, lane_index, lane_of};
 
-const WORDS: usize = REORDER_PACKETS as usize / 64;
+const WORDS: usize = REORDER_PACKETS / 64;
+const REORDER: u64 = REORDER_PACKETS as u64;
 
 /// The packets that were taken, as far back as duplicates are known.
 #[derive(Debug)]
@@ -30,17 +31,17 @@ struct Taken {
 
 impl Taken {
     fn place(number: u64) -> (usize, u64) {
-        let bit = number % REORDER_PACKETS;
+        let bit = number % REORDER;
         (usize::try_from(bit / 64).unwrap_or_default(), 1 << (bit % 64))
     }
 
     /// Whether this packet is taken now, for the first time.
     fn take(&mut self, number: u64) -> bool {
-        if number == 0 || number.saturating_add(REORDER_PACKETS) <= self.newest {
+        if number == 0 || number.saturating_add(REORDER) <= self.newest {
             return false;
         }
         if number > self.newest {
-            if number - self.newest >= REORDER_PACKETS {
+            if number - self.newest >= REORDER {
                 self.bits = [0; WORDS];
             } else {
                 for skipped in self.newest + 1..=number {

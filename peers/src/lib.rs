@@ -17,6 +17,8 @@ mod handshake;
 mod hub;
 mod identity;
 mod inbox;
+#[cfg(test)]
+mod lanes_tests;
 pub mod limits;
 mod listener;
 pub mod memory;

@@ -62,7 +62,7 @@ pub const NORMAL_SHARE: u64 = 4;
 pub const CALLS_MAX: usize = 16 << 10;
 
 /// Packets within which reordering and duplicates are seen; older ones are dropped.
-pub const REORDER_PACKETS: u64 = 1024;
+pub const REORDER_PACKETS: usize = 1024;
 
 /// Parcels of one lane that may be incomplete on arrival at the same time.
 pub const INCOMPLETE_MAX: usize = 64;

@@ -1,7 +1,7 @@
 //! Opening the links of a node, and running them.
 //!
 //! [`open`] takes the port and gives the doors at once; the [`Runner`] is a child of the node's tree.
-//! It starts a ractor_cluster node server, the actor `peer`, the listener and the dialer, and ends
+//! It starts a `ractor_cluster` node server, the actor `peer`, the listener and the dialer, and ends
 //! when one of them does, so that its supervisor starts all of them anew.
 //!
 //! # Invariants
@@ -268,7 +268,7 @@ impl Runner {
     ) -> Result<(), RunError> {
         let hub = &self.port.hub;
         let failed = |error: ractor::SpawnErr| RunError::Start(error.to_string());
-        // Every node needs a host name of its own: ractor_cluster takes equal ones for itself.
+        // Every node needs a host name of its own: `ractor_cluster` takes equal ones for itself.
         let server = NodeServer::new(
             0,
             self.identity.ractor_cookie()?,
@@ -286,7 +286,7 @@ impl Runner {
             hub: Arc::clone(hub),
             service,
             server: server.clone(),
-            hello: self.port.hello().clone(),
+            hello: Arc::clone(&self.port.hello),
             pace: self.pace,
         });
         let (peer, mut peer_ended) = Actor::spawn(None, Peer, switchboard).await.map_err(failed)?;

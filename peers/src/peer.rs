@@ -1,6 +1,6 @@
 //! The process `peer`: the one actor that other nodes see. It owns all connections.
 //!
-//! Packets reach it through ractor_cluster; the listener, the dialer, ractor_cluster's events and the
+//! Packets reach it through `ractor_cluster`; the listener, the dialer, `ractor_cluster`'s events and the
 //! ticker tell it the rest. All decisions are the switchboard's.
 //!
 //! # Invariants
@@ -100,7 +100,7 @@ impl Actor for Peer {
     }
 }
 
-/// Tells the actor of ractor_cluster's sessions.
+/// Tells the actor of `ractor_cluster`'s sessions.
 pub(crate) struct Events(pub(crate) ActorRef<PeerMsg>);
 
 impl Events {

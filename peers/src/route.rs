@@ -25,6 +25,10 @@ use crate::limits::{CALLS_MAX, UNDER_WAY_MAX};
 use crate::outbox::Outbox;
 use crate::parcel::{Kind, Parcel};
 
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;
+
 /// Milliseconds since the links of this process began; never goes back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);

@@ -13,9 +13,9 @@
 //! 2. A node is up once, with its newest incarnation; an older one never comes back.
 //! 3. `up` comes before a peer's parcels and `down` before its next `up`, also when this ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,9 +40,12 @@ use crate::wire::Tap;
 /// Ticks of silence after which a connection gives way to a new one of the same node.
 const SUSPECT_TICKS: u32 = 3;
 
+/// Starts of peers that were refused and are remembered, so as to warn of each once.
+const REFUSED_MAX: usize = 1_024;
+
 /// A connection that has shaken hands.
 pub(crate) struct Connected {
-    /// For ractor_cluster.
+    /// For `ractor_cluster`.
     pub(crate) stream: Box<dyn ClusterBidiStream>,
     /// Names the connection within this process.
     pub(crate) label: String,
@@ -62,7 +65,7 @@ struct Connection {
     node: NodeId,
     source: IpAddr,
     tap: Arc<Tap>,
-    /// What ractor_cluster says it is, once it is ready, and how to send.
+    /// What `ractor_cluster` says it is, once it is ready, and how to send.
     session: Option<(PeerId, Arc<Route>)>,
     hello: Option<Hello>,
     up: Option<PeerId>,
@@ -97,8 +100,14 @@ pub(crate) struct Parts {
     pub(crate) hub: Arc<Hub>,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) server: ActorRef<NodeServerMessage>,
-    pub(crate) hello: Hello,
+    pub(crate) hello: Arc<Mutex<Hello>>,
     pub(crate) pace: Pace,
+}
+
+impl Parts {
+    fn hello(&self) -> Hello {
+        self.hello.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// All connections.
@@ -107,10 +116,11 @@ pub(crate) struct Switchboard {
     clock: Clock,
     connections: BTreeMap<String, Connection>,
     labels: HashMap<u64, String>,
-    /// Cut, but ractor_cluster has not let go yet.
+    /// Cut, but `ractor_cluster` has not let go yet.
     dying: BTreeMap<String, (NodeId, u32)>,
     held: Vec<Connected>,
     floors: BTreeMap<NodeId, u64>,
+    refused: BTreeSet<PeerId>,
 }
 
 impl Switchboard {
@@ -123,12 +133,17 @@ impl Switchboard {
             dying: BTreeMap::new(),
             held: Vec::new(),
             floors: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 
     /// A handshake succeeded.
     pub(crate) fn connected(&mut self, fresh: Connected) {
         let node = fresh.node;
+        if node == self.parts.hub.me.node {
+            debug!("this node was dialed by itself, or by another one with its key");
+            return;
+        }
         let of_node = |connection: &&Connection| connection.node == node && connection.up.is_some();
         if let Some(now) = self.connections.values().find(of_node) {
             if now.silent_ticks >= SUSPECT_TICKS {
@@ -169,7 +184,7 @@ impl Switchboard {
         drop(self.parts.server.cast(opened)); // If it is gone, so are we in a moment.
     }
 
-    /// ractor_cluster's own handshake is done at both ends.
+    /// `ractor_cluster`'s own handshake is done at both ends.
     pub(crate) fn ready(&mut self, label: &str, session: u64, name: &str) {
         let Some(connection) = self.connections.get_mut(label) else { return };
         let peer = parse_session_name(name).filter(|peer| peer.node == connection.node);
@@ -189,7 +204,7 @@ impl Switchboard {
         let counters = Arc::clone(&self.parts.hub.counters);
         let route = Arc::new(Route::new(carrier, stamp, self.clock, counters));
         connection.tap.tell(&route);
-        route.greet(self.parts.hello.clone());
+        route.greet(self.parts.hello());
         connection.session = Some((peer, route));
         self.greeted(label);
     }
@@ -207,13 +222,11 @@ impl Switchboard {
         let schema = match greeting::agree((SCHEMA_MIN, SCHEMA), peer, hello) {
             Ok(schema) => schema,
             Err(refusal) => {
-                warn!(peer = %hex(peer.node), %refusal, "peer refused");
-                return self.close(label, "refused");
+                return self.refuse(label, peer, &refusal.to_string());
             }
         };
         if self.floors.get(&peer.node).is_some_and(|floor| peer.incarnation < *floor) {
-            warn!(peer = %hex(peer.node), "peer refused: a later start of it was seen");
-            return self.close(label, "stale");
+            return self.refuse(label, peer, "a later start of it was seen");
         }
         let info = greeting::info(peer, schema, connection.source, hello.clone());
         connection.up = Some(peer);
@@ -227,6 +240,17 @@ impl Switchboard {
         info!(peer = %hex(peer.node), name = %info.name, schema, "peer up");
         self.parts.hub.insert(info.clone(), route);
         self.parts.service.up(info);
+    }
+
+    /// Closes a connection for good reason; says so once for each start of a peer.
+    fn refuse(&mut self, label: &str, peer: PeerId, reason: &str) {
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        if self.refused.insert(peer) {
+            warn!(peer = %hex(peer.node), reason, "peer refused");
+        }
+        self.close(label, "refused");
     }
 
     /// A packet came from somewhere.
@@ -247,7 +271,7 @@ impl Switchboard {
         self.greeted(&label);
         self.take(&label, packet);
         if let Some(route) = again {
-            route.greet(self.parts.hello.clone());
+            route.greet(self.parts.hello());
         }
     }
 
@@ -286,7 +310,7 @@ impl Switchboard {
         connection.given_up = given_up;
     }
 
-    /// ractor_cluster has let go of a session.
+    /// `ractor_cluster` has let go of a session.
     pub(crate) fn ended(&mut self, label: &str) {
         self.close(label, "the connection ended");
         self.dying.remove(label);
@@ -315,14 +339,14 @@ impl Switchboard {
             } else if let Some((_, route)) = &connection.session {
                 match connection.up {
                     Some(_) => route.beat(pace.heartbeat),
-                    None => route.greet(self.parts.hello.clone()),
+                    None => route.greet(self.parts.hello()),
                 }
             }
         }
         for (label, reason) in overdue {
             self.close(&label, reason);
         }
-        // ractor_cluster always lets go of a session; should it not, new ones must not wait for ever.
+        // `ractor_cluster` always lets go of a session; should it not, new ones must not wait for ever.
         self.dying.values_mut().for_each(|(_, age)| *age += 1);
         let patience = pace.ticks(GREETING_WAIT);
         let before = self.dying.len();

@@ -1,7 +1,7 @@
-//! The byte stream of one connection, as ractor_cluster gets it: with a tap.
+//! The byte stream of one connection, as `ractor_cluster` gets it: with a tap.
 //!
 //! The tap tells the route when all was written, so that the next packet can be packed, and cuts
-//! the connection: the reader sees its end, and ractor_cluster closes the socket. (Stopping its
+//! the connection: the reader sees its end, and `ractor_cluster` closes the socket. (Stopping its
 //! session would leave the socket and its queue behind when the peer hangs.)
 //!
 //! **Invariant:** after a cut nothing is read or written any longer.

@@ -1,10 +1,11 @@
-//! Measures storage: durable appends, and the time of a start. `cargo run --release -p storage
-//! --example measure [DIR]`; without a directory a temporary one is used.
+//! Measures storage: durable appends, votes, the time of a start, snapshots and sessions.
+//! `cargo run --release -p storage --example measure [DIR]`; without a directory a temporary one is
+//! used.
 #![allow(clippy::print_stdout, reason = "it is there to print figures")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
-use proto::{Seq, ShardId, UserId, stored};
+use proto::{DeviceId, Seq, ShardId, UserId, stored};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +25,154 @@ fn main() -> Outcome<()> {
     for waiters in [1, 64, 1024] {
         appends(&dir.join(format!("appends-{waiters}")), waiters)?;
     }
+    votes(&dir.join("votes"))?;
     start_with_log(&dir.join("log"), 200_000)?;
+    sessions(&dir.join("sessions"), 1_000_000)?;
+    snapshots(&dir.join("snapshots"), 1_000_000)?;
     start_with_tables(&dir.join("tables"), 1_000_000)
+}
+
+/// The place `index` of a group's log.
+fn at(index: u64) -> stored::Applied {
+    let id = Some(stored::LogId { term: 1, node: 7, index });
+    stored::Applied { id, ..Default::default() }
+}
+
+fn votes(dir: &Path) -> Outcome<()> {
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    let mut waits_us = Vec::new();
+    for term in 0..500 {
+        let begun = Instant::now();
+        let vote = stored::Vote { term, node: 1, committed: false };
+        storage.save_vote(ShardId((term % 17) as u16), &vote)?;
+        waits_us.push(begun.elapsed().as_micros());
+    }
+    waits_us.sort_unstable();
+    println!("vote: p50 {} us, p99 {} us", waits_us[250], waits_us[495]);
+    storage.close();
+    Ok(())
+}
+
+/// Sessions as replication writes and reads them.
+fn sessions(dir: &Path, rows: u64) -> Outcome<()> {
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    let (table, before) = (storage.sessions(), resident()?);
+    let row = |n: u64| {
+        let user = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
+        let (node, ticket) = (n.wrapping_mul(0xd134_2543_de82_ef95), !n << 3);
+        let last_seen_ms = 1_760_000_000_000 + n;
+        let session = stored::Session {
+            node,
+            incarnation: 9,
+            version: n,
+            online: true,
+            last_seen_ms,
+            ticket,
+            ..Default::default()
+        };
+        (UserId(user), DeviceId(1), session)
+    };
+    for round in ["new", "again"] {
+        let begun = Instant::now();
+        let mut longest = Duration::ZERO;
+        for first in (0..rows).step_by(500) {
+            let batch: Vec<_> = (first..first + 500).map(row).collect();
+            let one = Instant::now();
+            table.put_all(&batch)?;
+            longest = longest.max(one.elapsed());
+        }
+        let spent = begun.elapsed();
+        println!(
+            "{rows} sessions put by 500, {round}: {:.1} s, {:.0}/s, longest batch {} ms",
+            spent.as_secs_f64(),
+            rows as f64 / spent.as_secs_f64(),
+            longest.as_millis()
+        );
+    }
+    let begun = Instant::now();
+    for n in (0..rows).step_by(10) {
+        let (user, device, _) = row(n * 7 % rows);
+        table.get(user, device)?.ok_or("a row is missing")?;
+    }
+    println!("get: {:.1} us", begun.elapsed().as_micros() as f64 / (rows / 10) as f64);
+    let (begun, mut found) = (Instant::now(), 0u64);
+    table.scan(&mut |_, _, _| found += 1)?;
+    println!("{found} scanned: {:.2} s", begun.elapsed().as_secs_f64());
+    let (begun, mut after, mut pages) = (Instant::now(), None, 0);
+    loop {
+        after = table.scan_from(after, 500, &mut |_, _, _| ())?;
+        pages += 1;
+        if after.is_none() {
+            break;
+        }
+    }
+    println!("the same in {pages} pages: {:.2} s", begun.elapsed().as_secs_f64());
+    table.flush()?;
+    println!("resident {before} before, {} after; disk {} MB", resident()?, disk_mb(dir)?);
+    storage.close();
+    let begun = Instant::now();
+    let (storage, _) = Storage::open(dir, StorageOptions::default())?;
+    println!("opened again: {:.2} s, resident {}", begun.elapsed().as_secs_f64(), resident()?);
+    storage.close();
+    Ok(())
+}
+
+/// Bytes that the files of the sessions take.
+fn disk_mb(dir: &Path) -> Outcome<u64> {
+    let mut bytes = 0;
+    let mut folders = vec![dir.join("sessions")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                bytes += entry.metadata()?.len();
+            }
+        }
+    }
+    Ok(bytes / 1_000_000)
+}
+
+/// A group of many messages goes to another node, and is forgotten there.
+fn snapshots(dir: &Path, messages: u64) -> Outcome<()> {
+    let group = ShardId(1);
+    let (from, _) = Storage::open(&dir.join("from"), StorageOptions::default())?;
+    let (to, _) = Storage::open(&dir.join("to"), StorageOptions::default())?;
+    let users = (1..).map(UserId).filter(|user| user.shard() == group);
+    for (number, user) in users.take(messages as usize / 1000).enumerate() {
+        let rows = (1..=1000).map(|n| Row::Message(user, Seq(n), Some(envelope(n))));
+        from.checkpoint(group, at(number as u64), rows.collect())?;
+    }
+    let before = resident()?;
+    let (begun, mut bytes, mut wait) = (Instant::now(), 0, Duration::ZERO);
+    let (mut export, mut import) = (from.export(group)?, to.import(group)?);
+    loop {
+        let one = Instant::now();
+        let Some(piece) = export.next(256 * 1024)? else { break };
+        wait += one.elapsed();
+        bytes += piece.len();
+        import.write(&piece)?;
+    }
+    println!(
+        "snapshot of {messages} messages: {} MB, exported and written in {:.1} s ({:.1} s of it read)",
+        bytes / 1_000_000,
+        begun.elapsed().as_secs_f64(),
+        wait.as_secs_f64()
+    );
+    let begun = Instant::now();
+    import.finish()?;
+    println!("checked: {:.1} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    to.install(group)?;
+    println!("installed: {:.1} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    to.wipe(group)?;
+    println!("wiped: {:.1} s", begun.elapsed().as_secs_f64());
+    println!("resident {before} before, {} after", resident()?);
+    from.close();
+    to.close();
+    Ok(())
 }
 
 /// `waiters` appends are always under way; each that is answered is followed by another.
@@ -35,12 +182,12 @@ fn appends(dir: &Path, waiters: usize) -> Outcome<()> {
     let index = Arc::new(AtomicU64::new(0));
     let append = || {
         let (sender, begun) = (sender.clone(), Instant::now());
-        let n = index.fetch_add(1, Ordering::Relaxed) + 1;
+        let n = index.fetch_add(1, Ordering::Relaxed);
         let shard = ShardId((n % 16) as u16);
         let done = Box::new(move |outcome| {
             sender.send((begun, outcome)).ok();
         });
-        storage.log().append(shard, n / 16 + 1, vec![7; RECORD_BYTES], done);
+        storage.log().append(shard, n / 16, vec![7; RECORD_BYTES], done);
     };
     let (begun, cpu) = (Instant::now(), cpu_s()?);
     (0..waiters).for_each(|_| append());
@@ -53,7 +200,7 @@ fn appends(dir: &Path, waiters: usize) -> Outcome<()> {
         if waits_us.len() % 200_000 == 0 {
             let applied = index.load(Ordering::Relaxed) / 16 - 100;
             for shard in 0..16 {
-                storage.checkpoint(ShardId(shard), applied, Vec::new())?;
+                storage.checkpoint(ShardId(shard), at(applied), Vec::new())?;
             }
         }
     }
@@ -89,7 +236,7 @@ fn start_with_log(dir: &Path, records: u64) -> Outcome<()> {
         let done = Box::new(move |outcome| {
             sender.send(outcome).ok();
         });
-        storage.log().append(ShardId((n % 16) as u16), n / 16 + 1, vec![7; RECORD_BYTES], done);
+        storage.log().append(ShardId((n % 16) as u16), n / 16, vec![7; RECORD_BYTES], done);
     }
     (0..records).try_for_each(|_| answers.recv()?.map_err(Box::<dyn Error>::from))?;
     storage.close();
@@ -112,7 +259,7 @@ fn start_with_tables(dir: &Path, messages: u64) -> Outcome<()> {
             let message = |n| Row::Message(*user, Seq(n), Some(envelope(n)));
             let cursors = stored::Cursors { next: 1001, ..Default::default() };
             let rows = (1..=1000).map(message).chain([Row::Cursors(*user, Some(cursors))]);
-            storage.checkpoint(shard, number as u64 + 1, rows.collect())?;
+            storage.checkpoint(shard, at(number as u64), rows.collect())?;
         }
     }
     println!("{messages} messages to the tables: {:.1} s", begun.elapsed().as_secs_f64());
@@ -142,7 +289,7 @@ fn start_with_tables(dir: &Path, messages: u64) -> Outcome<()> {
     let begun = Instant::now();
     for user in &users {
         let gone = Row::MessagesGone { user: *user, first: Seq(1), last: Seq(1000) };
-        storage.checkpoint(user.shard(), 1_000_000, vec![gone])?;
+        storage.checkpoint(user.shard(), at(1_000_000), vec![gone])?;
     }
     println!("all removed: {:.2} s", begun.elapsed().as_secs_f64());
     let begun = Instant::now();

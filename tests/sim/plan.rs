@@ -95,7 +95,7 @@ impl World {
             let Device { user, device: id, .. } = self.devices[device];
             let admit = stored::AdmitDevice {
                 user: user.0,
-                key: vec![u8::try_from(id.0).unwrap(); 32],
+                key: vec![u8::try_from(id.0).unwrap(); 32].into(),
                 name: "device".to_owned(),
                 registration: id.0 == 1,
                 alias: String::new(),

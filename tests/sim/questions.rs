@@ -17,7 +17,7 @@ impl Seat {
     pub(crate) fn question(&mut self, ask: Ask, stage: &mut Stage) {
         if self.standing.me_leads {
             self.take_up(ask, stage);
-        } else if let Some(leader) = self.standing.leader {
+        } else if let Some(leader) = self.leader() {
             let message = Message::Ask { shard: self.shard, ask };
             self.asking.insert(ask.number, ask);
             let linked = stage.send(self.me, leader, message);

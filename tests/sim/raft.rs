@@ -15,6 +15,9 @@ use proto::ShardId;
 /// Entries in one append.
 const APPEND_MAX: usize = 8;
 
+/// A majority that has not answered for so long counts as lost, in ms.
+const QUORUM_MS: u64 = 1_000;
+
 /// A snapshot that was sent is waited for so long, in ms.
 const SNAPSHOT_MS: u64 = 500;
 
@@ -55,6 +58,8 @@ pub(crate) struct Raft {
     pub(crate) handed: u64,
     pending: Vec<(u64, u64)>,
     snapshot_at: [u64; NODES],
+    /// When each peer answered last.
+    heard_at: [u64; NODES],
 }
 
 impl Raft {
@@ -75,6 +80,7 @@ impl Raft {
             handed: 0,
             pending: Vec::new(),
             snapshot_at: [0; NODES],
+            heard_at: [0; NODES],
         }
     }
 
@@ -116,6 +122,7 @@ impl Raft {
         self.next = [self.last().index + 1; NODES];
         self.matched = [0; NODES];
         self.matched[self.me] = self.flushed();
+        self.heard_at = [stage.now; NODES];
         self.push(None, stage);
         stage.local(self.me, 0, NodeEvent::Stands(self.shard));
         stage.local(self.me, 0, NodeEvent::Beat(self.shard, term));
@@ -130,18 +137,37 @@ impl Raft {
         self.verified = self.base.index;
         self.leader = None;
         if std::mem::take(&mut self.leads) {
-            for (_, number) in std::mem::take(&mut self.pending) {
-                let late = stage.chance.below(60);
-                let event = NodeEvent::NotProposed(self.shard, number, NotDone::Unknown);
-                stage.local(self.me, late, event);
-            }
+            self.give_up(stage);
         }
         let late = stage.chance.below(40);
         stage.local(self.me, late, NodeEvent::Stands(self.shard));
     }
 
+    /// What is under way fails: nobody knows what will become of it.
+    fn give_up(&mut self, stage: &mut Stage) {
+        for (_, number) in std::mem::take(&mut self.pending) {
+            let late = stage.chance.below(60);
+            let event = NodeEvent::NotProposed(self.shard, number, NotDone::Unknown);
+            stage.local(self.me, late, event);
+        }
+    }
+
+    /// Whether a majority has answered lately.
+    fn has_quorum(&self, now: u64) -> bool {
+        let fresh = |node: &usize| *node == self.me || self.heard_at[*node] + QUORUM_MS > now;
+        (0..NODES).filter(fresh).count() > NODES / 2
+    }
+
+    /// With each heartbeat.
+    pub(crate) fn beat(&mut self, stage: &mut Stage) {
+        if !self.has_quorum(stage.now) {
+            self.give_up(stage);
+        }
+        self.broadcast(stage);
+    }
+
     pub(crate) fn propose(&mut self, record: Bytes, number: u64, stage: &mut Stage) {
-        if !self.leads {
+        if !self.leads || !self.has_quorum(stage.now) {
             let event = NodeEvent::NotProposed(self.shard, number, NotDone::NotLeader);
             stage.local(self.me, 1, event);
             return;
@@ -195,6 +221,7 @@ impl Raft {
         if !self.leads || term != self.term {
             return;
         }
+        self.heard_at[from] = stage.now;
         match matched {
             Ok(index) => {
                 self.matched[from] = self.matched[from].max(index);

@@ -12,7 +12,7 @@ use actors::shard::{
 use bytes::Bytes;
 use prost::Message as _;
 use proto::{Code, ShardId, UserId, stored};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// Ticks without a leader after which what waits for one is refused.
@@ -50,7 +50,13 @@ pub(crate) struct Seat {
     /// Our batch that a leader elsewhere has.
     forwarding: Option<u64>,
     pub(crate) standing: Standing,
+    /// Last index of the log when this node began to lead.
+    ready_from: u64,
     ready_in: Option<u64>,
+    /// Who was last heard to lead, and in which term.
+    hint: Option<(u64, usize)>,
+    /// Nodes to which pushes were lost.
+    pub(crate) lost: BTreeSet<usize>,
     pub(crate) applied: Applied,
     pub(crate) overlay: BTreeMap<UserId, VecDeque<Entry>>,
     pub(crate) chores: Chores,
@@ -81,7 +87,10 @@ impl Seat {
             proposed: None,
             forwarding: None,
             standing: Standing::default(),
+            ready_from: 0,
             ready_in: None,
+            hint: None,
+            lost: BTreeSet::new(),
             applied: Applied::default(),
             overlay: BTreeMap::new(),
             chores: Chores::default(),
@@ -127,6 +136,9 @@ impl Seat {
             self.proposals.not_leading();
             self.chores.not_leading();
         }
+        if before.me_leads != now.me_leads || before.term != now.term {
+            self.ready_from = self.raft.last().index;
+        }
         if before != now {
             let shard = self.shard;
             stage.note(|| by(self.me, format_args!("shard {shard}: {now:?}")));
@@ -134,9 +146,42 @@ impl Seat {
         self.lead_if_caught_up(stage);
     }
 
+    /// Who leads elsewhere, as far as this node knows.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let by_group = self.standing.leader.map(|leader| (self.standing.term, leader));
+        by_group.max(self.hint).map(|(_, leader)| leader).filter(|node| *node != self.me)
+    }
+
+    pub(crate) fn leads_elsewhere(&mut self, node: usize, term: u64) {
+        if self.hint.is_none_or(|(known, _)| known <= term) {
+            self.hint = Some((term, node));
+        }
+    }
+
+    pub(crate) fn peer_changed(&mut self, node: usize, up: bool, stage: &mut Stage) {
+        if up && self.is_ready() {
+            self.leads_here(node, stage);
+        }
+        if !up && self.hint.is_some_and(|(_, hint)| hint == node) {
+            self.hint = None;
+        }
+    }
+
+    pub(crate) fn session_opened(&mut self, user: UserId, node: usize, stage: &mut Stage) {
+        let mailbox = self.machine.mailbox(user).filter(|_| self.is_ready());
+        if let Some(seq) = mailbox.map(|mailbox| mailbox.last()) {
+            stage.send(self.me, node, Message::GrownTo { user, seq });
+        }
+    }
+
+    fn leads_here(&self, node: usize, stage: &mut Stage) -> bool {
+        stage.send(self.me, node, Message::LeaderAppeared(self.shard, self.standing.term))
+    }
+
     fn lead_if_caught_up(&mut self, stage: &mut Stage) {
         let term = self.standing.term;
-        if self.standing.me_leads && !self.is_ready() && self.applied.place.term == term {
+        let caught_up = self.applied.place.index >= self.ready_from;
+        if self.standing.me_leads && !self.is_ready() && caught_up {
             self.ready_in = Some(term);
             self.machine.take_effects();
             self.machine.resume();
@@ -144,7 +189,7 @@ impl Seat {
                 if to == self.me {
                     stage.local(to, 0, NodeEvent::ReadAgain(self.shard));
                 } else {
-                    stage.send(self.me, to, Message::LeaderAppeared(self.shard));
+                    self.leads_here(to, stage);
                 }
             }
             stage.note(|| by(self.me, format_args!("shard {}: ready in {term}", self.shard)));
@@ -184,7 +229,7 @@ impl Seat {
         }
         if self.standing.me_leads {
             self.propose_here(lazily, stage);
-        } else if let Some(leader) = self.standing.leader {
+        } else if let Some(leader) = self.leader() {
             self.proposals.not_leading();
             self.forward_next(leader, lazily, stage);
         }
@@ -365,7 +410,7 @@ impl Seat {
 
     pub(crate) fn tick(&mut self, stage: &mut Stage) {
         self.ticks += 1;
-        if !self.standing.me_leads && self.standing.leader.is_none() {
+        if !self.standing.me_leads && self.leader().is_none() {
             self.stuck_since.get_or_insert(self.ticks);
         }
         if let Some(since) = self.stuck_since
@@ -376,7 +421,9 @@ impl Seat {
         if !self.standing.me_leads {
             self.pass_questions_on(stage);
         }
+        let lost = std::mem::take(&mut self.lost);
         if self.is_ready() {
+            self.lost = lost.into_iter().filter(|node| !self.leads_here(*node, stage)).collect();
             self.do_chores(stage);
         }
         self.propose_next(true, stage);

@@ -49,7 +49,8 @@ pub(crate) enum Message {
     Ask { shard: ShardId, ask: Ask },
     Answer { shard: ShardId, ask: Ask, answer: Option<Answered> },
     Push { user: UserId, seq: Seq, envelope: Arc<stored::Envelope> },
-    LeaderAppeared(ShardId),
+    GrownTo { user: UserId, seq: Seq },
+    LeaderAppeared(ShardId, u64),
     Sessions(Vec<((UserId, DeviceId), Row)>),
 }
 
@@ -87,6 +88,7 @@ pub(crate) enum NodeEvent {
     Outcome { connection: u64, id: u64, outcome: Outcome },
     Gone(u64),
     PeerUp(usize),
+    PeerDown(usize),
 }
 
 /// What happens.

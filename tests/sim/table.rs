@@ -58,6 +58,7 @@ impl Table {
                     set(&mut self.notices, (to, number), notice);
                 }
                 Row::Message(user, seq, row) => set(&mut self.messages, (user, seq), row),
+                Row::Meta(_) => panic!("a shard writes no row of `meta`"),
                 Row::MessagesGone { user, first, last } => {
                     self.messages.retain(|(u, seq), _| *u != user || *seq < first || *seq > last);
                 }

@@ -228,9 +228,18 @@ impl Users {
             self.deliver(connection, seq, envelope, false, stage);
             self.follow(connection, stage);
         }
-        // As in `grown_to`: whoever is attaching reads again.
-        let missing = |s: &&mut Session| s.user == user && s.window.is_none();
-        self.sessions.values_mut().filter(missing).for_each(|s| s.missed = true);
+    }
+
+    pub(crate) fn grown_to(&mut self, user: UserId, seq: Seq, stage: &mut Stage) {
+        for connection in self.sessions_of(user) {
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                match &mut session.window {
+                    Some(window) => window.grown_to(seq),
+                    None => session.missed = true,
+                }
+            }
+            self.follow(connection, stage);
+        }
     }
 
     fn sessions_of(&self, user: UserId) -> Vec<u64> {
@@ -315,8 +324,10 @@ impl Users {
 
     // ---- The sessions table ------------------------------------------------------------------
 
-    /// Takes in rows of another node. Devices that have gone elsewhere are sent away.
-    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) {
+    /// Takes in rows of another node. Devices that have gone elsewhere are sent away. Who has come
+    /// where.
+    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) -> Vec<(UserId, usize)> {
+        let mut opened = Vec::new();
         for (key, row) in rows {
             let before = self.known.get(&key).copied();
             if before.is_some_and(|before| before >= row) {
@@ -325,8 +336,12 @@ impl Users {
             self.known.insert(key, row);
             if row.node != self.me {
                 self.replace(key, 0, stage);
+                if row.online {
+                    opened.push((key.0, row.node));
+                }
             }
         }
+        opened
     }
 
     /// Other nodes on which a user has sessions.

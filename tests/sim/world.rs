@@ -96,7 +96,11 @@ impl World {
             Event::Fault => self.fault(),
             Event::CheckLeaders => self.check_leaders(),
             Event::Mend(from, to) => self.stage.set_cut(from, to, false),
-            Event::LinkDown(a, b) => self.stage.link_down(a, b),
+            Event::LinkDown(a, b) => {
+                self.stage.link_down(a, b);
+                self.stage.local(a, 0, NodeEvent::PeerDown(b));
+                self.stage.local(b, 0, NodeEvent::PeerDown(a));
+            }
             Event::LinkUp(a, b) => {
                 if self.stage.link_up(a, b) {
                     self.peers_meet(a, b);
@@ -163,7 +167,7 @@ impl World {
             NodeEvent::Beat(shard, term) => {
                 let (seat, stage) = self.seat(node, shard);
                 if seat.raft.leads && seat.raft.term == term {
-                    seat.raft.broadcast(stage);
+                    seat.raft.beat(stage);
                     stage.local(node, BEAT_MS, NodeEvent::Beat(shard, term));
                 }
             }
@@ -193,7 +197,8 @@ impl World {
             | NodeEvent::TryAgain(_)
             | NodeEvent::Outcome { .. }
             | NodeEvent::Gone(_)
-            | NodeEvent::PeerUp(_) => self.within_users(node, what),
+            | NodeEvent::PeerUp(_)
+            | NodeEvent::PeerDown(_) => self.within_users(node, what),
             other => self.within_shard(node, other),
         }
     }
@@ -257,13 +262,17 @@ impl World {
     }
 
     fn within_users(&mut self, node: usize, what: NodeEvent) {
-        let (users, stage) = (&mut self.nodes[node].users, &mut self.stage);
+        let (Node { users, seats, .. }, stage) = (&mut self.nodes[node], &mut self.stage);
         let told = match what {
             NodeEvent::Answered(ask, answer) => users.answered(ask, answer, stage),
             NodeEvent::Push(user, seq, envelope) => {
                 for to in users.elsewhere(user) {
-                    let envelope = envelope.clone();
-                    stage.send(node, to, Message::Push { user, seq, envelope });
+                    let push = Message::Push { user, seq, envelope: envelope.clone() };
+                    if !stage.send(node, to, push)
+                        && let Some(seat) = seats.get_mut(&user.shard())
+                    {
+                        seat.lost.insert(to);
+                    }
                 }
                 users.push(user, seq, &envelope, stage);
                 None
@@ -292,6 +301,11 @@ impl World {
             NodeEvent::PeerUp(peer) => {
                 let rows: Vec<Told> = users.known.iter().map(|(key, row)| (*key, *row)).collect();
                 stage.send(node, peer, Message::Sessions(rows));
+                seats.values_mut().for_each(|seat| seat.peer_changed(peer, true, stage));
+                None
+            }
+            NodeEvent::PeerDown(peer) => {
+                seats.values_mut().for_each(|seat| seat.peer_changed(peer, false, stage));
                 None
             }
             _ => None,
@@ -344,10 +358,20 @@ impl World {
             Message::Push { user, seq, envelope } => {
                 self.nodes[to].users.push(user, seq, &envelope, &mut self.stage);
             }
-            Message::LeaderAppeared(shard) => {
+            Message::GrownTo { user, seq } => {
+                self.nodes[to].users.grown_to(user, seq, &mut self.stage);
+            }
+            Message::LeaderAppeared(shard, term) => {
+                self.seat(to, shard).0.leads_elsewhere(from, term);
                 self.nodes[to].users.read_again(shard, &mut self.stage);
             }
-            Message::Sessions(rows) => self.nodes[to].users.merge(rows, &mut self.stage),
+            Message::Sessions(rows) => {
+                let opened = self.nodes[to].users.merge(rows, &mut self.stage);
+                for (user, node) in opened {
+                    let (seat, stage) = self.seat(to, user.shard());
+                    seat.session_opened(user, node, stage);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The task that makes this node a member: it founds the cluster, or asks to join it, and tells
 //! when its address has changed.
 
-use super::{Cluster, ClusterError, Place, meta};
+use super::{Cluster, ClusterError, Nodes, Place, meta, placement};
 use peers::CallError;
 use proto::cluster::{self, request, response};
 use proto::stored::meta_command::Kind;
@@ -44,6 +44,13 @@ struct Membership {
     said: Option<(String, Instant)>,
 }
 
+impl Cluster {
+    fn is_alone_in(&self, group: ShardId) -> bool {
+        let standing = self.0.groups.standing(group);
+        standing.is_some_and(|standing| standing.voters == Nodes::from([self.me()]))
+    }
+}
+
 impl Membership {
     async fn look(&mut self) {
         let cluster = self.cluster.clone();
@@ -53,7 +60,8 @@ impl Membership {
         }
         let (known, me) = (cluster.meta(), cluster.me());
         if known.cluster == 0 {
-            if standing.voters.len() == 1 && standing.voters.contains(&me) {
+            // The number is given last: a node that has it founds no group ever again.
+            if placement::groups().all(|group| cluster.is_alone_in(group)) {
                 self.found().await;
             } else if standing.voters.is_empty() && cluster.0.joins {
                 self.join().await;

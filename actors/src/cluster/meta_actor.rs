@@ -16,6 +16,7 @@ use proto::ShardId;
 use proto::stored::{self, meta_command::Kind};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 use supervision::timer::{self, Timer};
@@ -55,6 +56,8 @@ pub enum MetaItem {
         /// What became of it.
         reply: Reply,
     },
+    /// Someone asks for a digest.
+    Digest(oneshot::Sender<MetaDigest>),
     /// The group tells: these were committed.
     Apply(Vec<Committed>, Done),
     /// The group tells: the tables were replaced.
@@ -67,6 +70,15 @@ pub enum MetaItem {
     Written(Result<(), ProcessError>),
     /// The clock tells.
     TickDue,
+}
+
+/// What this node's replica of `meta` holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetaDigest {
+    /// Index of the last entry applied.
+    pub applied: u64,
+    /// The same on all replicas that have applied as much.
+    pub digest: u64,
 }
 
 /// Where an answer goes.
@@ -127,6 +139,12 @@ impl Process for MetaActor {
     fn handle(&mut self, item: MetaItem) -> Result<Flow, ProcessError> {
         match item {
             MetaItem::Propose { command, reply } => self.propose(command, reply.0),
+            MetaItem::Digest(answer) => {
+                let applied = self.applied.id.as_ref().map_or(0, |id| id.index);
+                let mut hasher = DefaultHasher::new();
+                hasher.write(&self.meta.encode_to_vec());
+                answer.send(MetaDigest { applied, digest: hasher.finish() }).ok();
+            }
             MetaItem::Apply(entries, done) => {
                 self.apply(entries);
                 done();

@@ -34,7 +34,7 @@ mod tests;
 pub mod units;
 
 pub use groups::{Failed, GroupError, GroupStanding, Groups, Work};
-pub use meta_actor::MetaItem;
+pub use meta_actor::{MetaDigest, MetaItem};
 pub use placement::Nodes;
 pub use settings::{ClusterSettings, SettingError, keys};
 pub use status::{Goal, GroupReport};

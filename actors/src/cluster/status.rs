@@ -3,9 +3,12 @@
 
 use super::placement::{self, GroupView, Nodes, plan};
 use super::steps::steps;
-use super::{Cluster, meta};
+use super::{Cluster, MetaDigest, MetaItem, meta};
 use proto::{NodeId, ShardId};
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// How a group stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,6 +111,13 @@ impl Cluster {
             }
         }
         left
+    }
+
+    /// What this node's replica of `meta` holds; `None` if it does not say within a second.
+    pub async fn meta_digest(&self) -> Option<MetaDigest> {
+        let (answer, digest) = oneshot::channel();
+        self.0.meta_inbox.push(MetaItem::Digest(answer)).ok()?;
+        timeout(Duration::from_secs(1), digest).await.ok()?.ok()
     }
 
     /// Looks at the balance of the groups now rather than within a second, where `meta` is led.

@@ -11,7 +11,7 @@
 //!    its device to the same user ([`Held`]).
 
 use super::command::{Command, to_stored};
-use super::held::Held;
+use super::held::{Held, Name};
 use super::{Outcome, Reply};
 use proto::{Code, stored};
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ const BATCH_BYTES: usize = 512 * 1024;
 
 /// Who asked for a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
+pub enum Who {
     /// Someone on this node.
     Caller,
     /// Another node, whose queue this is not: it is answered [`Outcome::Elsewhere`] rather than
@@ -44,7 +44,7 @@ struct Waiting {
 
 /// What waits and what is under way.
 #[derive(Default)]
-pub(super) struct Proposals {
+pub struct Proposals {
     waiting: VecDeque<Waiting>,
     /// Commands that nobody waits for: they travel with others, or on the next tick.
     lazy: Vec<Command>,
@@ -56,7 +56,7 @@ pub(super) struct Proposals {
 
 /// What becomes of a batch that did not go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub enum Failure {
     /// It was not proposed: all of it waits for another leader.
     NotProposed,
     /// It may take effect or not: what can be proposed twice waits, the rest is refused.
@@ -66,52 +66,46 @@ pub(super) enum Failure {
 }
 
 /// One batch under way.
-pub(super) struct Batch {
+pub struct Batch {
     /// Which one; never 0.
-    pub(super) number: u64,
-    pub(super) commands: Vec<stored::Command>,
+    pub number: u64,
+    /// What to propose, in this order.
+    pub commands: Vec<stored::Command>,
     /// Of the first commands; those behind are lazy.
     replies: Vec<(Reply, Who, u64)>,
 }
 
-impl Batch {
-    /// The commands with what to do with their outcomes.
-    pub(super) fn into_commands(self) -> impl Iterator<Item = (Command, Option<Reply>)> {
-        let replies = self.replies.into_iter().map(|(reply, ..)| Some(reply));
-        let commands = self.commands.into_iter().filter_map(|command| command.kind);
-        commands.zip(replies.chain(std::iter::repeat_with(|| None)))
-    }
-}
-
 impl Proposals {
-    pub(super) fn push(&mut self, command: Command, reply: Reply, who: Who, tick: u64) {
-        if who == Who::Caller
-            && let Command::Append(append) = &command
-            && let Some(code) = self.held.holds_back(append, tick)
-        {
-            reply(Outcome::Refused(code));
-            return;
-        }
+    /// Someone asks for a command, at this tick.
+    pub fn push(&mut self, command: Command, reply: Reply, who: Who, tick: u64) {
         self.waiting.push_back(Waiting { command, reply, who, tick });
     }
 
-    pub(super) fn push_lazy(&mut self, command: Command) {
+    /// Someone asks for a command that may wait.
+    pub fn push_lazy(&mut self, command: Command) {
         self.lazy.push(command);
     }
 
-    pub(super) fn push_spill(&mut self) {
+    /// A checkpoint is due.
+    pub fn push_spill(&mut self) {
         self.spill = true;
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
         self.under_way.is_none()
     }
 
     /// Makes the next batch, if there is something to propose and nothing under way. `lazily`: lazy
-    /// commands are reason enough.
-    pub(super) fn next(&mut self, lazily: bool) -> Option<&mut Batch> {
+    /// commands are reason enough. Sends that may not overtake a refused one are refused here: when
+    /// they came, that one may still have been under way.
+    pub fn next(&mut self, lazily: bool, tick: u64) -> Option<&mut Batch> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        self.hold_back(tick);
         let reason = !self.waiting.is_empty() || self.spill || (lazily && !self.lazy.is_empty());
-        if self.under_way.is_some() || !reason {
+        if !reason {
             return None;
         }
         let likely = self.waiting.len().min(BATCH_COMMANDS);
@@ -133,8 +127,42 @@ impl Proposals {
         self.under_way.as_mut()
     }
 
-    /// The batch under way, if it is this one, has come through.
-    pub(super) fn through(&mut self, number: u64) -> Option<Batch> {
+    fn hold_back(&mut self, tick: u64) {
+        let mut at = 0;
+        let mut bytes = 0;
+        while at < self.waiting.len().min(BATCH_COMMANDS) && bytes < BATCH_BYTES {
+            let waiting = &self.waiting[at];
+            match name_of(waiting).and_then(|name| self.held.holds_back(name, tick)) {
+                Some(code) => {
+                    if let Some(waiting) = self.waiting.remove(at) {
+                        (waiting.reply)(Outcome::Refused(code));
+                    }
+                }
+                None => {
+                    bytes += waiting.command.encoded_len();
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// The batch under way, if it is this one, has come through: each command is applied in its turn,
+    /// and whoever waits is told. False if it is another.
+    pub fn apply(&mut self, number: u64, mut apply: impl FnMut(Command) -> Outcome) -> bool {
+        let Some(batch) = self.through(number) else { return false };
+        for (waiting, _) in batch.into_parts() {
+            let name = name_of(&waiting);
+            let Waiting { command, reply, tick, .. } = waiting;
+            let outcome = apply(command);
+            if let (Some(name), Outcome::Refused(code)) = (name, &outcome) {
+                self.held.refused(name, *code, tick);
+            }
+            reply(outcome);
+        }
+        true
+    }
+
+    fn through(&mut self, number: u64) -> Option<Batch> {
         self.under_way.take_if(|batch| batch.number == number)
     }
 

@@ -165,6 +165,7 @@ impl UserActor {
 
     fn propose_send(&mut self, place: usize, id: u64, to: UserId, send: wire::Send) {
         let session = &self.sessions[place];
+        let longest_s = self.context.settings().message_ttl_max_s;
         let others = self.account.as_ref().is_some_and(|account| account.devices.len() > 1);
         let bodies = send
             .bodies
@@ -175,7 +176,7 @@ impl UserActor {
             from: self.user.0,
             from_device: session.device.0,
             send_id: id,
-            ttl_s: if send.ttl_s == 0 { TTL_S_MAX } else { send.ttl_s },
+            ttl_s: if send.ttl_s == 0 { longest_s } else { send.ttl_s.min(longest_s) },
             body: own(&send.body),
             bodies: bodies.collect(),
             copy: others && to != self.user,

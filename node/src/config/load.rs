@@ -112,7 +112,9 @@ impl NodeConfig {
         read_secret(key, &webhook.secret_file, &mut webhook.secret)?;
         let smtp = &mut self.registration.smtp;
         let key = "registration.smtp.password_file";
-        read_secret(key, &smtp.password_file, &mut smtp.password)
+        read_secret(key, &smtp.password_file, &mut smtp.password)?;
+        let cluster = &mut self.cluster;
+        read_secret("cluster.cookie_file", &cluster.cookie_file, &mut cluster.cookie)
     }
 }
 
@@ -167,7 +169,7 @@ fn explain(error: &figment::Error) -> ConfigError {
             ConfigError::Syntax { origin: origin_at(""), problem: kind.to_string() }
         }
         // The value itself may be a secret that was written as a list.
-        Kind::InvalidType(_, expected) if key.ends_with("secret") || key.ends_with("password") => {
+        Kind::InvalidType(_, expected) if is_secret(&key) => {
             let problem = format!("wrong type; write {expected}");
             ConfigError::Value { origin: origin_at(&key), key, problem }
         }
@@ -177,6 +179,10 @@ fn explain(error: &figment::Error) -> ConfigError {
         }
         kind => ConfigError::Value { origin: origin_at(&key), key, problem: kind.to_string() },
     }
+}
+
+fn is_secret(key: &str) -> bool {
+    ["secret", "password", "cookie"].iter().any(|word| key.ends_with(word))
 }
 
 /// Loads while no other test changes the environment.
@@ -241,6 +247,13 @@ mod tests {
             ("[registration]\nsender = \"sms\"", ["registration.sender", "sms", "webhook"]),
             ("[registration]\nsender = \"webhook\"", ["registration.webhook.url", "\"\"", "http"]),
             ("[registration]\nsender = \"smtp\"", ["registration.smtp.host", "\"\"", "mail"]),
+            ("[limits]\nmessage_ttl_max = \"1s\"", ["limits.message_ttl_max", "1s", "1m"]),
+            ("[cluster]\nlisten = \"0.0.0.0:7403\"", ["cluster.advertise", "0.0.0.0", "HOST:PORT"]),
+            ("[cluster]\nadvertise = \"ada\"", ["cluster.advertise", "ada", "HOST:PORT"]),
+            ("[cluster]\nseeds = [\"a:b\"]", ["cluster.seeds", "a:b", "HOST:PORT"]),
+            ("[cluster]\nlisten = \"\"\nseeds = [\"a:1\"]", ["cluster.listen", "\"\"", "seeds"]),
+            ("[cluster]\ncookie = \"abc\"", ["cluster.cookie", "3 characters", "32"]),
+            ("[cluster]\nzone = \"a\\nb\"", ["cluster.zone", "a\\nb", "64"]),
             ("[tls]\nkey = \"k.pem\"", ["tls.certificate", "\"\"", "tls.key"]),
             ("[log]\nfilter = \"a=b=c\"", ["log.filter", "a=b=c", "info"]),
         ] {

@@ -9,12 +9,16 @@
 //!    `deploy/node.toml`.
 //! 3. Secrets are never printed.
 
+mod cluster;
 mod load;
 mod units;
 mod validate;
 
 use std::time::Duration;
 
+use actors::cluster::ClusterSettings;
+pub(crate) use cluster::is_host_port;
+pub use cluster::{Cluster, CookieError};
 pub use load::ConfigError;
 pub use units::{Address, ByteSize, Secret};
 use units::{Setting, choice, print_line, section};
@@ -60,6 +64,8 @@ section! {
         node: Node = Node::default();
         /// Where the node listens: IP:PORT. Port 0 takes any free port; "" turns a listener off.
         listen: Listen = Listen::default();
+        /// Other nodes. One node alone is a cluster of one and needs nothing of this.
+        cluster: Cluster = Cluster::default();
         /// The certificate that clients see.
         tls: Tls = Tls::default();
         /// How people prove that an alias is theirs.
@@ -200,6 +206,8 @@ section! {
         mailbox_bytes: ByteSize = ByteSize(proto::limits::MAILBOX_BYTES);
         /// Messages that one user may send in a second; 0 for no limit.
         sends_per_second: u32 = 0;
+        /// How long a message is kept at most for a device that does not come, 1m to 30days.
+        message_ttl_max: Duration = Duration::from_secs(proto::limits::TTL_S_MAX as u64);
     }
 }
 
@@ -220,7 +228,7 @@ section! {
     Log {
         /// Levels for each part: error, warn, info, debug or trace, for example
         /// `info,actors::shard=debug`.
-        filter: String = "info,ractor=warn".into();
+        filter: String = "info,ractor=warn,ractor_cluster=warn,openraft=error".into();
         /// "text" for people, "json" for machines.
         format: LogFormat = LogFormat::Text;
     }
@@ -231,6 +239,21 @@ fn local(port: u16) -> Address {
 }
 
 impl NodeConfig {
+    /// What this node says of the settings that the cluster can set for all its nodes.
+    pub fn cluster_settings(&self) -> ClusterSettings {
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        ClusterSettings {
+            mailbox_messages: self.limits.mailbox_messages,
+            mailbox_bytes: self.limits.mailbox_bytes.0,
+            sends_per_second: self.limits.sends_per_second,
+            message_ttl_max_s: seconds(self.limits.message_ttl_max),
+            pin_digits: self.registration.pin_digits,
+            pin_ttl_s: seconds(self.registration.pin_ttl),
+            pin_attempts: self.registration.attempts,
+            pin_requests_per_hour: self.registration.requests_per_alias_per_hour,
+        }
+    }
+
     /// The defaults as a documented settings file: what `natter serve --print-config` prints.
     pub fn print_defaults() -> String {
         let head = "# Settings of a natter node, with their defaults. Every line may be left out.\n\

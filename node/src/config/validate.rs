@@ -8,14 +8,13 @@ use super::units::Setting;
 use super::{ByteSize, Limits, Listen, NodeConfig, Registration, Secret, Sender, Storage, Tls};
 
 const TENTH: Duration = Duration::from_millis(100);
-const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Shortest key of a webhook's signature, in bytes: 128 bits if it is random.
 const SECRET_BYTES_MIN: usize = 16;
 
-type Checked = Result<(), Problem>;
+pub(super) type Checked = Result<(), Problem>;
 
 impl NodeConfig {
     /// The first problem.
@@ -24,8 +23,10 @@ impl NodeConfig {
         given("node.data_dir", data_dir, "name a directory that this process may write")?;
         self.listen.check()?;
         self.tls.check()?;
+        self.cluster.check()?;
         self.registration.check()?;
         self.limits.check()?;
+        self.check_cluster_settings()?;
         self.storage.check()?;
         match self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             Ok(_) => Ok(()),
@@ -36,6 +37,17 @@ impl NodeConfig {
                 Err(Problem { key: "log.filter", problem })
             }
         }
+    }
+}
+
+impl NodeConfig {
+    /// What the cluster can set has the same range there and here.
+    fn check_cluster_settings(&self) -> Checked {
+        let Err(error) = self.cluster_settings().check() else { return Ok(()) };
+        let key = actors::cluster::keys().find(|key| *key == error.key()).unwrap_or_default();
+        let text = error.to_string();
+        let problem = text.trim_start_matches(key).trim_start_matches(": ").to_owned();
+        Err(Problem { key, problem })
     }
 }
 
@@ -69,11 +81,6 @@ impl Tls {
 
 impl Registration {
     fn check(&self) -> Checked {
-        within("registration.pin_digits", &self.pin_digits, &5, &8)?;
-        within("registration.pin_ttl", &self.pin_ttl, &SECOND, &HOUR)?;
-        within("registration.attempts", &self.attempts, &1, &10)?;
-        let per_alias = &self.requests_per_alias_per_hour;
-        within("registration.requests_per_alias_per_hour", per_alias, &1, &u32::MAX)?;
         let per_address = &self.requests_per_address_per_hour;
         within("registration.requests_per_address_per_hour", per_address, &1, &u32::MAX)?;
         within("registration.webhook.timeout", &self.webhook.timeout, &TENTH, &MINUTE)?;
@@ -125,10 +132,7 @@ impl Limits {
         let bytes = &self.bytes_before_login;
         within("limits.bytes_before_login", bytes, &ByteSize(1 << 10), &ByteSize(1 << 30))?;
         within("limits.heartbeat", &self.heartbeat, &TENTH, &HOUR)?;
-        within("limits.write_timeout", &self.write_timeout, &TENTH, &ten_minutes)?;
-        within("limits.mailbox_messages", &self.mailbox_messages, &1, &u64::MAX)?;
-        let longest = ByteSize(proto::limits::FRAME_BYTES_MAX as u64);
-        within("limits.mailbox_bytes", &self.mailbox_bytes, &longest, &ByteSize(1 << 40))
+        within("limits.write_timeout", &self.write_timeout, &TENTH, &ten_minutes)
     }
 }
 

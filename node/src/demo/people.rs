@@ -1,6 +1,6 @@
 //! The demo's people: a device each, on the SDK, telling what they see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,7 +12,8 @@ use natter_sdk::{
 use tokio::time::{Instant, timeout};
 
 use super::PATIENCE;
-use super::stage::narrate;
+use super::painter::Guests;
+use super::screen::Screen;
 
 /// What the sender of a message is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +45,17 @@ pub(super) struct Sent {
 }
 
 impl Sent {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// How long ago it was written.
+    pub(super) fn age(&self) -> Duration {
+        self.at.elapsed()
     }
 }
 
@@ -69,6 +79,19 @@ pub(super) struct Device {
     pub(super) options: ClientOptions,
     pub(super) identity: Identity,
     pub(super) dir: std::path::PathBuf,
+    pub(super) screen: Screen,
+    pub(super) guests: Guests,
+}
+
+/// What a person notices.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// A message.
+    Message(Message),
+    /// The connection is gone.
+    Lost,
+    /// There is a connection again.
+    Found,
 }
 
 /// Someone with their phone on.
@@ -79,6 +102,8 @@ pub(super) struct Person {
     events: Events,
     handles: Vec<(u64, SendHandle)>,
     ticks: BTreeSet<(u64, Tick)>,
+    /// Messages that came while something else was waited for.
+    unread: VecDeque<Message>,
 }
 
 /// Someone with their phone off.
@@ -102,7 +127,9 @@ impl Person {
             Client::login(device.options.clone(), device.identity.clone(), store)?;
         let ready = timeout(PATIENCE, client.ready()).await.context("no login in time")?;
         ready.map_err(|code| anyhow::anyhow!("login refused: {}", code.name()))?;
-        Ok(Self { device, client, events, handles: Vec::new(), ticks: BTreeSet::new() })
+        device.guests.add(device.name, client.clone());
+        let (handles, ticks, unread) = (Vec::new(), BTreeSet::new(), VecDeque::new());
+        Ok(Self { device, client, events, handles, ticks, unread })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -111,6 +138,11 @@ impl Person {
 
     pub(super) fn user(&self) -> UserId {
         self.device.identity.user
+    }
+
+    /// The address of the node they are connected to.
+    pub(super) fn node(&self) -> Option<String> {
+        self.client.node()
     }
 
     pub(super) async fn leave(self) -> Away {
@@ -130,12 +162,13 @@ impl Person {
         let came = timeout(PATIENCE, self.until(sent.id, tick)).await;
         came.with_context(|| format!("{tick:?} of {:?} did not come", sent.text))??;
         let (name, mark) = (self.name(), tick.mark());
-        let after = milliseconds(sent.at.elapsed());
-        narrate(&format!("   {name:<5} > {mark} {:?}  after {after}", sent.text));
+        let after = span(sent.at.elapsed());
+        self.tell(&format!("   {name:<5} > {mark} {:?}  after {after}", sent.text));
         Ok(())
     }
 
-    async fn until(&mut self, id: u64, tick: Tick) -> anyhow::Result<()> {
+    /// Waits for a tick of a message that was sent before, without telling.
+    pub(super) async fn until(&mut self, id: u64, tick: Tick) -> anyhow::Result<()> {
         if tick == Tick::Accepted {
             let place = self.handles.iter().position(|(known, _)| *known == id);
             if let Some(place) = place {
@@ -144,23 +177,37 @@ impl Person {
             return Ok(());
         }
         while !self.ticks.contains(&(id, tick)) {
-            self.next().await?;
+            if let Some(Notice::Message(message)) = self.next().await? {
+                self.unread.push_back(message);
+            }
         }
         Ok(())
+    }
+
+    /// Whether nothing came that nobody has read.
+    pub(super) fn has_read_all(&self) -> bool {
+        self.unread.is_empty()
+    }
+
+    fn tell(&self, line: &str) {
+        self.device.screen.tell(line);
     }
 
     /// Waits for a message and keeps it.
     pub(super) async fn receive(&mut self) -> anyhow::Result<Seen> {
         let waiting = async {
             loop {
-                if let Some(message) = self.next().await? {
+                if let Some(message) = self.unread.pop_front() {
+                    return anyhow::Ok(message);
+                }
+                if let Some(Notice::Message(message)) = self.next().await? {
                     return anyhow::Ok(message);
                 }
             }
         };
         let message = timeout(PATIENCE, waiting).await.context("no message came")??;
         let text = String::from_utf8_lossy(&message.body).into_owned();
-        narrate(&format!("   {:<5} < {text:?}", self.name()));
+        self.tell(&format!("   {:<5} < {text:?}", self.name()));
         Ok(Seen { message, text })
     }
 
@@ -170,11 +217,11 @@ impl Person {
         Ok(self.client.mark_read(from, from_device, &[send_id]).await?)
     }
 
-    /// Answers whoever writes, for as long as there is a node.
+    /// Answers whoever writes, for ever.
     pub(super) async fn answer_everyone(mut self) -> anyhow::Result<()> {
         let me = Alias::parse(self.name())?;
         loop {
-            let Some(message) = self.next().await? else { continue };
+            let Some(Notice::Message(message)) = self.next().await? else { continue };
             self.client.typing(message.from, true);
             let said = body::decode(&message.body).text;
             // The one who asks may be gone by the time they could be told.
@@ -184,11 +231,15 @@ impl Person {
         }
     }
 
-    async fn next(&mut self) -> anyhow::Result<Option<Message>> {
+    /// The next thing that happens to them; `None` if it is nothing a person notices at once. May
+    /// be dropped and called again.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Notice>> {
         let Some(event) = self.events.next().await else { bail!("{} has no session", self.name()) };
         event.ack();
         match event {
-            Event::Message(message) => return Ok(Some(message)),
+            Event::Message(message) => return Ok(Some(Notice::Message(message))),
+            Event::Disconnected { .. } => return Ok(Some(Notice::Lost)),
+            Event::Connected => return Ok(Some(Notice::Found)),
             Event::Receipt(receipt) => {
                 let tick = match receipt.kind {
                     ReceiptKind::Delivered => Tick::Delivered,
@@ -200,9 +251,7 @@ impl Person {
                 self.ticks.extend(receipt.send_ids.iter().map(|id| (id.0, tick)));
             }
             Event::Ended { code } => bail!("{}'s session ended: {}", self.name(), code.name()),
-            Event::Connected
-            | Event::Disconnected { .. }
-            | Event::CaughtUp
+            Event::CaughtUp
             | Event::SentCopy(_)
             | Event::ReadCopy(_)
             | Event::Unsupported(_)
@@ -214,6 +263,11 @@ impl Person {
     }
 }
 
-fn milliseconds(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+/// A span of time as a person says it.
+pub(super) fn span(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 0.1 => format!("{:.1} ms", seconds * 1000.0),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1000.0),
+        seconds => format!("{seconds:.2} s"),
+    }
 }

@@ -1,201 +1,296 @@
-//! The demo's node: a child process with a directory, ports and a log of its own, and the PINs that
-//! it prints.
+//! The demo's cluster: three nodes with their files, and those who register with them.
+//!
+//! **Invariant:** nodes and files are gone when the stage is dropped; the files stay if the story
+//! went wrong.
 
-use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures_util::future::{select_all, try_join_all};
 use natter_sdk::{Alias, ClientOptions, DeviceKey, Tls, register_prove, register_start};
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::PATIENCE;
-use super::people::{Device, Person};
+use super::guard::Guard;
+use super::node::{Addresses, News, Node};
+use super::painter::{Guests, Painter, Place};
+use super::people::{Device, Person, span};
+use super::screen::Screen;
 
-/// How often the node is asked whether it is ready.
-const POLL: Duration = Duration::from_millis(20);
+/// How many nodes there are.
+pub(super) const NODES: usize = 3;
 
 /// What a line with a PIN begins with.
 const PIN_LINE: &str = "natter-pin ";
 
-/// Tells the newcomer something.
-pub(super) fn narrate(line: &str) {
-    // A newcomer who closed the terminal is told nothing.
-    writeln!(io::stdout(), "{line}").ok();
+/// How long a node that someone killed stays down.
+const DOWN: Duration = Duration::from_secs(3);
+
+/// What the story needs to tell of the nodes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Signs {
+    screen: Screen,
+    names: Vec<(String, String)>,
 }
 
-/// A node and its files.
+impl Signs {
+    pub(super) fn tell(&self, line: &str) {
+        self.screen.tell(line);
+    }
+
+    /// The name of the node whose clients connect to `address`.
+    pub(super) fn name_of(&self, address: &str) -> &str {
+        let node = self.names.iter().find(|(known, _)| known == address);
+        node.map_or("another node", |(_, name)| name)
+    }
+}
+
+/// The nodes and their files.
 #[derive(Debug)]
 pub(super) struct Stage {
-    dir: PathBuf,
-    client: SocketAddr,
-    running: Option<Running>,
-    keep: bool,
+    // Dropped in this order: the guard has to know of the nodes until they are gone.
+    nodes: Vec<Node>,
+    guard: Guard,
+    files: Files,
+    screen: Screen,
+    guests: Guests,
 }
 
+/// Removed when dropped, unless they are kept.
 #[derive(Debug)]
-struct Running {
-    child: Child,
-    out: Lines<BufReader<ChildStdout>>,
+struct Files {
+    folder: PathBuf,
+    keep: bool,
+    screen: Screen,
 }
 
 impl Stage {
-    /// Makes a directory, takes free ports and starts the node.
-    pub(super) async fn set() -> anyhow::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("natter-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let (client, web, http) = (free_port()?, free_port()?, free_port()?);
-        let settings = format!(
-            "[node]\ndata_dir = \"{}\"\n[listen]\nclient = \"{client}\"\nwebsocket = \"{web}\"\n\
-             http = \"{http}\"\n[registration]\nsender = \"log\"\n",
-            dir.join("data").display()
-        );
-        std::fs::write(dir.join("node.toml"), settings)?;
-        let mut stage = Self { dir, client, running: None, keep: false };
-        let took = stage.start().await?;
-        narrate(&format!("A natter node runs on {client}, ready after {} ms.", took.as_millis()));
+    /// Makes the directories and settings of nodes that do not run yet.
+    pub(super) fn set(screen: Screen) -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("natter-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let files = Files { folder, keep: false, screen: screen.clone() };
+        let cookie = DeviceKey::generate()?.public().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        crate::data_dir::write_private(&files.folder.join("cookie"), cookie.as_bytes())?;
+        let places = Addresses::free(NODES)?.into_iter().zip(1..);
+        let nodes =
+            places.map(|(addresses, number)| Node::new(&files.folder, number, addresses)).collect();
+        let guests = Guests::default();
+        let stage = Self { nodes, guard: Guard::start(), files, screen, guests };
+        // The first one founds the cluster, the others find it.
+        stage.configure(0, &[])?;
+        for node in 1..NODES {
+            stage.configure(node, &stage.others(node))?;
+        }
         Ok(stage)
     }
 
-    /// Starts the node and waits until it is ready.
-    pub(super) async fn start(&mut self) -> anyhow::Result<Duration> {
-        let begun = Instant::now();
-        let ready = self.dir.join("data/addresses.json");
-        std::fs::remove_file(&ready).ok();
-        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", "--config"])
-            .arg(self.dir.join("node.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .context("the node does not start")?;
-        let out = child.stdout.take().context("the node has no output")?;
-        self.running = Some(Running { child, out: BufReader::new(out).lines() });
-        while !ready.exists() {
-            let Some(running) = &mut self.running else { bail!("the node is gone") };
-            if let Some(status) = running.child.try_wait()? {
-                bail!("the node ended with {status}; see {}", self.log().display());
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("the node is not ready; see {}", self.log().display());
-            }
-            sleep(POLL).await;
-        }
-        Ok(begun.elapsed())
+    fn configure(&self, node: usize, seeds: &[SocketAddr]) -> anyhow::Result<()> {
+        self.nodes[node].configure(seeds, &self.files.folder.join("cookie"))
     }
 
-    /// Kills the node as a power cut would.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
-        let Some(mut running) = self.running.take() else { bail!("no node runs") };
-        running.child.kill().await?;
-        narrate("   node    killed");
+    fn others(&self, node: usize) -> Vec<SocketAddr> {
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != node);
+        others.map(|(_, other)| other.addresses.cluster).collect()
+    }
+
+    /// Who paints these nodes.
+    pub(super) fn painter(&self) -> Painter {
+        let place = |node: &Node| Place {
+            name: node.name.clone(),
+            data_dir: node.data_dir(),
+            client: node.addresses.client.to_string(),
+            http: node.addresses.http.to_string(),
+        };
+        let places = self.nodes.iter().map(place).collect();
+        Painter::new(self.screen.clone(), places, self.guests.clone())
+    }
+
+    pub(super) fn signs(&self) -> Signs {
+        let sign = |node: &Node| (node.addresses.client.to_string(), node.name.clone());
+        Signs { screen: self.screen.clone(), names: self.nodes.iter().map(sign).collect() }
+    }
+
+    pub(super) fn name(&self, node: usize) -> &str {
+        &self.nodes[node].name
+    }
+
+    /// Which node clients reach at `address`.
+    pub(super) fn node_at(&self, address: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.addresses.client.to_string() == address)
+    }
+
+    /// Starts all nodes and waits until each is ready.
+    pub(super) async fn raise(&mut self) -> anyhow::Result<()> {
+        let starting = async {
+            let started = try_join_all(self.nodes.iter_mut().map(Node::start)).await;
+            started.map(drop)
+        };
+        starting.await?;
+        self.inform_guard();
+        self.write_certificates()?;
+        // From now on the first one, too, finds the others.
+        self.configure(0, &self.others(0))
+    }
+
+    /// Starts one node and waits until it is ready; how long that took.
+    pub(super) async fn start(&mut self, node: usize) -> anyhow::Result<Duration> {
+        let took = self.nodes[node].start().await?;
+        self.inform_guard();
+        Ok(took)
+    }
+
+    /// Kills a node as a power cut would.
+    pub(super) async fn kill(&mut self, node: usize) -> anyhow::Result<()> {
+        self.nodes[node].kill().await?;
+        self.inform_guard();
         Ok(())
     }
 
-    /// Registers someone through the real registration and logs them in.
-    pub(super) async fn register(&mut self, name: &'static str) -> anyhow::Result<Person> {
-        let options = ClientOptions::tls(self.client.to_string(), Tls::from_ca_file(self.ca())?);
+    fn inform_guard(&mut self) {
+        self.guard.watch(self.nodes.iter().filter_map(Node::process));
+    }
+
+    /// What a client of any node must trust.
+    fn write_certificates(&self) -> anyhow::Result<()> {
+        let certificates: Vec<String> =
+            self.nodes.iter().map(Node::certificate).collect::<Result<_, _>>()?;
+        Ok(std::fs::write(self.authorities(), certificates.concat())?)
+    }
+
+    fn authorities(&self) -> PathBuf {
+        self.files.folder.join("ca.pem")
+    }
+
+    /// The addresses for clients, that of node `first` in front.
+    fn addresses(&self, first: usize) -> String {
+        let nodes = self.nodes.iter().cycle().skip(first).take(NODES);
+        let addresses: Vec<String> =
+            nodes.map(|node| node.addresses.client.to_string()).collect();
+        addresses.join(",")
+    }
+
+    /// Registers someone through the real registration at a node and logs them in there.
+    pub(super) async fn register(
+        &mut self,
+        name: &'static str,
+        node: usize,
+    ) -> anyhow::Result<Person> {
+        let tls = Tls::from_ca_file(self.authorities())?;
+        let options = ClientOptions::tls(self.addresses(node), tls);
         let alias = Alias::parse(name)?;
         register_start(&options, &alias).await?;
         let pin = self.pin_of(&alias).await?;
         let key = DeviceKey::generate()?;
         let identity = register_prove(&options, &alias, &pin, key, "demo phone").await?;
-        let user = identity.user;
-        narrate(&format!("   {name:<5}   PIN {pin} proved, is now user {user} with device 1"));
-        let dir = self.dir.join(name);
-        Person::log_in(Device { name, options, identity, dir }).await
+        let (user, dir) = (identity.user, self.files.folder.join(name));
+        let (screen, guests) = (self.screen.clone(), self.guests.clone());
+        let device = Device { name, options, identity, dir, screen, guests };
+        let person = Person::log_in(device).await?;
+        self.screen.tell(&format!(
+            "   {name:<5}   PIN {pin} proved, is now user {user} with device 1, connected to {}",
+            self.name(node)
+        ));
+        Ok(person)
     }
 
     async fn pin_of(&mut self, alias: &Alias) -> anyhow::Result<String> {
         let wanted = format!("{PIN_LINE}alias={alias} pin=");
-        let Some(running) = &mut self.running else { bail!("no node runs") };
         let reading = async {
-            while let Some(line) = running.out.next_line().await? {
-                if let Some(pin) = line.strip_prefix(&wanted) {
-                    return anyhow::Ok(pin.to_owned());
+            loop {
+                match self.news().await? {
+                    (_, News::Said(line)) => {
+                        if let Some(pin) = line.strip_prefix(&wanted) {
+                            return anyhow::Ok(pin.to_owned());
+                        }
+                    }
+                    (node, News::Ended(status)) => bail!("{} ended: {status}", self.name(node)),
                 }
             }
-            bail!("the node ended")
         };
         timeout(PATIENCE, reading).await.context("no PIN came")?
+    }
+
+    /// What any node does next. May be dropped and called again.
+    async fn news(&mut self) -> anyhow::Result<(usize, News)> {
+        let (news, node, _) =
+            select_all(self.nodes.iter_mut().map(|node| Box::pin(node.news()))).await;
+        Ok((node, news?))
     }
 
     /// Prints how a third person joins.
     pub(super) fn invite(&self) {
         let natter = std::env::current_exe().unwrap_or_else(|_| "natter".into());
-        let (natter, ca) = (natter.display(), self.ca());
-        let (client, ca) = (self.client, ca.display());
-        let home = self.dir.join("eve");
-        narrate(&format!(
-            "The node keeps running. Join as a third person, in another terminal:\n\n  \
-             {natter} chat bob --as eve --server {client} --ca {ca} --home {}\n\n\
+        let (natter, ca) = (natter.display(), self.authorities());
+        let folder = &self.files.folder;
+        let home = folder.join("eve");
+        let processes: Vec<String> =
+            self.nodes.iter().filter_map(|node| Some(node.process()?.to_string())).collect();
+        self.screen.tell(&format!(
+            "The nodes keep running. Join as a third person, in another terminal:\n\n  \
+             {natter} chat bob --as eve --server {server} --ca {ca} --home {home}\n\n\
              It asks for a PIN, which appears here. Bob answers whoever writes to him.\n\
-             Ctrl-C ends the demo and removes {}.\n",
-            home.display(),
-            self.dir.display()
+             Kill a node while you write (`kill -9` {processes}): it is started again after {down}.\n\
+             Ctrl-C ends the demo and removes {folder}.\n",
+            server = self.addresses(2),
+            ca = ca.display(),
+            home = home.display(),
+            processes = processes.join(", or "),
+            down = span(DOWN),
+            folder = folder.display(),
         ));
     }
 
-    /// Shows the PINs of those who join; returns when the node ends.
-    pub(super) async fn ended(&mut self) -> anyhow::Result<()> {
-        let Some(running) = &mut self.running else { bail!("no node runs") };
-        while let Some(line) = running.out.next_line().await? {
-            if let Some(pin) = line.strip_prefix(PIN_LINE) {
-                narrate(&format!(
-                    "   PIN for {}",
-                    pin.replace("alias=", "").replace(" pin=", ": ")
-                ));
+    /// Shows the PINs of those who join, and starts nodes again that someone killed. For ever.
+    pub(super) async fn keep_up(&mut self) -> anyhow::Result<()> {
+        loop {
+            match self.news().await? {
+                (_, News::Said(line)) => {
+                    if let Some(pin) = line.strip_prefix(PIN_LINE) {
+                        let pin = pin.replace("alias=", "").replace(" pin=", ": ");
+                        self.screen.tell(&format!("   PIN for {pin}"));
+                    }
+                }
+                (node, News::Ended(status)) => {
+                    let name = self.name(node).to_owned();
+                    self.screen.tell(&format!("   {name}  ended: {status}"));
+                    sleep(DOWN).await;
+                    let took = span(self.start(node).await?);
+                    let process = self.nodes[node].process().unwrap_or_default();
+                    self.screen.tell(&format!(
+                        "   {name}  started again as process {process}, ready after {took}"
+                    ));
+                }
             }
         }
-        bail!("the node ended; see {}", self.log().display())
     }
 
-    /// Where the node writes what it has to say.
-    pub(super) fn log(&self) -> PathBuf {
-        self.dir.join("node.log")
+    /// Where the nodes write what they have to say.
+    pub(super) fn logs(&self) -> String {
+        let logs: Vec<String> =
+            self.nodes.iter().map(|node| node.log().display().to_string()).collect();
+        logs.join(", ")
     }
 
     /// Leaves the files for someone to look at.
     pub(super) fn keep_files(&mut self) {
-        self.keep = true;
-    }
-
-    /// Ends the node and removes its files.
-    pub(super) async fn clear(mut self) -> anyhow::Result<()> {
-        if let Some(mut running) = self.running.take() {
-            running.child.kill().await?;
-        }
-        Ok(())
-    }
-
-    fn ca(&self) -> PathBuf {
-        let tls = self.dir.join("data/tls");
-        let authority = tls.join("ca.pem");
-        if authority.exists() { authority } else { tls.join("cert.pem") }
+        self.files.keep = true;
     }
 }
 
-impl Drop for Stage {
+impl Drop for Files {
     fn drop(&mut self) {
         if !self.keep {
-            remove(&self.dir);
+            remove(&self.folder, &self.screen);
         }
     }
 }
 
-fn remove(dir: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(dir) {
-        narrate(&format!("{} stays: {error}", dir.display()));
+fn remove(folder: &Path, screen: &Screen) {
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        screen.tell(&format!("{} stays: {error}", folder.display()));
     }
-}
-
-fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

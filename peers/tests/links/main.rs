@@ -71,6 +71,19 @@ fn a_killed_node_is_noticed_and_comes_back_as_its_next_incarnation() {
 }
 
 #[test]
+fn a_run_that_is_started_again_is_linked_again() {
+    let (mut ada, mut bob) = pair();
+    for _ in 0..2 {
+        ada.tell("rerun");
+        ada.wait_for(&format!("down {} 1", bob.id), SOON);
+        bob.wait_for(&format!("down {} 1", ada.id), SOON);
+        ada.wait_for(&format!("up {} 1", bob.id), SOON);
+        bob.wait_for(&format!("up {} 1", ada.id), SOON);
+        assert_eq!(ada.ask(&format!("call {} urgent 10 2000", bob.id)), "answer 10");
+    }
+}
+
+#[test]
 fn an_earlier_start_of_a_node_does_not_displace_a_later_one() {
     let mut ada = Start::new(1).start();
     let bob = Start::new(2).incarnation(2).seeds(&[&ada.address]).start();

@@ -84,16 +84,29 @@ async fn run(start: &str) {
         }
     });
     let desk = Arc::new(Desk { peers, port, says: Arc::clone(&says), tasks });
-    let (source, stopping) = StopSource::new();
-    let obey = async {
-        while let Some(command) = told.recv().await {
-            let desk = Arc::clone(&desk);
-            desk.clone().tasks.spawn("command", async move { desk.obey(&command).await });
+    let mut ends = false;
+    while !ends {
+        let (source, stopping) = StopSource::new();
+        let obey = async {
+            ends = obey(&mut told, &desk).await;
+            source.fire();
+        };
+        let service = Arc::clone(&says) as Arc<dyn Service>;
+        let (ran, ()) = tokio::join!(runner.run(service, stopping), obey);
+        ran.unwrap();
+    }
+}
+
+/// Obeys until the run is over; whether all is.
+async fn obey(told: &mut tokio::sync::mpsc::Receiver<String>, desk: &Arc<Desk>) -> bool {
+    while let Some(command) = told.recv().await {
+        if command == "rerun" {
+            return false;
         }
-        source.fire();
-    };
-    let (ran, ()) = tokio::join!(runner.run(says, stopping), obey);
-    ran.unwrap();
+        let desk = Arc::clone(&desk);
+        desk.clone().tasks.spawn("command", async move { desk.obey(&command).await });
+    }
+    true
 }
 
 fn lane(word: &str) -> Lane {

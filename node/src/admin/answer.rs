@@ -1,0 +1,191 @@
+//! What becomes of a request: who is meant, what is changed, and what is left until it is done.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::cluster::{ClusterError, Goal};
+use proto::NodeId;
+use proto::stored::member::State;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::control::{Control, MemberStatus, hex};
+use super::server::Conversation;
+use super::{Failure, FailureKind, Reply, Request};
+
+/// How often it looks at what is left.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long something must be done before it counts: standings are told once a second.
+const SETTLED: Duration = Duration::from_millis(1500);
+
+/// How often the same progress is told again, so that who waits knows that the node is there.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long progress is told at most.
+const WAIT_MAX: Duration = Duration::from_hours(6);
+
+/// Does what is asked.
+///
+/// # Errors
+/// If the one who asks has left.
+pub(super) async fn answer(
+    control: &Arc<dyn Control>,
+    request: Request,
+    to: &mut Conversation,
+) -> io::Result<Reply> {
+    match begin(control, request).await {
+        Ok(Begun::Done(value)) => Ok(Reply::Done(value)),
+        Ok(Begun::Under { goal, done }) => wait(control, goal, done, to).await,
+        Err(failure) => Ok(Reply::Failed(failure)),
+    }
+}
+
+enum Begun {
+    Done(Value),
+    /// Changed, and takes its time.
+    Under {
+        goal: Goal,
+        done: Value,
+    },
+}
+
+async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Failure> {
+    match request {
+        Request::Status => {
+            let status = serde_json::to_value(control.status().await);
+            status.map(Begun::Done).map_err(|error| {
+                Failure::new(FailureKind::Malformed, error.to_string())
+            })
+        }
+        Request::Join { seed } => {
+            control.join(seed).await.map(|next| Begun::Done(json!({ "next": next })))
+        }
+        Request::Leave { wait } => {
+            let me = control.me();
+            change(control, me, State::Leaving).await?;
+            Ok(under(control, Goal::Gone(me), Some(me), wait))
+        }
+        Request::Drain { node, undo, wait } => {
+            let node = who(&control.members(), &node)?;
+            change(control, node, if undo { State::Active } else { State::Draining }).await?;
+            let goal = if undo { Goal::Balanced } else { Goal::Drained(node) };
+            Ok(under(control, goal, Some(node), wait && !undo))
+        }
+        Request::Rebalance { wait } => {
+            control.rebalance();
+            Ok(under(control, Goal::Balanced, None, wait))
+        }
+        Request::Remove { node, wait } => {
+            let members = control.members();
+            let node = who(&members, &node)?;
+            // One that is up can hand over what it alone may have.
+            let up = members.iter().any(|member| member.node == hex(node) && member.up);
+            change(control, node, if up { State::Leaving } else { State::Lost }).await?;
+            Ok(under(control, Goal::Gone(node), Some(node), wait))
+        }
+        Request::Set { key, value } => {
+            control.set_setting(key.clone(), value).await.map_err(failure)?;
+            Ok(Begun::Done(json!({ "set": key })))
+        }
+        Request::Get { key } => {
+            let mut settings = control.settings();
+            if let Some(key) = key {
+                settings.retain(|known, _| *known == key);
+                if settings.is_empty() {
+                    let text = format!("{key} is no setting of the cluster");
+                    return Err(Failure::new(FailureKind::Refused, text));
+                }
+            }
+            Ok(Begun::Done(json!(settings)))
+        }
+    }
+}
+
+fn under(control: &Arc<dyn Control>, goal: Goal, node: Option<NodeId>, wait: bool) -> Begun {
+    let name = |node| {
+        let members = control.members();
+        let member = members.into_iter().find(|member| member.node == hex(node));
+        member.map(|member| member.name).unwrap_or_default()
+    };
+    let done = match node {
+        Some(node) => json!({ "node": hex(node), "name": name(node), "waited": wait }),
+        None => json!({ "waited": wait }),
+    };
+    if wait { Begun::Under { goal, done } } else { Begun::Done(done) }
+}
+
+async fn change(
+    control: &Arc<dyn Control>,
+    node: NodeId,
+    state: State,
+) -> Result<(), Failure> {
+    control.set_state(node, state).await.map_err(failure)
+}
+
+fn failure(error: ClusterError) -> Failure {
+    let kind = match &error {
+        ClusterError::Refused(_) => FailureKind::Refused,
+        ClusterError::NoMajority => FailureKind::NoMajority,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// The one member that is meant: by name, by id, or by the beginning of an id.
+fn who(members: &[MemberStatus], text: &str) -> Result<NodeId, Failure> {
+    let unknown = |why: String| Failure::new(FailureKind::UnknownNode, why);
+    let named: Vec<_> = members.iter().filter(|member| member.name == text).collect();
+    let digits = text.to_ascii_lowercase();
+    let begins: Vec<_> = members
+        .iter()
+        .filter(|member| !digits.is_empty() && member.node.starts_with(&digits))
+        .collect();
+    match (named.as_slice(), begins.as_slice()) {
+        ([one], _) | ([], [one]) => u64::from_str_radix(&one.node, 16)
+            .map(NodeId)
+            .map_err(|_| unknown(format!("{text:?} has no id"))),
+        ([], []) => Err(unknown(format!(
+            "no member is called {text:?}; see `natter admin cluster status`"
+        ))),
+        (several, begins) => {
+            let ids = if several.is_empty() { begins } else { several };
+            let ids: Vec<_> = ids.iter().map(|member| member.node.as_str()).collect();
+            Err(unknown(format!("{text:?} could be any of {}; write the id", ids.join(", "))))
+        }
+    }
+}
+
+/// Tells what is left until nothing is.
+async fn wait(
+    control: &Arc<dyn Control>,
+    goal: Goal,
+    done: Value,
+    to: &mut Conversation,
+) -> io::Result<Reply> {
+    let began = Instant::now();
+    let mut told: Option<(Vec<String>, Instant)> = None;
+    let mut reached: Option<Instant> = None;
+    while began.elapsed() < WAIT_MAX {
+        let left = control.left(goal);
+        if left.is_empty() {
+            if reached.get_or_insert_with(Instant::now).elapsed() >= SETTLED {
+                return Ok(Reply::Done(done));
+            }
+        } else {
+            reached = None;
+            let again = |(said, at): &(Vec<String>, Instant)| {
+                *said != left || at.elapsed() >= TELL_AGAIN
+            };
+            if told.as_ref().is_none_or(again) {
+                to.say(&Reply::Progress(left.clone())).await?;
+                told = Some((left, Instant::now()));
+            }
+        }
+        tokio::select! {
+            error = to.left() => return Err(error),
+            () = sleep(LOOK) => {}
+        }
+    }
+    Ok(Reply::Failed(Failure::new(FailureKind::StillGoing, "it goes on; nobody waits any longer")))
+}

@@ -1,0 +1,151 @@
+//! `natter admin`: asks the node of a data directory and prints what it says.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::print::Printed;
+use super::{Failure, FailureKind, Reply, Request, socket};
+use crate::cli::{Admin, AdminCommand, ClusterCommand, SettingsCommand};
+
+/// Longest silence of a node: it looks at every shard for a status, and waits for a majority.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Exit codes, beside 0 for done and 2 for a command line that makes no sense.
+const FAILED: u8 = 1;
+const NOT_RUNNING: u8 = 3;
+const NOT_PERMITTED: u8 = 4;
+const NO_MAJORITY: u8 = 5;
+const INTERRUPTED: u8 = 130;
+
+/// How asking ended, if not well.
+#[derive(Debug)]
+enum Trouble {
+    NotRunning(String),
+    NotPermitted(String),
+    Failed(Failure),
+    Broken(String),
+    Interrupted,
+}
+
+impl Trouble {
+    fn code(&self) -> u8 {
+        match self {
+            Self::NotRunning(_) => NOT_RUNNING,
+            Self::NotPermitted(_) => NOT_PERMITTED,
+            Self::Failed(failure) => match failure.kind {
+                FailureKind::NoMajority => NO_MAJORITY,
+                FailureKind::NotPermitted => NOT_PERMITTED,
+                FailureKind::Refused
+                | FailureKind::UnknownNode
+                | FailureKind::Busy
+                | FailureKind::Malformed
+                | FailureKind::StillGoing => FAILED,
+            },
+            Self::Broken(_) => FAILED,
+            Self::Interrupted => INTERRUPTED,
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::NotRunning(text) | Self::NotPermitted(text) | Self::Broken(text) => text,
+            Self::Failed(failure) => &failure.text,
+            Self::Interrupted => "what was begun goes on; see `natter admin cluster status`",
+        }
+    }
+}
+
+/// Does what the command line says. Status 0 if it was done, 1 if not, 3 if no node runs, 4 if this
+/// user may not ask it, 5 if no majority answers.
+pub fn run(admin: &Admin) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = match runtime {
+        Ok(runtime) => runtime.block_on(ask(admin)),
+        Err(error) => Err(Trouble::Broken(error.to_string())),
+    };
+    match asked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            // If standard error is closed there is nobody to tell.
+            writeln!(io::stderr(), "natter: {}", trouble.text()).ok();
+            ExitCode::from(trouble.code())
+        }
+    }
+}
+
+fn request(command: &AdminCommand) -> Request {
+    match command.clone() {
+        AdminCommand::Cluster { command } => match command {
+            ClusterCommand::Status => Request::Status,
+            ClusterCommand::Join { seed } => Request::Join { seed },
+            ClusterCommand::Leave { no_wait } => Request::Leave { wait: !no_wait },
+            ClusterCommand::Drain { node, undo, no_wait } => {
+                Request::Drain { node, undo, wait: !no_wait }
+            }
+            ClusterCommand::Rebalance { no_wait } => Request::Rebalance { wait: !no_wait },
+            ClusterCommand::Remove { node, no_wait } => Request::Remove { node, wait: !no_wait },
+        },
+        AdminCommand::Settings { command } => match command {
+            SettingsCommand::Set { key, value } => Request::Set { key, value },
+            SettingsCommand::Get { key } => Request::Get { key },
+        },
+    }
+}
+
+async fn ask(admin: &Admin) -> Result<(), Trouble> {
+    let request = request(&admin.command);
+    let mut stream = connect(&admin.data_dir).await?;
+    let mut line = serde_json::to_vec(&request).map_err(|error| broken(&error))?;
+    line.push(b'\n');
+    // A node that refuses this user says so without reading.
+    stream.write_all(&line).await.ok();
+    let printed = Printed { request: &request, json: admin.json };
+    tokio::select! {
+        done = listen(stream, &printed) => done,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(|error| broken(&error))?;
+            Err(Trouble::Interrupted)
+        }
+    }
+}
+
+async fn connect(data_dir: &Path) -> Result<UnixStream, Trouble> {
+    socket::connect(data_dir).await.map_err(|error| {
+        let dir = data_dir.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Trouble::NotRunning(
+                format!("no node runs in {dir}; name its directory with --data-dir"),
+            ),
+            io::ErrorKind::PermissionDenied => Trouble::NotPermitted(format!(
+                "{dir}: only the user that runs the node may ask it"
+            )),
+            _ => Trouble::Broken(format!("{dir}: {error}")),
+        }
+    })
+}
+
+async fn listen(mut stream: UnixStream, printed: &Printed<'_>) -> Result<(), Trouble> {
+    let mut lines = BufReader::new(&mut stream).lines();
+    loop {
+        let line = timeout(PATIENCE, lines.next_line()).await;
+        let line = line.map_err(|_| Trouble::Broken("the node does not answer".to_owned()))?;
+        let Some(line) = line.map_err(|error| broken(&error))? else {
+            return Err(Trouble::Broken("the node has closed the connection".to_owned()));
+        };
+        match serde_json::from_str(&line).map_err(|error| broken(&error))? {
+            Reply::Progress(left) => printed.progress(&left).map_err(|error| broken(&error))?,
+            Reply::Done(value) => return printed.done(&value).map_err(|error| broken(&error)),
+            Reply::Failed(failure) => return Err(Trouble::Failed(failure)),
+        }
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> Trouble {
+    Trouble::Broken(error.to_string())
+}

@@ -1,0 +1,269 @@
+//! What the admin socket can see and do of its node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actors::cluster::{Cluster, ClusterError, Goal, Place, Work};
+use actors::context::Context;
+use proto::stored::member::State;
+use proto::{NodeId, ShardId};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, FailureKind, join};
+use crate::config;
+
+/// A member, as a status shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id, 16 hex digits.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// Where nodes reach it.
+    pub address: String,
+    /// Its zone.
+    pub zone: String,
+    /// active, draining, leaving or lost.
+    pub state: String,
+    /// Whether it is heard here.
+    pub up: bool,
+    /// Which start of it is heard; 0 if it is not.
+    pub incarnation: u64,
+}
+
+/// A group, as a status shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its number; 16 is `meta`.
+    pub group: u16,
+    /// Who leads it, if that is known here.
+    pub leader: Option<String>,
+    /// The term.
+    pub term: u64,
+    /// Who votes.
+    pub voters: Vec<String>,
+    /// Who listens.
+    pub learners: Vec<String>,
+    /// The last entry that is in `digest`.
+    pub applied: u64,
+    /// Of what is held here, 16 hex digits; the same on all replicas that have applied as much. Empty
+    /// if nothing is held here, or it was not told in time.
+    pub digest: String,
+}
+
+/// The sessions table, as a status shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsStatus {
+    /// Rows.
+    pub rows: u64,
+    /// Of all rows, 16 hex digits; the same on all nodes that know the same.
+    pub digest: String,
+    /// Rows of devices that are connected.
+    pub online: u64,
+}
+
+/// How things stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster's number; 0: this node belongs to none yet.
+    pub cluster: u64,
+    /// The node that answers.
+    pub node: String,
+    /// Where it stands: starting, joining, member or removed.
+    pub place: String,
+    /// All members.
+    pub members: Vec<MemberStatus>,
+    /// All groups.
+    pub groups: Vec<GroupStatus>,
+    /// The sessions table here.
+    pub sessions: SessionsStatus,
+    /// What is set for the whole cluster.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// An id as people see it.
+pub(super) fn hex(node: NodeId) -> String {
+    format!("{:016x}", node.0)
+}
+
+/// What can be seen and done.
+pub trait Control: Send + Sync + fmt::Debug + 'static {
+    /// The node that answers.
+    fn me(&self) -> NodeId;
+    /// All members.
+    fn members(&self) -> Vec<MemberStatus>;
+    /// How things stand.
+    fn status(&self) -> Work<Status>;
+    /// Changes the state of a member.
+    fn set_state(&self, node: NodeId, state: State) -> Work<Result<(), ClusterError>>;
+    /// Sets a setting for the whole cluster.
+    fn set_setting(&self, key: String, value: String) -> Work<Result<(), ClusterError>>;
+    /// All settings that the cluster can set, as they hold now.
+    fn settings(&self) -> BTreeMap<String, String>;
+    /// Looks at the balance now.
+    fn rebalance(&self);
+    /// What is left until a goal is reached.
+    fn left(&self, goal: Goal) -> Vec<String>;
+    /// Prepares to join another cluster; says what the operator has to do.
+    fn join(&self, seed: String) -> Work<Result<String, Failure>>;
+}
+
+/// The control of a running node.
+#[derive(Clone, Debug)]
+pub(super) struct NodeControl {
+    pub(super) context: Arc<Context>,
+    pub(super) cluster: Cluster,
+    pub(super) data_dir: PathBuf,
+}
+
+impl NodeControl {
+    async fn read_status(self) -> Status {
+        let (context, cluster) = (&self.context, &self.cluster);
+        let (digests, meta_digest) = tokio::join!(context.shards.digests(), cluster.meta_digest());
+        let groups = cluster.groups().into_iter().map(|(group, report)| {
+            let told = if group == ShardId::META {
+                meta_digest.map(|told| (told.applied, told.digest))
+            } else {
+                let told = digests.get(usize::from(group.0)).copied().flatten();
+                told.map(|told| (told.applied, told.digest))
+            };
+            let told = told.filter(|_| report.held);
+            GroupStatus {
+                group: group.0,
+                leader: report.leader.map(hex),
+                term: report.term,
+                voters: report.voters.into_iter().map(hex).collect(),
+                learners: report.learners.into_iter().map(hex).collect(),
+                applied: told.map_or(report.applied, |(applied, _)| applied),
+                digest: told.map(|(_, digest)| format!("{digest:016x}")).unwrap_or_default(),
+            }
+        });
+        let groups = groups.collect();
+        let meta = cluster.meta();
+        let set = meta.settings.iter();
+        let sessions = context.sessions.figures();
+        Status {
+            cluster: meta.cluster,
+            node: hex(cluster.me()),
+            place: cluster.place().word().to_owned(),
+            members: self.members(),
+            groups,
+            sessions: SessionsStatus {
+                rows: sessions.rows,
+                digest: format!("{:016x}", context.sessions.digest()),
+                online: sessions.online,
+            },
+            settings: set.map(|one| (one.key.clone(), one.value.clone())).collect(),
+        }
+    }
+
+    async fn prepare_to_join(self, seed: String) -> Result<String, Failure> {
+        let refused = |text: String| Err(Failure::new(FailureKind::Refused, text));
+        if !config::is_host_port(&seed) {
+            return refused(format!("{seed:?} is no address; write HOST:PORT"));
+        }
+        let meta = self.cluster.meta();
+        match self.cluster.place() {
+            Place::Member if meta.members.len() == 1 => {}
+            Place::Member => {
+                let (cluster, members) = (meta.cluster, meta.members.len());
+                return refused(format!(
+                    "this node belongs to cluster {cluster} of {members} nodes; let it leave first"
+                ));
+            }
+            Place::Starting | Place::Joining => {
+                return refused("this node looks for its cluster: see cluster.seeds".to_owned());
+            }
+            Place::Removed => {
+                return refused(
+                    "its cluster has removed this node; start it anew with an empty data directory \
+                     and cluster.seeds"
+                        .to_owned(),
+                );
+            }
+        }
+        let digests = self.context.shards.digests().await;
+        let accounts: Option<u64> =
+            digests.into_iter().map(|told| told.map(|told| told.accounts)).sum();
+        match accounts {
+            Some(0) => {}
+            Some(accounts) => {
+                return refused(format!("this node holds {accounts} accounts; only an empty one joins"));
+            }
+            None => return refused("not every shard answers; try again".to_owned()),
+        }
+        if let Err(error) = join::prepare(&self.data_dir, &seed) {
+            return refused(format!("{}: {error}", self.data_dir.display()));
+        }
+        Ok(format!(
+            "put the cookie of that cluster into {}, then restart this node: it gives up its own \
+             empty cluster and joins by {seed}",
+            self.data_dir.join("cookie").display()
+        ))
+    }
+}
+
+impl Control for NodeControl {
+    fn me(&self) -> NodeId {
+        self.cluster.me()
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let up = self.context.peers.up();
+        let member = |member: &proto::stored::Member| {
+            let node = NodeId(member.node);
+            let heard = up.iter().find(|peer| peer.id.node == node).map(|peer| peer.id.incarnation);
+            let me = (node == self.cluster.me()).then_some(self.context.incarnation);
+            let incarnation = me.or(heard);
+            MemberStatus {
+                node: hex(node),
+                name: member.name.clone(),
+                address: member.address.clone(),
+                zone: member.zone.clone(),
+                state: match member.state() {
+                    State::Active => "active",
+                    State::Draining => "draining",
+                    State::Leaving => "leaving",
+                    State::Lost => "lost",
+                }
+                .to_owned(),
+                up: incarnation.is_some(),
+                incarnation: incarnation.unwrap_or_default(),
+            }
+        };
+        self.cluster.meta().members.iter().map(member).collect()
+    }
+
+    fn status(&self) -> Work<Status> {
+        Box::pin(self.clone().read_status())
+    }
+
+    fn set_state(&self, node: NodeId, state: State) -> Work<Result<(), ClusterError>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move { cluster.set_state(node, state).await })
+    }
+
+    fn set_setting(&self, key: String, value: String) -> Work<Result<(), ClusterError>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move { cluster.set_setting(&key, &value).await })
+    }
+
+    fn settings(&self) -> BTreeMap<String, String> {
+        let texts = self.cluster.settings().texts().into_iter();
+        texts.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    fn rebalance(&self) {
+        self.cluster.rebalance();
+    }
+
+    fn left(&self, goal: Goal) -> Vec<String> {
+        self.cluster.left(goal)
+    }
+
+    fn join(&self, seed: String) -> Work<Result<String, Failure>> {
+        Box::pin(self.clone().prepare_to_join(seed))
+    }
+}

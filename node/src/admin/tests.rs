@@ -1,0 +1,347 @@
+//! The socket and what is said over it, with a control that only remembers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actors::cluster::{ClusterError, Goal, Work};
+use proto::NodeId;
+use proto::stored::member::State;
+use serde_json::json;
+use supervision::{StopSource, TaskGroup};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::UnixStream;
+
+use super::control::{Control, MemberStatus, SessionsStatus, Status, hex};
+use super::print::Printed;
+use super::socket::{Socket, connect};
+use super::{Failure, FailureKind, GroupStatus, Reply, Request, server, socket_path};
+
+#[derive(Debug, Default)]
+struct Fake {
+    states: Mutex<Vec<(NodeId, State)>>,
+    set: Mutex<BTreeMap<String, String>>,
+    left: Mutex<Vec<String>>,
+    asked: Mutex<Vec<Goal>>,
+}
+
+fn member(node: u64, name: &str, up: bool) -> MemberStatus {
+    MemberStatus {
+        node: hex(NodeId(node)),
+        name: name.to_owned(),
+        address: format!("10.0.0.{}:7403", node & 0xff),
+        zone: String::new(),
+        state: "active".to_owned(),
+        up,
+        incarnation: u64::from(up),
+    }
+}
+
+fn status(members: Vec<MemberStatus>) -> Status {
+    let group = |group| GroupStatus {
+        group,
+        leader: (group != 7).then(|| hex(NodeId(0xa1))),
+        term: 3,
+        voters: vec![hex(NodeId(0xa1))],
+        learners: vec![hex(NodeId(0xb2))],
+        applied: 9,
+        digest: "00000000000000ff".to_owned(),
+    };
+    Status {
+        cluster: 5,
+        node: hex(NodeId(0xa1)),
+        place: "member".to_owned(),
+        members,
+        groups: (0..=16).map(group).collect(),
+        sessions: SessionsStatus { rows: 2, digest: "0".repeat(16), online: 1 },
+        settings: BTreeMap::from([("registration.pin_digits".into(), "8".into())]),
+    }
+}
+
+impl Control for Fake {
+    fn me(&self) -> NodeId {
+        NodeId(0xa1)
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let high = 0xa1 << 56;
+        vec![
+            member(0xa1, "ada", true),
+            member(0xb2, "bob", false),
+            member(high | 1, "cy", true),
+            member(high | 2, "cy", true),
+        ]
+    }
+
+    fn status(&self) -> Work<Status> {
+        let status = status(self.members());
+        Box::pin(async { status })
+    }
+
+    fn set_state(&self, node: NodeId, state: State) -> Work<Result<(), ClusterError>> {
+        self.states.lock().unwrap().push((node, state));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn set_setting(&self, key: String, value: String) -> Work<Result<(), ClusterError>> {
+        let told = match key.as_str() {
+            "none" => Err(ClusterError::Refused("none is no setting".to_owned())),
+            "split" => Err(ClusterError::NoMajority),
+            _ => Ok(()),
+        };
+        self.set.lock().unwrap().insert(key, value);
+        Box::pin(async { told })
+    }
+
+    fn settings(&self) -> BTreeMap<String, String> {
+        self.set.lock().unwrap().clone()
+    }
+
+    fn rebalance(&self) {}
+
+    fn left(&self, goal: Goal) -> Vec<String> {
+        self.asked.lock().unwrap().push(goal);
+        self.left.lock().unwrap().clone()
+    }
+
+    fn join(&self, seed: String) -> Work<Result<String, Failure>> {
+        Box::pin(async move { Ok(format!("restart to join {seed}")) })
+    }
+}
+
+struct Running {
+    folder: tempfile::TempDir,
+    fake: Arc<Fake>,
+    stop: StopSource,
+    tasks: TaskGroup,
+}
+
+impl Running {
+    fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(folder: tempfile::TempDir) -> Self {
+        let (stop, stopping) = StopSource::new();
+        let (fake, tasks) = (Arc::new(Fake::default()), TaskGroup::new());
+        let socket = Socket::open(folder.path()).unwrap();
+        let serve = server::serve(socket, fake.clone(), stopping);
+        tasks.spawn("admin", async move { serve.await.unwrap() });
+        Self { folder, fake, stop, tasks }
+    }
+
+    async fn connect(&self) -> Client {
+        Client::new(connect(self.folder.path()).await.unwrap())
+    }
+
+    async fn ask(&self, request: Request) -> Reply {
+        let mut client = self.connect().await;
+        client.say(&request).await;
+        client.hear().await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.fire();
+        assert_eq!(self.tasks.finish(Duration::from_secs(5)).await, 0, "ends when told");
+    }
+}
+
+struct Client {
+    lines: Lines<BufReader<UnixStream>>,
+}
+
+impl Client {
+    fn new(stream: UnixStream) -> Self {
+        Self { lines: BufReader::new(stream).lines() }
+    }
+
+    async fn say(&mut self, request: &Request) {
+        let line = serde_json::to_string(request).unwrap() + "\n";
+        self.lines.get_mut().write_all(line.as_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Option<Reply> {
+        let line = tokio::time::timeout(Duration::from_secs(10), self.lines.next_line());
+        let line = line.await.expect("an answer in time").ok()??;
+        Some(serde_json::from_str(&line).unwrap())
+    }
+}
+
+fn drain(node: &str) -> Request {
+    Request::Drain { node: node.to_owned(), undo: false, wait: false }
+}
+
+#[tokio::test]
+async fn only_its_owner_may_open_the_socket_and_it_goes_with_the_node() {
+    let running = Running::start();
+    let path = socket_path(running.folder.path());
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    running.stop().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn the_socket_of_a_dead_process_is_replaced_and_that_of_a_living_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = std::os::unix::net::UnixListener::bind(socket_path(folder.path())).unwrap();
+    drop(left);
+    let running = Running::start_in(folder);
+    let twice = Socket::open(running.folder.path()).unwrap_err();
+    assert!(format!("{twice:#}").contains("another node"), "{twice:#}");
+    assert!(matches!(running.ask(Request::Status).await, Reply::Done(_)), "it still answers");
+}
+
+#[tokio::test]
+async fn a_data_directory_with_a_long_path_has_a_socket_too() {
+    let folder = tempfile::Builder::new().prefix(&"long".repeat(40)).tempdir().unwrap();
+    let running = Running::start_in(folder);
+    assert!(matches!(running.ask(Request::Status).await, Reply::Done(_)));
+}
+
+#[tokio::test]
+async fn a_status_has_the_keys_that_programs_read() {
+    let running = Running::start();
+    let Reply::Done(value) = running.ask(Request::Status).await else { panic!("no status") };
+    let keys = |value: &serde_json::Value| -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    let set = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(
+        keys(&value),
+        set(&["cluster", "groups", "members", "node", "place", "sessions", "settings"])
+    );
+    assert_eq!(
+        keys(&value["members"][0]),
+        set(&["address", "incarnation", "name", "node", "state", "up", "zone"])
+    );
+    assert_eq!(
+        keys(&value["groups"][0]),
+        set(&["applied", "digest", "group", "leader", "learners", "term", "voters"])
+    );
+    assert_eq!(keys(&value["sessions"]), set(&["digest", "online", "rows"]));
+    assert_eq!(value["members"][0]["node"], "00000000000000a1");
+    assert_eq!(value["groups"][7]["leader"], serde_json::Value::Null);
+
+    let printed = Printed { request: &Request::Status, json: false };
+    let text = printed.text(&value);
+    for part in ["cluster 5, 4 nodes", "ada", "NO LEADER for 7", "2, 1 online", "pin_digits = 8"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_meant_by_name_or_by_the_beginning_of_its_id() {
+    let running = Running::start();
+    for (text, node) in
+        [("ada", 0xa1), ("00000000000000B2", 0xb2), ("00000000000000b", 0xb2), ("bob", 0xb2)]
+    {
+        let Reply::Done(done) = running.ask(drain(text)).await else { panic!("{text}") };
+        assert_eq!(done["node"], hex(NodeId(node)));
+    }
+    for (text, why) in [("eve", "no member"), ("", "no member"), ("cy", "any of"), ("a1", "any of")]
+    {
+        let Reply::Failed(failure) = running.ask(drain(text)).await else { panic!("{text}") };
+        assert_eq!(failure.kind, FailureKind::UnknownNode);
+        assert!(failure.text.contains(why), "{}", failure.text);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_up_leaves_and_one_that_is_not_is_lost() {
+    let running = Running::start();
+    for (node, wait) in [("ada", false), ("bob", false)] {
+        let asked = Request::Remove { node: node.to_owned(), wait };
+        assert!(matches!(running.ask(asked).await, Reply::Done(_)));
+    }
+    running.ask(Request::Leave { wait: false }).await;
+    running.ask(Request::Drain { node: "ada".into(), undo: true, wait: true }).await;
+    let states = running.fake.states.lock().unwrap().clone();
+    let expected = [
+        (0xa1, State::Leaving),
+        (0xb2, State::Lost),
+        (0xa1, State::Leaving),
+        (0xa1, State::Active),
+    ];
+    assert_eq!(states, expected.map(|(node, state)| (NodeId(node), state)));
+}
+
+#[tokio::test]
+async fn progress_is_told_until_nothing_is_left() {
+    let running = Running::start();
+    *running.fake.left.lock().unwrap() = vec!["leads 3 groups".to_owned()];
+    let mut client = running.connect().await;
+    client.say(&Request::Drain { node: "ada".into(), undo: false, wait: true }).await;
+    let told = client.hear().await.unwrap();
+    assert_eq!(told, Reply::Progress(vec!["leads 3 groups".to_owned()]));
+    *running.fake.left.lock().unwrap() = vec!["leads 1 group".to_owned()];
+    assert_eq!(client.hear().await, Some(Reply::Progress(vec!["leads 1 group".to_owned()])));
+    running.fake.left.lock().unwrap().clear();
+    let done = json!({ "node": hex(NodeId(0xa1)), "name": "ada", "waited": true });
+    assert_eq!(client.hear().await, Some(Reply::Done(done)));
+    client.say(&Request::Get { key: None }).await;
+    assert!(matches!(client.hear().await, Some(Reply::Done(_))), "the line can be used again");
+    assert_eq!(running.fake.asked.lock().unwrap()[0], Goal::Drained(NodeId(0xa1)));
+}
+
+#[tokio::test]
+async fn who_leaves_is_waited_for_no_longer() {
+    let running = Running::start();
+    *running.fake.left.lock().unwrap() = vec!["to be moved: 3 groups".to_owned()];
+    let mut client = running.connect().await;
+    client.say(&Request::Rebalance { wait: true }).await;
+    assert!(matches!(client.hear().await, Some(Reply::Progress(_))));
+    drop(client);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn settings_are_set_shown_and_refused_with_a_reason() {
+    let running = Running::start();
+    let set = |key: &str| Request::Set { key: key.to_owned(), value: "7".to_owned() };
+    assert_eq!(running.ask(set("one")).await, Reply::Done(json!({ "set": "one" })));
+    for (key, kind) in [("none", FailureKind::Refused), ("split", FailureKind::NoMajority)] {
+        let Reply::Failed(failure) = running.ask(set(key)).await else { panic!("{key}") };
+        assert_eq!(failure.kind, kind);
+    }
+    let get = |key: &str| Request::Get { key: Some(key.to_owned()) };
+    assert_eq!(running.ask(get("one")).await, Reply::Done(json!({ "one": "7" })));
+    assert!(matches!(running.ask(get("two")).await, Reply::Failed(_)));
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_and_too_much_of_it_is_not_read() {
+    let running = Running::start();
+    let mut client = running.connect().await;
+    client.lines.get_mut().write_all(b"{\"do\":\"dance\"}\n").await.unwrap();
+    let Some(Reply::Failed(failure)) = client.hear().await else { panic!("no answer") };
+    assert_eq!(failure.kind, FailureKind::Malformed);
+    // The other end may close before all of it is written.
+    client.lines.get_mut().write_all(&vec![b'x'; 100_000]).await.ok();
+    assert_eq!(client.hear().await, None);
+}
+
+#[tokio::test]
+async fn only_so_many_may_ask_at_once() {
+    let running = Running::start();
+    let mut asking = Vec::new();
+    for _ in 0..8 {
+        let mut client = running.connect().await;
+        client.say(&Request::Get { key: None }).await;
+        assert!(matches!(client.hear().await, Some(Reply::Done(_))));
+        asking.push(client);
+    }
+    let mut late = running.connect().await;
+    let Some(Reply::Failed(failure)) = late.hear().await else { panic!("no answer") };
+    assert_eq!(failure.kind, FailureKind::Busy);
+}
+
+#[tokio::test]
+async fn without_a_node_nobody_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = connect(folder.path()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(socket_path(Path::new("data")), Path::new("data/admin.sock"));
+}

@@ -1,0 +1,158 @@
+//! Looks at the nodes all the time: paints the picture, and passes on what they said to the story.
+//!
+//! **Invariant:** a node is shown as up only if it answered in this round.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use natter_sdk::Client;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::PATIENCE;
+use super::screen::{Picture, Screen};
+use super::status::{Answers, Status};
+
+/// Time between two rounds.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait for one node's answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Where a node can be looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) data_dir: PathBuf,
+    pub(super) client: String,
+    pub(super) http: String,
+}
+
+/// What all nodes said when they were asked at once.
+#[derive(Debug, Default)]
+struct Round {
+    number: u64,
+    answers: Vec<Option<Status>>,
+}
+
+/// Whose phone is where. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Guests(Arc<Mutex<Vec<(&'static str, Client)>>>);
+
+impl Guests {
+    pub(super) fn add(&self, name: &'static str, client: Client) {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.retain(|(known, _)| *known != name);
+        guests.push((name, client));
+    }
+
+    fn at(&self, address: &str) -> Vec<&'static str> {
+        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = guests.iter().filter(|(_, client)| client.node().as_deref() == Some(address));
+        here.map(|(name, _)| *name).collect()
+    }
+}
+
+/// The one who looks.
+#[derive(Debug)]
+pub(super) struct Painter {
+    screen: Screen,
+    places: Vec<Place>,
+    guests: Guests,
+    rounds: watch::Sender<Round>,
+}
+
+impl Painter {
+    pub(super) fn new(screen: Screen, places: Vec<Place>, guests: Guests) -> Self {
+        Self { screen, places, guests, rounds: watch::Sender::new(Round::default()) }
+    }
+
+    pub(super) fn watcher(&self) -> Watcher {
+        Watcher(self.rounds.subscribe())
+    }
+
+    /// Looks and paints, for ever.
+    pub(super) async fn paint(&self) {
+        let mut is_begun = false;
+        for number in 1.. {
+            let looks = join_all(self.places.iter().map(look)).await;
+            let (answers, phones): (Vec<_>, Vec<_>) = looks.into_iter().unzip();
+            is_begun |= answers.iter().any(Option::is_some);
+            if is_begun {
+                self.screen.draw(self.picture(&answers, &phones));
+            }
+            self.rounds.send_replace(Round { number, answers });
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn picture(&self, answers: &Answers, phones: &[Option<u64>]) -> Picture {
+        let mut picture = Picture::default();
+        for (place, (said, phones)) in self.places.iter().zip(answers.iter().zip(phones)) {
+            let name = &place.name;
+            let Some(said) = said else {
+                picture.lines.push(format!("   {name}  \u{25cb} down"));
+                // Writing to a string does not fail.
+                write!(picture.line, "   {name}: down").ok();
+                continue;
+            };
+            let (led, phones) = (said.shards_led(), phones.unwrap_or(0));
+            let guests = self.guests.at(&place.client).join(", ");
+            let bar = "\u{25a0}".repeat(led);
+            picture.lines.push(format!(
+                "   {name}  \u{25cf} up    leads {led:>2} of 16 {bar:<16}  sessions {phones}  {guests}"
+            ));
+            write!(picture.line, "   {name}: up, leads {led}, sessions {phones}").ok();
+        }
+        picture
+    }
+}
+
+async fn look(place: &Place) -> (Option<Status>, Option<u64>) {
+    let asked = timeout(ANSWER, Status::ask(&place.data_dir));
+    let counted = timeout(ANSWER, sessions(&place.http));
+    let (said, counted) = tokio::join!(asked, counted);
+    (said.ok().and_then(Result::ok), counted.ok().flatten())
+}
+
+/// How many phones are connected to a node, as its metrics say.
+async fn sessions(http: &str) -> Option<u64> {
+    let page = reqwest::get(format!("http://{http}/metrics")).await.ok()?.text().await.ok()?;
+    page.lines().find_map(|line| line.strip_prefix("natter_connections ")?.trim().parse().ok())
+}
+
+/// The story's view of the nodes.
+#[derive(Clone, Debug)]
+pub(super) struct Watcher(watch::Receiver<Round>);
+
+impl Watcher {
+    /// Waits until `pick` finds what it looks for in what the nodes say from now on.
+    ///
+    /// # Errors
+    /// Says that `what` did not come in time.
+    pub(super) async fn until<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(&Answers) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        // The round that is under way began before.
+        let begin = self.0.borrow().number + 2;
+        let looking = async {
+            loop {
+                self.0.changed().await?;
+                let round = self.0.borrow_and_update();
+                if round.number >= begin
+                    && let Some(found) = pick(&round.answers)
+                {
+                    return anyhow::Ok(found);
+                }
+            }
+        };
+        let found = timeout(PATIENCE, looking).await;
+        found.with_context(|| format!("waited too long for {what}"))?
+    }
+}

@@ -1,0 +1,154 @@
+//! This node as a member of its cluster: what it says of itself, the settings that hold for all, and
+//! leadership handed over before it goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::cluster::{Cluster, ClusterArgs, ClusterSettings};
+use actors::context::{Context, Settings};
+use actors::replicas::NodeGroups;
+use actors::service::NodeService;
+use actors::shard::MachineLimits;
+use proto::stored;
+use supervision::ChildSpec;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::admin;
+use crate::boot::Node;
+use crate::config::NodeConfig;
+
+/// How long a start waits for leaders before it lets clients in all the same: they are told to try
+/// again.
+const LEADERS_WAIT: Duration = Duration::from_secs(10);
+
+/// How long the end waits for others to lead.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(3);
+
+/// The doors of a member.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) cluster: Cluster,
+    pub(crate) service: Arc<NodeService>,
+}
+
+impl Membership {
+    /// `client`: where clients reach this node.
+    pub(crate) fn new(config: &NodeConfig, node: &Node, client: Option<&str>) -> Self {
+        let context = &node.context;
+        let client = client.filter(|address| is_reachable(address)).unwrap_or_default();
+        node.links.tell_client_address(client);
+        let mut chance = [0; 8];
+        context.secrets.fill(&mut chance);
+        let cluster = Cluster::new(ClusterArgs {
+            about: stored::Member {
+                node: context.node.0,
+                name: config.cluster.node_name(),
+                address: node.links.advertised(),
+                zone: config.cluster.zone.clone(),
+                client_address: client.to_owned(),
+                ..stored::Member::default()
+            },
+            incarnation: context.incarnation,
+            own: config.cluster_settings(),
+            joins: !context.founds,
+            chance: u64::from_le_bytes(chance).max(1),
+            peers: context.peers.clone(),
+            groups: Arc::new(NodeGroups(context.clone())),
+        });
+        let service = NodeService { context: context.clone(), cluster: cluster.clone() };
+        let service = Arc::new(service);
+        context.sessions.wire(context.peers.clone(), service.clone());
+        Self { cluster, service }
+    }
+
+    /// Takes over what is set for the cluster, whenever it changes.
+    pub(crate) fn settings(&self, config: &NodeConfig, context: &Arc<Context>) -> ChildSpec {
+        let (cluster, context, config) =
+            (self.cluster.clone(), context.clone(), Arc::new(config.clone()));
+        ChildSpec::task("settings", move |stopping| {
+            let (mut changes, context, config) =
+                (cluster.watch_settings(), context.clone(), config.clone());
+            async move {
+                loop {
+                    let now = *changes.borrow_and_update();
+                    context.live.set(settings(&config, now));
+                    tokio::select! {
+                        () = stopping.wait() => return Ok(()),
+                        changed = changes.changed() => changed?,
+                    }
+                }
+            }
+        })
+    }
+
+    /// The admin socket.
+    pub(crate) fn admin(&self, config: &NodeConfig, node: &Node) -> anyhow::Result<ChildSpec> {
+        admin::child(config, node, self.cluster.clone())
+    }
+}
+
+/// What actors are told.
+pub(crate) fn settings(config: &NodeConfig, now: ClusterSettings) -> Settings {
+    let every = config.storage.checkpoint_every.as_millis();
+    Settings {
+        machine: MachineLimits {
+            mailbox_messages: now.mailbox_messages,
+            mailbox_bytes: now.mailbox_bytes,
+        },
+        checkpoint_every_ms: u64::try_from(every).unwrap_or(u64::MAX),
+        sends_per_second: now.sends_per_second,
+        message_ttl_max_s: now.message_ttl_max_s,
+        pin_digits: now.pin_digits,
+        pin_ttl_s: now.pin_ttl_s,
+        pin_attempts: now.pin_attempts,
+        pin_requests_per_hour: now.pin_requests_per_hour,
+    }
+}
+
+/// Whether others can be sent to this address.
+fn is_reachable(address: &str) -> bool {
+    address.parse().is_ok_and(|address: std::net::SocketAddr| !address.ip().is_unspecified())
+}
+
+/// Waits until each group in which this node votes has a leader.
+pub(crate) async fn wait_for_leaders(context: &Context) {
+    let began = Instant::now();
+    let leaderless = || {
+        let groups = context.groups.all().map(|(_, group)| group.standing());
+        groups.filter(|group| !group.voters.is_empty() && group.leader.is_none()).count()
+    };
+    while leaderless() > 0 {
+        if began.elapsed() >= LEADERS_WAIT {
+            warn!(groups = leaderless(), "no majority yet; clients are told to try again");
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Lets other nodes lead what this one leads, so that its end is no pause for anybody.
+pub(crate) async fn hand_over(context: &Context) {
+    let mut moves = Vec::new();
+    for (id, group) in context.groups.all() {
+        let standing = group.standing();
+        let caught_up = group.caught_up();
+        let mut others = standing.voters.iter().filter(|node| **node != context.node);
+        let heir = others.find(|node| caught_up.contains(node) && context.peers.is_up(**node));
+        if let Some(heir) = heir.filter(|_| standing.me_leads) {
+            let (group, heir) = (group.clone(), *heir);
+            moves.push(async move { (id, group.yield_to(heir).await) });
+        }
+    }
+    if moves.is_empty() {
+        return;
+    }
+    let count = moves.len();
+    match timeout(HAND_OVER_WAIT, futures_util::future::join_all(moves)).await {
+        Ok(moved) => {
+            let moved = moved.iter().filter(|(_, moved)| moved.is_ok()).count();
+            info!(moved, of = count, "leadership handed over");
+        }
+        Err(_) => warn!("others did not take over leadership in time; they will elect"),
+    }
+}

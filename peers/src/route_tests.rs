@@ -1,0 +1,109 @@
+//! Tests of the sending side: what travels together, what is acknowledged, how calls end.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::cluster::{Hello, Packet};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A route, and what it shipped.
+fn route() -> (Arc<Route>, impl Fn() -> Vec<Packet>) {
+    let shipped = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&shipped);
+    let carrier = Box::new(move |bytes: Vec<u8>| {
+        sink.lock().unwrap().push(Packet::decode(bytes.as_slice()).unwrap());
+    });
+    let stamp = Stamp { incarnation: 3, link: 9 };
+    let route = Route::new(carrier, stamp, Clock::start(), Arc::default());
+    (Arc::new(route), move || std::mem::take(&mut *shipped.lock().unwrap()))
+}
+
+fn cast(route: &Route) {
+    route.offer(Lane::Normal, Kind::Cast, Bytes::from_static(b"hello")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_link_sends_at_once_and_a_busy_one_everything_together() {
+    let (route, shipped) = route();
+    cast(&route);
+    assert_eq!(shipped().len(), 1, "at once");
+    for _ in 0..100 {
+        cast(&route);
+    }
+    assert_eq!(shipped().len(), UNDER_WAY_MAX as usize - 1);
+    route.flushed();
+    let together = shipped();
+    assert_eq!((together.len(), together[0].pieces.len()), (1, 99));
+    assert_eq!((together[0].incarnation, together[0].link), (3, 9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_ride_along_or_go_alone_when_owed() {
+    let (route, shipped) = route();
+    route.received(0, 5, false);
+    assert!(shipped().is_empty());
+    cast(&route);
+    assert_eq!(shipped()[0].acknowledged, 5);
+    route.received(1, 6, true);
+    let alone = shipped();
+    assert_eq!((alone.len(), alone[0].acknowledged, alone[0].pieces.len()), (1, 6, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_goes_out_only_when_nothing_else_did() {
+    let (route, shipped) = route();
+    let heartbeat = Duration::from_millis(200);
+    tokio::time::advance(heartbeat).await;
+    route.beat(heartbeat);
+    assert_eq!(shipped().len(), 1);
+    tokio::time::advance(heartbeat / 2).await;
+    cast(&route);
+    tokio::time::advance(heartbeat / 2).await;
+    route.beat(heartbeat);
+    assert_eq!(shipped().len(), 1, "the cast");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_ends_with_its_answer_its_time_or_its_link() {
+    let (route, shipped) = route();
+    let asked = route.call(Lane::Normal, Bytes::from_static(b"?"), SECOND);
+    let request = shipped().remove(0).pieces.remove(0);
+    assert_eq!((request.kind(), request.deadline_ms), (proto::cluster::piece::Kind::Request, 1000));
+    route.answered(request.call, Bytes::from_static(b"!"));
+    assert_eq!(asked.await, Ok(Bytes::from_static(b"!")));
+
+    let late = route.call(Lane::Normal, Bytes::new(), SECOND);
+    assert_eq!(late.await, Err(CallError::TimedOut));
+
+    drop(route.call(Lane::Normal, Bytes::new(), SECOND));
+    assert!(lock(&route.calls).waiting.is_empty(), "nobody waits any longer");
+
+    let open = route.call(Lane::Normal, Bytes::new(), SECOND);
+    route.close();
+    assert_eq!(open.await, Err(CallError::Broken));
+    let after = route.call(Lane::Normal, Bytes::new(), SECOND);
+    assert_eq!(after.await, Err(CallError::NotUp));
+    assert_eq!(route.offer(Lane::Urgent, Kind::Cast, Bytes::new()), Err(NotSent::Closed));
+    shipped();
+    route.greet(Hello::default());
+    route.flushed();
+    assert!(shipped().is_empty(), "closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_calls_are_bounded() {
+    let (route, _) = route();
+    let open: Vec<_> =
+        (0..CALLS_MAX).map(|_| route.call(Lane::Normal, Bytes::new(), SECOND)).collect();
+    let over = route.call(Lane::Normal, Bytes::new(), SECOND);
+    assert_eq!(over.await, Err(CallError::Full));
+    assert_eq!(route.counters.counts().refused_calls, 1);
+    drop(open);
+    let again = route.call(Lane::Normal, Bytes::new(), SECOND);
+    assert_eq!(again.await, Err(CallError::TimedOut));
+}
