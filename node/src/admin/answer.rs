@@ -55,9 +55,9 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
     match request {
         Request::Status => {
             let status = serde_json::to_value(control.status().await);
-            status.map(Begun::Done).map_err(|error| {
-                Failure::new(FailureKind::Malformed, error.to_string())
-            })
+            status
+                .map(Begun::Done)
+                .map_err(|error| Failure::new(FailureKind::Malformed, error.to_string()))
         }
         Request::Join { seed } => {
             control.join(seed).await.map(|next| Begun::Done(json!({ "next": next })))
@@ -86,7 +86,7 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
             Ok(under(control, Goal::Gone(node), Some(node), wait))
         }
         Request::Set { key, value } => {
-            control.set_setting(key.clone(), value).await.map_err(failure)?;
+            control.set_setting(key.clone(), value).await.map_err(|error| failure(&error))?;
             Ok(Begun::Done(json!({ "set": key })))
         }
         Request::Get { key } => {
@@ -116,16 +116,12 @@ fn under(control: &Arc<dyn Control>, goal: Goal, node: Option<NodeId>, wait: boo
     if wait { Begun::Under { goal, done } } else { Begun::Done(done) }
 }
 
-async fn change(
-    control: &Arc<dyn Control>,
-    node: NodeId,
-    state: State,
-) -> Result<(), Failure> {
-    control.set_state(node, state).await.map_err(failure)
+async fn change(control: &Arc<dyn Control>, node: NodeId, state: State) -> Result<(), Failure> {
+    control.set_state(node, state).await.map_err(|error| failure(&error))
 }
 
-fn failure(error: ClusterError) -> Failure {
-    let kind = match &error {
+fn failure(error: &ClusterError) -> Failure {
+    let kind = match error {
         ClusterError::Refused(_) => FailureKind::Refused,
         ClusterError::NoMajority => FailureKind::NoMajority,
     };
@@ -145,9 +141,9 @@ fn who(members: &[MemberStatus], text: &str) -> Result<NodeId, Failure> {
         ([one], _) | ([], [one]) => u64::from_str_radix(&one.node, 16)
             .map(NodeId)
             .map_err(|_| unknown(format!("{text:?} has no id"))),
-        ([], []) => Err(unknown(format!(
-            "no member is called {text:?}; see `natter admin cluster status`"
-        ))),
+        ([], []) => {
+            Err(unknown(format!("no member is called {text:?}; see `natter admin cluster status`")))
+        }
         (several, begins) => {
             let ids = if several.is_empty() { begins } else { several };
             let ids: Vec<_> = ids.iter().map(|member| member.node.as_str()).collect();
@@ -174,9 +170,8 @@ async fn wait(
             }
         } else {
             reached = None;
-            let again = |(said, at): &(Vec<String>, Instant)| {
-                *said != left || at.elapsed() >= TELL_AGAIN
-            };
+            let again =
+                |(said, at): &(Vec<String>, Instant)| *said != left || at.elapsed() >= TELL_AGAIN;
             if told.as_ref().is_none_or(again) {
                 to.say(&Reply::Progress(left.clone())).await?;
                 told = Some((left, Instant::now()));

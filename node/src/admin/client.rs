@@ -115,6 +115,7 @@ async fn ask(admin: &Admin) -> Result<(), Trouble> {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "another library's enum")]
 async fn connect(data_dir: &Path) -> Result<UnixStream, Trouble> {
     socket::connect(data_dir).await.map_err(|error| {
         let dir = data_dir.display();
@@ -122,9 +123,9 @@ async fn connect(data_dir: &Path) -> Result<UnixStream, Trouble> {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Trouble::NotRunning(
                 format!("no node runs in {dir}; name its directory with --data-dir"),
             ),
-            io::ErrorKind::PermissionDenied => Trouble::NotPermitted(format!(
-                "{dir}: only the user that runs the node may ask it"
-            )),
+            io::ErrorKind::PermissionDenied => {
+                Trouble::NotPermitted(format!("{dir}: only the user that runs the node may ask it"))
+            }
             _ => Trouble::Broken(format!("{dir}: {error}")),
         }
     })

@@ -190,7 +190,9 @@ impl NodeControl {
         match accounts {
             Some(0) => {}
             Some(accounts) => {
-                return refused(format!("this node holds {accounts} accounts; only an empty one joins"));
+                return refused(format!(
+                    "this node holds {accounts} accounts; only an empty one joins"
+                ));
             }
             None => return refused("not every shard answers; try again".to_owned()),
         }

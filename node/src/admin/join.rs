@@ -44,7 +44,8 @@ pub fn seeds(data_dir: &Path, configured: &[String]) -> anyhow::Result<Vec<Strin
                 "{}: is there from an earlier time; delete it, then start again",
                 aside.display()
             );
-            fs::rename(&store, &aside).with_context(|| format!("cannot move {}", store.display()))?;
+            fs::rename(&store, &aside)
+                .with_context(|| format!("cannot move {}", store.display()))?;
         }
         fs::rename(&join, &seeds).with_context(|| format!("cannot move {}", join.display()))?;
     }

@@ -43,9 +43,9 @@ impl Printed<'_> {
                 Err(_) => format!("{value:#}\n"),
             },
             Request::Join { .. } => format!("{}\n", at("next")),
-            Request::Leave { .. } => format!(
-                "{node} has left the cluster{begun}; when it has, stop it for good\n"
-            ),
+            Request::Leave { .. } => {
+                format!("{node} has left the cluster{begun}; when it has, stop it for good\n")
+            }
             Request::Drain { undo: true, .. } => format!("{node} may lead again\n"),
             Request::Drain { .. } => {
                 format!("{node} leads nothing{begun}; undo it with `drain {} --undo`\n", at("node"))
@@ -56,12 +56,13 @@ impl Printed<'_> {
                 format!("{} is each node's own again\n", at("set"))
             }
             Request::Set { .. } => format!("{} is set on all nodes\n", at("set")),
-            Request::Get { .. } => value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(key, value)| format!("{key} = {}\n", value.as_str().unwrap_or_default()))
-                .collect(),
+            Request::Get { .. } => {
+                let mut out = String::new();
+                for (key, value) in value.as_object().into_iter().flatten() {
+                    line(&mut out, format_args!("{key} = {}", value.as_str().unwrap_or_default()));
+                }
+                out
+            }
         }
     }
 }

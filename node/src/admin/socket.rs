@@ -64,7 +64,10 @@ impl Socket {
     pub(super) fn open(data_dir: &Path) -> anyhow::Result<Self> {
         let path = socket_path(data_dir);
         let bound = bind(&path).with_context(|| {
-            format!("{}: the admin socket cannot be made; does another node run here?", path.display())
+            format!(
+                "{}: the admin socket cannot be made; does another node run here?",
+                path.display()
+            )
         })?;
         Ok(Self(Arc::new(Inner { path, bound: Mutex::new(Some(bound)) })))
     }

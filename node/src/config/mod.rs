@@ -207,7 +207,7 @@ section! {
         /// Messages that one user may send in a second; 0 for no limit.
         sends_per_second: u32 = 0;
         /// How long a message is kept at most for a device that does not come, 1m to 30days.
-        message_ttl_max: Duration = Duration::from_secs(proto::limits::TTL_S_MAX as u64);
+        message_ttl_max: Duration = Duration::from_secs(proto::limits::TTL_S_MAX.into());
     }
 }
 
