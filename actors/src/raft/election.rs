@@ -125,6 +125,7 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
     let voters: BTreeSet<u64> = members.voter_ids().collect();
     if server.state == ServerState::Leader {
         pulse.gone = None;
+        pulse.tried = Instant::now();
         if members.nodes().all(|(node, _)| *node == inner.me) {
             return IDLE;
         }
@@ -181,10 +182,10 @@ fn due(
             heard.at.max(pulse.tried) + pulse.timeout
         }
         None => {
-            // An election is under way, or failed.
+            // An election is under way, or failed: disks take their time.
             pulse.gone = None;
-            let heartbeat = inner.timing.heartbeat;
-            heard.at.max(pulse.tried) + pulse.between(heartbeat, 2 * heartbeat)
+            let least = inner.timing.election.0;
+            heard.at.max(pulse.tried) + pulse.between(least / 2, least)
         }
     }
 }
@@ -225,8 +226,14 @@ async fn campaign(inner: &Inner) -> bool {
             Some(answer) => granted.extend(answer.ok().flatten()),
         }
     }
-    super::now(inner.raft.trigger().elect());
+    elect(inner, &vote);
     true
+}
+
+/// Begins an election in the term after that of `vote`.
+fn elect(inner: &Inner, vote: &Ballot) {
+    inner.contact.heard(&Vote::new(vote.leader_id().term + 1, inner.me));
+    super::now(inner.raft.trigger().elect());
 }
 
 /// What openraft has promised, and where its log ends; `None` if it does not say.
@@ -253,26 +260,27 @@ pub(super) async fn vote(inner: &Inner, wanted: cluster::Vote) -> Option<cluster
         let vote = Some(convert::stored_vote(&mine));
         return Some(cluster::VoteAnswer { vote, granted: may, last });
     }
+    if may {
+        inner.contact.heard(&request.vote);
+    }
     if may && mine.is_committed() {
         take_vote(inner, request.vote).await?;
     }
     let response = inner.raft.vote(request).await.ok()?;
-    if response.vote_granted {
-        inner.contact.heard(&response.vote);
-    }
     Some(convert::vote_answer(&response))
 }
 
 /// Whether the leader that this node has promised to follow need not be waited for.
 fn leader_is_gone(inner: &Inner, mine: &Ballot) -> bool {
+    let heard = inner.contact.last();
     if !mine.is_committed() {
-        return true;
+        // Whoever got the vote has a while to become the leader.
+        return heard.leader || heard.at.elapsed() >= inner.timing.election.0 / 2;
     }
     let leader = mine.leader_id().node_id;
     if leader == inner.me {
         return inner.wire.weak.load(Ordering::Relaxed);
     }
-    let heard = inner.contact.last();
     heard.at.elapsed() >= inner.timing.election.0
         || (heard.leader && !inner.peers.is_up(NodeId(leader)))
 }
@@ -295,7 +303,7 @@ pub(super) async fn lead_now(inner: &Inner, asked: &cluster::TimeoutNow) -> Opti
     let elects = whole && mine == convert::vote(&leader) && mine.is_committed();
     if elects {
         inner.wire.elected_for(leader);
-        super::now(inner.raft.trigger().elect());
+        elect(inner, &mine);
     }
     Some(elects)
 }
