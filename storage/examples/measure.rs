@@ -1,6 +1,6 @@
 //! Measures storage: durable appends, votes, the time of a start, snapshots and sessions.
 //! `cargo run --release -p storage --example measure [DIR]`; without a directory a temporary one is
-//! used.
+//! used. CPU is user and system time of all threads.
 #![allow(clippy::print_stdout, reason = "it is there to print figures")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
@@ -22,6 +22,9 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> Outcome<()> {
     let temporary = tempfile::tempdir()?;
     let dir = std::env::args().nth(1).map_or(temporary.path().to_owned(), PathBuf::from);
+    if std::env::args().nth(2).is_some() {
+        return sessions(&dir.join("sessions"), 1_000_000);
+    }
     for waiters in [1, 64, 1024] {
         appends(&dir.join(format!("appends-{waiters}")), waiters)?;
     }
@@ -73,7 +76,7 @@ fn sessions(dir: &Path, rows: u64) -> Outcome<()> {
         (UserId(user), DeviceId(1), session)
     };
     for round in ["new", "again"] {
-        let begun = Instant::now();
+        let (begun, cpu) = (Instant::now(), cpu_s()?);
         let mut longest = Duration::ZERO;
         for first in (0..rows).step_by(500) {
             let batch: Vec<_> = (first..first + 500).map(row).collect();
@@ -83,21 +86,24 @@ fn sessions(dir: &Path, rows: u64) -> Outcome<()> {
         }
         let spent = begun.elapsed();
         println!(
-            "{rows} sessions put by 500, {round}: {:.1} s, {:.0}/s, longest batch {} ms",
+            "{rows} sessions put by 500, {round}: {:.1} s, {:.0}/s, longest batch {} ms, CPU {:.1} s",
             spent.as_secs_f64(),
             rows as f64 / spent.as_secs_f64(),
-            longest.as_millis()
+            longest.as_millis(),
+            cpu_s()? - cpu
         );
     }
-    let begun = Instant::now();
+    let (begun, cpu) = (Instant::now(), cpu_s()?);
     for n in (0..rows).step_by(10) {
         let (user, device, _) = row(n * 7 % rows);
         table.get(user, device)?.ok_or("a row is missing")?;
     }
-    println!("get: {:.1} us", begun.elapsed().as_micros() as f64 / (rows / 10) as f64);
-    let (begun, mut found) = (Instant::now(), 0u64);
+    let us = |seconds: f64| seconds * 1e6 / (rows / 10) as f64;
+    println!("get: {:.1} us, CPU {:.1} us", us(begun.elapsed().as_secs_f64()), us(cpu_s()? - cpu));
+    let (begun, cpu, mut found) = (Instant::now(), cpu_s()?, 0u64);
     table.scan(&mut |_, _, _| found += 1)?;
-    println!("{found} scanned: {:.2} s", begun.elapsed().as_secs_f64());
+    let spent_s = begun.elapsed().as_secs_f64();
+    println!("{found} scanned: {spent_s:.2} s, CPU {:.2} s", cpu_s()? - cpu);
     let (begun, mut after, mut pages) = (Instant::now(), None, 0);
     loop {
         after = table.scan_from(after, 500, &mut |_, _, _| ())?;
@@ -140,7 +146,7 @@ fn snapshots(dir: &Path, messages: u64) -> Outcome<()> {
     let (from, _) = Storage::open(&dir.join("from"), StorageOptions::default())?;
     let (to, _) = Storage::open(&dir.join("to"), StorageOptions::default())?;
     let users = (1..).map(UserId).filter(|user| user.shard() == group);
-    for (number, user) in users.take(messages as usize / 1000).enumerate() {
+    for (number, user) in users.take(usize::try_from(messages / 1000)?).enumerate() {
         let rows = (1..=1000).map(|n| Row::Message(user, Seq(n), Some(envelope(n))));
         from.checkpoint(group, at(number as u64), rows.collect())?;
     }
@@ -160,15 +166,20 @@ fn snapshots(dir: &Path, messages: u64) -> Outcome<()> {
         begun.elapsed().as_secs_f64(),
         wait.as_secs_f64()
     );
-    let begun = Instant::now();
-    import.finish()?;
-    println!("checked: {:.1} s", begun.elapsed().as_secs_f64());
-    let begun = Instant::now();
-    to.install(group)?;
-    println!("installed: {:.1} s", begun.elapsed().as_secs_f64());
-    let begun = Instant::now();
-    to.wipe(group)?;
-    println!("wiped: {:.1} s", begun.elapsed().as_secs_f64());
+    let timed = |what: &str, work: &mut dyn FnMut() -> Outcome<()>| -> Outcome<()> {
+        let (begun, cpu) = (Instant::now(), cpu_s()?);
+        work()?;
+        let spent_s = begun.elapsed().as_secs_f64();
+        println!("{what}: {spent_s:.1} s, CPU {:.1} s", cpu_s()? - cpu);
+        Ok(())
+    };
+    let mut import = Some(import);
+    timed("checked", &mut || {
+        import.take().map(storage::Import::finish).transpose()?;
+        Ok(())
+    })?;
+    timed("installed", &mut || to.install(group).map(|_| ()).map_err(Into::into))?;
+    timed("wiped", &mut || to.wipe(group).map_err(Into::into))?;
     println!("resident {before} before, {} after", resident()?);
     from.close();
     to.close();

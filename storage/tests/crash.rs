@@ -142,9 +142,7 @@ impl Promised {
             }
             for (index, stamp) in promised.range(applied..) {
                 let place = usize::try_from(index - applied).ok().and_then(|n| records.get(n));
-                let Some((_, found)) = place else {
-                    panic!("group {group}: {index} was promised, and is not there")
-                };
+                let (_, found) = place.unwrap_or_else(|| panic!("group {group} lost {index}"));
                 let found_stamp = u64::from_le_bytes(found[..8].try_into().unwrap());
                 assert_eq!(*found, record(found_stamp));
                 assert!(found_stamp >= *stamp, "group {group}: an old record {index} came back");
@@ -260,8 +258,9 @@ fn a_killed_move_is_done_or_not_begun() {
         let place = (said.as_deref(), installed, found.is_empty());
         match place {
             (Some("installed"), true, no_records) => assert!(!no_records, "a record was lost"),
-            (Some("wiped") | None, false, false) | (Some("installed"), false, _) => {}
-            (Some("wiped") | None, true, _) => {}
+            (Some("wiped") | None, true, _)
+            | (Some("wiped") | None, false, false)
+            | (Some("installed"), false, _) => {}
             (None, false, true) => assert_eq!(round, 0, "a record was lost"),
             other => panic!("{other:?}"),
         }
