@@ -227,6 +227,8 @@ fn settings(directory: &Path) -> String {
          websocket = \"\"\n\
          plain = \"127.0.0.1:0\"\n\
          http = \"127.0.0.1:0\"\n\
+         [cluster]\n\
+         listen = \"127.0.0.1:0\"\n\
          [registration]\n\
          sender = \"log\"\n\
          requests_per_address_per_hour = 1000000000\n\

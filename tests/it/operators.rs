@@ -4,6 +4,7 @@ use crate::people::{PROGRAM, Person, ada_and_bob, node, settings};
 use proto::Code;
 use rustix::process::Signal;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use tests::node::{Node, PATIENCE, until};
 use tests::wire::Wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,10 +34,35 @@ async fn the_newcomers_demo_ends_well_and_leaves_nothing() {
     let demo = timeout(PATIENCE * 2, demo).await.unwrap().unwrap();
     let told = String::from_utf8_lossy(&demo.stdout).into_owned();
     assert!(demo.status.success(), "{told}");
-    for part in ["killed", "started again", "\u{2713}\u{2713}\u{2713}", "Every tick came"] {
+    for part in [
+        "killed",
+        "started again",
+        "three hold the same",
+        "\u{2713}\u{2713}\u{2713}",
+        "Every tick came",
+    ] {
         assert!(told.contains(part), "{told:?} lacks {part:?}");
     }
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "its files are removed");
+}
+
+#[tokio::test]
+async fn a_demo_that_is_killed_takes_its_nodes_with_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(PROGRAM)
+        .args(["demo", "--once"])
+        .env("TMPDIR", temporary.path())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let folder = temporary.path().join(format!("natter-demo-{}", demo.id().unwrap()));
+    let sockets: Vec<_> =
+        (1..=3).map(|node| folder.join(format!("node-{node}/admin.sock"))).collect();
+    let answer = |socket: &std::path::PathBuf| UnixStream::connect(socket).is_ok();
+    until("three nodes", PATIENCE, || Ok(sockets.iter().all(answer).then_some(()))).await.unwrap();
+    demo.kill().await.unwrap();
+    until("no node", PATIENCE, || Ok((!sockets.iter().any(answer)).then_some(()))).await.unwrap();
 }
 
 async fn refused_to_start(node: &mut Node, parts: &[&str]) {
@@ -68,7 +94,7 @@ async fn a_taken_port_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = other.local_addr().unwrap().to_string();
     let toml = format!(
-        "[node]\ndata_dir = \"{{dir}}/data\"\n[listen]\nclient = \"{taken}\"\nwebsocket = \"\"\nhttp = \"\"\n"
+        "[node]\ndata_dir = \"{{dir}}/data\"\n[listen]\nclient = \"{taken}\"\nwebsocket = \"\"\nhttp = \"\"\n[cluster]\nlisten = \"\"\n"
     );
     let mut node = Node::prepare(PROGRAM, &toml).unwrap();
     refused_to_start(&mut node, &["listen.client", &taken]).await;

@@ -145,7 +145,7 @@ impl Node {
         let any = "\"127.0.0.1:0\"";
         let base = format!(
             "[node]\ndata_dir = \"{{dir}}/data\"\n[listen]\nclient = {any}\nwebsocket = {any}\n\
-             plain = {any}\nhttp = {any}\n"
+             plain = {any}\nhttp = {any}\n[cluster]\nlisten = {any}\n"
         );
         let base = if settings.contains("[listen]") { "" } else { &base };
         let text = format!("{base}{settings}").replace("{dir}", &self.dir().to_string_lossy());
