@@ -124,34 +124,28 @@ impl Membership {
             self.say("no seed answers; are cluster.seeds and the cookie right?".to_owned());
         }
         for node in there {
-            match self.ask_to_join(node).await {
-                Ok(Some(NodeId(0))) | Err(_) => {}
-                Ok(None) => return,
-                Ok(Some(leader)) => {
-                    if let Ok(None) = self.ask_to_join(leader).await {
-                        return;
-                    }
-                }
+            if let Ok(true) = self.ask_to_join(node).await {
+                return;
             }
         }
     }
 
-    /// `None`: it has joined, or was refused. Otherwise who might know more; 0: nobody.
-    async fn ask_to_join(&mut self, node: NodeId) -> Result<Option<NodeId>, CallError> {
+    /// Whether nobody else has to be asked: it has joined, or was refused.
+    async fn ask_to_join(&mut self, node: NodeId) -> Result<bool, CallError> {
         let member = Some(self.cluster.0.about.clone());
-        let asked = request::Kind::Join(cluster::Join { member });
+        let asked = request::Kind::Join(cluster::Join { member, forwarded: false });
         match self.cluster.ask(node, asked, JOIN_TIMEOUT).await? {
             Some(response::Kind::Joined(joined)) => {
                 info!(cluster = joined.cluster, "joined; waiting for what it knows");
+                self.cluster.learn(&joined.members);
                 self.wait_for_meta().await;
-                Ok(None)
+                Ok(true)
             }
             Some(response::Kind::Meta(outcome)) => {
                 self.say(format!("the cluster does not let this node in: {}", outcome.refused));
-                Ok(None)
+                Ok(true)
             }
-            Some(response::Kind::NotLeader(not)) => Ok(Some(NodeId(not.leader))),
-            Some(_) | None => Ok(Some(NodeId(0))),
+            Some(_) | None => Ok(false),
         }
     }
 

@@ -232,14 +232,20 @@ impl Cluster {
 
     /// Makes known what was decided.
     fn publish(&self, meta: &stored::Meta) {
-        let others = meta.members.iter().filter(|member| member.node != self.0.about.node);
-        let addresses =
-            others.map(|member| (NodeId(member.node), member.address.clone())).collect();
-        self.0.peers.learn(addresses);
+        if meta.cluster != 0 {
+            self.learn(&meta.members);
+        }
         let settings = self.0.own.overridden(meta);
         self.0.settings.send_if_modified(|now| std::mem::replace(now, settings) != settings);
         self.0.meta.send_replace(Arc::new(meta.clone()));
         self.look_again();
+    }
+
+    /// Tells the links where the members are.
+    fn learn(&self, members: &[stored::Member]) {
+        let others = members.iter().filter(|member| member.node != self.0.about.node);
+        let addresses = others.map(|member| (NodeId(member.node), member.address.clone()));
+        self.0.peers.learn(addresses.collect());
     }
 
     fn set_place(&self, place: Place) -> bool {

@@ -150,12 +150,27 @@ impl Cluster {
         if views.values().any(|view| view.voters.contains(&node)) {
             return refused(holds_nothing);
         }
-        let command = stored::MetaCommand { kind: Some(Kind::SetMember(member)) };
-        self.decided(command, |cluster| {
+        let command = stored::MetaCommand { kind: Some(Kind::SetMember(member.clone())) };
+        let answer = self.decided(command, |cluster| {
             info!(node = format!("{:016x}", node.0), name, "node has joined");
-            response::Kind::Joined(cluster::Joined { cluster: cluster.meta().cluster })
-        })
-        .await
+            let meta = cluster.meta();
+            let (cluster, members) = (meta.cluster, meta.members.clone());
+            response::Kind::Joined(cluster::Joined { cluster, members })
+        });
+        match answer.await {
+            response::Kind::NotLeader(not) if not.leader != 0 && !join.forwarded => {
+                self.forward_join(NodeId(not.leader), member).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Who joins by a seed need not be able to reach anybody else yet.
+    async fn forward_join(&self, leader: NodeId, member: stored::Member) -> response::Kind {
+        let join = cluster::Join { member: Some(member), forwarded: true };
+        let asked = self.ask(leader, request::Kind::Join(join), TRY_TIMEOUT).await;
+        let not_leader = response::Kind::NotLeader(cluster::NotLeader { leader: 0 });
+        asked.ok().flatten().unwrap_or(not_leader)
     }
 
     async fn decided(
