@@ -17,6 +17,14 @@ async fn gone(node: &Node, marker: &str) {
     assert!(gone, "{marker} is still in {:?}", node.files_with(marker.as_bytes()).unwrap());
 }
 
+/// Also while a checkpoint moves it from one file to another.
+async fn there(node: &Node, marker: &str) {
+    let there = until("the body to be seen on the disk", Duration::from_secs(20), || {
+        Ok((!node.files_with(marker.as_bytes())?.is_empty()).then_some(()))
+    });
+    assert!(there.await.is_ok(), "an accepted body is on disk, in the clear for this search");
+}
+
 #[tokio::test]
 async fn promise_4_a_delivered_body_is_in_no_file_and_the_sender_has_two_ticks() {
     let mut node = node(QUICK).await;
@@ -24,8 +32,7 @@ async fn promise_4_a_delivered_body_is_in_no_file_and_the_sender_has_two_ticks()
     let bob = bob.hang_up();
     let marker = "MARKER-7d1f0c9a-delivered-and-gone";
     let id = ada.say(bob.user, marker).await;
-    let found = node.files_with(marker.as_bytes()).unwrap();
-    assert!(!found.is_empty(), "an accepted body is on disk, in the clear for this search");
+    there(&node, marker).await;
 
     let mut phone = bob;
     let wire = phone.login(&node.target()).await.unwrap();
@@ -79,10 +86,7 @@ async fn promise_4_the_body_stays_until_the_last_device_has_it() {
     assert_eq!(bob.hear_text().await, marker);
     bob.ack().await;
     bob.still_served().await;
-    assert!(
-        !node.files_with(marker.as_bytes()).unwrap().is_empty(),
-        "the tablet has yet to get it"
-    );
+    there(&node, marker).await; // The tablet has yet to get it.
 
     let mut phone = tablet;
     let wire = phone.login(&node.target()).await.unwrap();

@@ -334,7 +334,7 @@ impl Node {
                 if path.is_dir() {
                     folders.push(path);
                 } else if let Ok(bytes) = fs::read(&path)
-                    && bytes.windows(needle.len()).any(|window| window == needle)
+                    && memchr::memmem::find(&bytes, needle).is_some()
                 {
                     found.push(path);
                 }
