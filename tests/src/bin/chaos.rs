@@ -5,7 +5,7 @@
 //! times. A failure prints the seed, keeps all logs, and ends with status 1.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is how it speaks")]
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -49,6 +49,13 @@ struct Arguments {
     /// Milliseconds between the sends of one device.
     #[arg(long, default_value_t = 50)]
     pace_ms: u64,
+    /// Longest time in seconds, after a fault has ended, until everyone is served again, and until all
+    /// is settled and one content is everywhere.
+    #[arg(long, default_value_t = 60)]
+    healed_s: u64,
+    /// Keep settings and logs of the nodes also if nothing is wrong.
+    #[arg(long)]
+    keep: bool,
     /// Only faults whose name or description holds this.
     #[arg(long)]
     only: Option<String>,
@@ -95,7 +102,7 @@ async fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     let mut cluster = Cluster::start(&program.to_string_lossy(), options).await?;
     println!("{nodes} nodes are one cluster after {:.1} s", begun.elapsed().as_secs_f64());
     let ran = hurt(arguments, &mut cluster, Faults::new(seed, can)).await;
-    if ran.is_err() {
+    if ran.is_err() || arguments.keep {
         for dir in cluster.keep() {
             eprintln!("kept {}", dir.display());
         }
@@ -124,11 +131,22 @@ async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> R
         }
         let judged = round(cluster, &mut load, &fault, lasts).await;
         let judged = judged.with_context(|| format!("fault {}: {fault}", rounds.len()))?;
-        println!("{fault}: {judged}");
+        println!("{} {fault}: {judged}", time_of_day());
+        ensure!(
+            judged.converged <= Duration::from_secs(arguments.healed_s),
+            "it took longer than {} s to heal",
+            arguments.healed_s
+        );
         rounds.push((fault, judged));
     }
     tell(&rounds);
     Ok(())
+}
+
+/// As the logs of the nodes have it, UTC.
+fn time_of_day() -> String {
+    let second = node::clock::system_ms() / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Prints what all rounds come to: for each kind of fault the median and the longest waits.
