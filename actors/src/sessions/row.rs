@@ -3,8 +3,9 @@
 //! # Invariants
 //! 1. [`rank`] orders all rows of a key totally and looks at nothing but the rows, so every node
 //!    chooses alike.
-//! 2. The states `online` and `away` weigh least in it: a row that was [`put_offline`] never beats
-//!    its original, and of two rows put offline the same one counts as before.
+//! 2. The states `online` and `away` weigh least in it, and nobody is away who is not online: a row
+//!    that was [`put_offline`] never beats its original, and of two rows put offline the same one
+//!    counts as before.
 //! 3. The hash and the buckets are the same on every machine and in every version.
 
 use proto::stored::Session;

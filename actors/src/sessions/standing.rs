@@ -58,9 +58,11 @@ impl Standing {
         row.node == self.me.node.0 && row.incarnation == self.me.incarnation
     }
 
-    /// The row as it is stored: nobody is there whose node has died.
+    /// The row as it is stored: nobody is there whose node has died, and who is not there is not
+    /// away either.
     pub(super) fn normal(&self, row: Session) -> Session {
-        if row.online && self.is_dead(&row) { row::put_offline(row) } else { row }
+        let is_there = row.online && !row.gone && !self.is_dead(&row);
+        if is_there { row } else { row::put_offline(row) }
     }
 
     /// The row as it reads: nor is anybody there whose node is lost.

@@ -239,7 +239,7 @@ impl Table {
     ) -> Result<Option<Change>, StorageError> {
         self.alter(key, |standing, before| {
             let before = before.map(|row| standing.normal(row)).unwrap_or_default();
-            Verdict::Put(self.stamped(before, change))
+            Verdict::Put(standing.normal(self.stamped(before, change)))
         })
     }
 
@@ -251,7 +251,7 @@ impl Table {
     ) -> Result<Option<Change>, StorageError> {
         self.alter(key, |standing, before| match before {
             Some(row) if standing.is_ours(&row) && !row.gone => {
-                Verdict::Put(self.stamped(row, change))
+                Verdict::Put(standing.normal(self.stamped(row, change)))
             }
             Some(_) | None => Verdict::Keep,
         })
@@ -302,7 +302,7 @@ impl Table {
         let cutoff_ms = self.cutoff_ms.load(Relaxed);
         let standing = self.standing();
         let piece = self.piece(from, rows_max, |key, row| {
-            let is_due = is_spent(&row, cutoff_ms) || row.online && standing.is_dead(&row);
+            let is_due = is_spent(&row, cutoff_ms) || standing.normal(row) != row;
             is_due.then_some(key)
         })?;
         drop(standing);
