@@ -166,7 +166,10 @@ mod tests {
         let normal = EntryPayload::Normal(Proposal { content, logged: Logged::new() });
         let membership = EntryPayload::Membership(joint());
         let payloads = [EntryPayload::Blank, normal, membership];
-        (4..).zip(payloads).map(|(index, payload)| Entry { log_id: some_id(index), payload }).collect()
+        (4..)
+            .zip(payloads)
+            .map(|(index, payload)| Entry { log_id: some_id(index), payload })
+            .collect()
     }
 
     use super::super::types::Logged;

@@ -104,8 +104,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let stopping = inner.tasks.stopping();
     let seed = inner.me.rotate_left(u32::from(inner.group.0)) ^ inner.peers.me().incarnation;
     let (least, most) = inner.timing.election;
-    let mut pulse =
-        Pulse { chance: seed | 1, timeout: least, tried: Instant::now(), gone: None };
+    let mut pulse = Pulse { chance: seed | 1, timeout: least, tried: Instant::now(), gone: None };
     pulse.timeout = pulse.between(least, most);
     loop {
         let pause = step(&inner, &mut pulse).await;
@@ -161,12 +160,7 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
 }
 
 /// When this voter stands for election.
-fn due(
-    inner: &Inner,
-    pulse: &mut Pulse,
-    leader: Option<u64>,
-    voters: &BTreeSet<u64>,
-) -> Instant {
+fn due(inner: &Inner, pulse: &mut Pulse, leader: Option<u64>, voters: &BTreeSet<u64>) -> Instant {
     let heard = inner.contact.last();
     match leader {
         Some(leader) if heard.leader && !inner.peers.is_up(NodeId(leader)) => {
@@ -205,7 +199,7 @@ async fn campaign(inner: &Inner) -> bool {
     let mut asked = JoinSet::new();
     for voter in members.voter_ids().filter(|voter| *voter != inner.me) {
         if inner.peers.is_up(NodeId(voter)) {
-            let (wire, probe) = (Arc::clone(&inner.wire), probe.clone());
+            let wire = Arc::clone(&inner.wire);
             let within = inner.timing.heartbeat;
             asked.spawn(async move {
                 let to = (NodeId(voter), Lane::Urgent);

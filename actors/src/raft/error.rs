@@ -31,11 +31,9 @@ impl ProposeError {
     pub fn code(&self) -> Code {
         match self {
             Self::Full => Code::StorageFull,
-            Self::NotLeader(_)
-            | Self::NoMajority
-            | Self::Busy
-            | Self::Unknown
-            | Self::Failed => Code::Unavailable,
+            Self::NotLeader(_) | Self::NoMajority | Self::Busy | Self::Unknown | Self::Failed => {
+                Code::Unavailable
+            }
         }
     }
 }

@@ -15,9 +15,7 @@
 use super::convert;
 use super::types::{Ballot, Id, LogEntry, StoreError, Types};
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{
-    AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError,
-};
+use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use prost::Message as _;
 use proto::{ShardId, stored};
 use std::collections::VecDeque;
@@ -393,11 +391,7 @@ impl RaftLogStorage<Types> for Journal {
         Ok(vote.as_ref().map(convert::vote))
     }
 
-    async fn append<I>(
-        &mut self,
-        entries: I,
-        callback: LogFlushed<Types>,
-    ) -> Result<(), StoreError>
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StoreError>
     where
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,

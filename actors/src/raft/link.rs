@@ -117,7 +117,9 @@ impl Link {
         asked.map_err(|error| match error {
             // The time is over: there was a pause already.
             LinkError::Call(CallError::TimedOut) => RPCError::Network(NetworkError::new(&error)),
-            _ => RPCError::Unreachable(Unreachable::new(&error)),
+            LinkError::Call(_) | LinkError::Unexpected | LinkError::NotTaken => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
         })
     }
 }
@@ -135,12 +137,9 @@ impl RaftNetwork<Types> for Link {
         let lane = if rpc.entries.is_empty() { Lane::Urgent } else { Lane::Normal };
         let weak = self.wire.weak.load(Ordering::Relaxed);
         let append = convert::append(self.wire.group, &rpc, weak);
-        match self.ask(lane, request::Kind::Append(append), &option).await? {
-            response::Kind::Append(answer) => {
-                convert::append_response(&answer).ok_or_else(unexpected)
-            }
-            _ => Err(unexpected()),
-        }
+        let answer = self.ask(lane, request::Kind::Append(append), &option).await?;
+        let response::Kind::Append(answer) = answer else { return Err(unexpected()) };
+        convert::append_response(&answer).ok_or_else(unexpected)
     }
 
     async fn vote(
@@ -157,10 +156,9 @@ impl RaftNetwork<Types> for Link {
             probe: false,
             yielded,
         };
-        match self.ask(Lane::Urgent, request::Kind::Vote(wanted), &option).await? {
-            response::Kind::Vote(answer) => convert::vote_response(&answer).ok_or_else(unexpected),
-            _ => Err(unexpected()),
-        }
+        let answer = self.ask(Lane::Urgent, request::Kind::Vote(wanted), &option).await?;
+        let response::Kind::Vote(answer) = answer else { return Err(unexpected()) };
+        convert::vote_response(&answer).ok_or_else(unexpected)
     }
 
     async fn full_snapshot(

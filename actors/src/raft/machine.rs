@@ -120,9 +120,9 @@ impl RaftStateMachine<Types> for Machine {
         (self.applied, self.members) = place(Some(&row));
         let (sender, reloaded) = oneshot::channel();
         self.replica.reload(tell(sender));
-        reloaded.await.map_err(|_| {
-            StorageIOError::write_state_machine(AnyError::error(REPLICA_GONE)).into()
-        })
+        reloaded
+            .await
+            .map_err(|_| StorageIOError::write_state_machine(AnyError::error(REPLICA_GONE)).into())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StoreError> {

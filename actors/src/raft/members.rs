@@ -9,9 +9,9 @@ use super::{Inner, convert, election};
 use openraft::error::{ChangeMembershipError, ClientWriteError};
 use openraft::{ChangeMembers, EmptyNode};
 use peers::Lane;
-use proto::cluster::{self, request, response};
 use proto::NodeId;
-use std::collections::{BTreeMap, BTreeSet};
+use proto::cluster::{self, request, response};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -25,8 +25,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 type ChangeFailed = openraft::error::RaftError<u64, ClientWriteError<u64, EmptyNode>>;
 
 pub(super) async fn found(inner: &Inner) -> Result<(), RaftError> {
-    let members = BTreeMap::from([(inner.me, EmptyNode::new())]);
-    match inner.raft.initialize(members).await {
+    match inner.raft.initialize(BTreeSet::from([inner.me])).await {
         // An error of openraft's rules: there are members, or it has voted.
         Ok(()) | Err(openraft::error::RaftError::APIError(_)) => Ok(()),
         Err(openraft::error::RaftError::Fatal(_)) => Err(RaftError::Stopped),
@@ -54,10 +53,13 @@ async fn change(
         match timeout(patience * 2, changing).await {
             Err(_) => return Err(RaftError::NoMajority),
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => match failed(&error) {
-                RaftError::Busy if Instant::now() < until => sleep(LOOK).await,
-                error => return Err(error),
-            },
+            Ok(Err(error)) => {
+                let error = failed(&error);
+                if !matches!(error, RaftError::Busy) || Instant::now() >= until {
+                    return Err(error);
+                }
+                sleep(LOOK).await;
+            }
         }
     }
 }
@@ -80,7 +82,7 @@ pub(super) async fn add_learner(inner: &Inner, node: NodeId) -> Result<(), RaftE
     leads(inner)?;
     let standing = inner.standing_now();
     if !standing.voters.contains(&node) && !standing.learners.contains(&node) {
-        let nodes = BTreeMap::from([(node.0, EmptyNode::new())]);
+        let nodes = [(node.0, EmptyNode::new())].into();
         change(inner, ChangeMembers::AddNodes(nodes), true).await?;
     }
     let mut seen = None;

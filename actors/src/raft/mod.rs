@@ -113,7 +113,7 @@ impl Default for Timing {
             heartbeat: Duration::from_millis(250),
             election: (Duration::from_secs(1), Duration::from_secs(2)),
             request: Duration::from_secs(1),
-            piece: Duration::from_secs(60),
+            piece: Duration::from_mins(1),
             learner: Duration::from_secs(30),
         }
     }

@@ -4,10 +4,10 @@
 //! 1. What openraft has not handled is bounded: while it does not come along, entries are refused.
 //! 2. Nothing is answered that is not on disk.
 
+use super::Inner;
 use super::convert;
 use super::election;
 use super::snapshot;
-use super::Inner;
 use proto::cluster::{self, request, response};
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const KEPT_BYTES: usize = 1024 * 1024;
 
 /// How long they are kept.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+const KEPT_FOR: Duration = Duration::from_mins(1);
 
 /// Entries that a member may lack and be caught up all the same: they are on their way.
 const LAG: u64 = 8;
@@ -138,7 +138,8 @@ impl Inner {
         if !leads {
             places.leads_from = None;
             drop(places);
-            return metrics.current_leader.is_some() && self.contact.is_fresh(self.timing.election.1);
+            return metrics.current_leader.is_some()
+                && self.contact.is_fresh(self.timing.election.1);
         }
         let last = metrics.last_log_index.unwrap_or_default();
         let (_, since) = *places.leads_from.get_or_insert_with(|| (last, Instant::now()));

@@ -1,6 +1,7 @@
 //! Nodes of one process on a network in memory, each with storage of its own and a list for a
 //! replica.
 
+mod chaos;
 mod disk;
 mod figures;
 mod leadership;
@@ -132,13 +133,20 @@ impl Service for Post {
     fn cast(&self, _from: PeerId, _parcel: Bytes) {}
 
     fn call(&self, _from: PeerId, parcel: Bytes, _left: Duration, respond: Respond) {
+        use cluster::request::Kind;
         let kind = cluster::Request::decode(parcel).unwrap().kind.unwrap();
         let number = match &kind {
-            cluster::request::Kind::Append(append) => append.group,
-            cluster::request::Kind::Vote(vote) => vote.group,
-            cluster::request::Kind::Snapshot(piece) => piece.group,
-            cluster::request::Kind::TimeoutNow(now) => now.group,
-            other => panic!("not for a group: {other:?}"),
+            Kind::Append(append) => append.group,
+            Kind::Vote(vote) => vote.group,
+            Kind::Snapshot(piece) => piece.group,
+            Kind::TimeoutNow(now) => now.group,
+            Kind::Propose(_)
+            | Kind::Ask(_)
+            | Kind::Sessions(_)
+            | Kind::Fetch(_)
+            | Kind::Join(_)
+            | Kind::Order(_)
+            | Kind::Meta(_) => panic!("not for a group: {kind:?}"),
         };
         let Some(group) = self.groups.get(&number).cloned() else { return };
         self.tasks.spawn("raft", async move {
