@@ -9,7 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Remembers the last line it read, a list of processes, and kills them when there are no more
 /// lines.
-const SCRIPT: &str = "while read -r line; do nodes=$line; done; [ -z \"$nodes\" ] || kill -9 $nodes";
+const SCRIPT: &str =
+    "while read -r line; do nodes=$line; done; [ -z \"$nodes\" ] || kill -9 $nodes";
 
 /// The shell, or nothing on a system without one.
 #[derive(Debug)]

@@ -169,8 +169,8 @@ impl Story<'_> {
         let name = self.stage.name(node).to_owned();
         sleep(CALM).await;
         let killed = Instant::now();
-        self.stage.kill(node).await?;
         self.say(&format!("   {name}  killed"));
+        self.stage.kill(node..node + 1).await?;
         let led = move |answers: &status::Answers| {
             status::are_led(answers, node).then(|| answers.to_vec())
         };
@@ -183,13 +183,14 @@ impl Story<'_> {
         let started = Instant::now();
         self.say(&format!("   {name}  started again, ready after {}", span(took)));
         let others = |answers: &status::Answers| {
-            answers.iter().enumerate().find_map(|(other, said)| {
-                said.clone().filter(|_| other != node)
-            })
+            answers
+                .iter()
+                .enumerate()
+                .find_map(|(other, said)| said.clone().filter(|_| other != node))
         };
         let goal = self.watcher.until("a node that is up", others).await?;
         let has_all = |answers: &status::Answers| {
-            answers[node].as_ref().is_some_and(|said| said.has_all_of(&goal)).then_some(())
+            answers[node].as_ref().is_some_and(|said| status::has_all(said, &goal)).then_some(())
         };
         self.watcher.until("the node to catch up", has_all).await?;
         let after = span(started.elapsed());
@@ -206,10 +207,8 @@ impl Story<'_> {
         ada.wait(&question, Tick::Accepted).await?;
 
         self.say("\n6. All three nodes are killed at once, before anybody has that message.\n");
-        for node in 0..stage::NODES {
-            self.stage.kill(node).await?;
-        }
         self.say("   all     killed");
+        self.stage.kill(0..stage::NODES).await?;
         let second = ada.send(bob.user(), "I am writing this to a dead cluster.")?;
         self.say("   ada   > \u{1f551} \"I am writing this to a dead cluster.\"");
         let begun = Instant::now();

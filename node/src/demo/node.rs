@@ -103,11 +103,9 @@ impl Node {
         Ok(std::fs::write(self.settings(), settings)?)
     }
 
-    /// Starts it and waits until it is ready; how long that took.
-    pub(super) async fn start(&mut self) -> anyhow::Result<Duration> {
-        let begun = Instant::now();
-        let ready = self.data_dir().join("addresses.json");
-        std::fs::remove_file(&ready).ok();
+    /// Starts it.
+    pub(super) fn spawn(&mut self) -> anyhow::Result<()> {
+        std::fs::remove_file(self.ready_file()).ok();
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", "--config"])
@@ -122,6 +120,12 @@ impl Node {
             .with_context(|| format!("{} does not start", self.name))?;
         let out = child.stdout.take().context("the node has no output")?;
         self.running = Some(Running { child, out: BufReader::new(out).lines() });
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
+        let (begun, ready) = (Instant::now(), self.ready_file());
         while !ready.exists() {
             let Some(running) = &mut self.running else { bail!("{} is gone", self.name) };
             if let Some(status) = running.child.try_wait()? {
@@ -132,13 +136,22 @@ impl Node {
             }
             sleep(POLL).await;
         }
-        Ok(begun.elapsed())
+        Ok(())
     }
 
     /// Kills it as a power cut would.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
-        let Some(mut running) = self.running.take() else { bail!("{} does not run", self.name) };
-        Ok(running.child.kill().await?)
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        let Some(running) = &mut self.running else { bail!("{} does not run", self.name) };
+        Ok(running.child.start_kill()?)
+    }
+
+    /// Waits until nothing is left of it.
+    pub(super) async fn gone(&mut self) -> anyhow::Result<()> {
+        if let Some(running) = &mut self.running {
+            running.child.wait().await?;
+        }
+        self.running = None;
+        Ok(())
     }
 
     /// Its process, while it runs.
@@ -170,6 +183,11 @@ impl Node {
     pub(super) fn certificate(&self) -> anyhow::Result<String> {
         let file = self.data_dir().join("tls/cert.pem");
         std::fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))
+    }
+
+    /// Written by a node once it is ready.
+    fn ready_file(&self) -> PathBuf {
+        self.data_dir().join("addresses.json")
     }
 
     fn settings(&self) -> PathBuf {

@@ -15,7 +15,8 @@ use tokio::time::{sleep, timeout};
 
 use super::PATIENCE;
 use super::screen::{Picture, Screen};
-use super::status::{Answers, Status};
+use super::status::{self, Answers};
+use crate::admin::Status;
 
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -45,9 +46,13 @@ pub(super) struct Guests(Arc<Mutex<Vec<(&'static str, Client)>>>);
 
 impl Guests {
     pub(super) fn add(&self, name: &'static str, client: Client) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, client));
+    }
+
+    /// Their phone is off: nothing of it may be held any longer.
+    pub(super) fn remove(&self, name: &str) {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|(known, _)| *known != name);
-        guests.push((name, client));
     }
 
     fn at(&self, address: &str) -> Vec<&'static str> {
@@ -100,7 +105,7 @@ impl Painter {
                 write!(picture.line, "   {name}: down").ok();
                 continue;
             };
-            let (led, phones) = (said.shards_led(), phones.unwrap_or(0));
+            let (led, phones) = (status::shards_led(said), phones.unwrap_or(0));
             let guests = self.guests.at(&place.client).join(", ");
             let bar = "\u{25a0}".repeat(led);
             picture.lines.push(format!(
@@ -113,7 +118,7 @@ impl Painter {
 }
 
 async fn look(place: &Place) -> (Option<Status>, Option<u64>) {
-    let asked = timeout(ANSWER, Status::ask(&place.data_dir));
+    let asked = timeout(ANSWER, status::ask(&place.data_dir));
     let counted = timeout(ANSWER, sessions(&place.http));
     let (said, counted) = tokio::join!(asked, counted);
     (said.ok().and_then(Result::ok), counted.ok().flatten())

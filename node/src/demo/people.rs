@@ -147,6 +147,7 @@ impl Person {
 
     pub(super) async fn leave(self) -> Away {
         self.client.close().await;
+        self.device.guests.remove(self.device.name);
         Away(self.device)
     }
 

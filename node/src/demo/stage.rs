@@ -4,13 +4,14 @@
 //! went wrong.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::future::{select_all, try_join_all};
 use natter_sdk::{Alias, ClientOptions, DeviceKey, Tls, register_prove, register_start};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::PATIENCE;
 use super::guard::Guard;
@@ -73,7 +74,11 @@ impl Stage {
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         let files = Files { folder, keep: false, screen: screen.clone() };
-        let cookie = DeviceKey::generate()?.public().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let cookie = DeviceKey::generate()?
+            .public()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
         crate::data_dir::write_private(&files.folder.join("cookie"), cookie.as_bytes())?;
         let places = Addresses::free(NODES)?.into_iter().zip(1..);
         let nodes =
@@ -125,12 +130,11 @@ impl Stage {
 
     /// Starts all nodes and waits until each is ready.
     pub(super) async fn raise(&mut self) -> anyhow::Result<()> {
-        let starting = async {
-            let started = try_join_all(self.nodes.iter_mut().map(Node::start)).await;
-            started.map(drop)
-        };
-        starting.await?;
+        for node in &mut self.nodes {
+            node.spawn()?;
+        }
         self.inform_guard();
+        try_join_all(self.nodes.iter_mut().map(Node::ready)).await?;
         self.write_certificates()?;
         // From now on the first one, too, finds the others.
         self.configure(0, &self.others(0))
@@ -138,14 +142,17 @@ impl Stage {
 
     /// Starts one node and waits until it is ready; how long that took.
     pub(super) async fn start(&mut self, node: usize) -> anyhow::Result<Duration> {
-        let took = self.nodes[node].start().await?;
+        let begun = Instant::now();
+        self.nodes[node].spawn()?;
         self.inform_guard();
-        Ok(took)
+        self.nodes[node].ready().await?;
+        Ok(begun.elapsed())
     }
 
-    /// Kills a node as a power cut would.
-    pub(super) async fn kill(&mut self, node: usize) -> anyhow::Result<()> {
-        self.nodes[node].kill().await?;
+    /// Kills some nodes at once, as a power cut would.
+    pub(super) async fn kill(&mut self, nodes: Range<usize>) -> anyhow::Result<()> {
+        self.nodes[nodes.clone()].iter_mut().try_for_each(Node::kill)?;
+        try_join_all(self.nodes[nodes].iter_mut().map(Node::gone)).await?;
         self.inform_guard();
         Ok(())
     }
@@ -168,8 +175,7 @@ impl Stage {
     /// The addresses for clients, that of node `first` in front.
     fn addresses(&self, first: usize) -> String {
         let nodes = self.nodes.iter().cycle().skip(first).take(NODES);
-        let addresses: Vec<String> =
-            nodes.map(|node| node.addresses.client.to_string()).collect();
+        let addresses: Vec<String> = nodes.map(|node| node.addresses.client.to_string()).collect();
         addresses.join(",")
     }
 

@@ -1,83 +1,53 @@
 //! What the nodes say of the cluster (`natter admin cluster status`), and what the story wants to
 //! know of it. Asked by the painter, read by the story.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
-use serde::Deserialize;
-use tokio::process::Command;
+use anyhow::bail;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use crate::admin::{GroupStatus, Reply, Request, Status, socket_path};
 
 /// Shards of users and the group of members and settings.
 const GROUPS: usize = proto::ids::SHARDS as usize + 1;
 
-/// One node's answer.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Status {
-    node: String,
-    members: Vec<Member>,
-    groups: Vec<Group>,
-    sessions: Sessions,
+/// Asks the node with this data directory.
+pub(super) async fn ask(data_dir: &Path) -> anyhow::Result<Status> {
+    let mut stream = UnixStream::connect(socket_path(data_dir)).await?;
+    let mut line = serde_json::to_vec(&Request::Status)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).await?;
+    match serde_json::from_str(&answer)? {
+        Reply::Done(status) => Ok(serde_json::from_value(status)?),
+        Reply::Progress(left) => bail!("it is not there yet: {left:?}"),
+        Reply::Failed(failure) => bail!("{}", failure.text),
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct Member {
-    up: bool,
+/// How many shards of users a node leads, as it sees it itself.
+pub(super) fn shards_led(said: &Status) -> usize {
+    let users = said.groups.iter().filter(|group| group.group < proto::ids::SHARDS);
+    users.filter(|group| group.leader.as_ref() == Some(&said.node)).count()
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct Group {
-    group: u16,
-    leader: Option<String>,
-    voters: BTreeSet<String>,
-    applied: u64,
-    digest: String,
+/// Whether a node has applied everything that another one had.
+pub(super) fn has_all(ours: &Status, theirs: &Status) -> bool {
+    theirs.groups.iter().all(|theirs| {
+        let ours = ours.groups.iter().find(|ours| ours.group == theirs.group);
+        ours.is_some_and(|ours| ours.applied >= theirs.applied)
+    })
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct Sessions {
-    rows: u64,
-    digest: String,
-}
-
-impl Status {
-    /// Asks the node with this data directory.
-    pub(super) async fn ask(data_dir: &Path) -> anyhow::Result<Self> {
-        let asked = Command::new(std::env::current_exe()?)
-            .args(["admin", "--data-dir"])
-            .arg(data_dir)
-            .args(["cluster", "status", "--json"])
-            .kill_on_drop(true)
-            .output()
-            .await?;
-        ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
-        serde_json::from_slice(&asked.stdout).context("its status cannot be read")
-    }
-
-    /// How many shards it leads, as it sees it itself.
-    pub(super) fn shards_led(&self) -> usize {
-        let users = self.groups.iter().filter(|group| group.group < proto::ids::SHARDS);
-        users.filter(|group| group.leader.as_ref() == Some(&self.node)).count()
-    }
-
-    /// Whether it has applied everything that `other` had.
-    pub(super) fn has_all_of(&self, other: &Self) -> bool {
-        other.groups.iter().all(|theirs| {
-            let ours = self.groups.iter().find(|ours| ours.group == theirs.group);
-            ours.is_some_and(|ours| ours.applied >= theirs.applied)
-        })
-    }
-
-    /// Whether it hears all of `nodes` nodes, and each group has its leader and its replicas.
-    fn is_whole(&self, nodes: usize) -> bool {
-        self.members.len() == nodes
-            && self.members.iter().all(|member| member.up)
-            && self.groups.len() == GROUPS
-            && self
-                .groups
-                .iter()
-                .all(|group| group.leader.is_some() && group.voters.len() == nodes)
-    }
+/// Whether a node hears all of `nodes` nodes, and each group has its leader and its replicas.
+fn is_whole(said: &Status, nodes: usize) -> bool {
+    let is_whole = |group: &GroupStatus| group.leader.is_some() && group.voters.len() == nodes;
+    said.members.len() == nodes
+        && said.members.iter().all(|member| member.up)
+        && said.groups.len() == GROUPS
+        && said.groups.iter().all(is_whole)
 }
 
 /// What each node said when all were asked at once; `None`: nothing.
@@ -85,7 +55,7 @@ pub(super) type Answers = [Option<Status>];
 
 /// Whether all of them are one cluster with three replicas of everything.
 pub(super) fn are_whole(answers: &Answers) -> bool {
-    answers.iter().all(|said| said.as_ref().is_some_and(|said| said.is_whole(answers.len())))
+    answers.iter().all(|said| said.as_ref().is_some_and(|said| is_whole(said, answers.len())))
 }
 
 /// Who leads a shard: the node that says so itself.
@@ -112,7 +82,9 @@ pub(super) fn are_equal(answers: &Answers) -> bool {
         let mut groups: Vec<(u16, u64, &str)> =
             said.groups.iter().map(|it| (it.group, it.applied, it.digest.as_str())).collect();
         groups.sort_unstable();
-        (groups.len() == GROUPS).then_some((groups, said.sessions.rows, &said.sessions.digest))
+        // An empty digest says nothing.
+        let is_told = groups.len() == GROUPS && groups.iter().all(|group| !group.2.is_empty());
+        is_told.then_some((groups, said.sessions.rows, &said.sessions.digest))
     });
     let first = contents.next().flatten();
     first.is_some() && contents.all(|content| content == first)
@@ -125,6 +97,10 @@ mod tests {
     /// Three nodes of which each says the same, but for who they are.
     fn healthy() -> Vec<Option<Status>> {
         let names = ["a", "b", "c"];
+        let member = |name| {
+            serde_json::json!({"node": name, "name": name, "address": "", "zone": "",
+                "state": "active", "up": true, "incarnation": 1})
+        };
         let status = |name| {
             let groups: Vec<serde_json::Value> = (0..GROUPS)
                 .map(|group| {
@@ -133,7 +109,7 @@ mod tests {
                 })
                 .collect();
             let status = serde_json::json!({"cluster": 5, "node": name, "groups": groups,
-                "members": [{"node": "a", "up": true}, {"node": "b", "up": true}, {"node": "c", "up": true}],
+                "place": "member", "members": names.map(member),
                 "sessions": {"rows": 2, "digest": "cd", "online": 1}, "settings": {}});
             Some(serde_json::from_value(status).unwrap())
         };
@@ -151,7 +127,7 @@ mod tests {
         assert!(are_whole(&healthy()));
         assert!(!are_whole(&changed(|status| status.members[2].up = false)));
         assert!(!are_whole(&changed(|status| status.groups[16].leader = None)));
-        assert!(!are_whole(&changed(|status| drop(status.groups[3].voters.pop_first()))));
+        assert!(!are_whole(&changed(|status| drop(status.groups[3].voters.pop()))));
         let mut silent = healthy();
         silent[0] = None;
         assert!(!are_whole(&silent) && !are_equal(&silent));
@@ -161,6 +137,7 @@ mod tests {
     fn replicas_are_equal_only_with_the_same_content_everywhere() {
         assert!(are_equal(&healthy()));
         assert!(!are_equal(&changed(|status| status.groups[4].digest = "00".into())));
+        assert!(!are_equal(&changed(|status| status.groups[4].digest = String::new())));
         assert!(!are_equal(&changed(|status| status.groups[4].applied = 8)));
         assert!(!are_equal(&changed(|status| status.sessions.digest = "00".into())));
         assert!(!are_equal(&changed(|status| drop(status.groups.pop()))));
@@ -170,13 +147,13 @@ mod tests {
     fn a_leader_counts_when_it_says_so_itself() {
         let answers = healthy();
         assert_eq!(leader(&answers, proto::ShardId(4)), Some(1));
-        assert_eq!(answers[0].as_ref().unwrap().shards_led(), 6);
+        assert_eq!(shards_led(answers[0].as_ref().unwrap()), 6);
         assert!(!are_led(&answers, 1));
         let mut killed = healthy();
         killed[1] = None;
         assert!(!are_led(&killed, 1), "the others only believe that it leads");
         let said = changed(|status| status.groups[4].applied = 6);
-        assert!(!said[1].as_ref().unwrap().has_all_of(said[0].as_ref().unwrap()));
-        assert!(said[0].as_ref().unwrap().has_all_of(said[1].as_ref().unwrap()));
+        assert!(!has_all(said[1].as_ref().unwrap(), said[0].as_ref().unwrap()));
+        assert!(has_all(said[0].as_ref().unwrap(), said[1].as_ref().unwrap()));
     }
 }

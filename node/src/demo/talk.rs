@@ -112,8 +112,8 @@ impl Line {
         let (median, longest) = (took.get(took.len() / 2), took.last());
         let span = |time: Option<&Duration>| span(time.copied().unwrap_or_default());
         format!(
-            "   {from} > {to}  {} messages: each came once, in order, with both ticks; half took \
-             {} at most, the longest {}",
+            "   {from:<5} > {} messages to {to}: each came once, in order, with both ticks; the median \
+             took {}, the longest {}",
             took.len(),
             span(median),
             span(longest)
