@@ -22,7 +22,7 @@ use peers::{
 use proto::NodeId;
 use supervision::{StopSource, TaskGroup};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const COOKIE: &str = "the cookie of the pair that measures";
 
 /// Answers an empty call with how many casts came, and any other one with its first 16 bytes.
@@ -127,7 +127,7 @@ async fn measure(peers: &Peers, node: NodeId, tasks: &TaskGroup) {
     bulk(peers, node, 1_000).await;
     println!(
         "bulk, calls of 256 KiB, 4 in flight: {:.0} MB/s",
-        250e6 / begun.elapsed().as_secs_f64() / 1e6 * 1.048
+        262.144 / begun.elapsed().as_secs_f64()
     );
 
     let loader = Arc::clone(peers);
@@ -165,6 +165,6 @@ async fn bulk(peers: &Peers, node: NodeId, count: usize) {
 
 fn report(what: &str, waits: &mut [Duration]) {
     waits.sort_unstable();
-    let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
-    println!("{what}: p50 {:?}, p99 {:?}, most {:?}", at(0.5), at(0.99), at(1.0));
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    println!("{what}: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
 }

@@ -19,8 +19,12 @@ const BACKOFF_MIN_MS: u64 = 100;
 /// Longest wait between tries. Also how often a seed's name is looked up when all is well.
 const BACKOFF_MAX_MS: u64 = 2_500;
 
-/// How long the higher of two ids waits for the lower one to dial.
+/// How long the higher of two ids waits for the lower one to dial after their link went down.
 const YIELD_MS: u64 = 2_000;
+
+/// The same for an address that was just learned: we may have just started, and be the only one of
+/// the two who knows.
+const YIELD_FRESH_MS: u64 = 300;
 
 /// Socket addresses whose node is remembered.
 const RESIDENTS_MAX: usize = 4_096;
@@ -70,7 +74,7 @@ impl Addresses {
             self.entries.insert(seed.clone(), entry);
         }
         for (node, address) in learned.iter().filter(|(node, _)| *node != self.me) {
-            let waits = if self.me > *node { YIELD_MS } else { 0 };
+            let waits = if self.me > *node { YIELD_FRESH_MS } else { 0 };
             let fresh = || Entry { next_ms: now_ms + waits, ..Entry::default() };
             let old = known.remove(address).filter(|old| !old.is_seed);
             let entry =
@@ -211,8 +215,11 @@ mod tests {
     fn the_lower_id_dials_and_the_higher_one_only_if_that_fails() {
         let mut addresses = known(&[], &[(LOWER, "l:1"), (HIGHER, "h:1"), (ME, "me:1")]);
         assert_eq!(addresses.due(0), ["h:1"]);
-        assert_eq!(addresses.due(1_999), Vec::<String>::new());
-        assert_eq!(addresses.due(2_000), ["l:1"]);
+        assert_eq!(addresses.due(299), Vec::<String>::new());
+        addresses.see(BTreeSet::from([LOWER]), 300, 1.0);
+        addresses.see(BTreeSet::new(), 300, 1.0);
+        assert_eq!(addresses.due(2_299), Vec::<String>::new());
+        assert_eq!(addresses.due(2_300), ["l:1"]);
     }
 
     #[test]

@@ -3,6 +3,15 @@
 //! Others hold [`Peers`] and see parcels of bytes: a cast may be lost, a call is answered or times
 //! out. Nothing is promised about order or delivery; whoever needs it numbers and repeats.
 //!
+//! ```text
+//! cast, call -> route (outbox: lanes, pieces, credit) -> the other node's actor `peer`, by
+//!   ractor_cluster over mutual TLS -> switchboard (inbox: parcels again) -> Service, or the caller
+//! ```
+//!
+//! [`open`] takes the port, [`Runner`] is the child that runs, [`memory`] is a network for tests.
+//! Pure are `outbox`, `inbox`, `addresses` and `greeting`. `ractor_cluster` logs whole messages at
+//! debug: keep its filter at `warn`.
+//!
 //! # Invariants
 //! 1. What waits for one peer is bounded in bytes; what is over it is refused, never queued.
 //! 2. A large parcel does not delay a small urgent one: it travels in pieces.

@@ -36,7 +36,7 @@ use crate::peer::{Events, Peer, PeerMsg};
 use crate::switchboard::{Pace, Parts, Switchboard};
 use crate::tls::{Tls, TlsError};
 
-/// Largest frame that is taken from ractor_cluster: a packet, or what it says of its actors.
+/// Largest frame that is taken from `ractor_cluster`: a packet, or what it says of its actors.
 const FRAME_BYTES_MAX: u64 = 1 << 20;
 
 /// How long the end of a run waits for its actors.
@@ -350,5 +350,64 @@ struct StopOnDrop(ActorCell);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supervision::StopSource;
+
+    use super::*;
+    use crate::door::{PeerInfo, Respond};
+
+    struct Nobody;
+
+    impl Service for Nobody {
+        fn up(&self, _peer: PeerInfo) {}
+        fn down(&self, _peer: PeerId) {}
+        fn cast(&self, _from: PeerId, _parcel: bytes::Bytes) {}
+        fn call(&self, _: PeerId, _: bytes::Bytes, _: Duration, _respond: Respond) {}
+    }
+
+    fn identity() -> Identity {
+        Identity::new(&[1; 32], "a cookie").unwrap()
+    }
+
+    fn listening(at: &str) -> Config {
+        Config { listen: Some(at.parse().unwrap()), ..Config::default() }
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_its_setting() {
+        let first = open(listening("127.0.0.1:0"), identity(), Me::default()).unwrap();
+        let address = first.port.address();
+        let error = open(listening(&address), identity(), Me::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("cluster.listen {address}")), "{text}");
+        assert!(text.contains("taken"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_is_advertised_wins_over_where_we_listen() {
+        let me = Me { address: "ada.example:7403".to_owned(), ..Me::default() };
+        let opened = open(listening("127.0.0.1:0"), identity(), me).unwrap();
+        assert_eq!(opened.port.address(), "ada.example:7403");
+        assert_ne!(opened.port.bound().unwrap().port(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_node_alone_starts_no_actor_and_ends_when_told() {
+        let opened = open(Config::default(), identity(), Me::default()).unwrap();
+        let (source, stopping) = StopSource::new();
+        let run = opened.runner.run(Arc::new(Nobody), stopping);
+        let look = async {
+            tokio::task::yield_now().await;
+            assert!(ractor::registry::registered().is_empty());
+            assert!(ractor::pg::get_members(&crate::peer::GROUP.to_owned()).is_empty());
+            assert!(opened.peers.is_alone());
+            source.fire();
+        };
+        let (ran, ()) = tokio::join!(run, look);
+        ran.unwrap();
     }
 }

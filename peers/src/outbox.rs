@@ -33,7 +33,7 @@ const HEAD_BYTES: usize = 64;
 const CUT_BYTES_MIN: usize = 4 << 10;
 
 /// Why a parcel is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// Too much waits in its lane.
     Full,

@@ -26,9 +26,9 @@ pub(crate) enum PeerMsg {
     Packet(Vec<u8>),
     /// From listener and dialer: a connection to a node of our cluster.
     Connected(Box<Connected>),
-    /// From ractor_cluster: both ends of a connection have agreed.
+    /// From `ractor_cluster`: both ends of a connection have agreed.
     SessionReady { label: String, session: u64, name: String },
-    /// From ractor_cluster: a session has ended.
+    /// From `ractor_cluster`: a session has ended.
     SessionEnded { label: String },
     /// From the ticker, twice a heartbeat. Set to false when it is done.
     TickDue(Arc<AtomicBool>),

@@ -59,8 +59,8 @@ impl Start {
             Node { child, stdin, said, read: 0, id: String::new(), address: String::new() };
         let listening = node.wait_for("listening ", Duration::from_secs(20));
         let mut words = listening.split(' ').skip(1);
-        node.id = words.next().unwrap().to_owned();
-        node.address = words.next().unwrap().to_owned();
+        words.next().unwrap().clone_into(&mut node.id);
+        words.next().unwrap().clone_into(&mut node.address);
         node
     }
 }
@@ -107,7 +107,7 @@ impl Node {
         let place = self.said.0.lock().unwrap().len();
         self.tell(command);
         let kept = std::mem::replace(&mut self.read, place);
-        let answer = self.wait_for("= ", Duration::from_secs(60));
+        let answer = self.wait_for("= ", Duration::from_mins(1));
         self.read = kept;
         answer.trim_start_matches("= ").to_owned()
     }

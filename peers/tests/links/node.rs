@@ -49,7 +49,6 @@ struct Desk {
 }
 
 /// Runs a node if the variable is set, and ends the process with it.
-#[allow(clippy::disallowed_methods, reason = "how the test tells its own process what to be")]
 pub(crate) fn run_if_asked() {
     if let Ok(start) = std::env::var(VARIABLE) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -103,7 +102,7 @@ async fn obey(told: &mut tokio::sync::mpsc::Receiver<String>, desk: &Arc<Desk>) 
         if command == "rerun" {
             return false;
         }
-        let desk = Arc::clone(&desk);
+        let desk = Arc::clone(desk);
         desk.clone().tasks.spawn("command", async move { desk.obey(&command).await });
     }
     true
@@ -166,7 +165,7 @@ impl Desk {
     async fn bulk(&self, node: NodeId, megabytes: u64) {
         let begun = Instant::now();
         for _ in 0..megabytes * 4 {
-            let minute = Duration::from_secs(60);
+            let minute = Duration::from_mins(1);
             let answer = self.peers.call(node, Lane::Bulk, parcel(256 << 10), minute).await;
             assert!(matches!(answer, Ok(_) | Err(CallError::Full)), "{answer:?}");
         }
