@@ -8,7 +8,7 @@
 //!   ractor_cluster over mutual TLS -> switchboard (inbox: parcels again) -> Service, or the caller
 //! ```
 //!
-//! [`open`] takes the port, [`Runner`] is the child that runs, [`memory`] is a network for tests.
+//! [`open()`] takes the port, [`Runner`] is the child that runs, [`memory`] is a network for tests.
 //! Pure are `outbox`, `inbox`, `addresses` and `greeting`. `ractor_cluster` logs whole messages at
 //! debug: keep its filter at `warn`.
 //!

@@ -1,6 +1,6 @@
 //! Opening the links of a node, and running them.
 //!
-//! [`open`] takes the port and gives the doors at once; the [`Runner`] is a child of the node's tree.
+//! [`open()`] takes the port and gives the doors at once; the [`Runner`] is a child of the node's tree.
 //! It starts a `ractor_cluster` node server, the actor `peer`, the listener and the dialer, and ends
 //! when one of them does, so that its supervisor starts all of them anew.
 //!
