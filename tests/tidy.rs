@@ -205,9 +205,11 @@ fn only_the_engines_name_an_engine() {
 }
 
 #[test]
-fn only_supervision_names_ractor() {
-    let mut problems = outside(&["supervision/"], &["ractor::", "use ractor"]);
-    for (folder, name, _) in ARROWS.iter().filter(|(_, name, _)| *name != "supervision") {
+fn only_supervision_and_peers_name_ractor() {
+    let words = ["ractor::", "use ractor", "ractor_cluster::", "use ractor_cluster"];
+    let mut problems = outside(&["supervision/", "peers/"], &words);
+    let may = ["supervision", "peers"];
+    for (folder, name, _) in ARROWS.iter().filter(|(_, name, _)| !may.contains(name)) {
         if dependencies(&read(&format!("{folder}/Cargo.toml")), true).contains("ractor") {
             problems.push(format!("{name} depends on ractor"));
         }
