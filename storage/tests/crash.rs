@@ -5,19 +5,18 @@
 
 mod common;
 
-use common::{append, at, envelope, height, options, receive, records, stream, user_of};
+use common::process::{Disk, Mount, Victim, spawn};
+use common::{append, at, envelope, height, options, records, user_of};
 use proto::{Seq, ShardId, stored};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::ChildStdout;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 use storage::{LogError, Row, Storage, StorageError, StorageOptions};
 
 const CHILD_DIR: &str = "NATTER_TEST_CHILD_DIR";
-const MOVER_DIR: &str = "NATTER_TEST_MOVER_DIR";
 const GROUPS: [ShardId; 4] = [ShardId(0), ShardId(1), ShardId(2), ShardId::META];
 
 /// Appends of one run of a child; more than it makes.
@@ -80,18 +79,7 @@ fn child() {
     }
 }
 
-fn spawn(test: &str, variable: &str, dir: &Path) -> (Child, BufReader<ChildStdout>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
-        .env(variable, dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let out = BufReader::new(child.stdout.take().unwrap());
-    (child, out)
-}
-
-fn spawn_child(dir: &Path) -> (Child, BufReader<ChildStdout>) {
+fn spawn_child(dir: &Path) -> (Victim, BufReader<ChildStdout>) {
     spawn("child", CHILD_DIR, dir)
 }
 
@@ -180,120 +168,13 @@ fn nothing_answered_is_lost_by_sigkill() {
     let dir = tempfile::tempdir().unwrap();
     let mut promised = Promised::default();
     for round in 1..=10 {
-        let (mut child, mut out) = spawn_child(dir.path());
+        let (child, mut out) = spawn_child(dir.path());
         promised.read(&mut out, round * 500);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         while promised.read(&mut out, 1000) > 0 {}
         promised.verify(dir.path());
     }
     assert!(promised.is_enough(1000), "{:?}", promised.voted);
-}
-
-/// Where a snapshot waits that movers install.
-fn snapshot_file(dir: &Path) -> PathBuf {
-    dir.with_extension("stream")
-}
-
-const MOVED: ShardId = ShardId(5);
-
-/// Not a test of its own: installs a snapshot and forgets the group, without end.
-#[test]
-fn mover() {
-    let Some(dir) = std::env::var_os(MOVER_DIR) else { return };
-    let dir = Path::new(&dir);
-    let (storage, _) = Storage::open(dir, options()).unwrap();
-    let snapshot = fs::read(snapshot_file(dir)).unwrap();
-    let mut out = std::io::stdout();
-    loop {
-        receive(&storage, MOVED, &snapshot).unwrap();
-        writeln!(out, "installing").unwrap();
-        storage.install(MOVED).unwrap();
-        append(&storage, MOVED, 101, vec![1]).recv().unwrap().unwrap();
-        writeln!(out, "installed").unwrap();
-        storage.wipe(MOVED).unwrap();
-        append(&storage, MOVED, 0, vec![2]).recv().unwrap().unwrap();
-        writeln!(out, "wiped").unwrap();
-    }
-}
-
-#[test]
-fn a_killed_move_is_done_or_not_begun() {
-    let root = tempfile::tempdir().unwrap();
-    let dir = root.path().join("data");
-    let user = user_of(MOVED, 0);
-    let (storage, _) = Storage::open(&root.path().join("source"), options()).unwrap();
-    let rows = (1..=4000).map(|n| Row::Message(user, Seq(n), Some(envelope(n, n * 1000, 1000))));
-    storage.checkpoint(MOVED, at(100), rows.collect()).unwrap();
-    let snapshot = stream(&storage, MOVED);
-    storage.close();
-    fs::write(snapshot_file(&dir), &snapshot).unwrap();
-    let mut seen = BTreeMap::new();
-    for round in 0..15u64 {
-        let (mut child, mut out) = spawn("mover", MOVER_DIR, &dir);
-        let mut line = String::new();
-        while !line.starts_with("installing") {
-            line.clear();
-            assert!(out.read_line(&mut line).unwrap() > 0);
-        }
-        // Anywhere in the install, or in the wipe that follows.
-        std::thread::sleep(Duration::from_millis(round * 140 % 600));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let said = out.lines().map_while(Result::ok).filter(|line| line.ends_with("ed")).last();
-        let (storage, found) = Storage::open(&dir, options()).unwrap();
-        let now = stream(&storage, MOVED);
-        let found = records(found).remove(&MOVED.0).unwrap_or_default();
-        let installed = now == snapshot;
-        if installed {
-            assert!(found.is_empty() || found == [(101, vec![1])], "{found:?}");
-            assert_eq!(storage.messages(user, Seq(3999), Seq(4000), 9, 9999).unwrap().len(), 1);
-        } else {
-            assert_eq!(storage.applied(MOVED).unwrap(), None, "half installed");
-            storage.load(MOVED, &mut |row| panic!("{row:?}")).unwrap();
-            assert!(now.len() < 100, "rows that nobody has");
-            assert!(found.is_empty() || found == [(0, vec![2])], "{found:?}");
-        }
-        // What was said is done; what followed may be.
-        let place = (said.as_deref(), installed, found.is_empty());
-        match place {
-            (Some("installed"), true, no_records) => assert!(!no_records, "a record was lost"),
-            (Some("wiped") | None, true, _)
-            | (Some("wiped") | None, false, false)
-            | (Some("installed"), false, _) => {}
-            (None, false, true) => assert_eq!(round, 0, "a record was lost"),
-            other => panic!("{other:?}"),
-        }
-        *seen.entry(format!("{place:?}")).or_insert(0) += 1;
-        storage.close();
-    }
-    println!("{seen:#?}");
-    assert!(seen.len() >= 2, "{seen:?}");
-}
-
-/// A mounted file system; unmounted when it is dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// `None` if this machine does not permit it.
-    fn new(at: &Path, arguments: &[&str]) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        let output = mount.args(arguments).arg(at).output().ok()?;
-        if output.status.success() {
-            return Some(Self(at.to_owned()));
-        }
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        println!("skipped: mount is not permitted here ({why})");
-        None
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.0).status();
-        assert!(status.is_ok_and(|status| status.success()), "{} is busy", self.0.display());
-    }
 }
 
 /// Appends until the log is full; returns the index that was refused.
@@ -407,42 +288,16 @@ fn tables_open_again_after_the_disk_was_full_of_something_else() {
     storage.close();
 }
 
-/// Stops a process, and goes on when it is dropped.
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-}
-
 #[test]
 fn nothing_answered_is_lost_by_a_power_cut() {
-    let root = tempfile::tempdir().unwrap();
-    let image = root.path().join("disk.img");
-    fs::File::create(&image).unwrap().set_len(256 * 1024 * 1024).unwrap();
-    let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
-    if !made.is_ok_and(|status| status.success()) {
-        println!("skipped: no mkfs.ext4 here");
-        return;
-    }
-    let loop_mount = |image: &Path, at: &str| {
-        Mount::new(&root.path().join(at), &["-o", "loop", image.to_str().unwrap()])
-    };
-    let Some(disk) = loop_mount(&image, "disk") else { return };
-    let dir = disk.0.join("data");
+    let Some(disk) = Disk::new() else { return };
     let mut promised = Promised::default();
     for round in 1..=4 {
-        let (mut child, mut out) = spawn_child(&dir);
+        let (child, mut out) = spawn_child(&disk.dir());
         promised.read(&mut out, 700 * round);
         // What was said by now is a promise; what the file system has not written is lost.
-        signal(&child, "-STOP");
-        let cut = root.path().join("cut.img");
-        fs::copy(&image, &cut).unwrap();
-        {
-            let copy = loop_mount(&cut, "cut").unwrap();
-            promised.verify(&copy.0.join("data"));
-        }
-        signal(&child, "-CONT");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        disk.cut(&child, |dir| promised.verify(dir));
+        drop(child);
         while promised.read(&mut out, 1000) > 0 {}
     }
     assert!(promised.is_enough(400), "{:?}", promised.voted);

@@ -211,6 +211,8 @@ impl Views for Failing {
 fn before_the_move(dir: &Path, tables: &Arc<Failing>) -> Storage {
     let (storage, _) = open_on(dir, Arc::clone(tables) as _).unwrap();
     storage.checkpoint(OTHER, at(2), rows(OTHER, 2, 2)).unwrap();
+    // So that the segment stays.
+    append(&storage, OTHER, 3, vec![3]).recv().unwrap().unwrap();
     for index in 0..=13 {
         append(&storage, GROUP, index, vec![7; 10]).recv().unwrap().unwrap();
     }
@@ -242,9 +244,11 @@ fn crash_at_each_write(
         tables.left.store(writes, Ordering::SeqCst);
         let outcome = work(&storage);
         let survived = tables.left.load(Ordering::SeqCst) >= 0;
+        // As the crash finds them: closing would flush what is left.
+        let crashed: Vec<_> = (0..4).map(|seed| tables.tables.crash(seed)).collect();
         storage.close();
-        for seed in 0..4 {
-            let tables = Failing::new(tables.tables.crash(seed), false);
+        for tables in crashed {
+            let tables = Failing::new(tables, false);
             let (storage, found) = open_on(dir.path(), Arc::clone(&tables) as _).unwrap();
             let now = stream(&storage, GROUP);
             if outcome.is_ok() {
@@ -255,6 +259,7 @@ fn crash_at_each_write(
                 assert_eq!(indexes(&found), [11, 12, 13]);
             }
             assert!(stream(&storage, OTHER) == other);
+            assert_eq!(found[&OTHER.0], [(3, vec![3])]);
             assert_eq!(storage.vote(GROUP).unwrap(), vote);
             let rows = (now.len() + other.len()) as u64;
             assert!(tables.bytes() < rows + 2000, "rows were left behind");
@@ -313,6 +318,21 @@ fn a_full_disk_at_any_write_leaves_the_group_as_it_was() {
         let rows = (after.len() + stream(&storage, OTHER).len()) as u64;
         assert!(tables.bytes() < rows + 2000, "rows were left behind");
     }
+}
+
+#[test]
+fn what_a_failed_install_left_behind_is_not_mixed_with_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = Failing::new(Memory::default(), false);
+    let storage = before_the_move(dir.path(), &tables);
+    receive(&storage, GROUP, &snapshot(GROUP, 12, rows(GROUP, 9, 30))).unwrap();
+    tables.left.store(2, Ordering::SeqCst);
+    assert!(storage.install(GROUP).is_err());
+    tables.left.store(i64::MAX, Ordering::SeqCst);
+    let next = snapshot(GROUP, 13, rows(GROUP, 8, 3));
+    receive(&storage, GROUP, &next).unwrap();
+    storage.install(GROUP).unwrap();
+    assert!(stream(&storage, GROUP) == next);
 }
 
 #[test]

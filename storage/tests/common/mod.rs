@@ -1,6 +1,8 @@
 //! What the tests of storage share.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod process;
+
 use proto::{ShardId, UserId, stored};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
