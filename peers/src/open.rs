@@ -221,6 +221,7 @@ pub fn open(config: Config, identity: Identity, me: Me) -> Result<Opened, OpenEr
         zone: me.zone,
         version: me.version,
         client_address: me.client_address,
+        heard: false,
     };
     let hub = Arc::new(Hub::new(id, config.seeds));
     let port = Port { hub: Arc::clone(&hub), hello: Arc::new(Mutex::new(hello)), bound };

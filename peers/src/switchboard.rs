@@ -271,7 +271,7 @@ impl Switchboard {
         self.greeted(&label);
         self.take(&label, packet);
         if let Some(route) = again {
-            route.greet(self.parts.hello());
+            route.greet(Hello { heard: true, ..self.parts.hello() });
         }
     }
 
@@ -280,7 +280,8 @@ impl Switchboard {
         let connection = self.connections.get_mut(label)?;
         connection.silent_ticks = 0;
         let hello = hello?;
-        let again = connection.up.is_some();
+        // An answer is not answered, or two nodes would greet each other for ever.
+        let again = connection.up.is_some() && !hello.heard;
         connection.hello.get_or_insert(hello);
         connection.session.as_ref().filter(|_| again).map(|(_, route)| Arc::clone(route))
     }
