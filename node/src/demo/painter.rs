@@ -97,15 +97,15 @@ impl Painter {
 
     fn picture(&self, answers: &Answers, phones: &[Option<u64>]) -> Picture {
         let mut picture = Picture::default();
-        for (place, (said, phones)) in self.places.iter().zip(answers.iter().zip(phones)) {
+        for (node, (place, phones)) in self.places.iter().zip(phones).enumerate() {
             let name = &place.name;
-            let Some(said) = said else {
+            if answers[node].is_none() {
                 picture.lines.push(format!("   {name}  \u{25cb} down"));
                 // Writing to a string does not fail.
                 write!(picture.line, "   {name}: down").ok();
                 continue;
-            };
-            let (led, phones) = (status::shards_led(said), phones.unwrap_or(0));
+            }
+            let (led, phones) = (status::shards_led(answers, node), phones.unwrap_or(0));
             let guests = self.guests.at(&place.client).join(", ");
             let bar = "\u{25a0}".repeat(led);
             picture.lines.push(format!(

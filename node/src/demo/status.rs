@@ -27,12 +27,6 @@ pub(super) async fn ask(data_dir: &Path) -> anyhow::Result<Status> {
     }
 }
 
-/// How many shards of users a node leads, as it sees it itself.
-pub(super) fn shards_led(said: &Status) -> usize {
-    let users = said.groups.iter().filter(|group| group.group < proto::ids::SHARDS);
-    users.filter(|group| group.leader.as_ref() == Some(&said.node)).count()
-}
-
 /// Whether a node has applied everything that another one had.
 pub(super) fn has_all(ours: &Status, theirs: &Status) -> bool {
     theirs.groups.iter().all(|theirs| {
@@ -58,13 +52,21 @@ pub(super) fn are_whole(answers: &Answers) -> bool {
     answers.iter().all(|said| said.as_ref().is_some_and(|said| is_whole(said, answers.len())))
 }
 
-/// Who leads a shard: the node that says so itself.
+/// Who leads a shard: the node that says so itself, in the latest term. (A node that was just started
+/// again may still believe in its last one.)
 pub(super) fn leader(answers: &Answers, shard: proto::ShardId) -> Option<usize> {
-    answers.iter().position(|said| {
-        let Some(said) = said else { return false };
-        let group = said.groups.iter().find(|group| group.group == shard.0);
-        group.is_some_and(|group| group.leader.as_ref() == Some(&said.node))
-    })
+    let claims = answers.iter().enumerate().filter_map(|(node, said)| {
+        let said = said.as_ref()?;
+        let group = said.groups.iter().find(|group| group.group == shard.0)?;
+        (group.leader.as_ref() == Some(&said.node)).then_some((group.term, node))
+    });
+    claims.max().map(|(_, node)| node)
+}
+
+/// How many shards of users a node leads.
+pub(super) fn shards_led(answers: &Answers, node: usize) -> usize {
+    let shards = (0..proto::ids::SHARDS).map(proto::ShardId);
+    shards.filter(|shard| leader(answers, *shard) == Some(node)).count()
 }
 
 /// Whether every group is led by a node other than `without`.
@@ -147,7 +149,13 @@ mod tests {
     fn a_leader_counts_when_it_says_so_itself() {
         let answers = healthy();
         assert_eq!(leader(&answers, proto::ShardId(4)), Some(1));
-        assert_eq!(shards_led(answers[0].as_ref().unwrap()), 6);
+        assert_eq!(shards_led(&answers, 0), 6);
+        let returned = changed(|status| status.groups[3].leader = Some("b".into()));
+        assert_eq!(shards_led(&returned, 0) + shards_led(&returned, 1), 11, "one leads each");
+        let earlier = changed(|status| {
+            (status.groups[3].leader, status.groups[3].term) = (Some("b".into()), 2);
+        });
+        assert_eq!(leader(&earlier, proto::ShardId(3)), Some(0), "the latest term counts");
         assert!(!are_led(&answers, 1));
         let mut killed = healthy();
         killed[1] = None;
