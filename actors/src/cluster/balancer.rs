@@ -209,11 +209,11 @@ impl BalancerActor {
             (_, Some(group)) => drop(self.under_way.insert(group, step.clone())),
             (_, None) => return,
         }
-        info!(?step, "balancing");
+        info!(%step, "balancing");
         let (cluster, inbox) = (self.cluster.clone(), self.inbox.clone());
         self.cluster.0.tasks.spawn("step", async move {
             if let Err(why) = carry_out(&cluster, &step).await {
-                info!(?step, why, "not balanced yet");
+                info!(%step, why, "not balanced yet");
                 tokio::time::sleep(PAUSE).await;
             }
             inbox.force(BalancerItem::StepEnded(step));

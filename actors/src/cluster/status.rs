@@ -3,7 +3,7 @@
 
 use super::placement::{self, GroupView, Nodes, plan};
 use super::steps::steps;
-use super::{Cluster, MetaDigest, MetaItem, meta};
+use super::{Cluster, MetaDigest, MetaItem, Place, meta};
 use proto::{NodeId, ShardId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,13 +91,13 @@ impl Cluster {
                 let holds = |view: &&GroupView| {
                     view.voters.contains(&node) || view.learners.contains(&node)
                 };
-                count("holds", views().filter(holds).count());
-                if meta::member(&meta, node).is_some() {
-                    left.push("is a member".to_owned());
-                } else {
-                    // What others tell of the groups reaches a node that is gone no longer.
-                    left.clear();
+                // Who is gone is told so, and hears nothing of members and groups any longer.
+                let told = node == self.me() && self.place() == Place::Removed;
+                if told || meta::member(&meta, node).is_none() {
+                    return Vec::new();
                 }
+                count("holds", views().filter(holds).count());
+                left.push("is a member".to_owned());
             }
             Goal::Balanced => {
                 let plan = plan(&picture);

@@ -10,6 +10,7 @@ use super::placement::{GroupView, Nodes, Picture, Plan, groups};
 use proto::stored::member::State;
 use proto::{NodeId, ShardId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 
 /// Replicas on their way at once.
 pub(super) const MOVES_MAX: usize = 4;
@@ -64,6 +65,24 @@ impl Step {
             | Self::RemoveLearner { group, .. }
             | Self::Yield { group, .. } => Some(*group),
             Self::RemoveMember { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex = |node: &NodeId| format!("{:016x}", node.0);
+        match self {
+            Self::AddLearner { group, node } => write!(f, "group {group}: {} listens", hex(node)),
+            Self::ChangeVoters { group, voters } => {
+                let voters: Vec<_> = voters.iter().map(hex).collect();
+                write!(f, "group {group}: {} vote", voters.join(", "))
+            }
+            Self::RemoveLearner { group, node } => {
+                write!(f, "group {group}: {} listens no longer", hex(node))
+            }
+            Self::Yield { group, to } => write!(f, "group {group}: {} leads", hex(to)),
+            Self::RemoveMember { node } => write!(f, "{} is no member", hex(node)),
         }
     }
 }

@@ -346,6 +346,18 @@ async fn a_lost_node_is_removed_and_told_so_when_it_returns() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_is_told_when_it_is_gone() {
+    let (mut story, doors) = Story::of_three().await;
+    let fourth = story.start(4, 1, "10.0.0.4:7403").await;
+    story.settles(&doors[0], 4).await;
+    until(|| fourth.place() == Place::Member).await;
+    fourth.set_state(NodeId(4), State::Leaving).await.unwrap();
+    until(|| fourth.left(Goal::Gone(NodeId(4))).is_empty()).await;
+    assert_eq!((fourth.place(), doors[0].meta().members.len()), (Place::Removed, 3));
+    assert_eq!(story.leads(4), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_address_is_told_at_the_next_start() {
     let (mut story, doors) = Story::of_three().await;
     doors[0].set_state(NodeId(2), State::Draining).await.unwrap();
