@@ -130,7 +130,8 @@ impl Promised {
             }
             for (index, stamp) in promised.range(applied..) {
                 let place = usize::try_from(index - applied).ok().and_then(|n| records.get(n));
-                let (_, found) = place.unwrap_or_else(|| panic!("group {group} lost {index}"));
+                assert!(place.is_some(), "group {group} lost {index}");
+                let (_, found) = place.unwrap();
                 let found_stamp = u64::from_le_bytes(found[..8].try_into().unwrap());
                 assert_eq!(*found, record(found_stamp));
                 assert!(found_stamp >= *stamp, "group {group}: an old record {index} came back");

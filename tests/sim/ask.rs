@@ -1,7 +1,7 @@
 //! Questions about a shard's state, as user actors put them to its leader.
 
 use actors::shard::Entry;
-use proto::{DeviceId, Seq, ShardId, UserId};
+use proto::{DeviceId, Seq, UserId};
 
 /// A question, and who waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,9 @@ pub(crate) enum What {
 pub(crate) enum Answered {
     /// `None`: no such user or device.
     Attached(Option<(Seq, Seq)>),
-    Page { entries: Vec<Entry>, up_to: Seq, last: Seq },
-}
-
-impl Ask {
-    pub(crate) fn shard(&self) -> ShardId {
-        self.user.shard()
-    }
+    Page {
+        entries: Vec<Entry>,
+        up_to: Seq,
+        last: Seq,
+    },
 }

@@ -34,6 +34,7 @@ pub(crate) struct Chores {
     offers: BTreeMap<ShardId, Offer>,
     reading_origins: BTreeSet<UserId>,
     reading_due: bool,
+    due_outdated: bool,
     pub(crate) retry_asked: bool,
 }
 
@@ -41,6 +42,7 @@ impl Chores {
     pub(crate) fn not_leading(&mut self) {
         self.offers.clear();
         self.reading_origins.clear();
+        self.due_outdated = self.reading_due;
         self.checkpoint_failed();
     }
 
@@ -65,7 +67,7 @@ impl Seat {
         }
         let now_ms = stage.now + 1_000_000;
         if self.machine.has_due(now_ms) {
-            self.due_read(Vec::new(), stage);
+            self.expire(Vec::new());
         }
         if self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due {
             self.chores.reading_due = true;
@@ -79,10 +81,16 @@ impl Seat {
         }
     }
 
-    pub(crate) fn due_read(&mut self, entries: Vec<stored::Expired>, stage: &mut Stage) {
+    pub(crate) fn due_read(&mut self, entries: Vec<stored::Expired>) {
         self.chores.reading_due = false;
-        let due = !entries.is_empty() || self.machine.has_due(stage.now + 1_000_000);
-        if due && self.is_ready() {
+        let outdated = std::mem::take(&mut self.chores.due_outdated);
+        if !entries.is_empty() && !outdated {
+            self.expire(entries);
+        }
+    }
+
+    fn expire(&mut self, entries: Vec<stored::Expired>) {
+        if self.is_ready() {
             let expire = Command::Expire(stored::Expire { entries });
             self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.ticks);
         }
@@ -94,6 +102,7 @@ impl Seat {
         self.chores.logged = 0;
         self.chores.checkpoint = Checkpoint::Writing;
         self.overlay = spill.entries.into_iter().collect();
+        self.gone = spill.gone;
         self.chores.writing = Some((self.applied, spill.rows));
         let late = stage.table_delay();
         stage.local(self.me, late, NodeEvent::CheckpointWritten(self.shard));
@@ -107,6 +116,7 @@ impl Seat {
             self.raft.purge(applied.place);
         }
         self.overlay.clear();
+        self.gone.clear();
         self.chores.checkpoint = Checkpoint::Idle;
         self.apply(stage);
     }
@@ -123,7 +133,8 @@ impl Seat {
         let table_to = overlay.front().map_or(up_to, |entry| up_to.min(Seq(entry.seq.0 - 1)));
         let rows = self.table.messages(user, Seq(first.0.saturating_sub(1)), table_to);
         let rows = rows.map(|(seq, envelope)| origin_row(seq, envelope));
-        let origins = rows.chain(inside).collect();
+        let all = rows.chain(inside);
+        let origins = all.filter(|origin| !self.is_expired(user, Seq(origin.seq))).collect();
         let release = stored::Release { user: user.0, up_to: up_to.0, origins };
         let late = stage.table_delay();
         stage.local(self.me, late, NodeEvent::OriginsRead(self.shard, user, Some(release)));

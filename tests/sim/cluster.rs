@@ -11,7 +11,7 @@ pub(crate) fn run(seed: u64, tracing: bool) -> Result<usize, String> {
     let mut world = World::of_seed(seed, tracing);
     world.register()?;
     world.begin();
-    world.run(3_000 + world.plan.rough_until)?;
+    world.run(world.plan.rough_until)?;
     world.heal();
     let end = world.stage.now + PATIENCE_MS;
     loop {
@@ -35,7 +35,8 @@ impl World {
         }
         for shard in self.stage.shards() {
             let seats = || self.nodes.iter().map(|node| &node.seats[&shard]);
-            let places: Vec<_> = seats().map(|seat| (seat.applied.place, seat.machine.digest())).collect();
+            let places: Vec<_> =
+                seats().map(|seat| (seat.applied.place, seat.machine.digest())).collect();
             if places.windows(2).any(|pair| pair[0] != pair[1]) {
                 unfinished.push(format!("shard {shard}: replicas differ: {places:?}"));
             }
@@ -53,7 +54,8 @@ impl World {
                     }
                 }
                 if seat.table.bodies() > 0 {
-                    unfinished.push(format!("node {me}: {shard} keeps bodies of delivered messages"));
+                    unfinished
+                        .push(format!("node {me}: {shard} keeps bodies of delivered messages"));
                 }
             }
         }

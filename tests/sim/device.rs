@@ -3,6 +3,7 @@
 
 use crate::judge::{Judge, Name, Who};
 use crate::stage::{DeviceEvent, Event, NODES, Stage};
+use bytes::Bytes;
 use proto::{Code, DeviceId, Retry, Seq, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) enum ToNode {
     Login { user: UserId, device: DeviceId, acknowledged: Seq },
-    Send { id: u64, to: UserId, ttl_s: u32, copy: bool, body: Vec<u8> },
+    Send { id: u64, to: UserId, ttl_s: u32, copy: bool, body: Bytes },
     Ack(Seq),
 }
 
@@ -29,7 +30,7 @@ pub(crate) enum FromNode {
 struct Send {
     to: UserId,
     ttl_s: u32,
-    body: Vec<u8>,
+    body: Bytes,
     unanswered: bool,
 }
 
@@ -213,11 +214,9 @@ impl Device {
     }
 
     /// The person writes to someone.
-    pub(crate) fn write(&mut self, ttl_s: u32, judge: &mut Judge, stage: &mut Stage) {
+    pub(crate) fn write(&mut self, ttl_s: u32, body: Bytes, judge: &mut Judge, stage: &mut Stage) {
         let to = stage.chance.pick(&self.peers);
         self.ids += 1;
-        let long = if stage.chance.one_in(10) { 100_000 } else { 20 };
-        let body = vec![7; stage.chance.index(long)];
         let send = Send { to, ttl_s, body, unanswered: false };
         judge.sent(self.name(self.ids), to.0, ttl_s < 3_600);
         self.sends.insert(self.ids, send);

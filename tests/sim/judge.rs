@@ -172,7 +172,9 @@ impl Judge {
                 }
             }
             let expired = |kinds: &Vec<u32>| kinds.contains(&(ReceiptKind::Expired as u32));
-            if self.ticks.get(&(own, *name)).is_some_and(expired) {
+            // Nobody is told of what ends in one's own mailbox.
+            let untold = sent.to == own.user && sent.expires;
+            if untold || self.ticks.get(&(own, *name)).is_some_and(expired) {
                 continue;
             }
             for device in self.devices.get(&sent.to).into_iter().flatten() {

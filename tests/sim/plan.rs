@@ -6,8 +6,12 @@ use crate::stage::{DeviceEvent, Event, NODES, NodeEvent, Stage, Weather};
 use crate::users::Users;
 use crate::world::{Node, World};
 use actors::shard::{Command, MachineLimits};
+use bytes::Bytes;
 use proto::{DeviceId, ShardId, UserId, stored};
 use std::collections::BTreeSet;
+
+/// What people write begins like this.
+static BODY: [u8; 100_000] = [7; 100_000];
 
 /// What a seed has chosen.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +23,19 @@ pub(crate) struct Plan {
     /// Messages end after a few seconds, in percent.
     short_lived: u64,
     pub(crate) small_mailboxes: bool,
+    /// Some bodies are so long that few fit into a window.
+    long_bodies: bool,
 }
 
 impl Plan {
     pub(crate) fn ttl_s(&self, stage: &mut Stage) -> u32 {
         let short = stage.chance.percent(self.short_lived);
         if short { stage.chance.pick(&[1, 3, 8]) } else { 3_600 * 24 }
+    }
+
+    pub(crate) fn body(&self, stage: &mut Stage) -> Bytes {
+        let long = self.long_bodies && stage.chance.one_in(5);
+        Bytes::from_static(&BODY[..stage.chance.index(if long { BODY.len() } else { 20 })])
     }
 }
 
@@ -47,11 +58,12 @@ impl World {
             fault_every: chance.pick(&[400, 1_500, 5_000]),
             short_lived: chance.pick(&[0, 0, 0, 30]),
             small_mailboxes,
+            long_bodies: chance.one_in(10),
         };
         let limits = MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26 };
         let node = |me| Node {
             seats: shards.iter().map(|shard| (*shard, Seat::new(me, *shard, limits))).collect(),
-            users: Users::new(me),
+            users: Users::new(me, 1),
             starts: 1,
         };
         let nodes = (0..NODES).map(node).collect();
@@ -91,6 +103,9 @@ impl World {
     /// Makes the accounts while all is calm.
     pub(crate) fn register(&mut self) -> Result<(), String> {
         self.run(1_500)?;
+        while !self.stage.shards().iter().all(|shard| self.leads_for_certain_somewhere(*shard)) {
+            self.run(self.stage.now + 100)?;
+        }
         for device in 0..self.devices.len() {
             let Device { user, device: id, .. } = self.devices[device];
             let admit = stored::AdmitDevice {
@@ -104,12 +119,13 @@ impl World {
             self.stage.local(0, 0, propose(Command::AdmitDevice(admit)));
             self.run(self.stage.now + 100)?;
         }
-        self.run(3_000)
+        self.run(self.stage.now + 1_000)
     }
 
     /// Lets the weather, the faults and the people begin.
     pub(crate) fn begin(&mut self) {
         self.change_weather();
+        self.plan.rough_until += self.stage.now;
         self.stage.after(100, Event::Fault);
         let chance = &mut self.stage.chance;
         let (each, pause) = (chance.between(1, 25), chance.pick(&[20, 300, 900]));
@@ -119,7 +135,7 @@ impl World {
             for _ in 0..each {
                 let burst = self.stage.chance.one_in(3);
                 at += if burst { 0 } else { self.stage.chance.below(pause) };
-                let at = at % self.plan.rough_until;
+                let at = at % (self.plan.rough_until - self.stage.now);
                 self.stage.after(at, Event::Device { device, what: DeviceEvent::Write });
             }
         }
@@ -151,7 +167,7 @@ impl World {
 
     /// Something breaks.
     pub(crate) fn fault(&mut self) {
-        if self.stage.now >= self.plan.rough_until + 3_000 {
+        if self.stage.now >= self.plan.rough_until {
             return;
         }
         let late = self.stage.chance.below(self.plan.fault_every) + 1;
@@ -179,7 +195,10 @@ impl World {
                 }
             }
             8 | 9 => {
-                let shard = { let shards = self.stage.shards(); self.stage.chance.pick(&shards) };
+                let shard = {
+                    let shards = self.stage.shards();
+                    self.stage.chance.pick(&shards)
+                };
                 self.elect(shard);
             }
             10 => {
@@ -208,7 +227,7 @@ impl World {
         for seat in self.nodes[node].seats.values_mut() {
             seat.crash(&mut self.stage);
         }
-        self.nodes[node].users = Users::new(node);
+        self.nodes[node].users = Users::new(node, self.nodes[node].starts + 1);
         self.drop_connections(node);
         for other in (0..NODES).filter(|other| *other != node) {
             self.stage.link_down(node, other);
@@ -265,12 +284,15 @@ impl World {
         raft.leads && raft.term == self.top_term(shard) && reached > NODES / 2
     }
 
+    fn leads_for_certain_somewhere(&self, shard: ShardId) -> bool {
+        (0..NODES).any(|node| self.is_up(node) && self.leads_for_certain(node, shard))
+    }
+
     /// Now and then: a shard that has no leader gets one.
     pub(crate) fn check_leaders(&mut self) {
         self.stage.after(200, Event::CheckLeaders);
         for shard in self.stage.shards() {
-            let led = (0..NODES).any(|n| self.is_up(n) && self.leads_for_certain(n, shard));
-            if !led && self.stage.chance.one_in(3) {
+            if !self.leads_for_certain_somewhere(shard) && self.stage.chance.one_in(3) {
                 self.elect(shard);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::ask::{Answered, Ask, What};
 use crate::seat::{PATIENCE_TICKS, Seat};
-use crate::stage::{Message, NodeEvent, Stage};
+use crate::stage::{Message, NodeEvent, Stage, by};
 use actors::shard::{Entry, bytes_of};
 use proto::{Seq, UserId};
 use std::sync::Arc;
@@ -15,6 +15,9 @@ const ASK_MS: u64 = 3_000;
 
 impl Seat {
     pub(crate) fn question(&mut self, ask: Ask, stage: &mut Stage) {
+        stage.note(|| {
+            by(self.me, format_args!("asks {:?} for connection {}", ask.what, ask.connection))
+        });
         if self.standing.me_leads {
             self.take_up(ask, stage);
         } else if let Some(leader) = self.leader() {
@@ -44,6 +47,9 @@ impl Seat {
         answer: Option<Answered>,
         stage: &mut Stage,
     ) {
+        stage.note(|| {
+            by(self.me, format_args!("hears {answer:?} for connection {}", ask.connection))
+        });
         if self.asking.remove(&ask.number).is_none() {
             return;
         }
@@ -116,14 +122,19 @@ impl Seat {
         let answer = match ask.what {
             What::Attach(device) => {
                 let mailbox = self.machine.account(ask.user).and(self.machine.mailbox(ask.user));
-                let place = mailbox.and_then(|mailbox| {
-                    Some((mailbox.cursor(device)?, mailbox.last()))
-                });
+                let place =
+                    mailbox.and_then(|mailbox| Some((mailbox.cursor(device)?, mailbox.last())));
                 Answered::Attached(place)
             }
             What::Page { after, limit, bytes_max } => self.page(ask.user, after, limit, bytes_max),
         };
         self.tell(ask, Some(answer), stage);
+    }
+
+    /// Whether an entry has expired that may still be a row.
+    pub(crate) fn is_expired(&self, user: UserId, seq: Seq) -> bool {
+        self.machine.mailbox(user).is_some_and(|mailbox| mailbox.is_expired(seq))
+            || self.gone.contains(&(user, seq))
     }
 
     fn page(&self, user: UserId, after: Seq, limit: usize, bytes_max: usize) -> Answered {
@@ -137,7 +148,7 @@ impl Seat {
         let table_to = all.first().map_or(last, |entry| Seq(entry.seq.0 - 1));
         let rows = self.table.messages(user, after, table_to);
         let rows = rows.map(|(seq, row)| Entry { seq, envelope: Arc::new(row.clone()) });
-        all = rows.chain(all).filter(|entry| !mailbox.is_expired(entry.seq)).collect();
+        all = rows.chain(all).filter(|entry| !self.is_expired(user, entry.seq)).collect();
         let mut bytes = 0;
         let fits = all.iter().take(limit).take_while(|entry| {
             let first = bytes == 0;

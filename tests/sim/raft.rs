@@ -252,7 +252,11 @@ impl Raft {
         let Append { shard, term, mut after, mut entries, committed } = append;
         let told = |matched| Message::Appended { shard, term, matched };
         if term < self.term {
-            stage.send(self.me, from, Message::Appended { shard, term: self.term, matched: Err(0) });
+            stage.send(
+                self.me,
+                from,
+                Message::Appended { shard, term: self.term, matched: Err(0) },
+            );
             return;
         }
         self.follow_term(term, stage);
@@ -308,7 +312,7 @@ impl Raft {
     }
 
     pub(crate) fn flush(&mut self, place: Place, stage: &mut Stage) {
-        if place.index > self.base.index && self.term_at(place.index) == Some(place.term) {
+        if place.index > self.flushed() && self.term_at(place.index) == Some(place.term) {
             self.durable = self.entries[..=self.at(place.index)].to_vec();
         }
         if self.leads {

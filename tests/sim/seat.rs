@@ -11,7 +11,7 @@ use actors::shard::{
 };
 use bytes::Bytes;
 use prost::Message as _;
-use proto::{Code, ShardId, UserId, stored};
+use proto::{Seq, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,9 @@ const SOON_MS: u64 = 50;
 /// How long a leader elsewhere may take, in ms.
 const FORWARD_MS: u64 = 3_000;
 
+/// Places at which replicas are compared, beside checkpoints.
+const DIGEST_EVERY: u64 = 4;
+
 /// Who leads, as the shard was told last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -34,8 +37,8 @@ pub(crate) struct Standing {
 
 struct Proposed {
     record: Bytes,
-    now_ms: u64,
     number: u64,
+    spills: bool,
 }
 
 pub(crate) struct Seat {
@@ -47,7 +50,7 @@ pub(crate) struct Seat {
     pub(crate) machine: Machine,
     pub(crate) proposals: Proposals,
     proposed: Option<Proposed>,
-    /// Our batch that a leader elsewhere has.
+    /// Our batch that a leader elsewhere has, and in which life it got it.
     forwarding: Option<u64>,
     pub(crate) standing: Standing,
     /// Last index of the log when this node began to lead.
@@ -59,6 +62,8 @@ pub(crate) struct Seat {
     pub(crate) lost: BTreeSet<usize>,
     pub(crate) applied: Applied,
     pub(crate) overlay: BTreeMap<UserId, VecDeque<Entry>>,
+    /// Expired entries whose rows are being deleted.
+    pub(crate) gone: BTreeSet<(UserId, Seq)>,
     pub(crate) chores: Chores,
     deferred: Option<(Place, Option<Bytes>)>,
     pub(crate) loading: bool,
@@ -93,6 +98,7 @@ impl Seat {
             lost: BTreeSet::new(),
             applied: Applied::default(),
             overlay: BTreeMap::new(),
+            gone: BTreeSet::new(),
             chores: Chores::default(),
             deferred: None,
             loading: false,
@@ -239,7 +245,7 @@ impl Seat {
         if self.full {
             self.proposals.refuse_storing();
         }
-        let Some(batch) = self.proposals.next(lazily) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
         let number = batch.number;
         let head = stored::Batch {
             now_ms: stage.now + 1_000_000,
@@ -249,15 +255,17 @@ impl Seat {
             mailbox_messages: self.limits.mailbox_messages,
             mailbox_bytes: self.limits.mailbox_bytes,
         };
-        let (now_ms, record) = (head.now_ms, Bytes::from(head.encode_to_vec()));
-        self.proposed = Some(Proposed { record: record.clone(), now_ms, number });
+        let record = Bytes::from(head.encode_to_vec());
+        self.proposed =
+            Some(Proposed { record: record.clone(), number, spills: ends_in_spill(&head) });
         stage.note(|| by(self.me, format_args!("shard {}: {}", self.shard, list(&head))));
         self.raft.propose(record, number, stage);
     }
 
     fn forward_next(&mut self, leader: usize, lazily: bool, stage: &mut Stage) {
-        let Some(batch) = self.proposals.next(lazily) else { return };
-        let (number, shard) = (batch.number, self.shard);
+        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
+        let shard = self.shard;
+        let number = stage.lives[self.me] << 32 | batch.number;
         self.forwarding = Some(number);
         let commands = batch.commands.iter().filter_map(|command| command.kind.clone()).collect();
         if stage.send(self.me, leader, Message::Propose { shard, number, commands }) {
@@ -279,6 +287,7 @@ impl Seat {
         if self.forwarding.take_if(|under_way| *under_way == number).is_none() {
             return;
         }
+        let number = number & u64::from(u32::MAX);
         match outcomes {
             Ok(outcomes) => {
                 if outcomes.contains(&Outcome::Elsewhere) {
@@ -297,8 +306,10 @@ impl Seat {
 
     pub(crate) fn not_proposed(&mut self, number: u64, why: NotDone, stage: &mut Stage) {
         stage.note(|| by(self.me, format_args!("shard {}: batch {number} {why:?}", self.shard)));
-        self.proposed.take_if(|proposed| proposed.number == number);
-        self.chores.checkpoint_failed();
+        let proposed = self.proposed.take_if(|proposed| proposed.number == number);
+        if why != NotDone::Unknown && proposed.is_some_and(|proposed| proposed.spills) {
+            self.chores.checkpoint_failed();
+        }
         self.proposals.failed(number, failure(why));
         self.try_soon(stage);
     }
@@ -320,7 +331,8 @@ impl Seat {
                 return;
             };
             let batch = record.as_ref().map(|r| stored::Batch::decode(r.clone()).unwrap());
-            if batch.as_ref().is_some_and(ends_in_spill) && self.chores.is_writing() {
+            let spilled = batch.as_ref().is_some_and(ends_in_spill);
+            if spilled && self.chores.is_writing() {
                 self.deferred = Some((place, record));
                 return;
             }
@@ -331,28 +343,23 @@ impl Seat {
             }
             self.lead_if_caught_up(stage);
             self.offer_notices(stage);
-            self.digests.push((place.index, self.machine.digest()));
+            if spilled || place.index % DIGEST_EVERY == 0 {
+                self.digests.push((place.index, self.machine.digest()));
+            }
         }
     }
 
     fn apply_batch(&mut self, batch: stored::Batch, record: &Bytes, stage: &mut Stage) {
         self.machine.set_limits(batch.mailbox_messages, batch.mailbox_bytes);
-        let same = |proposed: &Proposed| {
-            proposed.record.as_ptr() == record.as_ptr() && proposed.record.len() == record.len()
-        };
-        let ours = self.proposed.take_if(|proposed| same(proposed));
-        let under_way = ours.and_then(|ours| {
-            self.applied.now_ms = ours.now_ms;
-            self.proposals.through(ours.number)
+        let ours = self.proposed.take_if(|proposed| {
+            proposed.record.as_ptr() == record.as_ptr()
+                && proposed.record.len() == record.len()
+                && self.proposals.is_under_way(proposed.number)
         });
-        if let Some(under_way) = under_way {
+        if let Some(ours) = ours {
             self.stuck_since = None;
-            for (command, reply) in under_way.into_commands() {
-                let outcome = self.machine.apply(batch.now_ms, command);
-                if let Some(reply) = reply {
-                    reply(outcome);
-                }
-            }
+            let machine = &mut self.machine;
+            self.proposals.apply(ours.number, |command| machine.apply(batch.now_ms, command));
         } else {
             for command in batch.commands.into_iter().filter_map(|command| command.kind) {
                 self.machine.apply(batch.now_ms, command);
@@ -364,7 +371,10 @@ impl Seat {
 
     fn follow(&mut self, stage: &mut Stage) {
         let leads = self.is_ready();
-        for effect in self.machine.take_effects() {
+        let mut effects = self.machine.take_effects();
+        // A checkpoint first: what it takes out of the tables is not to be read.
+        effects.sort_by_key(|effect| !matches!(effect, Effect::Checkpoint(_)));
+        for effect in effects {
             match effect {
                 Effect::Checkpoint(spill) => self.begin_checkpoint(spill, stage),
                 Effect::Push { user, seq, envelope } if leads => {
@@ -396,9 +406,13 @@ impl Seat {
     }
 
     pub(crate) fn loaded(&mut self, stage: &mut Stage) {
+        if !self.loading {
+            return;
+        }
         self.machine = self.table.load(self.shard, self.limits);
         self.applied = self.table.applied;
         self.overlay.clear();
+        self.gone.clear();
         self.deferred = None;
         self.loading = false;
         self.digests.push((self.applied.place.index, self.machine.digest()));
@@ -484,6 +498,3 @@ impl Collect {
         }
     }
 }
-
-/// What is refused when nobody answers.
-pub(crate) const UNAVAILABLE: Outcome = Outcome::Refused(Code::Unavailable);

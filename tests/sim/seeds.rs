@@ -52,7 +52,8 @@ fn many(name: &str, core: Run, usual: u64) {
     failed.sort();
     println!("{name}: {count} seeds, {} messages", messages.load(Ordering::Relaxed));
     let Some((seed, _)) = failed.first() else { return };
-    let list: Vec<String> = failed.iter().map(|(seed, why)| format!("seed {seed}: {why}")).collect();
+    let list: Vec<String> =
+        failed.iter().map(|(seed, why)| format!("seed {seed}: {why}")).collect();
     panic!(
         "{} of {count} seeds failed:\n{}\nto see one: NATTER_SIM_SEED={seed} cargo test -p tests \
          --test sim {name}_replay -- --nocapture",

@@ -5,7 +5,7 @@
 //!    they were planned. So a seed is one story.
 //! 2. What goes to or comes from an earlier life of a node never arrives.
 
-use crate::ask::{Ask, Answered};
+use crate::ask::{Answered, Ask};
 use crate::chance::Chance;
 use crate::device::{FromNode, ToNode};
 use crate::raft::Append;
@@ -72,7 +72,12 @@ pub(crate) enum NodeEvent {
     Forwarded(ShardId, u64, Result<Vec<Outcome>, NotDone>),
     Retry(ShardId),
     OriginsRead(ShardId, UserId, Option<stored::Release>),
-    NoticesTaken { shard: ShardId, to: ShardId, number: u64, taken: bool },
+    NoticesTaken {
+        shard: ShardId,
+        to: ShardId,
+        number: u64,
+        taken: bool,
+    },
     CheckpointWritten(ShardId),
     Loaded(ShardId),
     DueRead(ShardId, Vec<stored::Expired>),
@@ -85,7 +90,11 @@ pub(crate) enum NodeEvent {
     ReadAgain(ShardId),
     AckRefused(u64),
     TryAgain(u64),
-    Outcome { connection: u64, id: u64, outcome: Outcome },
+    Outcome {
+        connection: u64,
+        id: u64,
+        outcome: Outcome,
+    },
     Gone(u64),
     PeerUp(usize),
     PeerDown(usize),
@@ -304,7 +313,8 @@ impl Stage {
     pub(crate) fn calm(&mut self) {
         self.cut = Default::default();
         let slow = self.weather.delay_ms.min(20);
-        self.weather = Weather { loss_percent: 0, double_percent: 0, delay_ms: slow, ..self.weather };
+        self.weather =
+            Weather { loss_percent: 0, double_percent: 0, delay_ms: slow, ..self.weather };
     }
 }
 

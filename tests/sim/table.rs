@@ -70,7 +70,8 @@ impl Table {
     /// The machine as of the last checkpoint, read as `storage` reads it: table by table.
     pub(crate) fn load(&self, shard: ShardId, limits: MachineLimits) -> Machine {
         let mut machine = Machine::new(shard, limits);
-        let some = |(user, row): (&UserId, &stored::Account)| Row::Account(*user, Some(row.clone()));
+        let some =
+            |(user, row): (&UserId, &stored::Account)| Row::Account(*user, Some(row.clone()));
         self.accounts.iter().map(some).for_each(|row| machine.load(row));
         for ((user, device), row) in &self.devices {
             machine.load(Row::Device(*user, *device, Some(row.clone())));
@@ -106,17 +107,22 @@ impl Table {
         up_to: Seq,
     ) -> impl Iterator<Item = (Seq, &stored::Envelope)> {
         let from = (user, after.next());
-        let rows = self.messages.range(from..).take_while(move |((u, seq), _)| {
-            *u == user && *seq <= up_to
-        });
+        let rows = self
+            .messages
+            .range(from..)
+            .take_while(move |((u, seq), _)| *u == user && *seq <= up_to);
         rows.map(|((_, seq), envelope)| (*seq, envelope))
     }
 
     /// Entries whose time to live had ended at `now_ms`.
-    pub(crate) fn due(&self, now_ms: u64) -> impl Iterator<Item = (UserId, Seq, &stored::Envelope)> {
-        let due = self.messages.iter().filter(move |(_, row)| {
-            row.expires_ms != 0 && row.expires_ms <= now_ms
-        });
+    pub(crate) fn due(
+        &self,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (UserId, Seq, &stored::Envelope)> {
+        let due = self
+            .messages
+            .iter()
+            .filter(move |(_, row)| row.expires_ms != 0 && row.expires_ms <= now_ms);
         due.map(|((user, seq), row)| (*user, *seq, row))
     }
 

@@ -6,8 +6,7 @@ use crate::device::{FromNode, ToNode};
 use crate::stage::{Event, NodeEvent, Row, Stage, by};
 use actors::connection::is_for;
 use actors::shard::{Command, Outcome, bytes_of};
-use actors::user::window::{News, Offer, Weight, Window};
-use bytes::Bytes;
+use actors::user::{News, Offer, Weight, Window};
 use proto::stored::{self, envelope::Content};
 use proto::{DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,12 +35,14 @@ pub(crate) struct Users {
 }
 
 impl Users {
-    pub(crate) fn new(me: usize) -> Self {
+    /// The users of a node that starts for the `life`th time.
+    pub(crate) fn new(me: usize, life: u64) -> Self {
         Self {
             me,
             sessions: BTreeMap::new(),
             known: BTreeMap::new(),
-            asks: 0,
+            // What was asked in an earlier life is not answered in this one.
+            asks: life << 32,
             said_at: BTreeMap::new(),
         }
     }
@@ -101,7 +102,7 @@ impl Users {
                     from_device: session.device.0,
                     send_id: id,
                     ttl_s,
-                    body: Bytes::from(body),
+                    body,
                     bodies: Vec::new(),
                     copy,
                 };
@@ -135,7 +136,13 @@ impl Users {
 
     // ---- What shards say ---------------------------------------------------------------------
 
-    pub(crate) fn outcome(&mut self, connection: u64, id: u64, outcome: &Outcome, stage: &mut Stage) {
+    pub(crate) fn outcome(
+        &mut self,
+        connection: u64,
+        id: u64,
+        outcome: &Outcome,
+        stage: &mut Stage,
+    ) {
         let frame = match outcome {
             Outcome::Accepted { .. } => FromNode::Accepted(id),
             Outcome::Refused(code) => FromNode::Refused(id, *code),
@@ -285,11 +292,8 @@ impl Users {
         let visible = content.is_some_and(|c| is_for(c, session.user, session.device));
         let awaited = matches!(content, Some(Content::Message(_)));
         let weight = Weight { visible, awaited, bytes: bytes_of(envelope) };
-        let offer = if from_page {
-            window.offer_from_page(seq, weight)
-        } else {
-            window.offer(seq, weight)
-        };
+        let offer =
+            if from_page { window.offer_from_page(seq, weight) } else { window.offer(seq, weight) };
         if let Offer::Deliver { after } = offer {
             let envelope = envelope.clone();
             self.tell(connection, FromNode::Deliver { seq, after, envelope }, stage);

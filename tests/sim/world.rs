@@ -71,7 +71,8 @@ impl World {
                 }
             }
             Event::Arrive { from, to, message } => {
-                let alive = |(node, life): (usize, u64)| life != 0 && self.stage.lives[node] == life;
+                let alive =
+                    |(node, life): (usize, u64)| life != 0 && self.stage.lives[node] == life;
                 if alive(from) && alive(to) && self.stage.are_joined(from.0, to.0) {
                     self.arrive(from.0, to.0, message);
                     self.settle(to.0);
@@ -120,8 +121,8 @@ impl World {
                 }
             }
             DeviceEvent::Write => {
-                let ttl_s = self.plan.ttl_s(stage);
-                device.write(ttl_s, &mut self.judge, stage);
+                let (ttl_s, body) = (self.plan.ttl_s(stage), self.plan.body(stage));
+                device.write(ttl_s, body, &mut self.judge, stage);
             }
             DeviceEvent::Pump => device.pump(stage),
             DeviceEvent::Acknowledge => device.acknowledge(stage),
@@ -240,8 +241,7 @@ impl World {
                 seat.loaded(stage);
             }
             NodeEvent::DueRead(shard, due) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.due_read(due, stage);
+                self.seat(node, shard).0.due_read(due);
             }
             NodeEvent::AskAgain(shard, mut ask) => {
                 let (seat, stage) = self.seat(node, shard);

@@ -157,12 +157,14 @@ impl Cluster {
             let (cluster, members) = (meta.cluster, meta.members.clone());
             response::Kind::Joined(cluster::Joined { cluster, members })
         });
-        match answer.await {
-            response::Kind::NotLeader(not) if not.leader != 0 && !join.forwarded => {
-                self.forward_join(NodeId(not.leader), member).await
-            }
-            answer => answer,
+        let answer = answer.await;
+        if let response::Kind::NotLeader(not) = &answer
+            && not.leader != 0
+            && !join.forwarded
+        {
+            return self.forward_join(NodeId(not.leader), member).await;
         }
+        answer
     }
 
     /// Who joins by a seed need not be able to reach anybody else yet.

@@ -141,6 +141,7 @@ pub(super) async fn change_voters(
 }
 
 pub(super) async fn yield_to(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
+    let _handover = inner.handover.lock().await;
     leads(inner)?;
     if node.0 == inner.me {
         return Ok(());
@@ -176,7 +177,8 @@ async fn hand_over(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
         last: last.as_ref().map(convert::stored_id),
     };
     let question = request::Kind::TimeoutNow(asked);
-    match inner.wire.ask((node, Lane::Urgent), question, inner.timing.heartbeat).await {
+    let left = until.saturating_duration_since(Instant::now());
+    match inner.wire.ask((node, Lane::Urgent), question, left).await {
         Ok(response::Kind::Leads(true)) => {}
         Ok(_) | Err(_) => return Err(RaftError::NotTaken(node)),
     }

@@ -161,6 +161,8 @@ pub(crate) struct Inner {
     confirmations: Confirmations,
     in_hand: InHand,
     receiving: tokio::sync::Mutex<Receiving>,
+    /// Held while leadership is handed over.
+    handover: tokio::sync::Mutex<()>,
     /// Held for reading while an append is handled, for writing while a snapshot is installed.
     appends: tokio::sync::RwLock<()>,
     /// Wakes the task that sends heartbeats and stands for election.
@@ -242,6 +244,7 @@ impl Group {
             confirmations: Confirmations::default(),
             in_hand: InHand::default(),
             receiving: tokio::sync::Mutex::default(),
+            handover: tokio::sync::Mutex::default(),
             appends: tokio::sync::RwLock::default(),
             nudge: Notify::new(),
             tasks: TaskGroup::new(),

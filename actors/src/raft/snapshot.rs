@@ -42,8 +42,11 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// Times that one piece is sent before the snapshot is given up for now.
 const TRIES: u32 = 5;
 
-/// Wait before a piece is sent again to a peer that is not connected.
+/// Wait before a piece is sent again to a peer that could not be asked.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// How long any piece but the last may take.
+const PIECE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The answer to a first piece by a member that needs none: beyond every offset.
 const NOT_NEEDED: u64 = u64::MAX;
@@ -138,6 +141,7 @@ async fn send_piece(
     piece: &cluster::SnapshotPiece,
     within: Duration,
 ) -> Result<cluster::SnapshotAnswer, LinkError> {
+    let within = if piece.done { within } else { within.min(PIECE_WITHIN) };
     let mut tries = 1;
     loop {
         let question = request::Kind::Snapshot(piece.clone());
@@ -145,9 +149,7 @@ async fn send_piece(
             Ok(response::Kind::Snapshot(answer)) => return Ok(answer),
             Ok(_) => return Err(LinkError::Unexpected),
             Err(LinkError::Call(CallError::TimedOut)) if tries < TRIES => {}
-            Err(LinkError::Call(CallError::Full)) if tries < TRIES => {
-                tokio::time::sleep(PAUSE).await;
-            }
+            Err(LinkError::Call(_)) if tries < TRIES => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(error),
         }
         tries += 1;

@@ -48,7 +48,7 @@ use std::time::Duration;
 use storage::{SessionTable, StorageError};
 use supervision::{Inbox, QueueLimits};
 use table::Table;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Beyond `critical` casts of rows are dropped; the digest finds what they said.
 const QUEUE: QueueLimits = QueueLimits { high: 128, critical: 256 };
@@ -347,6 +347,9 @@ impl Sessions {
         let was_lost = self.0.table.change_standing(|standing| standing.came(peer));
         if let Some(was_lost) = was_lost {
             self.0.inbox.force(SessionsItem::Came(peer.node, was_lost));
+        } else {
+            let (node, incarnation) = (format!("{:016x}", peer.node.0), peer.incarnation);
+            warn!(node, incarnation, "a later start of this node is known; its sessions are not");
         }
     }
 

@@ -28,7 +28,8 @@ struct Node {
     /// The lowest incarnation that may be alive.
     floor: u64,
     removed: bool,
-    up: bool,
+    /// The incarnation that there is a link to.
+    up: Option<u64>,
     lost: bool,
     /// Number of its absences so far.
     absences: u64,
@@ -76,8 +77,9 @@ impl Standing {
 
     /// Whether the session of a row can be reached now.
     pub(super) fn is_live(&self, row: &Session) -> bool {
-        let up = || self.nodes.get(&NodeId(row.node)).is_some_and(|node| node.up);
-        row.online && !row.gone && !self.is_dead(row) && (self.is_ours(row) || up())
+        let up = || self.nodes.get(&NodeId(row.node)).and_then(|node| node.up);
+        let is_there = row.online && !row.gone && !self.is_dead(row);
+        is_there && (self.is_ours(row) || up() == Some(row.incarnation))
     }
 
     /// Whether [`Standing::learn`] would raise a floor.
@@ -102,17 +104,17 @@ impl Standing {
         if id.incarnation < node.floor {
             return None;
         }
-        node.up = true;
+        node.up = Some(id.incarnation);
         Some(std::mem::take(&mut node.lost))
     }
 
-    /// A peer has gone. The number of this absence, or `None` if a later incarnation is known.
+    /// A peer has gone. The number of this absence, or `None` if there was no link to it.
     pub(super) fn went(&mut self, id: PeerId) -> Option<u64> {
         let node = self.node(id.node);
-        if id.incarnation < node.floor {
+        if node.up != Some(id.incarnation) {
             return None;
         }
-        node.up = false;
+        node.up = None;
         node.absences += 1;
         Some(node.absences)
     }
@@ -120,7 +122,7 @@ impl Standing {
     /// The grace of an absence is over. Whether the node is lost by that.
     pub(super) fn grace_over(&mut self, node: NodeId, absence: u64) -> bool {
         let node = self.node(node);
-        let lost = !node.up && !node.lost && node.absences == absence;
+        let lost = node.up.is_none() && !node.lost && node.absences == absence;
         node.lost |= lost;
         lost
     }
@@ -130,7 +132,7 @@ impl Standing {
         if std::mem::replace(&mut self.settled, true) {
             return Vec::new();
         }
-        let missing = |(_, node): &(&NodeId, &mut Node)| !node.up && node.absences == 0;
+        let missing = |(_, node): &(&NodeId, &mut Node)| node.up.is_none() && node.absences == 0;
         let missing = self.nodes.iter_mut().filter(missing);
         let lose = |(id, node): (&NodeId, &mut Node)| {
             node.lost = true;
@@ -153,17 +155,17 @@ impl Standing {
 
     /// The peers that are up.
     pub(super) fn up(&self) -> Vec<NodeId> {
-        self.nodes.iter().filter(|(_, node)| node.up).map(|(id, _)| *id).collect()
+        self.nodes.iter().filter(|(_, node)| node.up.is_some()).map(|(id, _)| *id).collect()
     }
 
     /// Whether a peer is up.
     pub(super) fn is_up(&self, node: NodeId) -> bool {
-        self.nodes.get(&node).is_some_and(|node| node.up)
+        self.nodes.get(&node).is_some_and(|node| node.up.is_some())
     }
 
     /// Whether any peer is up.
     pub(super) fn any_up(&self) -> bool {
-        self.nodes.values().any(|node| node.up)
+        self.nodes.values().any(|node| node.up.is_some())
     }
 
     /// All floors, this node's own among them.
@@ -171,5 +173,65 @@ impl Standing {
         let known = self.nodes.iter().filter(|(_, node)| node.floor > 0);
         let known = known.map(|(id, node)| PeerId { node: *id, incarnation: node.floor });
         known.chain([self.me])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADA: NodeId = NodeId(1);
+
+    fn ada(incarnation: u64) -> PeerId {
+        PeerId { node: ADA, incarnation }
+    }
+
+    fn row(incarnation: u64) -> Session {
+        Session { node: ADA.0, incarnation, online: true, ..Session::default() }
+    }
+
+    fn bob() -> Standing {
+        Standing::new(PeerId { node: NodeId(2), incarnation: 1 })
+    }
+
+    #[test]
+    fn a_link_reaches_only_the_incarnation_at_its_other_end() {
+        let mut standing = bob();
+        assert_eq!(standing.came(ada(1)), Some(false));
+        assert!(standing.is_live(&row(1)));
+        assert!(standing.learn(ada(2)), "heard of by way of others");
+        assert!(!standing.is_live(&row(1)) && !standing.is_live(&row(2)));
+        assert_eq!(standing.went(ada(1)), Some(1));
+        assert!(!standing.is_up(ADA));
+        assert_eq!(standing.came(ada(1)), None, "it has ended");
+        assert_eq!(standing.came(ada(2)), Some(false));
+        assert!(standing.is_live(&row(2)));
+        assert_eq!(standing.went(ada(1)), None, "that was another link");
+    }
+
+    #[test]
+    fn only_the_grace_of_the_present_absence_counts() {
+        let mut standing = bob();
+        standing.came(ada(1));
+        let first = standing.went(ada(1)).unwrap();
+        standing.came(ada(1));
+        let second = standing.went(ada(1)).unwrap();
+        assert!(!standing.grace_over(ADA, first));
+        assert!(standing.view(row(1)).online);
+        assert!(standing.grace_over(ADA, second));
+        assert!(!standing.view(row(1)).online);
+        assert_eq!(standing.came(ada(1)), Some(true));
+        assert!(standing.view(row(1)).online);
+    }
+
+    #[test]
+    fn who_has_not_come_when_the_grace_after_the_start_is_over_is_lost() {
+        let mut standing = bob();
+        standing.learn(ada(3));
+        assert!(standing.view(row(3)).online);
+        assert_eq!(standing.settle(), [ADA]);
+        assert!(!standing.view(row(3)).online);
+        let stranger = Session { node: 9, ..row(3) };
+        assert!(!standing.view(stranger).online, "nor one that is not known at all");
     }
 }

@@ -140,7 +140,7 @@ impl Process for ShardActor {
             ready_from: 0,
             ready_in: None,
             applied,
-            overlay: Overlay::new(),
+            overlay: Overlay::default(),
             chores,
             deferred: VecDeque::new(),
             asked: Vec::new(),
@@ -239,7 +239,7 @@ impl ShardActor {
         if self.is_ready() && self.chores.wants_checkpoint_now() {
             self.proposals.push_spill();
         }
-        let Some(batch) = self.proposals.next(lazily) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
         let limits = self.context.settings().machine;
         let number = batch.number;
         let mut head = stored::Batch {
@@ -255,8 +255,7 @@ impl ShardActor {
         batch.commands = std::mem::take(&mut head.commands);
         self.proposed = Some(Proposed { record: record.clone(), head, spills });
         let inbox = self.inbox.clone();
-        let failed =
-            Box::new(move |error| inbox.force(ShardItem::NotProposed(number, error)));
+        let failed = Box::new(move |error| inbox.force(ShardItem::NotProposed(number, error)));
         self.group.propose(record, failed);
     }
 
@@ -269,8 +268,10 @@ impl ShardActor {
             ProposeError::Full => Failure::Refused(Code::StorageFull),
             ProposeError::Failed => Failure::Refused(Code::Unavailable),
         };
-        self.proposed = None;
-        self.chores.checkpoint_failed();
+        let proposed = self.proposed.take_if(|proposed| proposed.head.number == number);
+        if failure != Failure::Unknown && proposed.is_some_and(|proposed| proposed.spills) {
+            self.chores.checkpoint_failed();
+        }
         self.proposals.failed(number, failure);
         if error == ProposeError::Failed {
             // Nobody knows what the disk has: only a new start of the node can read it.
@@ -335,6 +336,7 @@ impl ShardActor {
             // The same memory: what was proposed here comes back as it was handed over.
             && ours.record.as_ptr() == record.as_ptr()
             && ours.record.len() == record.len()
+            && self.proposals.is_under_way(ours.head.number)
         {
             return Ok(Committing { batch: ours.head.clone(), ours: true, spills: ours.spills });
         }
@@ -347,16 +349,10 @@ impl ShardActor {
         let Committing { batch, ours, .. } = committing;
         let stored::Batch { now_ms, commands, number, mailbox_messages, mailbox_bytes, .. } = batch;
         self.machine.set_limits(mailbox_messages, mailbox_bytes);
-        let under_way = if ours { self.proposals.through(number) } else { None };
-        if let Some(batch) = under_way {
+        if ours {
             self.proposed = None;
             self.not_stuck();
-            for (command, reply) in batch.into_commands() {
-                let outcome = self.machine.apply(now_ms, command);
-                if let Some(reply) = reply {
-                    reply(outcome);
-                }
-            }
+            self.proposals.apply(number, |command| self.machine.apply(now_ms, command));
         } else {
             for command in commands.into_iter().filter_map(|command| command.kind) {
                 self.machine.apply(now_ms, command);
@@ -380,7 +376,10 @@ impl ShardActor {
 
     fn follow(&mut self, outbound: &mut Outbound) {
         let leads = self.is_ready();
-        for effect in self.machine.take_effects() {
+        let mut effects = self.machine.take_effects();
+        // A checkpoint first: what it takes out of the tables is not to be read.
+        effects.sort_by_key(|effect| !matches!(effect, Effect::Checkpoint(_)));
+        for effect in effects {
             match effect {
                 Effect::Checkpoint(spill) => self.begin_checkpoint(spill),
                 Effect::Push { user, seq, envelope } if leads => {
@@ -426,7 +425,7 @@ impl ShardActor {
     fn loaded(&mut self, loaded: Loaded, done: Done) {
         self.machine = loaded.machine;
         self.applied = loaded.applied.unwrap_or_default();
-        self.overlay.clear();
+        self.overlay = Overlay::default();
         self.chores.snapshot_taken();
         info!(shard = %self.shard, index = self.applied.id.map_or(0, |id| id.index), "snapshot");
         done();

@@ -58,6 +58,7 @@ impl Machine {
             device,
             ids: None,
         }));
+        spill.gone.extend(expired.iter().map(|seq| (user_id, *seq)));
         spill.rows.extend(expired.into_iter().map(|seq| Row::Message(user_id, seq, None)));
         spill.rows.extend(entries.iter().map(|entry| {
             Row::Message(user_id, entry.seq, Some(stored::Envelope::clone(&entry.envelope)))

@@ -4,7 +4,7 @@
 use super::actor::{RETRY, ShardActor, TICK_MS};
 use super::command::{Command, Spill};
 use super::proposals::Who;
-use super::reads::Reader;
+use super::reads::{Overlay, Reader};
 use super::{Outcome, ShardItem};
 use proto::{Seq, ShardId, UserId, ids::SHARDS, stored};
 use std::collections::BTreeSet;
@@ -35,7 +35,8 @@ struct Offer {
 }
 
 /// How far a checkpoint has come. Stored entries are not searched for expired ones meanwhile, so
-/// that none is found twice.
+/// that none is found twice. One that nobody knows the outcome of is still `Proposed`: it is in the
+/// log as long as this node leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Checkpoint {
     Idle,
@@ -51,6 +52,8 @@ pub(super) struct Chores {
     ticks_since_checkpoint: u64,
     ticks_since_expiry: u64,
     reading_due: bool,
+    /// What is being read was asked for in an earlier term: it may be from before a checkpoint.
+    due_outdated: bool,
     offers: [Offer; SHARDS as usize],
     reading_origins: BTreeSet<UserId>,
     /// Whether [`ShardItem::RetryDue`] is on its way: nothing is proposed until it is there.
@@ -67,6 +70,7 @@ impl Chores {
             ticks_since_checkpoint: spread / TICK_MS,
             ticks_since_expiry: u64::from(shard.0),
             reading_due: false,
+            due_outdated: false,
             offers: [Offer::default(); SHARDS as usize],
             reading_origins: BTreeSet::new(),
             retry_asked: false,
@@ -77,6 +81,7 @@ impl Chores {
     pub(super) fn not_leading(&mut self) {
         self.offers = [Offer::default(); SHARDS as usize];
         self.reading_origins.clear();
+        self.due_outdated = self.reading_due;
         self.checkpoint_failed();
     }
 
@@ -131,7 +136,7 @@ impl ShardActor {
             self.proposals.push_spill();
         }
         if self.machine.has_due(now_ms) {
-            self.due_read(Vec::new());
+            self.expire(Vec::new());
         }
         let idle = self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due;
         if self.chores.ticks_since_expiry >= EXPIRY_EVERY_TICKS && idle {
@@ -229,7 +234,7 @@ impl ShardActor {
     /// The machine let go of entries: they are read from here until the tables have them.
     pub(super) fn begin_checkpoint(&mut self, spill: Spill) {
         self.chores.logged_bytes = 0;
-        self.overlay = spill.entries.into_iter().collect();
+        self.overlay = Overlay { entries: spill.entries.into_iter().collect(), gone: spill.gone };
         self.write_checkpoint(self.applied.clone(), spill.rows);
     }
 
@@ -241,7 +246,10 @@ impl ShardActor {
             let write = || storage.checkpoint(shard, applied.clone(), rows.clone());
             let written = catch_unwind(AssertUnwindSafe(write));
             match written.unwrap_or(Err(StorageError::Closed)) {
-                Ok(()) => inbox.force(ShardItem::CheckpointWritten { applied, again: None }),
+                // Outdated: a snapshot has replaced the tables meanwhile.
+                Ok(()) | Err(StorageError::Outdated { .. }) => {
+                    inbox.force(ShardItem::CheckpointWritten { applied, again: None });
+                }
                 Err(error) => {
                     error!(%shard, %error, "checkpoint not written, trying again");
                     let item = ShardItem::CheckpointWritten { applied, again: Some(rows) };
@@ -260,7 +268,7 @@ impl ShardActor {
             self.write_checkpoint(applied, rows);
             return Ok(());
         }
-        self.overlay.clear();
+        self.overlay = Overlay::default();
         self.chores.checkpoint = Checkpoint::Idle;
         if let Some(id) = applied.id {
             self.group.checkpointed(id);
@@ -287,8 +295,15 @@ impl ShardActor {
 
     pub(super) fn due_read(&mut self, entries: Vec<stored::Expired>) {
         self.chores.reading_due = false;
-        let due = !entries.is_empty() || self.machine.has_due(self.context.clock.now_ms());
-        if due && self.is_ready() {
+        let outdated = std::mem::take(&mut self.chores.due_outdated);
+        if !entries.is_empty() && !outdated {
+            self.expire(entries);
+        }
+    }
+
+    /// Lets go of these, and of what is due in memory.
+    fn expire(&mut self, entries: Vec<stored::Expired>) {
+        if self.is_ready() {
             let expire = Command::Expire(stored::Expire { entries });
             self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.ticks);
         }

@@ -6,7 +6,7 @@
 use super::account::AccountView;
 use proto::stored::{self, command::Kind};
 use proto::{Code, DeviceId, Seq, UserId};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use storage::Row;
 
@@ -72,6 +72,9 @@ pub struct Spill {
     pub rows: Vec<Row>,
     /// Readable from here until the rows are written.
     pub entries: Vec<(UserId, VecDeque<super::mailbox::Entry>)>,
+    /// Entries that have expired and whose rows go: nobody reads them until the rows are gone, or
+    /// they would be counted out twice.
+    pub gone: BTreeSet<(UserId, Seq)>,
 }
 
 /// Wraps a command for the log.

@@ -1,16 +1,16 @@
 //! What goes to a leader on another node, and comes back.
 
 use super::actor::ShardActor;
+use super::proposals::Failure;
 use super::translate::{answer_from_wire, outcome_from_wire, question_to_wire};
 use super::{Answer, NotForwarded, Outcome, Query, ShardItem};
 use bytes::Bytes;
 use peers::{CallError, Lane};
 use prost::Message;
-use proto::cluster::{self, request, response};
 use proto::NodeId;
+use proto::cluster::{self, request, response};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use super::proposals::Failure;
 
 /// How long a leader elsewhere may take. After it nobody knows what became of the batch.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
@@ -19,7 +19,7 @@ impl ShardActor {
     /// Passes the next batch on.
     pub(super) fn forward_next(&mut self, leader: NodeId, lazily: bool) {
         let shard = u32::from(self.shard.0);
-        let Some(batch) = self.proposals.next(lazily) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
         let number = batch.number;
         let commands = std::mem::take(&mut batch.commands);
         let propose = cluster::Propose { shard, commands };
@@ -44,11 +44,7 @@ impl ShardActor {
         }
     }
 
-    pub(super) fn forwarded(
-        &mut self,
-        number: u64,
-        outcomes: Result<Vec<Outcome>, NotForwarded>,
-    ) {
+    pub(super) fn forwarded(&mut self, number: u64, outcomes: Result<Vec<Outcome>, NotForwarded>) {
         match outcomes {
             Ok(outcomes) => {
                 if outcomes.contains(&Outcome::Elsewhere) {

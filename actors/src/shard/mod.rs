@@ -38,6 +38,7 @@ pub use actor::{ShardActor, ShardArgs, TICK_MS};
 pub use command::{Command, Effect, Outcome, Spill};
 pub use machine::{Machine, MachineLimits};
 pub use mailbox::{Entry, Origin, bytes_of};
+pub use proposals::{Batch, Failure, Proposals, Who};
 pub use digest::Digest;
 pub use reads::{Attached, Page};
 pub use replica::ShardReplica;
@@ -66,6 +67,8 @@ macro_rules! opaque_debug {
     };
 }
 
+opaque_debug!(Batch);
+opaque_debug!(Proposals);
 opaque_debug!(Query);
 opaque_debug!(ShardItem);
 opaque_debug!(Loaded);

@@ -42,6 +42,20 @@ struct Waiting {
     tick: u64,
 }
 
+impl Waiting {
+    /// Whether the command can be proposed once more though it may have taken effect. `Expire` names
+    /// rows that are read anew; after a checkpoint nobody would know that they were counted out.
+    fn may_be_repeated(&self) -> bool {
+        !matches!(
+            self.command,
+            Command::AdmitDevice(_)
+                | Command::StartRegistration(_)
+                | Command::ProvePin(_)
+                | Command::Expire(_)
+        )
+    }
+}
+
 /// What waits and what is under way.
 #[derive(Default)]
 pub struct Proposals {
@@ -51,6 +65,8 @@ pub struct Proposals {
     spill: bool,
     under_way: Option<Batch>,
     held: Held,
+    /// The last tick heard of.
+    now: u64,
     numbers: u64,
 }
 
@@ -78,6 +94,7 @@ pub struct Batch {
 impl Proposals {
     /// Someone asks for a command, at this tick.
     pub fn push(&mut self, command: Command, reply: Reply, who: Who, tick: u64) {
+        self.now = tick;
         self.waiting.push_back(Waiting { command, reply, who, tick });
     }
 
@@ -100,12 +117,8 @@ impl Proposals {
     /// commands are reason enough. Sends that may not overtake a refused one are refused here: when
     /// they came, that one may still have been under way.
     pub fn next(&mut self, lazily: bool, tick: u64) -> Option<&mut Batch> {
+        self.now = tick;
         if self.under_way.is_some() {
-            return None;
-        }
-        self.hold_back(tick);
-        let reason = !self.waiting.is_empty() || self.spill || (lazily && !self.lazy.is_empty());
-        if !reason {
             return None;
         }
         let likely = self.waiting.len().min(BATCH_COMMANDS);
@@ -114,9 +127,17 @@ impl Proposals {
         let mut bytes = 0;
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS {
             let Some(waiting) = self.waiting.pop_front() else { break };
+            let held = name_of(&waiting).and_then(|name| self.held.holds_back(name, tick));
+            if let Some(code) = held {
+                (waiting.reply)(Outcome::Refused(code));
+                continue;
+            }
             bytes += waiting.command.encoded_len();
             commands.push(to_stored(waiting.command));
             replies.push((waiting.reply, waiting.who, waiting.tick));
+        }
+        if commands.is_empty() && !self.spill && (!lazily || self.lazy.is_empty()) {
+            return None;
         }
         commands.extend(self.lazy.drain(..).map(to_stored));
         if std::mem::take(&mut self.spill) {
@@ -127,39 +148,25 @@ impl Proposals {
         self.under_way.as_mut()
     }
 
-    fn hold_back(&mut self, tick: u64) {
-        let mut at = 0;
-        let mut bytes = 0;
-        while at < self.waiting.len().min(BATCH_COMMANDS) && bytes < BATCH_BYTES {
-            let waiting = &self.waiting[at];
-            match name_of(waiting).and_then(|name| self.held.holds_back(name, tick)) {
-                Some(code) => {
-                    if let Some(waiting) = self.waiting.remove(at) {
-                        (waiting.reply)(Outcome::Refused(code));
-                    }
-                }
-                None => {
-                    bytes += waiting.command.encoded_len();
-                    at += 1;
-                }
-            }
-        }
-    }
-
     /// The batch under way, if it is this one, has come through: each command is applied in its turn,
     /// and whoever waits is told. False if it is another.
     pub fn apply(&mut self, number: u64, mut apply: impl FnMut(Command) -> Outcome) -> bool {
         let Some(batch) = self.through(number) else { return false };
         for (waiting, _) in batch.into_parts() {
             let name = name_of(&waiting);
-            let Waiting { command, reply, tick, .. } = waiting;
+            let Waiting { command, reply, .. } = waiting;
             let outcome = apply(command);
             if let (Some(name), Outcome::Refused(code)) = (name, &outcome) {
-                self.held.refused(name, *code, tick);
+                self.held.refused(name, *code, self.now);
             }
             reply(outcome);
         }
         true
+    }
+
+    /// Whether this batch is under way.
+    pub fn is_under_way(&self, number: u64) -> bool {
+        self.under_way.as_ref().is_some_and(|batch| batch.number == number)
     }
 
     fn through(&mut self, number: u64) -> Option<Batch> {
@@ -167,12 +174,12 @@ impl Proposals {
     }
 
     /// The batch under way, if it is this one, has not come through.
-    pub(super) fn failed(&mut self, number: u64, failure: Failure) {
+    pub fn failed(&mut self, number: u64, failure: Failure) {
         let Some(batch) = self.through(number) else { return };
         let outcomes = batch.into_parts().into_iter().map(|(waiting, lazy)| {
             let again = match failure {
                 Failure::NotProposed => true,
-                Failure::Unknown => is_repeatable(&waiting.command),
+                Failure::Unknown => waiting.may_be_repeated(),
                 Failure::Refused(_) => lazy,
             };
             (waiting, lazy, again)
@@ -185,7 +192,7 @@ impl Proposals {
     }
 
     /// Another node has answered the batch under way: what it did not propose waits again.
-    pub(super) fn answered(&mut self, number: u64, outcomes: Vec<Outcome>) {
+    pub fn answered(&mut self, number: u64, outcomes: Vec<Outcome>) {
         let Some(batch) = self.through(number) else { return };
         let mut outcomes = outcomes.into_iter();
         let mut again = Vec::new();
@@ -194,7 +201,7 @@ impl Proposals {
                 Some(Outcome::Elsewhere) => again.push((waiting, lazy, true)),
                 Some(outcome) => self.tell(waiting, outcome),
                 None => {
-                    let repeat = is_repeatable(&waiting.command);
+                    let repeat = waiting.may_be_repeated();
                     again.push((waiting, lazy, repeat));
                 }
             }
@@ -204,7 +211,7 @@ impl Proposals {
 
     /// This node does not lead: what others want of the leader is theirs again, and what the shard
     /// wanted itself is void.
-    pub(super) fn not_leading(&mut self) {
+    pub fn not_leading(&mut self) {
         self.spill = false;
         let waiting = std::mem::take(&mut self.waiting);
         for waiting in waiting {
@@ -217,14 +224,14 @@ impl Proposals {
     }
 
     /// Nobody takes commands: everything is refused if the oldest has waited since `tick`.
-    pub(super) fn give_up(&mut self, tick: u64) {
+    pub fn give_up(&mut self, tick: u64) {
         if self.waiting.front().is_some_and(|oldest| oldest.tick <= tick) {
             self.refuse_waiting(Code::Unavailable, |_| true);
         }
     }
 
     /// There is no space: refuses what would store something new.
-    pub(super) fn refuse_storing(&mut self) {
+    pub fn refuse_storing(&mut self) {
         self.refuse_waiting(Code::StorageFull, stores);
     }
 
@@ -240,10 +247,8 @@ impl Proposals {
     }
 
     fn tell(&mut self, waiting: Waiting, outcome: Outcome) {
-        if waiting.who == Who::Caller
-            && let (Outcome::Refused(code), Command::Append(append)) = (&outcome, &waiting.command)
-        {
-            self.held.refused(append, *code, waiting.tick);
+        if let (Outcome::Refused(code), Some(name)) = (&outcome, name_of(&waiting)) {
+            self.held.refused(name, *code, self.now);
         }
         (waiting.reply)(outcome);
     }
@@ -281,18 +286,13 @@ impl Batch {
     }
 }
 
-/// Whether a command that may have taken effect can be proposed once more.
-fn is_repeatable(command: &Command) -> bool {
-    !matches!(
-        command,
-        Command::AdmitDevice(_) | Command::StartRegistration(_) | Command::ProvePin(_)
-    )
+/// What a send of someone on this node is called.
+fn name_of(waiting: &Waiting) -> Option<Name> {
+    let Command::Append(append) = &waiting.command else { return None };
+    (waiting.who == Who::Caller).then(|| Name::of(append))
 }
 
 /// Whether a command needs space for something new.
 pub(super) fn stores(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Append(_) | Command::StartRegistration(_) | Command::AdmitDevice(_)
-    )
+    matches!(command, Command::Append(_) | Command::StartRegistration(_) | Command::AdmitDevice(_))
 }

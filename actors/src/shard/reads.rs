@@ -6,7 +6,7 @@ use super::machine::{Machine, origin_row};
 use super::mailbox::{Entry, bytes_of};
 use super::{Answer, Query};
 use proto::{Seq, UserId, stored};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use storage::{Storage, StorageError};
 
@@ -40,8 +40,14 @@ pub struct Page {
     pub failed: bool,
 }
 
-/// Entries that have left the machine and are not in the tables yet.
-pub(super) type Overlay = BTreeMap<UserId, VecDeque<Entry>>;
+/// What a checkpoint has let go of, until the tables have it.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    /// Entries that are not in the tables yet.
+    pub(super) entries: BTreeMap<UserId, VecDeque<Entry>>,
+    /// Expired entries that are in the tables still.
+    pub(super) gone: BTreeSet<(UserId, Seq)>,
+}
 
 /// Everything a read looks at.
 pub(super) struct Reader<'a> {
@@ -88,7 +94,7 @@ impl Reader<'_> {
             return;
         };
         let last = mailbox.last();
-        let overlay = self.overlay.get(&user);
+        let overlay = self.overlay.entries.get(&user);
         let in_overlay = overlay.into_iter().flatten().filter(|entry| entry.seq > after);
         let in_overlay = in_overlay.filter(|entry| !mailbox.is_expired(entry.seq));
         let in_memory: Vec<Entry> =
@@ -102,10 +108,17 @@ impl Reader<'_> {
             return;
         }
         let expired = (after_released.0 + 1..=table_to.0).map(Seq);
-        let expired = expired.take(CHUNK).filter(|seq| mailbox.is_expired(*seq)).collect();
+        let expired = expired.take(CHUNK).filter(|seq| self.is_expired(user, *seq)).collect();
         let part = TablePart { user, after: after_released, up_to: table_to, expired };
         let storage = self.storage.clone();
         tokio::task::spawn_blocking(move || answer(part.page(&storage, in_memory, last, limits)));
+    }
+
+    /// Whether an entry has expired that may still be a row.
+    fn is_expired(&self, user: UserId, seq: Seq) -> bool {
+        let mailbox = self.machine.mailbox(user);
+        mailbox.is_some_and(|mailbox| mailbox.is_expired(seq))
+            || self.overlay.gone.contains(&(user, seq))
     }
 
     /// Reads who sent the rows of a range that was released, on a thread that may block.
@@ -116,7 +129,9 @@ impl Reader<'_> {
         answer: Answer<Result<stored::Release, String>>,
     ) {
         let (first, up_to) = range;
-        let overlay = self.overlay.get(&user).cloned().unwrap_or_default();
+        let overlay = self.overlay.entries.get(&user).cloned().unwrap_or_default();
+        let expired = (first.0..=up_to.0).map(Seq).filter(|seq| self.is_expired(user, *seq));
+        let expired: BTreeSet<u64> = expired.map(|seq| seq.0).collect();
         let storage = self.storage.clone();
         tokio::task::spawn_blocking(move || {
             let in_overlay =
@@ -125,6 +140,7 @@ impl Reader<'_> {
             let table_to = overlay.front().map_or(up_to, |entry| up_to.min(Seq(entry.seq.0 - 1)));
             let release = read_range(&storage, user, first, table_to).map(|mut origins| {
                 origins.extend(in_overlay);
+                origins.retain(|origin| !expired.contains(&origin.seq));
                 stored::Release { user: user.0, up_to: up_to.0, origins }
             });
             answer(release.map_err(|error| error.to_string()));

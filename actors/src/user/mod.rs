@@ -19,6 +19,7 @@ mod window;
 pub use actor::{UserActor, UserArgs};
 pub use directory::Users;
 pub use login::{Admission, login, register_prove, register_start, resume};
+pub use window::{News, Offer, Weight, Window};
 
 use crate::connection::{Connection, ConnectionId};
 use crate::shard::{AccountView, Attached, Page};

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 /// What to do with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offer {
+pub enum Offer {
     /// Send it. `after` is set if the entry before it, for this device, is not its neighbor.
     Deliver {
         /// The last place the device has seen.
@@ -54,27 +54,27 @@ enum Page {
 
 /// What an entry is to the window.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weight {
+pub struct Weight {
     /// It is for this device.
-    pub(super) visible: bool,
+    pub visible: bool,
     /// Someone waits to hear that it arrived.
-    pub(super) awaited: bool,
+    pub awaited: bool,
     /// Its length.
-    pub(super) bytes: usize,
+    pub bytes: usize,
 }
 
 /// What the shard must be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct News {
+pub struct News {
     /// The device has everything up to here.
-    pub(super) seq: Seq,
+    pub seq: Seq,
     /// Someone waits to hear of it.
-    pub(super) awaited: bool,
+    pub awaited: bool,
 }
 
 /// One device's window.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
+pub struct Window {
     /// The device says that it has everything up to here.
     acknowledged: Seq,
     /// The shard was told so up to here.
@@ -98,7 +98,7 @@ pub(super) struct Window {
 impl Window {
     /// The shard has recorded `recorded`; the device says it has everything up to `acknowledged`
     /// and has seen everything up to `shown` on this connection; the mailbox ends with `head`.
-    pub(super) fn new(recorded: Seq, acknowledged: Seq, shown: Seq, head: Seq) -> Self {
+    pub fn new(recorded: Seq, acknowledged: Seq, shown: Seq, head: Seq) -> Self {
         let acknowledged = acknowledged.min(head).max(recorded);
         let sent = shown.min(head).max(acknowledged);
         let unknown = InFlight { before: acknowledged, seq: sent, bytes: 0, awaited: true };
@@ -119,7 +119,7 @@ impl Window {
     }
 
     /// An entry of the mailbox.
-    pub(super) fn offer(&mut self, seq: Seq, weight: Weight) -> Offer {
+    pub fn offer(&mut self, seq: Seq, weight: Weight) -> Offer {
         self.head = self.head.max(seq);
         if seq <= self.sent {
             return Offer::Skip;
@@ -134,7 +134,7 @@ impl Window {
     }
 
     /// An entry of a page that was asked for by [`Self::wants_page`].
-    pub(super) fn offer_from_page(&mut self, seq: Seq, weight: Weight) -> Offer {
+    pub fn offer_from_page(&mut self, seq: Seq, weight: Weight) -> Offer {
         if seq <= self.sent {
             return Offer::Skip;
         }
@@ -161,7 +161,7 @@ impl Window {
 
     /// The page has ended: it was complete up to `up_to`, and the mailbox ends with `last`.
     /// `whole`: every entry of it was taken.
-    pub(super) fn page_ended(&mut self, up_to: Seq, last: Seq, whole: bool) {
+    pub fn page_ended(&mut self, up_to: Seq, last: Seq, whole: bool) {
         self.page = if whole { Page::None } else { Page::TooLong };
         if whole {
             self.sent = self.sent.max(up_to);
@@ -172,7 +172,7 @@ impl Window {
 
     /// After which place to read on, and how many entries and bytes, if there is more and room for
     /// it. The answer must be given back by [`Self::offer_from_page`] and [`Self::page_ended`].
-    pub(super) fn wants_page(&mut self) -> Option<(Seq, usize, usize)> {
+    pub fn wants_page(&mut self) -> Option<(Seq, usize, usize)> {
         let free = WINDOW_MESSAGES.saturating_sub(self.in_flight.len());
         let room = free >= WINDOW_MESSAGES / 4 && self.bytes < WINDOW_BYTES;
         if self.page != Page::None || self.is_current() || !room {
@@ -185,12 +185,12 @@ impl Window {
     }
 
     /// The page could not be read.
-    pub(super) fn page_failed(&mut self) {
+    pub fn page_failed(&mut self) {
         self.page = Page::Failed;
     }
 
     /// Some time after a failure: what was not recorded or read may be tried again.
-    pub(super) fn try_again(&mut self) {
+    pub fn try_again(&mut self) {
         self.recorded = Seq(0);
         self.awaited = true;
         if self.page == Page::Failed {
@@ -200,17 +200,17 @@ impl Window {
     }
 
     /// The mailbox has grown to here, without saying by what.
-    pub(super) fn grown_to(&mut self, seq: Seq) {
+    pub fn grown_to(&mut self, seq: Seq) {
         self.head = self.head.max(seq);
     }
 
     /// A push was lost.
-    pub(super) fn more_waits(&mut self) {
+    pub fn more_waits(&mut self) {
         self.hinted = true;
     }
 
     /// The device has everything up to `seq`, as far as it was sent.
-    pub(super) fn acknowledge(&mut self, seq: Seq) {
+    pub fn acknowledge(&mut self, seq: Seq) {
         self.acknowledged = self.acknowledged.max(seq.min(self.sent));
         while let Some(entry) = self.in_flight.pop_front_if(|entry| entry.seq <= seq) {
             self.bytes -= entry.bytes;
@@ -225,7 +225,7 @@ impl Window {
     }
 
     /// A place up to which the shard must be told that the device has everything, if that is news.
-    pub(super) fn take_news(&mut self) -> Option<News> {
+    pub fn take_news(&mut self) -> Option<News> {
         let done = self.in_flight.front().map_or(self.sent, |entry| entry.before);
         self.acknowledged = self.acknowledged.max(done);
         let news = self.acknowledged > self.recorded;
@@ -234,7 +234,7 @@ impl Window {
     }
 
     /// The last place, once: when everything there is has been sent after the device came.
-    pub(super) fn caught_up(&mut self) -> Option<Seq> {
+    pub fn caught_up(&mut self) -> Option<Seq> {
         let now = !self.announced && self.page != Page::Asked && self.is_current();
         self.announced |= now;
         now.then_some(self.sent)

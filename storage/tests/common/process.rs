@@ -1,4 +1,5 @@
 //! Processes that die and disks that are cut off from their power.
+#![allow(clippy::print_stdout, reason = "says what was skipped")]
 
 use std::fs;
 use std::io::BufReader;
@@ -56,7 +57,7 @@ impl Drop for Mount {
 /// A file system in a file, which can be seen as a power cut would leave it.
 pub struct Disk {
     // Dropped before the folder that holds it.
-    disk: Mount,
+    mount: Mount,
     image: PathBuf,
     root: tempfile::TempDir,
 }
@@ -73,12 +74,12 @@ impl Disk {
             return None;
         }
         let disk = mount(&root, &image, "disk")?;
-        Some(Self { disk, image, root })
+        Some(Self { mount: disk, image, root })
     }
 
     /// A directory on it.
     pub fn dir(&self) -> PathBuf {
-        self.disk.0.join("data")
+        self.mount.0.join("data")
     }
 
     /// Stops `child` for a moment and shows what a power cut would have left of the directory.

@@ -56,9 +56,9 @@ struct Arguments {
     /// Keep settings and logs of the nodes also if nothing is wrong.
     #[arg(long)]
     keep: bool,
-    /// Only faults whose name or description holds this.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only faults whose name or description holds one of these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -122,8 +122,10 @@ async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> R
     let pace = Duration::from_millis(arguments.pace_ms);
     let mut load = Workload::across(cluster.nodes(), plan, pace).await?;
     let end = Instant::now() + Duration::from_secs(arguments.minutes * 60);
-    let only = arguments.only.clone().unwrap_or_default();
-    let wanted = |fault: &Fault| format!("{fault} {fault:?}").contains(&only);
+    let wanted = |fault: &Fault| {
+        let told = format!("{fault} {fault:?}");
+        arguments.only.is_empty() || arguments.only.iter().any(|part| told.contains(part.as_str()))
+    };
     let mut rounds: Vec<(Fault, Round)> = Vec::new();
     for (fault, lasts) in faults.filter(|(fault, _)| wanted(fault)) {
         if Instant::now() > end {

@@ -139,3 +139,58 @@ async fn a_leader_is_confirmed_by_the_others_and_a_follower_never() {
     let refused = cluster.nodes[&follower].group().confirm_leadership().await;
     assert_eq!(refused, Err(ProposeError::NotLeader(Some(NodeId(leader)))));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_nobody_gives_way() {
+    let cluster = Cluster::of_three(quick()).await;
+    cluster.network.set_silence(Duration::from_mins(1));
+    let old = cluster.wait_for_leader().await;
+    for other in (1..=3).filter(|other| *other != old) {
+        cluster.network.cut_one_way(NodeId(other), NodeId(old));
+    }
+    // Its heartbeats arrive all the time.
+    until("another leads", || cluster.leader().is_some_and(|leader| leader != old)).await;
+    cluster.add("during").await;
+    assert!(!cluster.nodes[&old].group().standing().quorum_seen);
+    assert_eq!(cluster.propose(old, "refused").await, Err(ProposeError::NoMajority));
+    cluster.network.heal_all();
+    cluster.add("after").await;
+    assert_eq!(cluster.agreed().await, ["during", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_leaves_no_proposal_in_doubt() {
+    let cluster = Cluster::of_three(quick()).await;
+    let refused = Arc::new(Mutex::new(BTreeSet::new()));
+    let items = named("item", 0..120);
+    let mut handovers = tokio::task::JoinSet::new();
+    for (number, item) in items.iter().enumerate() {
+        if number % 20 == 10 {
+            if let Some(yielded) = handovers.join_next().await {
+                yielded.unwrap().unwrap();
+            }
+            let leader = cluster.wait_for_leader().await;
+            let (group, heir) = (cluster.nodes[&leader].group().clone(), NodeId(leader % 3 + 1));
+            handovers.spawn(async move { group.yield_to(heir).await });
+        }
+        let leader = cluster.wait_for_leader().await;
+        let (told, name) = (Arc::clone(&refused), item.clone());
+        let failed = Box::new(move |error| {
+            assert!(!matches!(error, ProposeError::Unknown), "{name} is in doubt");
+            told.lock().unwrap().insert(name);
+        });
+        cluster.nodes[&leader].group().propose(Bytes::from(item.clone()), failed);
+        sleep(Duration::from_millis(1)).await;
+    }
+    for yielded in handovers.join_all().await {
+        yielded.unwrap();
+    }
+    let accepted = || cluster.nodes[&1].items().len();
+    until("each is accepted or refused", || accepted() + refused.lock().unwrap().len() == 120)
+        .await;
+    let refused = refused.lock().unwrap().clone();
+    let expected: Vec<String> = items.into_iter().filter(|item| !refused.contains(item)).collect();
+    let agreed = cluster.agreed().await;
+    assert_eq!(agreed, expected, "in order, none twice, none that was refused");
+    println!("{} of 120 were refused over six handovers", refused.len());
+}
