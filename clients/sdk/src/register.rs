@@ -3,16 +3,19 @@
 //! Each step has a connection of its own, so the person may take all the time the PIN allows.
 
 use crate::{
+    addresses::Addresses,
+    backoff::Backoff,
     error::ConnectError,
     key::{DeviceKey, Identity},
     options::ClientOptions,
     transport::Link,
 };
 use proto::{
-    Alias, DeviceId, UserId,
+    Alias, Code, DeviceId, UserId,
     wire::{RegisterProve, RegisterStart, client_frame, server_frame},
 };
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// A PIN is on its way to the owner of the alias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,26 +26,26 @@ pub struct PinSent {
     pub digits: u32,
 }
 
-/// Asks the node to send a PIN to `alias`.
+/// Asks the node to send a PIN to `alias`. Asked again, for as long as
+/// [`ClientOptions::request_timeout`], while the cluster is not ready to answer.
 ///
 /// # Errors
-/// [`ConnectError::Refused`] with `TooFast` or `PinNotSent`: wait and ask again. Any other: no PIN
-/// was sent.
+/// [`ConnectError::Refused`] with `TooFast` or `PinNotSent`: wait and ask again. Any other: it is not
+/// known that a PIN was sent.
 pub async fn register_start(
     options: &ClientOptions,
     alias: &Alias,
 ) -> Result<PinSent, ConnectError> {
-    let (mut link, _) = Link::open_first(options, &options.addresses).await?;
     let start = RegisterStart { alias: alias.as_str().to_owned() };
-    let kind = client_frame::Kind::RegisterStart(start);
-    let answer = link.ask(1, kind, options.request_timeout).await?;
+    let answer = patiently(options, |_| client_frame::Kind::RegisterStart(start.clone())).await?;
     let server_frame::Kind::PinSent(sent) = answer else { return Err(ConnectError::Unexpected) };
     let expires = Duration::from_secs(u64::from(sent.expires_s));
     Ok(PinSent { expires, digits: sent.digits })
 }
 
 /// Proves the PIN and makes this device one of the user's. Save `key` before the call: if the
-/// answer is lost, the same call with the same key may be made again.
+/// answer is lost, the same call with the same key may be made again; while the cluster is not ready
+/// to answer, the call does so itself, for as long as [`ClientOptions::request_timeout`].
 ///
 /// # Errors
 /// [`ConnectError::Refused`] with `WrongPin` (ask the person again) or `NoPin` (start over).
@@ -53,16 +56,42 @@ pub async fn register_prove(
     key: DeviceKey,
     device_name: &str,
 ) -> Result<Identity, ConnectError> {
-    let (mut link, _) = Link::open_first(options, &options.addresses).await?;
-    let prove = RegisterProve {
-        alias: alias.as_str().to_owned(),
-        pin: pin.trim().to_owned(),
-        device_key: key.public().to_vec().into(),
-        signature: key.sign_register(&link.welcome.nonce, alias).into(),
-        device_name: device_name.to_owned(),
+    let prove = |nonce: &[u8]| {
+        client_frame::Kind::RegisterProve(RegisterProve {
+            alias: alias.as_str().to_owned(),
+            pin: pin.trim().to_owned(),
+            device_key: key.public().to_vec().into(),
+            signature: key.sign_register(nonce, alias).into(),
+            device_name: device_name.to_owned(),
+        })
     };
-    let kind = client_frame::Kind::RegisterProve(prove);
-    let answer = link.ask(1, kind, options.request_timeout).await?;
+    let answer = patiently(options, prove).await?;
     let server_frame::Kind::Registered(who) = answer else { return Err(ConnectError::Unexpected) };
     Ok(Identity { user: UserId(who.user), device: DeviceId(who.device), key })
+}
+
+/// Asks any node what `question` makes of the nonce of its `Welcome`, and waits out that the
+/// cluster has no majority for it.
+async fn patiently(
+    options: &ClientOptions,
+    question: impl Fn(&[u8]) -> client_frame::Kind,
+) -> Result<server_frame::Kind, ConnectError> {
+    let begun = Instant::now();
+    let mut addresses = Addresses::new(options.addresses.clone());
+    let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
+    loop {
+        let (mut link, address) = Link::open_first(options, &addresses.in_order()).await?;
+        let question = question(&link.welcome.nonce);
+        let refusal = match link.ask(1, question, options.request_timeout).await {
+            Err(ConnectError::Refused(refusal)) if refusal.code == Code::Unavailable => refusal,
+            answer => return answer,
+        };
+        let wait = refusal.retry_after.max(backoff.next(rand::random()));
+        if begun.elapsed() + wait > options.request_timeout {
+            return Err(ConnectError::Refused(refusal));
+        }
+        addresses.using(&address);
+        addresses.leave(&[]);
+        sleep(wait).await;
+    }
 }

@@ -4,7 +4,7 @@ use crate::{
     BOB,
     node::{Node, identity, next, options, start},
 };
-use natter_sdk::{Client, ClientOptions, Code, Event, Events, MemoryStore};
+use natter_sdk::{Alias, Client, ClientOptions, Code, Event, Events, MemoryStore, register_start};
 use proto::wire::{self, client_frame::Kind as Ask, server_frame::Kind};
 use std::time::Duration;
 
@@ -94,4 +94,32 @@ async fn go_away_moves_the_client_to_the_address_it_names() {
     let mut conn = new.accept_login().await;
     client.send(BOB, "next").unwrap();
     assert_eq!(conn.hear_bodies(1).await, ["next"]);
+}
+
+#[tokio::test]
+async fn a_registration_that_is_refused_for_now_is_asked_again_elsewhere() {
+    let (first, second) = (Node::plain().await, Node::plain().await);
+    let mut options = options(&first);
+    options.addresses.push(second.address());
+    let alias = Alias::parse("ada").unwrap();
+    let server = async {
+        let mut conn = first.accept().await;
+        let (id, _) = conn.hear().await;
+        conn.refuse(id, Code::Unavailable, 1).await;
+        let mut conn = second.accept().await;
+        let (id, ask) = conn.hear().await;
+        assert!(matches!(ask, Ask::RegisterStart(start) if start.alias == "ada"));
+        conn.refuse(id, Code::TooFast, 1).await;
+    };
+    let (sent, ()) = tokio::join!(register_start(&options, &alias), server);
+    assert_eq!(sent.unwrap_err().code(), Some(Code::TooFast), "what a person must know is told");
+
+    options.addresses.truncate(1);
+    let server = async {
+        let mut conn = first.accept().await;
+        let (id, _) = conn.hear().await;
+        conn.refuse(id, Code::Unavailable, 60_000).await;
+    };
+    let (sent, ()) = tokio::join!(register_start(&options, &alias), server);
+    assert_eq!(sent.unwrap_err().code(), Some(Code::Unavailable), "patience ends");
 }
