@@ -78,21 +78,19 @@ fn verify(dir: &Path, snapshot: &[u8], said: Option<&str>, first: bool) -> Strin
         assert_eq!(storage.messages(user, Seq(3999), Seq(4000), 9, 9999).unwrap().len(), 1);
     } else {
         assert_eq!(storage.applied(MOVED).unwrap(), None, "half installed");
-        storage.load(MOVED, &mut |row| panic!("{row:?}")).unwrap();
+        storage.load(MOVED, &mut |row| assert_eq!(format!("{row:?}"), "")).unwrap();
         assert!(now.len() < 100, "rows that nobody has");
         assert!(found.is_empty() || found == [(0, vec![2])], "{found:?}");
     }
     storage.close();
     // What was said is done; what followed may be.
     let place = (said, installed, found.is_empty());
-    match place {
-        (Some("installed"), true, no_record) => assert!(!no_record, "a record was lost"),
-        (Some("wiped") | None, true, _)
-        | (Some("wiped") | None, false, false)
-        | (Some("installed"), false, _) => {}
-        (None, false, true) => assert!(first, "a record was lost"),
-        other => panic!("{other:?}"),
-    }
+    let possible = match said {
+        Some("installed") => !installed || !found.is_empty(),
+        Some("wiped") => installed || !found.is_empty(),
+        _ => said.is_none() && (installed || !found.is_empty() || first),
+    };
+    assert!(possible, "a record was lost: {place:?}");
     format!("{place:?}")
 }
 
@@ -103,7 +101,7 @@ fn a_killed_move_is_done_or_not_begun() {
     let snapshot = prepare(&dir);
     let mut seen = BTreeMap::new();
     for round in 0..10u64 {
-        let (child, mut out) = begin_to_move(&dir);
+        let (child, out) = begin_to_move(&dir);
         // Anywhere in the install, or in the wipe that follows.
         std::thread::sleep(Duration::from_millis(round * 210 % 600));
         drop(child);
