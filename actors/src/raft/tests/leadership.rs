@@ -163,7 +163,7 @@ async fn a_handover_leaves_no_proposal_in_doubt() {
     let cluster = Cluster::of_three(quick()).await;
     let refused = Arc::new(Mutex::new(BTreeSet::new()));
     let items = named("item", 0..120);
-    let mut handovers = tokio::task::JoinSet::new();
+    let mut handovers = tokio::task::JoinSet::<Result<(), RaftError>>::new();
     for (number, item) in items.iter().enumerate() {
         if number % 20 == 10 {
             if let Some(yielded) = handovers.join_next().await {

@@ -285,8 +285,14 @@ impl Cluster {
     }
 
     pub(super) async fn wait_for_leader(&self) -> u64 {
-        until("somebody leads", || self.leader().is_some()).await;
-        self.leader().unwrap()
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+            assert!(Instant::now() < end, "nobody leads");
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Proposes where it can be accepted until it is.
