@@ -3,9 +3,9 @@
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::shard::{MachineLimits, Shards};
 use crate::raft::{Group, Timing};
 use crate::sessions::Sessions;
+use crate::shard::{MachineLimits, Shards};
 use crate::user::Users;
 use bytes::Bytes;
 use peers::Peers;

@@ -133,7 +133,7 @@ impl Delivery<'_> {
     }
 
     /// Other nodes on which the user has a session.
-    fn elsewhere(&self, user: UserId) -> BTreeSet<NodeId> {
+    fn elsewhere(self, user: UserId) -> BTreeSet<NodeId> {
         let mut nodes = BTreeSet::new();
         if self.0.peers.is_alone() {
             return nodes;
@@ -149,7 +149,7 @@ impl Delivery<'_> {
         nodes
     }
 
-    fn cast(&self, node: NodeId, kind: cast::Kind) -> bool {
+    fn cast(self, node: NodeId, kind: cast::Kind) -> bool {
         let cast = cluster::Cast { kind: Some(kind) };
         self.0.peers.cast(node, Lane::Normal, Bytes::from(cast.encode_to_vec()))
     }

@@ -70,7 +70,9 @@ impl Groups for NodeGroups {
 
     fn propose(&self, content: Bytes, failed: Failed) {
         match self.0.groups.get(ShardId::META) {
-            Some(group) => group.propose(content, Box::new(move |error| failed(not_proposed(error)))),
+            Some(group) => {
+                group.propose(content, Box::new(move |error| failed(not_proposed(error))));
+            }
             None => failed(GroupError::NotLeader(None)),
         }
     }
@@ -107,18 +109,22 @@ impl NodeGroups {
         let found = self.0.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
-            work(group).await.map_err(|error| match error {
-                RaftError::NotLeader(leader) => GroupError::NotLeader(leader),
-                error => GroupError::Failed(error.to_string()),
+            work(group).await.map_err(|error| {
+                if let RaftError::NotLeader(leader) = error {
+                    GroupError::NotLeader(leader)
+                } else {
+                    GroupError::Failed(error.to_string())
+                }
             })
         })
     }
 }
 
 fn not_proposed(error: ProposeError) -> GroupError {
-    match error {
-        ProposeError::NotLeader(leader) => GroupError::NotLeader(leader),
-        error => GroupError::Failed(error.to_string()),
+    if let ProposeError::NotLeader(leader) = error {
+        GroupError::NotLeader(leader)
+    } else {
+        GroupError::Failed(error.to_string())
     }
 }
 

@@ -79,11 +79,12 @@ pub struct Addresses {
 ///
 /// # Errors
 /// Whatever keeps it from starting, with the cure; or why it cannot go on.
-pub async fn run(config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     let metrics = telemetry::start(&config.log)?;
     let dir = PathBuf::from(&config.node.data_dir);
     let addresses_file = dir.join("addresses.json");
     data_dir::prepare(&dir)?;
+    config.cluster.seeds = admin::seeds(&dir, &config.cluster.seeds)?;
     let node = build(&config, &dir, metrics, handlers).await?;
     // Only now: until the storage was locked they may have been another process's.
     std::fs::remove_file(&addresses_file).ok();
@@ -122,8 +123,8 @@ async fn build(
     handlers: Vec<Arc<dyn Handler>>,
 ) -> anyhow::Result<Node> {
     upkeep::describe();
-    let founds = config.cluster.seeds.is_empty();
-    let cookie = config.cluster.open_cookie(dir, !founds)?;
+    let joins = !config.cluster.seeds.is_empty();
+    let cookie = config.cluster.open_cookie(dir, joins)?;
     let cookie = cookie.reveal();
     let identity = Identity::open(dir, cookie)?;
     let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
@@ -135,6 +136,7 @@ async fn build(
     let store = dir.join("store");
     let opened = tokio::task::spawn_blocking(move || Storage::open(&store, options)).await?;
     let (storage, recovered) = opened?;
+    let founds = !joins && !membership::belongs(&storage).await?;
     let incarnation = next_incarnation(dir)?;
     let (links, peers) = Links::open(&config.cluster, &identity, cookie, incarnation)?;
     let me = peers.me();
@@ -205,12 +207,7 @@ fn tree(
         upkeep::storage(node),
         ChildSpec::supervisor("links", Strategy::OneForOne, INTENSITY, links),
         ChildSpec::process::<SessionsActor>("sessions", context.sessions.clone(), sessions),
-        ChildSpec::supervisor(
-            "cluster",
-            Strategy::OneForOne,
-            INTENSITY,
-            member.cluster.children(),
-        ),
+        ChildSpec::supervisor("cluster", Strategy::OneForOne, INTENSITY, member.cluster.children()),
         member.settings(config, context),
         ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
         ChildSpec::process::<PresenceActor>("presence", context.clone(), presence),

@@ -37,11 +37,8 @@ impl Links {
             zone: config.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let links = Config {
-            listen: config.listen.0,
-            seeds: config.seeds.clone(),
-            ..Config::default()
-        };
+        let links =
+            Config { listen: config.listen.0, seeds: config.seeds.clone(), ..Config::default() };
         let opened = peers::open(links, identity, me).context("the node cannot be linked")?;
         Ok((Self { port: opened.port, runner: opened.runner }, opened.peers))
     }

@@ -9,7 +9,8 @@ use actors::context::{Context, Settings};
 use actors::replicas::NodeGroups;
 use actors::service::NodeService;
 use actors::shard::MachineLimits;
-use proto::stored;
+use proto::{ShardId, stored};
+use storage::{Row, Storage};
 use supervision::ChildSpec;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -51,7 +52,7 @@ impl Membership {
             },
             incarnation: context.incarnation,
             own: config.cluster_settings(),
-            joins: !context.founds,
+            joins: !config.cluster.seeds.is_empty(),
             chance: u64::from_le_bytes(chance).max(1),
             peers: context.peers.clone(),
             groups: Arc::new(NodeGroups(context.clone())),
@@ -86,6 +87,22 @@ impl Membership {
     pub(crate) fn admin(&self, config: &NodeConfig, node: &Node) -> anyhow::Result<ChildSpec> {
         admin::child(config, node, self.cluster.clone())
     }
+}
+
+/// Whether this node's tables say that it belongs to a cluster: then it never founds one, whatever
+/// the settings say.
+pub(crate) async fn belongs(storage: &Storage) -> anyhow::Result<bool> {
+    let storage = storage.clone();
+    let read = move || {
+        let mut cluster = 0;
+        storage.load(ShardId::META, &mut |row| {
+            if let Row::Meta(Some(meta)) = row {
+                cluster = meta.cluster;
+            }
+        })?;
+        anyhow::Ok(cluster != 0)
+    };
+    tokio::task::spawn_blocking(read).await?
 }
 
 /// What actors are told.

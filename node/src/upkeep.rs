@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::boot::Node;
+use crate::links::Links;
 use crate::telemetry::Metrics;
 use actors::context::Context;
 
@@ -25,13 +26,14 @@ const MAINTAIN_LOOKS: u32 = 3;
 
 /// Samples message queues and storage once a second.
 pub(crate) fn telemetry(node: &Node) -> ChildSpec {
-    let (context, metrics) = (node.context.clone(), node.metrics.clone());
+    let (context, metrics, links) =
+        (node.context.clone(), node.metrics.clone(), node.links.clone());
     ChildSpec::task("telemetry", move |stopping| {
-        let (context, metrics) = (context.clone(), metrics.clone());
+        let (context, metrics, links) = (context.clone(), metrics.clone(), links.clone());
         async move {
             tokio::select! {
                 () = stopping.wait() => {}
-                () = sample(&context) => {}
+                () = sample(&context, &links) => {}
                 () = Metrics::tidy(&metrics) => {}
             }
             Ok(())
@@ -72,7 +74,7 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
     })
 }
 
-async fn sample(context: &Arc<Context>) {
+async fn sample(context: &Arc<Context>, links: &Links) {
     let mut monitor = QueueMonitor::new();
     let mut ticks = interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -86,7 +88,26 @@ async fn sample(context: &Arc<Context>) {
         counter!("natter_log_flushes_total").absolute(usage.flushes);
         counter!("natter_log_records_total").absolute(usage.appended_records);
         gauge!("natter_users_connected").set(context.users.count() as f64);
+        record_cluster(context, links);
     }
+}
+
+fn record_cluster(context: &Context, links: &Links) {
+    let standings = context.groups.all().map(|(_, group)| group.standing());
+    let (mut leads, mut leaderless) = (0, 0);
+    for standing in standings {
+        leads += u32::from(standing.me_leads);
+        leaderless += u32::from(!standing.voters.is_empty() && standing.leader.is_none());
+    }
+    gauge!("natter_groups_led").set(f64::from(leads));
+    gauge!("natter_groups_leaderless").set(f64::from(leaderless));
+    gauge!("natter_peers_up").set(context.peers.up().len() as f64);
+    let counts = links.counts();
+    counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
+    counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
+    let sessions = context.sessions.figures();
+    gauge!("natter_session_rows").set(sessions.rows as f64);
+    gauge!("natter_sessions_online").set(sessions.online as f64);
 }
 
 fn record_queues(monitor: &mut QueueMonitor, now: Instant) {
@@ -110,6 +131,13 @@ pub(crate) fn describe() {
     describe_counter!("natter_log_flushes_total", Count, "Flushes of the log.");
     describe_counter!("natter_log_records_total", Count, "Records appended to the log.");
     describe_gauge!("natter_users_connected", Count, "Users with a device connected here.");
+    describe_gauge!("natter_groups_led", Count, "Raft groups that this node leads.");
+    describe_gauge!("natter_groups_leaderless", Count, "Groups it votes in that have no leader.");
+    describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and alive.");
+    describe_counter!("natter_link_sent_bytes_total", Bytes, "Sent to other nodes.");
+    describe_counter!("natter_link_received_bytes_total", Bytes, "Received from other nodes.");
+    describe_gauge!("natter_session_rows", Count, "Rows of the sessions table.");
+    describe_gauge!("natter_sessions_online", Count, "Of them, devices that are connected.");
     describe_gauge!("natter_queue_items", Count, "Items in message queues, by kind of actor.");
     describe_gauge!("natter_queue_longest_items", Count, "Items in the longest of them.");
     describe_gauge!("natter_queues", Count, "Message queues, by kind of actor.");

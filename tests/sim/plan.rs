@@ -11,7 +11,7 @@ use proto::{DeviceId, ShardId, UserId, stored};
 use std::collections::BTreeSet;
 
 /// What people write begins like this.
-static BODY: [u8; 100_000] = [7; 100_000];
+static BODY: [u8; 40_000] = [7; 40_000];
 
 /// What a seed has chosen.
 #[derive(Clone, Copy, Debug)]

@@ -182,7 +182,9 @@ impl Cluster {
                 self.clone(),
                 self.0.balancer_inbox.clone(),
             ),
-            ChildSpec::task("membership", move |stopping| membership::run(member.clone(), stopping)),
+            ChildSpec::task("membership", move |stopping| {
+                membership::run(member.clone(), stopping)
+            }),
         ]
     }
 

@@ -29,21 +29,21 @@ mod recent;
 mod registry;
 mod replica;
 mod streams;
-mod translate;
 #[cfg(test)]
 mod tests;
+mod translate;
 
 pub use account::AccountView;
 pub use actor::{ShardActor, ShardArgs, TICK_MS};
 pub use command::{Command, Effect, Outcome, Spill};
+pub use digest::Digest;
 pub use machine::{Machine, MachineLimits};
 pub use mailbox::{Entry, Origin, bytes_of};
 pub use proposals::{Batch, Failure, Proposals, Who};
-pub use digest::Digest;
 pub use reads::{Attached, Page};
 pub use replica::ShardReplica;
-pub use translate::account_to_wire;
 pub(crate) use translate::account_from_wire;
+pub use translate::account_to_wire;
 
 use crate::raft::{Committed, Done, ProposeError, Standing};
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
@@ -272,11 +272,7 @@ impl Shards {
     }
 
     /// Commands of another node for the leader, which should be this one.
-    pub fn serve_proposal(
-        &self,
-        propose: cluster::Propose,
-        answer: Answer<Vec<cluster::Outcome>>,
-    ) {
+    pub fn serve_proposal(&self, propose: cluster::Propose, answer: Answer<Vec<cluster::Outcome>>) {
         let shard = ShardId::from_number(propose.shard);
         let answer: Answer<Vec<Outcome>> = Box::new(move |outcomes| {
             answer(outcomes.iter().map(translate::outcome_to_wire).collect());
@@ -297,12 +293,15 @@ impl Shards {
         let mut answers = Vec::new();
         for inbox in self.inboxes.iter() {
             let (sender, answer) = tokio::sync::oneshot::channel();
-            inbox.force(ShardItem::Digest(Box::new(move |digest| sender.send(digest).unwrap_or_default())));
+            inbox.force(ShardItem::Digest(Box::new(move |digest| {
+                sender.send(digest).ok();
+            })));
             answers.push(answer);
         }
         let mut digests = Vec::new();
         for answer in answers {
-            digests.push(tokio::time::timeout(CALL_TIMEOUT, answer).await.ok().and_then(Result::ok));
+            digests
+                .push(tokio::time::timeout(CALL_TIMEOUT, answer).await.ok().and_then(Result::ok));
         }
         digests
     }

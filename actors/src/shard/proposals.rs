@@ -275,12 +275,11 @@ impl Batch {
     fn into_parts(self) -> Vec<(Waiting, bool)> {
         let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         let commands = self.commands.into_iter().filter_map(|command| command.kind);
-        let part = |(command, reply): (Command, Option<(Reply, Who, u64)>)| match reply {
-            Some((reply, who, tick)) => (Waiting { command, reply, who, tick }, false),
-            None => {
-                let reply: Reply = Box::new(|_| ());
-                (Waiting { command, reply, who: Who::Own, tick: 0 }, true)
-            }
+        let part = |(command, reply): (Command, Option<(Reply, Who, u64)>)| {
+            let lazy = reply.is_none();
+            let nobody = || -> (Reply, Who, u64) { (Box::new(|_| ()), Who::Own, 0) };
+            let (reply, who, tick) = reply.unwrap_or_else(nobody);
+            (Waiting { command, reply, who, tick }, lazy)
         };
         commands.zip(replies).map(part).collect()
     }

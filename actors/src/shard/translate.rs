@@ -211,9 +211,8 @@ pub fn account_to_wire(account: &AccountView) -> cluster::Account {
 
 /// An account from another node; `None` if it names nobody.
 pub(crate) fn account_from_wire(account: &cluster::Account) -> Option<Arc<AccountView>> {
-    let device = |device: &cluster::account::Device| {
-        Some((DeviceId(device.id), device.device.clone()?))
-    };
+    let device =
+        |device: &cluster::account::Device| Some((DeviceId(device.id), device.device.clone()?));
     (account.user != 0).then(|| {
         Arc::new(AccountView {
             user: UserId(account.user),

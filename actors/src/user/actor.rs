@@ -113,10 +113,11 @@ impl Process for UserActor {
             UserItem::Push(seq, envelope) => self.push(seq, &envelope),
             UserItem::GrownTo(seq) => self.grown_to(seq),
             UserItem::ReadAgain => self.read_again(),
-            UserItem::AccountRead(account) => self.account_changed(account),
             UserItem::Displaced(device) => self.displaced(device),
             UserItem::Page(connection, page) => self.page(connection, &page),
-            UserItem::Account(account) => self.account_changed(account),
+            UserItem::Account(account) | UserItem::AccountRead(account) => {
+                self.account_changed(account);
+            }
             UserItem::Resolved(alias, owner) => self.resolved(alias, owner),
             UserItem::AliasStale(alias) => self.forget_owner(&alias),
             UserItem::RetryDue(connection) => self.try_again(connection),

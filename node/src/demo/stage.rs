@@ -3,8 +3,10 @@
 //! **Invariant:** nodes and files are gone when the stage is dropped; the files stay if the story
 //! went wrong.
 
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use super::node::{Addresses, News, Node};
 use super::painter::{Guests, Painter, Place};
 use super::people::{Device, Person, span};
 use super::screen::Screen;
+use crate::identity::hex;
 
 /// How many nodes there are.
 pub(super) const NODES: usize = 3;
@@ -70,15 +73,8 @@ struct Files {
 impl Stage {
     /// Makes the directories and settings of nodes that do not run yet.
     pub(super) fn set(screen: Screen) -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("natter-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        let files = Files { folder, keep: false, screen: screen.clone() };
-        let cookie = DeviceKey::generate()?
-            .public()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
+        let files = Files { folder: new_folder()?, keep: false, screen: screen.clone() };
+        let cookie = hex(DeviceKey::generate()?.public());
         crate::data_dir::write_private(&files.folder.join("cookie"), cookie.as_bytes())?;
         let places = Addresses::free(NODES)?.into_iter().zip(1..);
         let nodes =
@@ -285,6 +281,25 @@ impl Stage {
     pub(super) fn keep_files(&mut self) {
         self.files.keep = true;
     }
+}
+
+/// A folder that was not there before, for this user alone.
+fn new_folder() -> anyhow::Result<PathBuf> {
+    let name = format!("natter-demo-{}", std::process::id());
+    let mut folder = std::env::temp_dir().join(&name);
+    for further in 1.. {
+        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+            // Left by a demo that was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                folder.set_file_name(format!("{name}-{further}"));
+            }
+            made => {
+                made.with_context(|| format!("cannot make {}", folder.display()))?;
+                break;
+            }
+        }
+    }
+    Ok(folder)
 }
 
 impl Drop for Files {
