@@ -146,9 +146,18 @@ fn fill(dir: &Path, rows: u64) -> Outcome<()> {
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let rows = std::env::args().nth(1).map_or(Ok(1_000_000), |rows| rows.parse())?;
+    let mut args = std::env::args().skip(1);
+    let rows = args.next().map_or(Ok(1_000_000), |rows| rows.parse())?;
+    if let Some(dir) = args.next() {
+        return fill(Path::new(&dir), rows);
+    }
     let (one_dir, two_dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    fill(one_dir.path(), rows)?;
+    // In a process of its own: its memory is not what is measured.
+    let mut filling = std::process::Command::new(std::env::current_exe()?);
+    let filled = filling.arg(rows.to_string()).arg(one_dir.path()).status()?;
+    if !filled.success() {
+        return Err("the rows were not made".into());
+    }
     let network = Network::new(1);
     let one = start(&network, 1, one_dir.path()).await?;
     single(&one, rows)?;

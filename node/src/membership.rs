@@ -68,15 +68,15 @@ impl Membership {
         let (cluster, context, config) =
             (self.cluster.clone(), context.clone(), Arc::new(config.clone()));
         ChildSpec::task("settings", move |stopping| {
-            let (mut changes, context, config) =
+            let (mut news, context, config) =
                 (cluster.watch_settings(), context.clone(), config.clone());
             async move {
                 loop {
-                    let now = *changes.borrow_and_update();
+                    let now = *news.borrow_and_update();
                     context.live.set(settings(&config, now));
                     tokio::select! {
                         () = stopping.wait() => return Ok(()),
-                        changed = changes.changed() => changed?,
+                        told = news.changed() => told?,
                     }
                 }
             }
@@ -147,25 +147,25 @@ pub(crate) async fn wait_for_leaders(context: &Context) {
 /// Lets other nodes lead what this one leads, so that its end is no pause for anybody.
 pub(crate) async fn hand_over(context: &Context) {
     let mut moves = Vec::new();
-    for (id, group) in context.groups.all() {
+    for (_, group) in context.groups.all() {
         let standing = group.standing();
         let caught_up = group.caught_up();
         let mut others = standing.voters.iter().filter(|node| **node != context.node);
         let heir = others.find(|node| caught_up.contains(node) && context.peers.is_up(**node));
         if let Some(heir) = heir.filter(|_| standing.me_leads) {
             let (group, heir) = (group.clone(), *heir);
-            moves.push(async move { (id, group.yield_to(heir).await) });
+            moves.push(async move { group.yield_to(heir).await });
         }
     }
     if moves.is_empty() {
         return;
     }
     let count = moves.len();
-    match timeout(HAND_OVER_WAIT, futures_util::future::join_all(moves)).await {
-        Ok(moved) => {
-            let moved = moved.iter().filter(|(_, moved)| moved.is_ok()).count();
-            info!(moved, of = count, "leadership handed over");
-        }
-        Err(_) => warn!("others did not take over leadership in time; they will elect"),
+    let ended = timeout(HAND_OVER_WAIT, futures_util::future::join_all(moves)).await;
+    if let Ok(ended) = ended {
+        let taken = ended.iter().filter(|taken| taken.is_ok()).count();
+        info!(taken, of = count, "leadership handed over");
+    } else {
+        warn!("others did not take over leadership in time; they will elect");
     }
 }

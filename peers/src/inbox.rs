@@ -179,20 +179,27 @@ impl Assembly {
 
 /// What came from one peer on one link.
 #[derive(Debug)]
-pub(crate) struct Inbox {
+pub struct Inbox {
     taken: Taken,
     lanes: [Assembly; 3],
 }
 
+impl Default for Inbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Inbox {
-    pub(crate) fn new() -> Self {
+    /// Nothing has come yet.
+    pub fn new() -> Self {
         let taken = Taken { newest: 0, bits: [0; WORDS] };
         Self { taken, lanes: [(); 3].map(|()| Assembly::default()) }
     }
 
     /// Takes a packet's pieces and passes on what is complete with them. Returns what the packet
     /// cost the sender in credit.
-    pub(crate) fn take(
+    pub fn take(
         &mut self,
         number: u64,
         pieces: Vec<Piece>,
@@ -214,12 +221,12 @@ impl Inbox {
     }
 
     /// The newest packet that was taken: the acknowledgement.
-    pub(crate) fn newest(&self) -> u64 {
+    pub fn newest(&self) -> u64 {
         self.taken.newest
     }
 
     /// Parcels that were given up: pieces missing, or strange.
-    pub(crate) fn given_up(&self) -> u64 {
+    pub fn given_up(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.given_up).sum()
     }
 

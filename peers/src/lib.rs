@@ -40,6 +40,13 @@ mod switchboard;
 mod tls;
 mod wire;
 
+/// The pure parts of a link, as the processes drive them; simulations do the same.
+pub mod cores {
+    pub use crate::inbox::Inbox;
+    pub use crate::outbox::{Outbox, Refused};
+    pub use crate::parcel::{Kind, Parcel};
+}
+
 pub use counters::Counts;
 pub use door::{Answered, CallError, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
 pub use identity::{Identity, IdentityError};

@@ -34,7 +34,7 @@ const CUT_BYTES_MIN: usize = 4 << 10;
 
 /// Why a parcel is not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// Too much waits in its lane.
     Full,
     /// It is larger than any parcel may be.
@@ -74,7 +74,7 @@ struct Flight {
 
 /// What waits for one peer and what is under way to it.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     lanes: [Queue; 3],
     flights: VecDeque<Flight>,
     flying: usize,
@@ -86,7 +86,10 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Takes a parcel.
-    pub(crate) fn push(&mut self, lane: Lane, parcel: Parcel) -> Result<(), Refused> {
+    ///
+    /// # Errors
+    /// [`Refused`]: it is lost.
+    pub fn push(&mut self, lane: Lane, parcel: Parcel) -> Result<(), Refused> {
         if parcel.bytes.len() > PARCEL_BYTES_MAX {
             return Err(Refused::TooLarge);
         }
@@ -108,7 +111,7 @@ impl Outbox {
 
     /// The next packet with pieces in it, if something waits and there is credit for it. Requests
     /// whose time is over are left out.
-    pub(crate) fn next_packet(&mut self, now_ms: u64) -> Option<Packet> {
+    pub fn next_packet(&mut self, now_ms: u64) -> Option<Packet> {
         let mut room = PACKET_BYTES_MAX - HEAD_BYTES;
         let mut pieces = Vec::new();
         let mut flight = Flight { number: 0, bytes: 0, bulk_bytes: 0 };
@@ -140,13 +143,13 @@ impl Outbox {
     }
 
     /// The next packet without pieces: a heartbeat, an acknowledgement, a hello. Needs no credit.
-    pub(crate) fn empty_packet(&mut self) -> Packet {
+    pub fn empty_packet(&mut self) -> Packet {
         self.packets += 1;
         Packet { number: self.packets, ..Packet::default() }
     }
 
     /// The peer took packets up to `number`: they, and those lost before, give their credit back.
-    pub(crate) fn acknowledge(&mut self, number: u64) {
+    pub fn acknowledge(&mut self, number: u64) {
         while let Some(flight) = self.flights.front().filter(|flight| flight.number <= number) {
             self.flying -= flight.bytes;
             self.flying_bulk -= flight.bulk_bytes;

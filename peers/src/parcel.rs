@@ -7,21 +7,28 @@ use crate::door::Lane;
 
 /// Something for a peer, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Parcel {
-    pub(crate) kind: Kind,
-    pub(crate) bytes: Bytes,
+pub struct Parcel {
+    /// What it is.
+    pub kind: Kind,
+    /// What it says.
+    pub bytes: Bytes,
 }
 
 /// What it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// It may be lost.
     Cast,
-    /// Ends at this time, in milliseconds of the sender's clock; on arrival: of the receiver's.
+    /// It is answered.
     Request {
+        /// Its number.
         call: u64,
+        /// It ends at this time, in milliseconds of the sender's clock; on arrival: of the receiver's.
         deadline_ms: u64,
     },
+    /// The answer to a request.
     Response {
+        /// The request's number.
         call: u64,
     },
 }

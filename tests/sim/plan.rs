@@ -58,7 +58,7 @@ impl World {
             fault_every: chance.pick(&[400, 1_500, 5_000]),
             short_lived: chance.pick(&[0, 0, 0, 30]),
             small_mailboxes,
-            long_bodies: chance.one_in(10),
+            long_bodies: chance.one_in(20),
         };
         let limits = MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26 };
         let node = |me| Node {

@@ -25,7 +25,7 @@ const SOON_MS: u64 = 50;
 const FORWARD_MS: u64 = 3_000;
 
 /// Places at which replicas are compared, beside checkpoints.
-const DIGEST_EVERY: u64 = 8;
+const DIGEST_EVERY: u64 = 16;
 
 /// Who leads, as the shard was told last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,16 @@
 //! Small disks that can be filled: a tmpfs under a node's data directory. Needs root.
 //!
 //! **Invariant:** a disk that was mounted is unmounted when its [`SmallDisk`] is dropped, also while
-//! a process still uses it.
+//! a process still uses it; what a killed process left is unmounted by the next.
 
 use anyhow::{Context as _, Result, ensure};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, id};
+
+/// How the names of mounts begin, before the process id.
+const PREFIX: &str = "natter-it-";
 
 /// One write of the filler, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -24,9 +27,11 @@ impl SmallDisk {
     /// # Errors
     /// If that is not allowed here; the message says what is missing.
     pub fn mount(path: &Path, bytes: u64) -> Result<Self> {
+        unmount_left_behind();
         fs::create_dir_all(path)?;
+        let (how, name) = (format!("size={bytes},mode=0700"), format!("{PREFIX}{}", id()));
         let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=0700"), "natter-it"]);
+        command.args(["-t", "tmpfs", "-o", &how, &name]);
         let done = command.arg(path).output().context("mount")?;
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         ensure!(done.status.success(), "no small disk: {}", said.trim());
@@ -64,9 +69,25 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg("--lazy").arg(&self.path).output();
-        if !done.is_ok_and(|done| done.status.success()) {
+        if !unmount(&self.path) {
             eprintln!("could not unmount {}", self.path.display());
+        }
+    }
+}
+
+fn unmount(path: &Path) -> bool {
+    let done = Command::new("umount").arg("--lazy").arg(path).output();
+    done.is_ok_and(|done| done.status.success())
+}
+
+/// Unmounts what processes mounted that did not live to unmount it.
+fn unmount_left_behind() {
+    for line in fs::read_to_string("/proc/mounts").unwrap_or_default().lines() {
+        let mut words = line.split(' ');
+        let owner = words.next().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        let gone = owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if gone && let Some(path) = words.next() {
+            unmount(Path::new(path));
         }
     }
 }

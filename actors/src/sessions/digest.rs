@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The sums of all buckets: 8 KiB.
 #[derive(Debug)]
-pub(super) struct Digest(Box<[AtomicU64]>);
+pub struct Digest(Box<[AtomicU64]>);
 
 impl Default for Digest {
     fn default() -> Self {
@@ -44,14 +44,14 @@ impl Digest {
     }
 
     /// One number for the whole table.
-    pub(super) fn whole(&self) -> u64 {
+    pub fn whole(&self) -> u64 {
         row::hash(&self.sums())
     }
 }
 
 /// The sums of the parts of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PartSums(pub(super) [u64; PARTS]);
+pub struct PartSums(pub(super) [u64; PARTS]);
 
 impl Default for PartSums {
     fn default() -> Self {

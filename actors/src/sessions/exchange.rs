@@ -25,11 +25,11 @@ const SUMMED_ROWS: u64 = 16_384;
 
 /// A comparison that is under way.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub struct Exchange {
     /// With whom.
-    pub(super) peer: NodeId,
+    pub peer: NodeId,
     /// Tells apart the answers of different exchanges.
-    pub(super) number: u64,
+    pub number: u64,
     /// Buckets that differ and were not fetched yet.
     todo: Vec<u32>,
     /// What was asked last.
@@ -38,7 +38,7 @@ pub(super) struct Exchange {
 
 /// What to do next.
 #[derive(Debug)]
-pub(super) enum Step {
+pub enum Step {
     /// Ask the peer.
     Ask(Box<request::Kind>),
     /// All was compared.
@@ -49,7 +49,7 @@ pub(super) enum Step {
 
 impl Exchange {
     /// Begins a comparison: the first question.
-    pub(super) fn begin(table: &Table, peer: NodeId, number: u64) -> (Self, request::Kind) {
+    pub fn begin(table: &Table, peer: NodeId, number: u64) -> (Self, request::Kind) {
         let buckets = table.digest().sums();
         let digest = cluster::SessionsDigest { buckets, floors: floors(table) };
         let fetch = cluster::SessionsFetch::default();
@@ -57,7 +57,10 @@ impl Exchange {
     }
 
     /// The peer said which buckets differ.
-    pub(super) fn differ(
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read.
+    pub fn differ(
         &mut self,
         table: &Table,
         differ: &cluster::SessionsDiffer,
@@ -73,7 +76,10 @@ impl Exchange {
     }
 
     /// The peer's rows were taken in; `more` is where it broke off.
-    pub(super) fn fetched(&mut self, table: &Table, more: Bytes) -> Result<Step, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read.
+    pub fn fetched(&mut self, table: &Table, more: Bytes) -> Result<Step, StorageError> {
         if more.is_empty() {
             return self.next_fetch(table);
         }
@@ -110,13 +116,18 @@ impl Exchange {
 
 /// Answers a peer's question; `None` if it is about something else.
 pub(super) fn serve(shared: &Shared, request: &request::Kind) -> Option<response::Kind> {
-    let table = &shared.table;
+    let answer = answer(&shared.table, request);
+    if let Some(response::Kind::Sessions(cluster::SessionsDiffer { busy: true, .. })) = answer {
+        drop(shared.inbox.push(super::SessionsItem::Look)); // A full queue looks by itself.
+    }
+    answer
+}
+
+/// What a table says to a peer's question; `None` if it is about something else.
+pub fn answer(table: &Table, request: &request::Kind) -> Option<response::Kind> {
     if let request::Kind::Sessions(digest) = request {
         learn(table, &digest.floors);
         let busy = table.purge_due().is_some();
-        if busy {
-            drop(shared.inbox.push(super::SessionsItem::Look)); // A full queue looks by itself.
-        }
         let buckets = if busy { Vec::new() } else { table.digest().differing(&digest.buckets) };
         let differ = cluster::SessionsDiffer { buckets, floors: floors(table), busy };
         return Some(response::Kind::Sessions(differ));

@@ -34,6 +34,16 @@ mod network_tests;
 #[cfg(test)]
 mod table_tests;
 
+/// The pure parts, as the process drives them; simulations do the same.
+pub mod cores {
+    pub use super::digest::{Digest, PartSums};
+    pub use super::exchange::{Exchange, Step, answer};
+    pub use super::row::Key;
+    pub use super::rows::{Rows, Visit};
+    pub use super::standing::Standing;
+    pub use super::table::{Change, Piece, Table};
+}
+
 pub use actor::{SessionsActor, SessionsItem};
 
 use crate::context::Clock;

@@ -12,7 +12,7 @@ use proto::stored::Session;
 use proto::{DeviceId, UserId};
 
 /// What names a row.
-pub(super) type Key = (UserId, DeviceId);
+pub type Key = (UserId, DeviceId);
 
 /// Buckets of the digest. A bucket is a range of users: their ids are random, so that buckets are
 /// alike in size, and a bucket is read in one go.

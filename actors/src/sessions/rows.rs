@@ -11,15 +11,34 @@ use storage::{SessionTable, StorageError};
 const SCAN_ROWS: usize = 256;
 
 /// What is called with each row of a visit.
-pub(super) type Visit<'a> = dyn FnMut(Key, Session) -> ControlFlow<()> + 'a;
+pub type Visit<'a> = dyn FnMut(Key, Session) -> ControlFlow<()> + 'a;
 
 /// Rows in the order of their keys.
-pub(super) trait Rows: fmt::Debug + Send + Sync {
+pub trait Rows: fmt::Debug + Send + Sync {
+    /// A row, if there is one.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the engine failed.
     fn get(&self, key: Key) -> Result<Option<Session>, StorageError>;
+    /// Writes a row.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the engine failed.
     fn put(&self, key: Key, row: &Session) -> Result<(), StorageError>;
+    /// Takes a row out.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the engine failed.
     fn remove(&self, key: Key) -> Result<(), StorageError>;
     /// Visits the rows from `from` on until `visit` breaks off; it must not write.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the engine failed.
     fn visit(&self, from: Key, visit: &mut Visit<'_>) -> Result<(), StorageError>;
+    /// Makes all writes durable.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the engine failed.
     fn flush(&self) -> Result<(), StorageError>;
 }
 

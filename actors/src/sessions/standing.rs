@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// What this node knows of all nodes.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub struct Standing {
     me: PeerId,
     nodes: BTreeMap<NodeId, Node>,
     /// The grace after the start is over: who has not come by then is lost.
@@ -36,7 +36,7 @@ struct Node {
 }
 
 impl Standing {
-    pub(super) fn new(me: PeerId) -> Self {
+    pub fn new(me: PeerId) -> Self {
         Self { me, nodes: BTreeMap::new(), settled: false }
     }
 
@@ -46,7 +46,7 @@ impl Standing {
     }
 
     /// Whether the incarnation that wrote a row has ended for certain.
-    pub(super) fn is_dead(&self, row: &Session) -> bool {
+    pub fn is_dead(&self, row: &Session) -> bool {
         if row.node == self.me.node.0 {
             return row.incarnation < self.me.incarnation;
         }
@@ -55,19 +55,19 @@ impl Standing {
     }
 
     /// Whether a row is one of this incarnation of this node.
-    pub(super) fn is_ours(&self, row: &Session) -> bool {
+    pub fn is_ours(&self, row: &Session) -> bool {
         row.node == self.me.node.0 && row.incarnation == self.me.incarnation
     }
 
     /// The row as it is stored: nobody is there whose node has died, and who is not there is not
     /// away either.
-    pub(super) fn normal(&self, row: Session) -> Session {
+    pub fn normal(&self, row: Session) -> Session {
         let is_there = row.online && !row.gone && !self.is_dead(&row);
         if is_there { row } else { row::put_offline(row) }
     }
 
     /// The row as it reads: nor is anybody there whose node is lost.
-    pub(super) fn view(&self, row: Session) -> Session {
+    pub fn view(&self, row: Session) -> Session {
         let lost = || {
             let node = self.nodes.get(&NodeId(row.node));
             row.node != self.me.node.0 && node.map_or(self.settled, |node| node.lost)
@@ -76,20 +76,20 @@ impl Standing {
     }
 
     /// Whether the session of a row can be reached now.
-    pub(super) fn is_live(&self, row: &Session) -> bool {
+    pub fn is_live(&self, row: &Session) -> bool {
         let up = || self.nodes.get(&NodeId(row.node)).and_then(|node| node.up);
         let is_there = row.online && !row.gone && !self.is_dead(row);
         is_there && (self.is_ours(row) || up() == Some(row.incarnation))
     }
 
     /// Whether [`Standing::learn`] would raise a floor.
-    pub(super) fn is_news(&self, id: PeerId) -> bool {
+    pub fn is_news(&self, id: PeerId) -> bool {
         id.node != self.me.node
             && self.nodes.get(&id.node).is_none_or(|node| id.incarnation > node.floor)
     }
 
     /// An incarnation was heard of: all before it are dead. Whether that is news.
-    pub(super) fn learn(&mut self, id: PeerId) -> bool {
+    pub fn learn(&mut self, id: PeerId) -> bool {
         let news = self.is_news(id);
         if news {
             self.node(id.node).floor = id.incarnation;
@@ -98,7 +98,7 @@ impl Standing {
     }
 
     /// A peer is there. Whether it was lost until now; `None`: an incarnation that is dead by now.
-    pub(super) fn came(&mut self, id: PeerId) -> Option<bool> {
+    pub fn came(&mut self, id: PeerId) -> Option<bool> {
         self.learn(id);
         let node = self.node(id.node);
         if id.incarnation < node.floor {
@@ -109,7 +109,7 @@ impl Standing {
     }
 
     /// A peer has gone. The number of this absence, or `None` if there was no link to it.
-    pub(super) fn went(&mut self, id: PeerId) -> Option<u64> {
+    pub fn went(&mut self, id: PeerId) -> Option<u64> {
         let node = self.node(id.node);
         if node.up != Some(id.incarnation) {
             return None;
@@ -120,7 +120,7 @@ impl Standing {
     }
 
     /// The grace of an absence is over. Whether the node is lost by that.
-    pub(super) fn grace_over(&mut self, node: NodeId, absence: u64) -> bool {
+    pub fn grace_over(&mut self, node: NodeId, absence: u64) -> bool {
         let node = self.node(node);
         let lost = node.up.is_none() && !node.lost && node.absences == absence;
         node.lost |= lost;
@@ -128,7 +128,7 @@ impl Standing {
     }
 
     /// The grace after the start is over. Who is lost by that.
-    pub(super) fn settle(&mut self) -> Vec<NodeId> {
+    pub fn settle(&mut self) -> Vec<NodeId> {
         if std::mem::replace(&mut self.settled, true) {
             return Vec::new();
         }
@@ -142,7 +142,7 @@ impl Standing {
     }
 
     /// A node was taken out of the cluster, or in again. Whether that is news.
-    pub(super) fn set_removed(&mut self, node: NodeId, removed: bool) -> bool {
+    pub fn set_removed(&mut self, node: NodeId, removed: bool) -> bool {
         node != self.me.node && std::mem::replace(&mut self.node(node).removed, removed) != removed
     }
 
@@ -154,12 +154,12 @@ impl Standing {
     }
 
     /// The peers that are up.
-    pub(super) fn up(&self) -> Vec<NodeId> {
+    pub fn up(&self) -> Vec<NodeId> {
         self.nodes.iter().filter(|(_, node)| node.up.is_some()).map(|(id, _)| *id).collect()
     }
 
     /// Whether a peer is up.
-    pub(super) fn is_up(&self, node: NodeId) -> bool {
+    pub fn is_up(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|node| node.up.is_some())
     }
 

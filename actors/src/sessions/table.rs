@@ -28,10 +28,13 @@ const PAGE_ROWS_MAX: usize = 16_384;
 
 /// A row took the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) key: Key,
-    pub(super) before: Option<Session>,
-    pub(super) after: Option<Session>,
+pub struct Change {
+    /// Whose row.
+    pub key: Key,
+    /// What was there; `None`: nothing.
+    pub before: Option<Session>,
+    /// What is there.
+    pub after: Option<Session>,
 }
 
 enum Verdict {
@@ -42,10 +45,11 @@ enum Verdict {
 
 /// A piece of the table that was gone through.
 #[derive(Debug)]
-pub(super) struct Piece<T> {
-    pub(super) found: Vec<T>,
+pub struct Piece<T> {
+    /// What was found in it.
+    pub found: Vec<T>,
     /// Where the next piece begins; `None`: this was the last.
-    pub(super) next: Option<Key>,
+    pub next: Option<Key>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +98,7 @@ fn online_at(row: &Session) -> Option<PeerId> {
 
 /// The table of one node.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Table {
     rows: Box<dyn Rows>,
     me: PeerId,
     stripes: [Mutex<()>; STRIPES],
@@ -110,7 +114,10 @@ pub(super) struct Table {
 
 impl Table {
     /// Reads all rows once. Blocking.
-    pub(super) fn open(rows: Box<dyn Rows>, me: PeerId) -> Result<Self, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn open(rows: Box<dyn Rows>, me: PeerId) -> Result<Self, StorageError> {
         let table = Self {
             rows,
             me,
@@ -132,12 +139,13 @@ impl Table {
         Ok(table)
     }
 
-    pub(super) fn standing(&self) -> RwLockReadGuard<'_, Standing> {
+    /// What is known of nodes.
+    pub fn standing(&self) -> RwLockReadGuard<'_, Standing> {
         self.standing.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is known of nodes. No row is written meanwhile.
-    pub(super) fn change_standing<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
+    pub fn change_standing<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
         let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         let outcome = change(&mut standing);
         drop(standing);
@@ -146,7 +154,7 @@ impl Table {
     }
 
     /// An incarnation was heard of.
-    pub(super) fn learn(&self, id: PeerId) {
+    pub fn learn(&self, id: PeerId) {
         let is_news = self.standing().is_news(id);
         if is_news {
             self.change_standing(|standing| standing.learn(id));
@@ -154,7 +162,7 @@ impl Table {
     }
 
     /// Tombstones of before `cutoff_ms` are dropped from now on.
-    pub(super) fn set_cutoff(&self, cutoff_ms: u64) {
+    pub fn set_cutoff(&self, cutoff_ms: u64) {
         let before = self.cutoff_ms.swap(cutoff_ms, Relaxed);
         if cutoff_ms > before && self.counts.tombstones.load(Relaxed) > 0 {
             self.purges_due.fetch_add(1, Relaxed);
@@ -173,13 +181,13 @@ impl Table {
     }
 
     /// The newest purge that is due, or `None` if rows are all as they should be.
-    pub(super) fn purge_due(&self) -> Option<u64> {
+    pub fn purge_due(&self) -> Option<u64> {
         let due = self.purges_due.load(Relaxed);
         (due != self.purges_done.load(Relaxed)).then_some(due)
     }
 
     /// A purge that began when `due` was the newest has gone through all rows.
-    pub(super) fn purged(&self, due: u64) {
+    pub fn purged(&self, due: u64) {
         self.purges_done.store(due, Relaxed);
     }
 
@@ -221,7 +229,10 @@ impl Table {
     }
 
     /// Takes in a row of another node.
-    pub(super) fn merge(&self, key: Key, row: Session) -> Result<Option<Change>, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn merge(&self, key: Key, row: Session) -> Result<Option<Change>, StorageError> {
         self.learn(PeerId { node: NodeId(row.node), incarnation: row.incarnation });
         self.alter(key, |standing, before| {
             let row = standing.normal(row);
@@ -232,7 +243,10 @@ impl Table {
     }
 
     /// Writes a row as this node's, whosever it was.
-    pub(super) fn claim(
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn claim(
         &self,
         key: Key,
         change: impl FnOnce(&mut Session),
@@ -244,7 +258,10 @@ impl Table {
     }
 
     /// Writes a row if it is this incarnation's; no change if it is not.
-    pub(super) fn write(
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn write(
         &self,
         key: Key,
         change: impl FnOnce(&mut Session),
@@ -258,7 +275,10 @@ impl Table {
     }
 
     /// Puts a tombstone in the place of a row; no change if there is no row.
-    pub(super) fn bury(&self, key: Key, now_ms: u64) -> Result<Option<Change>, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn bury(&self, key: Key, now_ms: u64) -> Result<Option<Change>, StorageError> {
         let last_seen_ms = now_ms.max(self.cutoff_ms.load(Relaxed));
         self.alter(key, |_, before| match before {
             Some(row) if !row.gone => Verdict::Put(self.stamped(row, |row| {
@@ -269,11 +289,10 @@ impl Table {
     }
 
     /// Says again that a session lives here, if the row that says otherwise is one of nobody.
-    pub(super) fn assert_again(
-        &self,
-        key: Key,
-        ours: Session,
-    ) -> Result<Option<Change>, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn assert_again(&self, key: Key, ours: Session) -> Result<Option<Change>, StorageError> {
         self.alter(key, |standing, before| match before {
             Some(row) if !row.online && !row.gone && !standing.is_ours(&row) => {
                 Verdict::Put(self.stamped(row, |row| {
@@ -293,12 +312,18 @@ impl Table {
     }
 
     /// The row as it is stored, tombstones as well.
-    pub(super) fn get(&self, key: Key) -> Result<Option<Session>, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn get(&self, key: Key) -> Result<Option<Session>, StorageError> {
         self.rows.get(key)
     }
 
     /// Brings a piece of the table into normal form. What was changed.
-    pub(super) fn purge(&self, from: Key, rows_max: usize) -> Result<Piece<Change>, StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn purge(&self, from: Key, rows_max: usize) -> Result<Piece<Change>, StorageError> {
         let cutoff_ms = self.cutoff_ms.load(Relaxed);
         let standing = self.standing();
         let piece = self.piece(from, rows_max, |key, row| {
@@ -318,7 +343,10 @@ impl Table {
     }
 
     /// The sessions of a node in a piece of the table, but for those that are certainly dead.
-    pub(super) fn sessions_of(
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn sessions_of(
         &self,
         node: NodeId,
         from: Key,
@@ -352,39 +380,45 @@ impl Table {
     }
 
     /// The digest, to read.
-    pub(super) fn digest(&self) -> &Digest {
+    pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
     /// Rows, tombstones among them.
-    pub(super) fn rows(&self) -> u64 {
+    pub fn rows(&self) -> u64 {
         self.counts.rows.load(Relaxed)
     }
 
     /// Tombstones.
-    pub(super) fn tombstones(&self) -> u64 {
+    pub fn tombstones(&self) -> u64 {
         self.counts.tombstones.load(Relaxed)
     }
 
     /// Rows that read as online.
-    pub(super) fn online(&self) -> u64 {
+    pub fn online(&self) -> u64 {
         let standing = self.standing();
         let online = self.counts.online();
         online.iter().filter(|(id, _)| standing.shows(**id)).map(|(_, number)| number).sum()
     }
 
     /// Whether a node has sessions according to the table.
-    pub(super) fn has_sessions(&self, node: NodeId) -> bool {
+    pub fn has_sessions(&self, node: NodeId) -> bool {
         self.counts.online().keys().any(|id| id.node == node)
     }
 
     /// Makes all writes durable. Blocking.
-    pub(super) fn flush(&self) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn flush(&self) -> Result<(), StorageError> {
         self.rows.flush()
     }
 
     /// The sums of the parts of a bucket, and its number of rows.
-    pub(super) fn part_sums(&self, bucket: usize) -> Result<(PartSums, usize), StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn part_sums(&self, bucket: usize) -> Result<(PartSums, usize), StorageError> {
         let (mut sums, mut seen) = (PartSums::default(), 0);
         if self.digest.is_empty(bucket) {
             return Ok((sums, seen));
@@ -401,7 +435,10 @@ impl Table {
     }
 
     /// Rows of the buckets that another node asks for, of the parts whose sums differ from its own.
-    pub(super) fn page(
+    ///
+    /// # Errors
+    /// [`StorageError`]: the rows were not read or not written.
+    pub fn page(
         &self,
         asked: &cluster::SessionsFetch,
         bytes_max: usize,

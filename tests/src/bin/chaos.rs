@@ -5,7 +5,7 @@
 //! times. A failure prints the seed, keeps all logs, and ends with status 1.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is how it speaks")]
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -101,13 +101,27 @@ async fn run(arguments: &Arguments, seed: u64) -> Result<()> {
     let begun = Instant::now();
     let mut cluster = Cluster::start(&program.to_string_lossy(), options).await?;
     println!("{nodes} nodes are one cluster after {:.1} s", begun.elapsed().as_secs_f64());
-    let ran = hurt(arguments, &mut cluster, Faults::new(seed, can)).await;
+    let ran = tokio::select! {
+        ran = hurt(arguments, &mut cluster, Faults::new(seed, can)) => ran,
+        told = told_to_end() => told,
+    };
     if ran.is_err() || arguments.keep {
         for dir in cluster.keep() {
             eprintln!("kept {}", dir.display());
         }
     }
     ran
+}
+
+/// Waits for SIGTERM or SIGINT, so that everything is cleaned up then, too.
+async fn told_to_end() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => bail!("told to end by SIGTERM"),
+        _ = interrupt.recv() => bail!("told to end by SIGINT"),
+    }
 }
 
 async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> Result<()> {
