@@ -67,7 +67,8 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// The nodes whose own users may notice it. What slows all touches all.
+    /// The nodes whose own users may notice it. What slows all touches all, and so does the loss of
+    /// two nodes: they may hold two of the three replicas of a shard.
     pub fn touched(&self, nodes: usize) -> BTreeSet<usize> {
         match self {
             Self::Kill(node)
@@ -79,8 +80,10 @@ impl Fault {
             | Self::Wipe(node)
             | Self::Clock(node, _) => [*node].into(),
             Self::OneWay(from, to) => [*from, *to].into(),
-            Self::Split(minority) => minority.clone(),
-            Self::KillAll | Self::Slow(_) | Self::Narrow(_) | Self::Loss(_) => (0..nodes).collect(),
+            Self::Split(minority) if minority.len() == 1 => minority.clone(),
+            Self::Split(_) | Self::KillAll | Self::Slow(_) | Self::Narrow(_) | Self::Loss(_) => {
+                (0..nodes).collect()
+            }
         }
     }
 
