@@ -139,7 +139,10 @@ impl Story<'_> {
         let ready = span(begun.elapsed());
         self.say(&format!("Three natter nodes run on this machine, ready after {ready}."));
         let whole = |answers: &status::Answers| status::are_whole(answers).then_some(());
-        self.watcher.until("one cluster of all nodes", whole).await?;
+        tokio::select! {
+            whole = self.watcher.until("one cluster of all nodes", whole) => whole?,
+            fallen = self.stage.fallen() => return fallen,
+        }
         let formed = span(begun.elapsed());
         self.say(&format!(
             "They are one cluster after {formed}: each shard has three replicas, one of them leads."

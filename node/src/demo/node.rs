@@ -194,7 +194,8 @@ impl Node {
         self.files.with_extension("toml")
     }
 
-    fn last_words(&self) -> String {
+    /// The end of its log, to be put after what happened to it.
+    pub(super) fn last_words(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");

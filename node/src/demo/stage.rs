@@ -209,11 +209,24 @@ impl Stage {
                             return anyhow::Ok(pin.to_owned());
                         }
                     }
-                    (node, News::Ended(status)) => bail!("{} ended: {status}", self.name(node)),
+                    (node, News::Ended(status)) => {
+                        let node = &self.nodes[node];
+                        bail!("{} ended with {status}{}", node.name, node.last_words());
+                    }
                 }
             }
         };
         timeout(PATIENCE, reading).await.context("no PIN came")?
+    }
+
+    /// Returns, with an error that shows its last words, when a node ends by itself.
+    pub(super) async fn fallen(&mut self) -> anyhow::Result<()> {
+        loop {
+            if let (node, News::Ended(status)) = self.news().await? {
+                let node = &self.nodes[node];
+                bail!("{} ended with {status}{}", node.name, node.last_words());
+            }
+        }
     }
 
     /// What any node does next. May be dropped and called again.
