@@ -78,7 +78,7 @@ async fn a_voter_is_replaced_and_the_one_that_left_keeps_quiet() {
     assert_eq!(cluster.nodes[&1].group().standing().term, standing.term);
     cluster.kill(2).await;
     cluster.add("after").await;
-    assert_eq!(cluster.nodes[&4].items(), ["before", "after"]);
+    until("the new voter has it", || cluster.nodes[&4].items() == ["before", "after"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
