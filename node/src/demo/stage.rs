@@ -248,13 +248,13 @@ impl Stage {
             "The nodes keep running. Join as a third person, in another terminal:\n\n  \
              {natter} chat bob --as eve --server {server} --ca {ca} --home {home}\n\n\
              It asks for a PIN, which appears here. Bob answers whoever writes to him.\n\
-             Kill a node while you write (`kill -9` {processes}): it is started again after {down}.\n\
+             Kill a node while you write (`kill -9` {processes}): it is started again after {down} s.\n\
              Ctrl-C ends the demo and removes {folder}.\n",
             server = self.addresses(2),
             ca = ca.display(),
             home = home.display(),
             processes = processes.join(", or "),
-            down = span(DOWN),
+            down = DOWN.as_secs(),
             folder = folder.display(),
         ));
     }
