@@ -61,6 +61,7 @@ fn only_tests(path: &str) -> bool {
         || path.contains("/tests/")
         || path.ends_with("tests.rs")
         || path == "benches/micro.rs"
+        || path == "peers/examples/pair.rs" // A measurement.
 }
 
 /// The text of a file without its test module and without single items that are for tests.

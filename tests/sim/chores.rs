@@ -65,7 +65,7 @@ impl Seat {
             self.chores.checkpoint = Checkpoint::Proposed;
             self.proposals.push_spill();
         }
-        let now_ms = stage.now + 1_000_000;
+        let now_ms = stage.clock(self.me);
         if self.machine.has_due(now_ms) {
             self.expire(Vec::new());
         }

@@ -127,8 +127,11 @@ impl World {
         self.change_weather();
         self.plan.rough_until += self.stage.now;
         self.stage.after(100, Event::Fault);
+        self.stage.after(200, Event::Noise);
         let chance = &mut self.stage.chance;
-        let (each, pause) = (chance.between(1, 25), chance.pick(&[20, 300, 900]));
+        let talkative = chance.one_in(40);
+        let each = if talkative { 300 } else { chance.between(1, 25) };
+        let pause = chance.pick(&[20, 300, 900]);
         for device in 0..self.devices.len() {
             self.stage.after(1, Event::Device { device, what: DeviceEvent::Connect });
             let mut at = 0;
@@ -179,7 +182,8 @@ impl World {
             3 if self.stage.chance.one_in(3) => {
                 (0..NODES).for_each(|node| self.crash(node, length));
             }
-            3 | 4 => self.change_weather(),
+            3 => self.stage.ahead_ms[node] = self.stage.chance.pick(&[0, 5_000, 60_000]),
+            4 => self.change_weather(),
             5 | 6 => {
                 let other = (node + 1 + self.stage.chance.index(NODES - 1)) % NODES;
                 let both = self.stage.chance.one_in(2);

@@ -248,7 +248,7 @@ impl Seat {
         let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
         let number = batch.number;
         let head = stored::Batch {
-            now_ms: stage.now + 1_000_000,
+            now_ms: stage.clock(self.me),
             commands: batch.commands.clone(),
             proposer: self.me as u64,
             number,

@@ -11,7 +11,8 @@ const THREADS: usize = 2;
 type Run = fn(u64, bool) -> Result<usize, String>;
 
 /// The simulations.
-const ALL: [(&str, Run, u64); 1] = [("cluster", crate::cluster::run, 1_500)];
+const ALL: [(&str, Run, u64); 2] =
+    [("cluster", crate::cluster::run, 1_500), ("gossip", crate::gossip::run, 3_000)];
 
 /// A whole number from the environment.
 #[allow(clippy::disallowed_methods, reason = "a seed is told to a test in no other way")]
@@ -79,6 +80,17 @@ fn cluster_keeps_its_promises_for_all_seeds() {
 #[test]
 fn cluster_replay() {
     replay(ALL[0]);
+}
+
+#[test]
+fn gossip_comes_to_one_table_for_all_seeds() {
+    let (name, core, usual) = ALL[1];
+    many(name, core, usual);
+}
+
+#[test]
+fn gossip_replay() {
+    replay(ALL[1]);
 }
 
 /// What a seed of a name must not find again.

@@ -23,6 +23,9 @@ pub(crate) const NODES: usize = 3;
 /// Silence after which a link counts as down, and the time until it is up again, in ms.
 const LINK_MS: u64 = 1_500;
 
+/// When a run begins, Unix time in ms.
+const CLOCK_MS: u64 = 1_700_000_000_000;
+
 /// Why a batch was not proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotDone {
@@ -108,6 +111,7 @@ pub(crate) enum Event {
     Told { connection: u64, frame: FromNode },
     Device { device: usize, what: DeviceEvent },
     Fault,
+    Noise,
     CheckLeaders,
     Mend(usize, usize),
     LinkUp(usize, usize),
@@ -141,6 +145,8 @@ pub(crate) struct Stage {
     pub(crate) chance: Chance,
     pub(crate) now: u64,
     pub(crate) weather: Weather,
+    /// How far the clock of each node is ahead, in ms.
+    pub(crate) ahead_ms: [u64; NODES],
     /// Which start of each node this is; 0: it is down.
     pub(crate) lives: [u64; NODES],
     shards: Vec<ShardId>,
@@ -175,6 +181,7 @@ impl Stage {
             chance: Chance::new(seed),
             now: 0,
             weather: Weather::default(),
+            ahead_ms: [0; NODES],
             lives: [1; NODES],
             shards,
             cut: Default::default(),
@@ -186,6 +193,11 @@ impl Stage {
             heard,
             tracing,
         }
+    }
+
+    /// What a node's clock says, Unix time in ms. It may jump.
+    pub(crate) fn clock(&self, node: usize) -> u64 {
+        CLOCK_MS + self.now + self.ahead_ms[node]
     }
 
     /// Only these shards are there.

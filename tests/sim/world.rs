@@ -95,6 +95,7 @@ impl World {
             }
             Event::Device { device, what } => self.device(device, what),
             Event::Fault => self.fault(),
+            Event::Noise => self.noise(),
             Event::CheckLeaders => self.check_leaders(),
             Event::Mend(from, to) => self.stage.set_cut(from, to, false),
             Event::LinkDown(a, b) => {

@@ -51,7 +51,7 @@ impl Digest {
 
 /// The sums of the parts of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartSums(pub(super) [u64; PARTS]);
+pub(super) struct PartSums(pub(super) [u64; PARTS]);
 
 impl Default for PartSums {
     fn default() -> Self {

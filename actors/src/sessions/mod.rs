@@ -36,7 +36,7 @@ mod table_tests;
 
 /// The pure parts, as the process drives them; simulations do the same.
 pub mod cores {
-    pub use super::digest::{Digest, PartSums};
+    pub use super::digest::Digest;
     pub use super::exchange::{Exchange, Step, answer};
     pub use super::row::Key;
     pub use super::rows::{Rows, Visit};

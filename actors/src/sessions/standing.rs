@@ -36,6 +36,7 @@ struct Node {
 }
 
 impl Standing {
+    /// Nothing is known but this node.
     pub fn new(me: PeerId) -> Self {
         Self { me, nodes: BTreeMap::new(), settled: false }
     }

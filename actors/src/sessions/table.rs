@@ -162,7 +162,7 @@ impl Table {
     }
 
     /// Tombstones of before `cutoff_ms` are dropped from now on.
-    pub fn set_cutoff(&self, cutoff_ms: u64) {
+    pub(super) fn set_cutoff(&self, cutoff_ms: u64) {
         let before = self.cutoff_ms.swap(cutoff_ms, Relaxed);
         if cutoff_ms > before && self.counts.tombstones.load(Relaxed) > 0 {
             self.purges_due.fetch_add(1, Relaxed);
@@ -343,10 +343,7 @@ impl Table {
     }
 
     /// The sessions of a node in a piece of the table, but for those that are certainly dead.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the rows were not read or not written.
-    pub fn sessions_of(
+    pub(super) fn sessions_of(
         &self,
         node: NodeId,
         from: Key,
@@ -385,40 +382,34 @@ impl Table {
     }
 
     /// Rows, tombstones among them.
-    pub fn rows(&self) -> u64 {
+    pub(super) fn rows(&self) -> u64 {
         self.counts.rows.load(Relaxed)
     }
 
     /// Tombstones.
-    pub fn tombstones(&self) -> u64 {
+    pub(super) fn tombstones(&self) -> u64 {
         self.counts.tombstones.load(Relaxed)
     }
 
     /// Rows that read as online.
-    pub fn online(&self) -> u64 {
+    pub(super) fn online(&self) -> u64 {
         let standing = self.standing();
         let online = self.counts.online();
         online.iter().filter(|(id, _)| standing.shows(**id)).map(|(_, number)| number).sum()
     }
 
     /// Whether a node has sessions according to the table.
-    pub fn has_sessions(&self, node: NodeId) -> bool {
+    pub(super) fn has_sessions(&self, node: NodeId) -> bool {
         self.counts.online().keys().any(|id| id.node == node)
     }
 
     /// Makes all writes durable. Blocking.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the rows were not read or not written.
-    pub fn flush(&self) -> Result<(), StorageError> {
+    pub(super) fn flush(&self) -> Result<(), StorageError> {
         self.rows.flush()
     }
 
     /// The sums of the parts of a bucket, and its number of rows.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the rows were not read or not written.
-    pub fn part_sums(&self, bucket: usize) -> Result<(PartSums, usize), StorageError> {
+    pub(super) fn part_sums(&self, bucket: usize) -> Result<(PartSums, usize), StorageError> {
         let (mut sums, mut seen) = (PartSums::default(), 0);
         if self.digest.is_empty(bucket) {
             return Ok((sums, seen));
@@ -435,10 +426,7 @@ impl Table {
     }
 
     /// Rows of the buckets that another node asks for, of the parts whose sums differ from its own.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the rows were not read or not written.
-    pub fn page(
+    pub(super) fn page(
         &self,
         asked: &cluster::SessionsFetch,
         bytes_max: usize,
