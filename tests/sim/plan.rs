@@ -129,7 +129,7 @@ impl World {
         self.stage.after(100, Event::Fault);
         self.stage.after(200, Event::Noise);
         let chance = &mut self.stage.chance;
-        let talkative = chance.one_in(40);
+        let talkative = !self.plan.small_mailboxes && chance.one_in(40);
         let each = if talkative { 300 } else { chance.between(1, 25) };
         let pause = chance.pick(&[20, 300, 900]);
         for device in 0..self.devices.len() {
