@@ -168,10 +168,14 @@ impl Stage {
         self.files.folder.join("ca.pem")
     }
 
-    /// The addresses for clients, that of node `first` in front.
+    /// The addresses for clients: that of node `first` in front, then from the last to the first, so
+    /// that two who begin at the first two nodes do not meet when one of these dies.
     fn addresses(&self, first: usize) -> String {
-        let nodes = self.nodes.iter().cycle().skip(first).take(NODES);
-        let addresses: Vec<String> = nodes.map(|node| node.addresses.client.to_string()).collect();
+        let others = (0..NODES).rev().filter(|node| *node != first);
+        let addresses: Vec<String> = std::iter::once(first)
+            .chain(others)
+            .map(|node| self.nodes[node].addresses.client.to_string())
+            .collect();
         addresses.join(",")
     }
 
