@@ -1,6 +1,6 @@
 //! Chance by seed: the same on every machine and in every version, so that a seed stays a story.
 
-/// A stream of random numbers (SplitMix64).
+/// A stream of random numbers (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub(crate) struct Chance(u64);
 

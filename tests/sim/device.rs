@@ -48,7 +48,7 @@ pub(crate) struct Socket {
 pub(crate) struct Device {
     pub(crate) number: usize,
     pub(crate) user: UserId,
-    pub(crate) device: DeviceId,
+    pub(crate) id: DeviceId,
     /// Whether the user has other devices.
     pub(crate) others: bool,
     pub(crate) peers: Vec<UserId>,
@@ -65,11 +65,11 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(number: usize, user: UserId, device: DeviceId, others: bool) -> Self {
+    pub(crate) fn new(number: usize, user: UserId, id: DeviceId, others: bool) -> Self {
         Self {
             number,
             user,
-            device,
+            id,
             others,
             peers: Vec::new(),
             socket: None,
@@ -86,7 +86,7 @@ impl Device {
     }
 
     pub(crate) fn who(&self) -> Who {
-        Who { user: self.user.0, device: self.device.0 }
+        Who { user: self.user.0, device: self.id.0 }
     }
 
     fn plan(&self, ms: u64, what: DeviceEvent, stage: &mut Stage) {
@@ -117,7 +117,7 @@ impl Device {
         self.socket = Some(Socket { id, node, life, welcome: false, said_at: stage.now });
         self.window = stage.chance.pick(&[1, 2, 8, 64]);
         stage.note(|| format!("{}  connects to node {node} ({id})", self.who()));
-        let (user, device, acknowledged) = (self.user, self.device, self.acknowledged);
+        let (user, device, acknowledged) = (self.user, self.id, self.acknowledged);
         self.say(ToNode::Login { user, device, acknowledged }, stage);
         self.socket
     }

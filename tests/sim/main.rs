@@ -21,10 +21,12 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
-    reason = "tests end by panic, and may speak"
+    clippy::redundant_closure_for_method_calls,
+    reason = "tests end by panic and may speak; some types of the cores have no name outside"
 )]
 
 mod ask;
+mod batch;
 mod chance;
 mod chores;
 mod cluster;

@@ -35,9 +35,9 @@ impl World {
                 let (reader, sender) = (&self.devices[at], &self.devices[peer]);
                 let read = stored::MarkRead {
                     user: user.0,
-                    device: reader.device.0,
+                    device: reader.id.0,
                     from: sender.user.0,
-                    from_device: sender.device.0,
+                    from_device: sender.id.0,
                     send_ids: vec![1],
                 };
                 (user.shard(), Command::MarkRead(read))

@@ -50,7 +50,7 @@ impl World {
         let shards = [ShardId(1), ShardId(6), ShardId(11)];
         let mut stage = Stage::new(seed, shards.to_vec(), tracing);
         let chance = &mut stage.chance;
-        let shards = &shards[..chance.index(3) + 1];
+        let shards = &shards[..=chance.index(3)];
         let small_mailboxes = chance.one_in(4);
         let mailbox_messages = if small_mailboxes { chance.between(2, 6) } else { 1_000 };
         let plan = Plan {
@@ -107,7 +107,7 @@ impl World {
             self.run(self.stage.now + 100)?;
         }
         for device in 0..self.devices.len() {
-            let Device { user, device: id, .. } = self.devices[device];
+            let Device { user, id, .. } = self.devices[device];
             let admit = stored::AdmitDevice {
                 user: user.0,
                 key: vec![u8::try_from(id.0).unwrap(); 32].into(),

@@ -266,16 +266,21 @@ impl Stage {
             return true;
         }
         let copies = if self.chance.percent(self.weather.double_percent) { 2 } else { 1 };
+        let mut delays = Vec::new();
         for _ in 0..copies {
             if self.chance.percent(self.weather.loss_percent) {
                 self.shake(from, to);
                 continue;
             }
             let long = if self.chance.one_in(30) { 20 } else { 1 };
-            let delay = self.chance.between(1, self.weather.delay_ms * long + 1);
-            let lives = ((from, self.lives[from]), (to, self.lives[to]));
-            let message = message.clone();
-            self.after(delay, Event::Arrive { from: lives.0, to: lives.1, message });
+            delays.push(self.chance.between(1, self.weather.delay_ms * long + 1));
+        }
+        let (from, to) = ((from, self.lives[from]), (to, self.lives[to]));
+        if delays.len() == 2 {
+            self.after(delays[1], Event::Arrive { from, to, message: message.clone() });
+        }
+        if let Some(delay) = delays.first() {
+            self.after(*delay, Event::Arrive { from, to, message });
         }
         true
     }
