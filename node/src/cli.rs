@@ -21,7 +21,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a node.
     Serve(Serve),
-    /// See it work: a node, two people, and a kill in between.
+    /// See it work: three nodes, two people, and kills in between.
     Demo(Demo),
     /// Write to someone from the terminal.
     Chat(ChatArgs),
