@@ -66,6 +66,13 @@ pub(crate) struct PairsArgs {
     /// Wait for and measure the second tick too
     #[arg(long)]
     pub(crate) receipts: bool,
+    /// With --nodes: the last node, to which nobody connects, is killed by SIGKILL so many times and
+    /// started again 5 s later; decides --seconds
+    #[arg(long, default_value_t = 0, requires = "nodes")]
+    pub(crate) kills: u64,
+    /// With --nodes: one more node joins (after the kills); decides --seconds
+    #[arg(long, requires = "nodes")]
+    pub(crate) join: bool,
 }
 
 /// How fast `pairs` sends.
@@ -110,6 +117,11 @@ pub(crate) struct Common {
     /// Start a fresh server: the `natter` beside this program, in a temporary directory
     #[arg(long, global = true, conflicts_with_all = ["server", "server_pid", "ca", "pins"])]
     pub(crate) spawn: bool,
+    /// With --spawn: so many nodes, one cluster; connections are spread over them in turn, so that the
+    /// two of a pair are on different nodes
+    #[arg(long, global = true, default_value_t = 1, requires = "spawn",
+          value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub(crate) nodes: u64,
     /// With --spawn: where the temporary directory is made [default: beside this program]
     #[arg(long, global = true)]
     pub(crate) dir: Option<PathBuf>,

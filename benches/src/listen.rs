@@ -21,18 +21,18 @@ const AGREE: u64 = 500;
 /// Longest wait.
 const PATIENCE_NS: u64 = 30 * SECOND_NS;
 
-/// Listens until the memory of a process stays the same.
+/// Listens until the memory of the servers stays the same.
 #[derive(Debug)]
 pub(crate) struct Listen {
-    pid: u32,
+    pids: Vec<u32>,
     begin_ns: Option<u64>,
     next_ns: u64,
     looks: Vec<u64>,
 }
 
 impl Listen {
-    pub(crate) fn new(pid: u32) -> Self {
-        Self { pid, begin_ns: None, next_ns: 0, looks: Vec::new() }
+    pub(crate) fn new(pids: Vec<u32>) -> Self {
+        Self { pids, begin_ns: None, next_ns: 0, looks: Vec::new() }
     }
 
     fn settled(&self) -> bool {
@@ -60,7 +60,7 @@ impl Traffic for Listen {
         let now_ns = net.now_ns();
         let begin_ns = *self.begin_ns.get_or_insert(now_ns);
         if now_ns >= self.next_ns {
-            self.looks.push(resident_kib(self.pid)?);
+            self.looks.push(resident_kib(&self.pids)?);
             self.next_ns = now_ns + LOOK_NS;
         }
         if self.settled() || now_ns - begin_ns >= PATIENCE_NS {

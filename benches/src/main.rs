@@ -29,6 +29,8 @@ mod pins;
 mod process;
 mod sender;
 mod server;
+mod spawned;
+mod upset;
 
 use std::io::Write;
 
@@ -45,7 +47,7 @@ fn main() -> Result<()> {
     let command = Command::parse();
     let clock = Clock::start();
     let mut server = Server::of(&command.common, clock)?;
-    let measured = Run::new(&command, &mut server, clock)?.measure();
+    let measured = Run::new(&command, &mut server, clock).and_then(|mut run| run.measure());
     let measured = measured.with_context(|| match server.log_tail() {
         log if log.is_empty() => "the run did not come to its end".to_owned(),
         log => format!("the run did not come to its end; the server's log ends:\n{log}"),
@@ -62,6 +64,7 @@ fn with_setting(command: &Command, measured: Value) -> Value {
         "mode": command.mode.name(),
         "tls": !command.common.plain,
         "body": command.common.body,
+        "nodes": command.common.nodes,
     });
     if let (Value::Object(line), Value::Object(measured)) = (&mut line, measured) {
         line.extend(measured);

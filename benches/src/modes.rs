@@ -16,17 +16,21 @@ use crate::process::{Spent, Usage, allow_connections, resident_kib};
 use crate::server::{Server, quiet};
 
 /// A run: a server, and connections to it.
-pub(crate) struct Run<'a> {
+pub(crate) struct Run<'a, 's> {
     command: &'a Command,
-    server: &'a mut Server,
+    server: &'a mut Server<'s>,
     clock: Clock,
     net: Net,
     unanswered_max: usize,
 }
 
-impl<'a> Run<'a> {
-    pub(crate) fn new(command: &'a Command, server: &'a mut Server, clock: Clock) -> Result<Self> {
-        let net = Net::new(server.target()?, clock)?;
+impl<'a, 's> Run<'a, 's> {
+    pub(crate) fn new(
+        command: &'a Command,
+        server: &'a mut Server<'s>,
+        clock: Clock,
+    ) -> Result<Self> {
+        let net = Net::new(server.targets(spare(&command.mode))?, clock)?;
         Ok(Self { command, server, clock, net, unanswered_max: 0 })
     }
 
@@ -44,20 +48,20 @@ impl<'a> Run<'a> {
     fn idle(&mut self, users: usize) -> Result<Value> {
         some(users, "users")?;
         allow_connections(users)?;
-        let empty_kib = resident_kib(self.server.pid)?;
+        let empty_kib = resident_kib(&self.server.pids())?;
         let mut people = strangers(users)?;
         let registering = self.enter(Way::Register, 0, &mut people)?;
         self.leave()?;
         let restarted = self.server.restart()?;
         if restarted {
-            self.net.retarget(self.server.target()?);
-            quiet(self.server.pid, self.clock)?;
+            self.net.retarget(self.server.targets(0)?);
+            quiet(&self.server.pids(), self.clock)?;
         }
-        let before_kib = resident_kib(self.server.pid)?;
+        let before_kib = resident_kib(&self.server.pids())?;
         let spent = self.enter(Way::Login, 0, &mut people)?;
         progress("waiting until the memory of the server has settled");
-        self.net.run(&mut Listen::new(self.server.pid))?;
-        let after_kib = resident_kib(self.server.pid)?;
+        self.net.run(&mut Listen::new(self.server.pids()))?;
+        let after_kib = resident_kib(&self.server.pids())?;
         let each = |from_kib: u64| (after_kib as f64 - from_kib as f64) / users as f64;
         Ok(json!({
             "connections": users,
@@ -99,7 +103,7 @@ impl<'a> Run<'a> {
         if plan.window == 0 || plan.window > self.unanswered_max {
             bail!("--window {}: 1 to {}, says the node", plan.window, self.unanswered_max);
         }
-        quiet(self.server.pid, self.clock)?;
+        quiet(&self.server.pids(), self.clock)?;
         progress(&format!(
             "sending for {} s, of which {} count",
             plan.seconds + plan.warm_up,
@@ -107,7 +111,7 @@ impl<'a> Run<'a> {
         ));
         let body = self.command.common.body;
         let patience_ns = self.command.common.patience * SECOND_NS;
-        let watched = Watched { pid: self.server.pid, clock: self.clock };
+        let watched = Watched { server: self.server, clock: self.clock };
         let mut pairs = Pairs::new(plan, (body, patience_ns), &people, watched)?;
         self.net.run(&mut pairs)?;
         pairs.result()
@@ -122,7 +126,7 @@ impl<'a> Run<'a> {
         self.leave()?;
         let mut people = strangers(senders)?;
         self.enter(Way::Register, users, &mut people)?;
-        quiet(self.server.pid, self.clock)?;
+        quiet(&self.server.pids(), self.clock)?;
         progress(&format!("storing {each} messages for each of {users} users, then fetching them"));
         let plan = Plan {
             each: each as u64,
@@ -132,9 +136,9 @@ impl<'a> Run<'a> {
             patience_ns: self.command.common.patience * SECOND_NS,
         };
         let mut offline = Offline::new(&recipients, plan);
-        let before = Usage::now(self.server.pid, self.clock)?;
+        let before = Usage::now(&self.server.pids(), self.clock)?;
         self.net.run(&mut offline)?;
-        let spent = before.until(Usage::now(self.server.pid, self.clock)?);
+        let spent = before.until(Usage::now(&self.server.pids(), self.clock)?);
         let mut result = offline.result();
         let thousands = (users * each) as f64 / 1000.0;
         result["server_cpu_s_per_1000"] = json!(spent.server_cpu_s / thousands);
@@ -145,19 +149,27 @@ impl<'a> Run<'a> {
     /// Brings people in and says what it took.
     fn enter(&mut self, way: Way, first_slot: usize, people: &mut [Person]) -> Result<Spent> {
         progress(&format!("{way:?}: {} users", people.len()));
-        let before = Usage::now(self.server.pid, self.clock)?;
+        let before = Usage::now(&self.server.pids(), self.clock)?;
         let parallel = self.command.common.parallel.max(1);
         let pins = self.server.pins.clone();
         let mut arrival = Arrival::new(way, first_slot, people, &pins, parallel);
         self.net.run(&mut arrival)?;
         self.unanswered_max = arrival.unanswered_max();
-        Ok(before.until(Usage::now(self.server.pid, self.clock)?))
+        Ok(before.until(Usage::now(&self.server.pids(), self.clock)?))
     }
 
     /// Closes all connections and waits until the server has taken notice.
     fn leave(&mut self) -> Result<()> {
         self.net.close_all();
-        quiet(self.server.pid, self.clock)
+        quiet(&self.server.pids(), self.clock)
+    }
+}
+
+/// Nodes to which nobody connects.
+fn spare(mode: &Mode) -> usize {
+    match mode {
+        Mode::Pairs(plan) => usize::from(plan.kills > 0),
+        Mode::Idle { .. } | Mode::Offline { .. } | Mode::Login { .. } | Mode::Resume { .. } => 0,
     }
 }
 

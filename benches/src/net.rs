@@ -70,7 +70,7 @@ struct Entry {
 pub(crate) struct Net {
     epoll: OwnedFd,
     timer: OwnedFd,
-    target: Target,
+    targets: Vec<Target>,
     clock: Clock,
     slots: Vec<Option<Entry>>,
     scratch: Scratch,
@@ -80,7 +80,7 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    pub(crate) fn new(target: Target, clock: Clock) -> Result<Self> {
+    pub(crate) fn new(targets: Vec<Target>, clock: Clock) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -88,7 +88,7 @@ impl Net {
         Ok(Self {
             epoll,
             timer,
-            target,
+            targets,
             clock,
             slots: Vec::new(),
             scratch: Scratch::new(),
@@ -98,9 +98,9 @@ impl Net {
         })
     }
 
-    /// Points to a server that was started again; all connections must be closed.
-    pub(crate) fn retarget(&mut self, target: Target) {
-        self.target = target;
+    /// Points to servers that were started again; all connections must be closed.
+    pub(crate) fn retarget(&mut self, targets: Vec<Target>) {
+        self.targets = targets;
     }
 
     /// Now, by the clock of the run.
@@ -108,12 +108,12 @@ impl Net {
         self.clock.now_ns()
     }
 
-    /// Begins to connect `slot`.
+    /// Begins to connect `slot`, to the servers in turn.
     pub(crate) fn open(&mut self, slot: usize) -> Result<()> {
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        let link = Link::begin(&self.target, self.opened)?;
+        let link = Link::begin(&self.targets[slot % self.targets.len()], self.opened)?;
         let generation = self.opened as u32;
         self.opened += 1;
         let data = token(slot, generation);

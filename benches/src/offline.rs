@@ -15,7 +15,7 @@ use crate::entry::{Person, resume};
 use crate::hot::{Frame, Marker, put_pong};
 use crate::net::{At, Net, Next, Traffic};
 use crate::order::{Cursor, Faults, Order};
-use crate::sender::{Planned, Sender, is_pressure};
+use crate::sender::{Fate, Planned, Sender};
 
 /// Connections that store.
 pub(crate) const SENDERS: usize = 64;
@@ -194,10 +194,11 @@ impl<'a> Offline<'a> {
             }
             Frame::Other(content) => {
                 let Cold::Refused(refusal) = cold::read(content)? else { return Ok(()) };
-                if !is_pressure(refusal.code) || !source.sender.refuse(&refusal, at.now_ns) {
-                    bail!("{refusal}");
+                match source.sender.refuse(&refusal, at.now_ns) {
+                    Fate::Again => {}
+                    Fate::GivenUp => self.refused += 1,
+                    Fate::Unknown => bail!("{refusal}"),
                 }
-                self.refused += 1;
             }
             Frame::Message { place, .. } | Frame::Entry { place } => {
                 self.faults.seq_breaks += u64::from(!source.receipts.see(place));

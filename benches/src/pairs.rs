@@ -18,7 +18,9 @@ use crate::latency::Latency;
 use crate::net::{At, Net, Next, Traffic};
 use crate::order::{Cursor, Faults, Order};
 use crate::process::{Spent, Usage, resident_kib};
-use crate::sender::{Planned, Sender, is_pressure};
+use crate::sender::{Fate, Planned, Sender};
+use crate::server::Server;
+use crate::upset::{self, Upsets};
 
 /// How long duplicates are looked for after everything came.
 const QUIET_NS: u64 = 300 * MS_NS;
@@ -26,11 +28,17 @@ const QUIET_NS: u64 = 300 * MS_NS;
 /// Longest wait between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The server whose CPU and memory are measured, and by which clock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Watched {
-    pub(crate) pid: u32,
+/// The servers whose CPU and memory are measured, and by which clock.
+#[derive(Debug)]
+pub(crate) struct Watched<'a, 's> {
+    pub(crate) server: &'a mut Server<'s>,
     pub(crate) clock: Clock,
+}
+
+impl Watched<'_, '_> {
+    fn usage(&self) -> Result<Usage> {
+        Usage::now(&self.server.pids(), self.clock)
+    }
 }
 
 /// Where the run is.
@@ -49,6 +57,7 @@ struct Totals {
     sent: u64,
     accepted: u64,
     refused: u64,
+    sent_again: u64,
     seen: u64,
     receipts: u64,
     faults: Faults,
@@ -66,10 +75,11 @@ struct Pair {
 
 /// The run.
 #[derive(Debug)]
-pub(crate) struct Pairs {
+pub(crate) struct Pairs<'a, 's> {
     plan: PairsArgs,
     patience_ns: u64,
-    watched: Watched,
+    watched: Watched<'a, 's>,
+    upsets: Option<Upsets>,
     all: Vec<Pair>,
     body: Vec<u8>,
     out: Vec<u8>,
@@ -87,15 +97,20 @@ pub(crate) struct Pairs {
     tick2: Latency,
 }
 
-impl Pairs {
+impl<'a, 's> Pairs<'a, 's> {
     /// `people` are A and B of each pair in turn, logged in at the slots of their places.
     /// `patience_ns` is the longest wait, after the last send, for all ticks.
     pub(crate) fn new(
-        plan: PairsArgs,
+        mut plan: PairsArgs,
         (body, patience_ns): (usize, u64),
         people: &[Person],
-        watched: Watched,
+        watched: Watched<'a, 's>,
     ) -> Result<Self> {
+        let mut upsets = None;
+        if plan.kills > 0 || plan.join {
+            plan.seconds = upset::seconds_of(plan.kills, plan.join);
+            upsets = Some(Upsets::new(plan.kills, plan.join)?);
+        }
         let pair = |two: &[Person]| Pair {
             sender: Sender::new(plan.window, plan.receipts),
             receipts: Cursor::default(),
@@ -107,6 +122,7 @@ impl Pairs {
             plan,
             patience_ns,
             watched,
+            upsets,
             all: people.chunks_exact(2).map(pair).collect(),
             body: vec![b'.'; body],
             out: Vec::new(),
@@ -184,7 +200,11 @@ impl Pairs {
         self.totals.seen += fresh;
         if self.measures() {
             self.counted += fresh;
-            self.latency.record(at.now_ns.saturating_sub(marker.sent_ns));
+            let waited_ns = at.now_ns.saturating_sub(marker.sent_ns);
+            self.latency.record(waited_ns);
+            if let Some(upsets) = &mut self.upsets {
+                upsets.delivered(waited_ns);
+            }
         }
         Ok(())
     }
@@ -192,10 +212,11 @@ impl Pairs {
     fn rare(&mut self, at: At, content: &[u8]) -> Result<()> {
         let Cold::Refused(refusal) = cold::read(content)? else { return Ok(()) };
         let sender = &mut self.all[at.slot / 2].sender;
-        if !is_pressure(refusal.code) || !sender.refuse(&refusal, at.now_ns) {
-            bail!("{refusal}");
+        match sender.refuse(&refusal, at.now_ns) {
+            Fate::Again => self.totals.sent_again += 1,
+            Fate::GivenUp => self.totals.refused += 1,
+            Fate::Unknown => bail!("{refusal}"),
         }
-        self.totals.refused += 1;
         Ok(())
     }
 
@@ -212,13 +233,13 @@ impl Pairs {
                 self.phase = Phase::WarmUp { until_ns: now_ns + self.plan.warm_up * SECOND_NS };
             }
             Phase::WarmUp { until_ns } if now_ns >= until_ns => {
-                self.usage = Some(Usage::now(self.watched.pid, self.watched.clock)?);
+                self.usage = Some(self.watched.usage()?);
                 self.phase = Phase::Measure { until_ns: now_ns + self.plan.seconds * SECOND_NS };
             }
             Phase::Measure { until_ns } if now_ns >= until_ns => {
-                let after = Usage::now(self.watched.pid, self.watched.clock)?;
+                let after = self.watched.usage()?;
                 self.spent = self.usage.map(|before| before.until(after));
-                self.resident_kib = resident_kib(self.watched.pid)?;
+                self.resident_kib = resident_kib(&self.watched.server.pids())?;
                 self.all.iter_mut().for_each(|pair| pair.sender.owed = 0);
                 self.phase = Phase::Drain { until_ns: now_ns + self.patience_ns };
             }
@@ -280,6 +301,7 @@ impl Pairs {
         let totals = self.totals;
         let thousands = self.counted as f64 / 1000.0;
         let tick2 = |share| if self.plan.receipts { self.tick2.us(share) } else { None };
+        let server_cpu_s = self.upsets.is_none().then_some(spent.server_cpu_s);
         let missing = if self.plan.receipts { totals.accepted - totals.receipts } else { 0 };
         Ok(json!({
             "pairs": self.all.len(),
@@ -303,9 +325,11 @@ impl Pairs {
             "sent": totals.sent,
             "accepted": totals.accepted,
             "refused": totals.refused,
+            "sent_again": totals.sent_again,
             "unanswered": totals.sent - totals.accepted - totals.refused,
             "receipts_missing": missing,
-            "server_cpu_s_per_1000": spent.server_cpu_s / thousands,
+            "upsets": self.upsets.as_ref().map(Upsets::result),
+            "server_cpu_s_per_1000": server_cpu_s.map(|cpu_s| cpu_s / thousands),
             "client_cpu_s_per_1000": spent.client_cpu_s / thousands,
             "server_rss_kib": self.resident_kib,
             "run_s": seconds(self.watched.clock.now_ns() - self.begin_ns),
@@ -313,7 +337,7 @@ impl Pairs {
     }
 }
 
-impl Traffic for Pairs {
+impl Traffic for Pairs<'_, '_> {
     fn frame(&mut self, at: At, frame: &Frame<'_>, out: &mut Vec<u8>) -> Result<()> {
         let measures = self.measures();
         let pair = &mut self.all[at.slot / 2];
@@ -327,6 +351,9 @@ impl Traffic for Pairs {
                 self.totals.accepted += 1;
                 if measures {
                     self.tick1.record(tick.after_ns);
+                    if let Some(upsets) = &mut self.upsets {
+                        upsets.accepted(tick.after_ns);
+                    }
                 }
             }
             Frame::Message { place, body } => {
@@ -367,8 +394,13 @@ impl Traffic for Pairs {
     }
 
     fn round(&mut self, net: &mut Net) -> Result<Next> {
-        if !self.turn(net.now_ns())? {
+        let now_ns = net.now_ns();
+        if !self.turn(now_ns)? {
             return Ok(Next::Finished);
+        }
+        if let (Some(upsets), Phase::Measure { until_ns }) = (&mut self.upsets, self.phase) {
+            let begin_ns = until_ns - self.plan.seconds * SECOND_NS;
+            upsets.advance(now_ns - begin_ns, self.watched.server)?;
         }
         Ok(Next::Within(self.release(net)?))
     }

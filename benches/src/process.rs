@@ -20,12 +20,12 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Of the server `pid` and of this process, now.
-    pub(crate) fn now(pid: u32, clock: Clock) -> Result<Self> {
+    /// Of the servers and of this process, now.
+    pub(crate) fn now(pids: &[u32], clock: Clock) -> Result<Self> {
         let client = clock_gettime(ClockId::ProcessCPUTime);
         Ok(Self {
             at_ns: clock.now_ns(),
-            server_cpu_s: cpu_s(pid)?,
+            server_cpu_s: cpu_s(pids)?,
             client_cpu_s: client.tv_sec as f64 + client.tv_nsec as f64 / 1e9,
         })
     }
@@ -48,8 +48,13 @@ pub(crate) struct Spent {
     pub(crate) client_cpu_s: f64,
 }
 
-/// User and system time of all threads of a process: `utime` and `stime` of `/proc/PID/stat`.
-pub(crate) fn cpu_s(pid: u32) -> Result<f64> {
+/// User and system time of all threads of processes, together.
+pub(crate) fn cpu_s(pids: &[u32]) -> Result<f64> {
+    pids.iter().map(|pid| cpu_s_of(*pid)).sum()
+}
+
+/// Of one process: `utime` and `stime` of `/proc/PID/stat`.
+fn cpu_s_of(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -62,8 +67,13 @@ pub(crate) fn cpu_s(pid: u32) -> Result<f64> {
     Ok((ticks[0] + ticks[1]) as f64 / per_second as f64)
 }
 
-/// Resident memory of a process in KiB: `VmRSS` of `/proc/PID/status`.
-pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
+/// Resident memory of processes in KiB, together.
+pub(crate) fn resident_kib(pids: &[u32]) -> Result<u64> {
+    pids.iter().map(|pid| resident_kib_of(*pid)).sum()
+}
+
+/// Of one process: `VmRSS` of `/proc/PID/status`.
+fn resident_kib_of(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     text.lines()

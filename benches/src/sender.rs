@@ -34,6 +34,8 @@ pub(crate) struct Sender {
     pub(crate) unanswered: usize,
     /// Messages that were not accepted.
     pub(crate) refused: BTreeSet<u64>,
+    /// Messages that are to be sent again under their ids, before any other.
+    again: BTreeSet<u64>,
     window: usize,
     receipts: bool,
     first: u64,
@@ -62,6 +64,7 @@ impl Sender {
             owed: 0,
             unanswered: 0,
             refused: BTreeSet::new(),
+            again: BTreeSet::new(),
             window,
             receipts,
             first: 0,
@@ -78,7 +81,16 @@ impl Sender {
         out: &mut Vec<u8>,
         mut plan: impl FnMut(u64) -> Planned,
     ) {
-        while self.owed > 0 && self.unanswered < self.window && now_ns >= self.not_before_ns {
+        if now_ns < self.not_before_ns {
+            return;
+        }
+        while let Some(number) = self.again.pop_first() {
+            let sent_ns = self.find(FIRST_ID + number).map_or(now_ns, |open| open.sent_ns);
+            let Planned { user, marker } = plan(number);
+            Marker { sent_ns, ..marker }.stamp(body);
+            put_send(out, FIRST_ID + number, user, body);
+        }
+        while self.owed > 0 && self.unanswered < self.window {
             let planned = plan(self.next);
             planned.marker.stamp(body);
             put_send(out, FIRST_ID + self.next, planned.user, body);
@@ -92,7 +104,7 @@ impl Sender {
 
     /// Whether it waits for time to pass after a refusal.
     pub(crate) fn pauses(&self, now_ns: u64) -> bool {
-        self.owed > 0 && now_ns < self.not_before_ns
+        (self.owed > 0 || !self.again.is_empty()) && now_ns < self.not_before_ns
     }
 
     /// The first tick of a send; `None` if it was not waiting for one.
@@ -114,17 +126,25 @@ impl Sender {
         Some(tick)
     }
 
-    /// A send was refused: it is given up, and the next ones wait as the node asks.
-    /// `false` if it was not waiting for an answer.
-    pub(crate) fn refuse(&mut self, refusal: &Refusal, now_ns: u64) -> bool {
-        let Some(open) = self.find(refusal.id).filter(|open| !open.answered) else { return false };
-        (open.answered, open.received) = (true, true);
-        self.unanswered -= 1;
-        self.refused.insert(refusal.id - FIRST_ID);
+    /// A send was refused: all wait as the node asks, and it is sent again or given up.
+    pub(crate) fn refuse(&mut self, refusal: &Refusal, now_ns: u64) -> Fate {
+        let Some(open) = self.find(refusal.id).filter(|open| !open.answered) else {
+            return Fate::Unknown;
+        };
+        let fate = fate(refusal.code);
+        match fate {
+            Fate::Again => drop(self.again.insert(refusal.id - FIRST_ID)),
+            Fate::GivenUp => {
+                (open.answered, open.received) = (true, true);
+                self.unanswered -= 1;
+                self.refused.insert(refusal.id - FIRST_ID);
+            }
+            Fate::Unknown => return fate,
+        }
         let pause_ms = refusal.retry_after_ms.max(PAUSE_MS_MIN);
         self.not_before_ns = now_ns + u64::from(pause_ms) * MS_NS;
         self.forget();
-        true
+        fate
     }
 
     /// Whether message `number` was accepted.
@@ -150,9 +170,23 @@ impl Sender {
     }
 }
 
-/// Whether a refusal says "later", not "never": load that is too high is a result, not a mistake.
-pub(crate) fn is_pressure(code: Code) -> bool {
-    matches!(code, Code::TooFast | Code::MailboxFull | Code::Unavailable | Code::StorageFull)
+/// What becomes of a send that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is sent again under its id: a cluster that has no leader now will have one.
+    Again,
+    /// It counts as refused: load that is too high is a result, not a mistake.
+    GivenUp,
+    /// It was not waiting for an answer, or the refusal is the sender's mistake.
+    Unknown,
+}
+
+fn fate(code: Code) -> Fate {
+    match code {
+        Code::TooFast | Code::Unavailable => Fate::Again,
+        Code::MailboxFull | Code::StorageFull => Fate::GivenUp,
+        _ => Fate::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -190,13 +224,32 @@ mod tests {
         sender.owed = 2;
         let (mut body, mut out) = ([0; 24], Vec::new());
         sender.pump(0, &mut body, &mut out, plan);
-        assert!(sender.refuse(&refusal(FIRST_ID), 0));
-        assert!(!sender.refuse(&refusal(FIRST_ID), 0));
+        assert_eq!(sender.refuse(&refusal(FIRST_ID), 0), Fate::GivenUp);
+        assert_eq!(sender.refuse(&refusal(FIRST_ID), 0), Fate::Unknown);
         sender.pump(99 * MS_NS, &mut body, &mut out, plan);
         assert!(sender.pauses(99 * MS_NS));
         assert_eq!(sender.next, 1);
         sender.pump(100 * MS_NS, &mut body, &mut out, plan);
         assert_eq!(sender.next, 2);
         assert!(!sender.was_accepted(0));
+    }
+
+    #[test]
+    fn what_may_be_sent_again_goes_first_and_is_as_old_as_it_was() {
+        let mut sender = Sender::new(2, false);
+        sender.owed = 3;
+        let (mut body, mut out) = ([0; 24], Vec::new());
+        sender.pump(0, &mut body, &mut out, plan);
+        let first = out.len() / 2;
+        let refusal = Refusal { code: Code::Unavailable, ..refusal(FIRST_ID + 1) };
+        assert_eq!(sender.refuse(&refusal, 0), Fate::Again);
+        assert!(sender.accepted(FIRST_ID, 5).is_some());
+        let begun = out.split_off(first);
+        out.clear();
+        sender.pump(99 * MS_NS, &mut body, &mut out, plan);
+        assert!(out.is_empty() && sender.pauses(99 * MS_NS));
+        sender.pump(100 * MS_NS, &mut body, &mut out, plan);
+        assert_eq!(out[..first], begun, "the same frame");
+        assert_eq!((out.len(), sender.next), (2 * first, 3), "and then the next");
     }
 }
