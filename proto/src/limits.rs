@@ -17,9 +17,17 @@ pub const SIGNAL_BYTES_MAX: usize = 1024;
 /// Sends of one device that wait for their answer.
 pub const UNANSWERED_MAX: usize = 64;
 
-/// Send ids a shard remembers for each (sender device, recipient). Twice the unanswered sends, so
-/// that every retry is recognized.
-pub const RECENT_IDS: u64 = 128;
+/// Last sends of a device to one user that are remembered in any case. Twice the unanswered sends,
+/// so that every retry is recognized.
+pub const RECENT_IDS: usize = 128;
+
+/// For so long, in seconds, all sends of a device to one user are remembered. Longer than any node
+/// holds a send, so that one that waited somewhere is recognized.
+pub const RECENT_S: u64 = 60;
+
+/// Runs of consecutive send ids of a device to one user that are remembered at most, however much it
+/// jumps.
+pub const RECENT_RUNS_MAX: usize = 4_096;
 
 /// Deliveries sent to one device and not yet acknowledged.
 pub const WINDOW_MESSAGES: usize = 128;
@@ -56,7 +64,7 @@ pub const NONCE_BYTES: usize = 32;
 
 const _: () = {
     assert!(BODY_BYTES_MAX < FRAME_BYTES_MAX);
-    assert!(RECENT_IDS >= 2 * UNANSWERED_MAX as u64);
+    assert!(RECENT_IDS >= 2 * UNANSWERED_MAX);
     assert!(SIGNAL_BYTES_MAX < FRAME_BYTES_MAX_BEFORE_LOGIN);
     assert!(WINDOW_BYTES > BODY_BYTES_MAX);
 };

@@ -67,7 +67,7 @@ impl Seat {
         }
         let now_ms = stage.clock(self.me);
         if self.machine.has_due(now_ms) {
-            self.expire(Vec::new());
+            self.expire(Vec::new(), stage);
         }
         if self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due {
             self.chores.reading_due = true;
@@ -81,18 +81,18 @@ impl Seat {
         }
     }
 
-    pub(crate) fn due_read(&mut self, entries: Vec<stored::Expired>) {
+    pub(crate) fn due_read(&mut self, entries: Vec<stored::Expired>, stage: &Stage) {
         self.chores.reading_due = false;
         let outdated = std::mem::take(&mut self.chores.due_outdated);
         if !entries.is_empty() && !outdated {
-            self.expire(entries);
+            self.expire(entries, stage);
         }
     }
 
-    fn expire(&mut self, entries: Vec<stored::Expired>) {
+    fn expire(&mut self, entries: Vec<stored::Expired>, stage: &Stage) {
         if self.is_ready() {
             let expire = Command::Expire(stored::Expire { entries });
-            self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.ticks);
+            self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.moment(stage));
         }
     }
 
@@ -166,7 +166,8 @@ impl Seat {
             | Outcome::Proven(_)
             | Outcome::Admitted(_) => voice.say(NodeEvent::OriginsRead(shard, user, None)),
         });
-        self.proposals.push(Command::Release(release), again, Who::Own, self.ticks);
+        let now = self.moment(stage);
+        self.proposals.push(Command::Release(release), again, Who::Own, now);
     }
 
     // ---- Notices -----------------------------------------------------------------------------

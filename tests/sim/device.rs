@@ -2,7 +2,7 @@
 //! and comes back, here or on another node. It follows the rules of `PROTOCOL.md` as the SDK does.
 
 use crate::judge::{Judge, Name, Who};
-use crate::stage::{DeviceEvent, Event, NODES, Stage};
+use crate::stage::{DeviceEvent, Event, Stage};
 use bytes::Bytes;
 use proto::{Code, DeviceId, Retry, Seq, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +85,16 @@ impl Device {
         }
     }
 
+    /// So many sends may be unanswered.
+    pub(crate) fn set_window(&mut self, window: usize) {
+        self.window = window;
+    }
+
+    /// Sends that were not accepted yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.sends.len()
+    }
+
     pub(crate) fn who(&self) -> Who {
         Who { user: self.user.0, device: self.id.0 }
     }
@@ -103,12 +113,11 @@ impl Device {
 
     // ---- The connection ----------------------------------------------------------------------
 
-    /// Connects to some node, if it is not connected. The connection.
-    pub(crate) fn connect(&mut self, id: u64, stage: &mut Stage) -> Option<Socket> {
+    /// Connects to a node, if it is not connected. The connection.
+    pub(crate) fn connect(&mut self, id: u64, node: usize, stage: &mut Stage) -> Option<Socket> {
         if self.socket.is_some() {
             return None;
         }
-        let node = stage.chance.index(NODES);
         let life = stage.lives[node];
         if life == 0 {
             self.plan(200, DeviceEvent::Connect, stage);

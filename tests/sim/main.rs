@@ -37,6 +37,7 @@ mod noise;
 mod plan;
 mod questions;
 mod raft;
+mod scenes;
 mod seat;
 mod seeds;
 mod stage;

@@ -11,7 +11,7 @@ use proto::{DeviceId, ShardId, UserId, stored};
 use std::collections::BTreeSet;
 
 /// What people write begins like this.
-static BODY: [u8; 40_000] = [7; 40_000];
+static BODY: [u8; 150_000] = [7; 150_000];
 
 /// What a seed has chosen.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl Plan {
     }
 
     pub(crate) fn body(&self, stage: &mut Stage) -> Bytes {
-        let long = self.long_bodies && stage.chance.one_in(5);
+        let long = self.long_bodies && stage.chance.one_in(3);
         Bytes::from_static(&BODY[..stage.chance.index(if long { BODY.len() } else { 20 })])
     }
 }
@@ -42,6 +42,15 @@ impl Plan {
 fn users_in(shards: &[ShardId], count: usize) -> Vec<UserId> {
     let ids = (1..).map(UserId).filter(|user| shards.contains(&user.shard()));
     ids.take(count).collect()
+}
+
+fn nodes(shards: &[ShardId], limits: MachineLimits) -> Vec<Node> {
+    let node = |me| Node {
+        seats: shards.iter().map(|shard| (*shard, Seat::new(me, *shard, limits))).collect(),
+        users: Users::new(me, 1),
+        starts: 1,
+    };
+    (0..NODES).map(node).collect()
 }
 
 impl World {
@@ -58,28 +67,38 @@ impl World {
             fault_every: chance.pick(&[400, 1_500, 5_000]),
             short_lived: chance.pick(&[0, 0, 0, 30]),
             small_mailboxes,
-            long_bodies: chance.one_in(20),
+            long_bodies: chance.one_in(25),
         };
         let limits = MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26 };
-        let node = |me| Node {
-            seats: shards.iter().map(|shard| (*shard, Seat::new(me, *shard, limits))).collect(),
-            users: Users::new(me, 1),
-            starts: 1,
-        };
-        let nodes = (0..NODES).map(node).collect();
         stage.only(shards);
-        let mut world = Self::new(stage, nodes, plan);
-        world.settle_down(shards);
+        let mut world = Self::new(stage, nodes(shards, limits), plan);
+        let count = world.stage.chance.index(3) + 2;
+        world.settle_down(&users_in(shards, count), 2);
         world
     }
 
-    /// Who is there.
-    fn settle_down(&mut self, shards: &[ShardId]) {
+    /// Two people with one device each, and one shard.
+    pub(crate) fn of_two() -> Self {
+        let shards = [ShardId(1)];
+        let stage = Stage::new(1, shards.to_vec(), false);
+        let limits = MachineLimits { mailbox_messages: 1_000, mailbox_bytes: 1 << 26 };
+        let plan = Plan {
+            rough_until: 0,
+            fault_every: 1,
+            short_lived: 0,
+            small_mailboxes: false,
+            long_bodies: false,
+        };
+        let mut world = Self::new(stage, nodes(&shards, limits), plan);
+        world.settle_down(&users_in(&shards, 2), 1);
+        world
+    }
+
+    /// Who is there, each with so many devices at most.
+    fn settle_down(&mut self, users: &[UserId], devices_max: u32) {
         let chance = &mut self.stage.chance;
-        let count = chance.index(3) + 2;
-        let users = users_in(shards, count);
-        for user in &users {
-            let devices = if chance.one_in(2) { 1 } else { 2 };
+        for user in users {
+            let devices = if chance.one_in(2) { 1 } else { devices_max };
             for device in 1..=devices {
                 let number = self.devices.len();
                 let mut made = Device::new(number, *user, DeviceId(device), devices > 1);
@@ -305,6 +324,17 @@ impl World {
     /// Someone whose log a majority finds good enough leads from now on.
     pub(crate) fn elect(&mut self, shard: ShardId) {
         let candidate = self.stage.chance.index(NODES);
+        self.try_to_elect(shard, candidate);
+    }
+
+    /// A node is to lead all shards.
+    pub(crate) fn elect_node(&mut self, candidate: usize) {
+        for shard in self.stage.shards() {
+            self.try_to_elect(shard, candidate);
+        }
+    }
+
+    fn try_to_elect(&mut self, shard: ShardId, candidate: usize) {
         if !self.is_up(candidate) {
             return;
         }

@@ -8,7 +8,7 @@ use crate::raft::Raft;
 use crate::stage::{Message, NodeEvent, NotDone, Stage, by};
 use crate::table::{Applied, Place, Table};
 use actors::shard::{
-    Command, Effect, Entry, Failure, Machine, MachineLimits, Outcome, Proposals, Reply, Who,
+    Command, Effect, Entry, Failure, Machine, MachineLimits, Moment, Outcome, Proposals, Reply, Who,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -207,8 +207,13 @@ impl Seat {
 
     // ---- Proposing ---------------------------------------------------------------------------
 
-    pub(crate) fn propose(&mut self, command: Command, reply: Reply) {
-        self.proposals.push(command, reply, Who::Caller, self.ticks);
+    pub(crate) fn moment(&self, stage: &Stage) -> Moment {
+        Moment { tick: self.ticks, ms: stage.clock(self.me) }
+    }
+
+    pub(crate) fn propose(&mut self, command: Command, reply: Reply, stage: &Stage) {
+        let now = self.moment(stage);
+        self.proposals.push(command, reply, Who::Caller, now);
     }
 
     /// Another node's batch.
@@ -216,16 +221,17 @@ impl Seat {
         &mut self,
         commands: Vec<Command>,
         answer: impl FnOnce(Vec<Outcome>) + Send + 'static,
+        stage: &Stage,
     ) {
         if !self.standing.me_leads {
             answer(vec![Outcome::Elsewhere; commands.len()]);
             return;
         }
-        let collect = Collect::new(commands.len(), Box::new(answer));
+        let (collect, now) = (Collect::new(commands.len(), Box::new(answer)), self.moment(stage));
         for (place, command) in commands.into_iter().enumerate() {
             let collect = collect.clone();
             let reply = Box::new(move |outcome| collect.put(place, outcome));
-            self.proposals.push(command, reply, Who::Peer, self.ticks);
+            self.proposals.push(command, reply, Who::Peer, now);
         }
     }
 
@@ -245,7 +251,7 @@ impl Seat {
         if self.full {
             self.proposals.refuse_storing();
         }
-        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.moment(stage)) else { return };
         let number = batch.number;
         let head = stored::Batch {
             now_ms: stage.clock(self.me),
@@ -263,7 +269,7 @@ impl Seat {
     }
 
     fn forward_next(&mut self, leader: usize, lazily: bool, stage: &mut Stage) {
-        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.moment(stage)) else { return };
         let shard = self.shard;
         let number = stage.lives[self.me] << 32 | batch.number;
         self.forwarding = Some(number);

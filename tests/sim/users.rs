@@ -5,12 +5,11 @@ use crate::ask::{Answered, Ask, What};
 use crate::device::{FromNode, ToNode};
 use crate::stage::{Event, NodeEvent, Row, Stage, by};
 use actors::connection::is_for;
-use actors::shard::{Command, Outcome, bytes_of};
+use actors::shard::{Command, Entry, Outcome, bytes_of};
 use actors::user::{News, Offer, Weight, Window};
 use proto::stored::{self, envelope::Content};
 use proto::{DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 /// A device that has come to this node.
 struct Session {
@@ -185,10 +184,8 @@ impl Users {
             }
             Some(Answered::Page { entries, up_to, last }) => {
                 let mut whole = true;
-                for entry in entries {
-                    if self.deliver(connection, entry.seq, &entry.envelope, true, stage)
-                        == Some(Offer::Later)
-                    {
+                for entry in &entries {
+                    if self.deliver(connection, entry, true, stage) == Some(Offer::Later) {
                         whole = false;
                         break;
                     }
@@ -224,15 +221,9 @@ impl Users {
         }
     }
 
-    pub(crate) fn push(
-        &mut self,
-        user: UserId,
-        seq: Seq,
-        envelope: &Arc<stored::Envelope>,
-        stage: &mut Stage,
-    ) {
+    pub(crate) fn push(&mut self, user: UserId, entry: Entry, stage: &mut Stage) {
         for connection in self.sessions_of(user) {
-            self.deliver(connection, seq, envelope, false, stage);
+            self.deliver(connection, &entry, false, stage);
             self.follow(connection, stage);
         }
     }
@@ -281,11 +272,12 @@ impl Users {
     fn deliver(
         &mut self,
         connection: u64,
-        seq: Seq,
-        envelope: &Arc<stored::Envelope>,
+        entry: &Entry,
         from_page: bool,
         stage: &mut Stage,
     ) -> Option<Offer> {
+        let Entry { seq, envelope } = entry;
+        let seq = *seq;
         let session = self.sessions.get_mut(&connection)?;
         let window = session.window.as_mut()?;
         let content = envelope.content.as_ref();

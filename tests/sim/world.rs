@@ -6,6 +6,7 @@ use crate::plan::Plan;
 use crate::seat::Seat;
 use crate::stage::{DeviceEvent, Event, Message, NODES, NodeEvent, Stage};
 use crate::users::{Told, Users};
+use actors::shard::Entry;
 use proto::ShardId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,10 +117,8 @@ impl World {
         let (device, stage) = (&mut self.devices[number], &mut self.stage);
         match what {
             DeviceEvent::Connect => {
-                self.connection_ids += 1;
-                if let Some(socket) = device.connect(self.connection_ids, stage) {
-                    self.connections.insert(socket.id, (number, socket));
-                }
+                let node = stage.chance.index(NODES);
+                self.connect(number, node);
             }
             DeviceEvent::Write => {
                 let (ttl_s, body) = (self.plan.ttl_s(stage), self.plan.body(stage));
@@ -134,6 +133,15 @@ impl World {
                     stage.local(socket.node, late, NodeEvent::Gone(socket.id));
                 }
             }
+        }
+    }
+
+    /// A device connects to a node, if it is not connected.
+    pub(crate) fn connect(&mut self, device: usize, node: usize) {
+        self.connection_ids += 1;
+        let socket = self.devices[device].connect(self.connection_ids, node, &mut self.stage);
+        if let Some(socket) = socket {
+            self.connections.insert(socket.id, (device, socket));
         }
     }
 
@@ -208,7 +216,8 @@ impl World {
     fn within_shard(&mut self, node: usize, what: NodeEvent) {
         match what {
             NodeEvent::Propose(shard, command, reply) => {
-                self.seat(node, shard).0.propose(command, reply);
+                let (seat, stage) = self.seat(node, shard);
+                seat.propose(command, reply, stage);
             }
             NodeEvent::ProposeLazily(shard, command) => {
                 self.seat(node, shard).0.proposals.push_lazy(command);
@@ -242,7 +251,8 @@ impl World {
                 seat.loaded(stage);
             }
             NodeEvent::DueRead(shard, due) => {
-                self.seat(node, shard).0.due_read(due);
+                let (seat, stage) = self.seat(node, shard);
+                seat.due_read(due, stage);
             }
             NodeEvent::AskAgain(shard, mut ask) => {
                 let (seat, stage) = self.seat(node, shard);
@@ -275,7 +285,7 @@ impl World {
                         seat.lost.insert(to);
                     }
                 }
-                users.push(user, seq, &envelope, stage);
+                users.push(user, Entry { seq, envelope }, stage);
                 None
             }
             NodeEvent::ReadAgain(shard) => {
@@ -302,11 +312,15 @@ impl World {
             NodeEvent::PeerUp(peer) => {
                 let rows: Vec<Told> = users.known.iter().map(|(key, row)| (*key, *row)).collect();
                 stage.send(node, peer, Message::Sessions(rows));
-                seats.values_mut().for_each(|seat| seat.peer_changed(peer, true, stage));
+                for seat in seats.values_mut() {
+                    seat.peer_changed(peer, true, stage);
+                }
                 None
             }
             NodeEvent::PeerDown(peer) => {
-                seats.values_mut().for_each(|seat| seat.peer_changed(peer, false, stage));
+                for seat in seats.values_mut() {
+                    seat.peer_changed(peer, false, stage);
+                }
                 None
             }
             _ => None,
@@ -342,7 +356,8 @@ impl World {
                 let reply = move |outcomes| {
                     voice.say(NodeEvent::Reply(from, shard, number, outcomes));
                 };
-                self.seat(to, shard).0.take_all(commands, reply);
+                let (seat, stage) = self.seat(to, shard);
+                seat.take_all(commands, reply, stage);
             }
             Message::Outcomes { shard, number, outcomes } => {
                 let (seat, stage) = self.seat(to, shard);
@@ -357,7 +372,7 @@ impl World {
                 seat.asked_elsewhere(ask, answer, stage);
             }
             Message::Push { user, seq, envelope } => {
-                self.nodes[to].users.push(user, seq, &envelope, &mut self.stage);
+                self.nodes[to].users.push(user, Entry { seq, envelope }, &mut self.stage);
             }
             Message::GrownTo { user, seq } => {
                 self.nodes[to].users.grown_to(user, seq, &mut self.stage);

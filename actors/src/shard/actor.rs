@@ -6,7 +6,7 @@
 use super::chores::Chores;
 use super::command::{Command, Effect};
 use super::machine::Machine;
-use super::proposals::{Failure, Proposals, Who};
+use super::proposals::{Failure, Moment, Proposals, Who};
 use super::reads::Overlay;
 use super::{Answer, Loaded, Outcome, Query, ShardItem, ShardReplica};
 use crate::context::Context;
@@ -157,7 +157,7 @@ impl Process for ShardActor {
     fn handle(&mut self, item: ShardItem) -> Result<Flow, ProcessError> {
         match item {
             ShardItem::Propose { command, reply } => {
-                self.proposals.push(command, reply, Who::Caller, self.ticks);
+                self.proposals.push(command, reply, Who::Caller, self.moment());
             }
             ShardItem::ProposeLazily(command) => self.proposals.push_lazy(command),
             ShardItem::ProposeAll { commands, answer } => self.take_all(commands, answer),
@@ -203,17 +203,22 @@ impl ShardActor {
         self.standing.me_leads && self.ready_in == Some(self.standing.term)
     }
 
+    /// Now.
+    pub(super) fn moment(&self) -> Moment {
+        Moment { tick: self.ticks, ms: self.context.clock.now_ms() }
+    }
+
     fn take_all(&mut self, commands: Vec<Command>, answer: Answer<Vec<Outcome>>) {
         if !self.standing.me_leads {
             answer(vec![Outcome::Elsewhere; commands.len()]);
             return;
         }
         let count = commands.len();
-        let collect = super::forward::collect(count, answer);
+        let (collect, now) = (super::forward::collect(count, answer), self.moment());
         for (place, command) in commands.into_iter().enumerate() {
             let collect = collect.clone();
             let reply = Box::new(move |outcome| collect.put(place, outcome));
-            self.proposals.push(command, reply, Who::Peer, self.ticks);
+            self.proposals.push(command, reply, Who::Peer, now);
         }
     }
 
@@ -234,12 +239,16 @@ impl ShardActor {
             return;
         }
         if self.context.storage.nearly_full() {
+            if self.group.gives_way() {
+                self.try_soon();
+                return;
+            }
             self.proposals.refuse_storing();
         }
         if self.is_ready() && self.chores.wants_checkpoint_now() {
             self.proposals.push_spill();
         }
-        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.moment()) else { return };
         let limits = self.context.settings().machine;
         let number = batch.number;
         let mut head = stored::Batch {
@@ -265,6 +274,7 @@ impl ShardActor {
                 Failure::NotProposed
             }
             ProposeError::Unknown => Failure::Unknown,
+            ProposeError::Full if self.group.gives_way() => Failure::NotProposed,
             ProposeError::Full => Failure::Refused(Code::StorageFull),
             ProposeError::Failed => Failure::Refused(Code::Unavailable),
         };

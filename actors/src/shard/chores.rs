@@ -174,7 +174,8 @@ impl ShardActor {
                         inbox.force(ShardItem::OriginsRead { user, read });
                     }
                 });
-                self.proposals.push(Command::Release(release), again, Who::Own, self.ticks);
+                let release = Command::Release(release);
+                self.proposals.push(release, again, Who::Own, self.moment());
             }
             Err(error) => {
                 self.chores.reading_origins.remove(&user);
@@ -305,7 +306,7 @@ impl ShardActor {
     fn expire(&mut self, entries: Vec<stored::Expired>) {
         if self.is_ready() {
             let expire = Command::Expire(stored::Expire { entries });
-            self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.ticks);
+            self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.moment());
         }
     }
 }

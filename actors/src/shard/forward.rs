@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a leader elsewhere may take. After it nobody knows what became of the batch.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl ShardActor {
     /// Passes the next batch on.
     pub(super) fn forward_next(&mut self, leader: NodeId, lazily: bool) {
         let shard = u32::from(self.shard.0);
-        let Some(batch) = self.proposals.next(lazily, self.ticks) else { return };
+        let Some(batch) = self.proposals.next(lazily, self.moment()) else { return };
         let number = batch.number;
         let commands = std::mem::take(&mut batch.commands);
         let propose = cluster::Propose { shard, commands };

@@ -184,7 +184,8 @@ impl Machine {
         };
         let user = self.users.get_mut(&to).filter(|user| !user.account.closing);
         let user = user.ok_or(Code::UnknownUser)?;
-        if user.mailbox.knows(origin) {
+        if user.mailbox.recognize(origin, now_ms) {
+            self.dirty.recent.insert((to, origin.from, origin.device));
             return Ok(Outcome::Accepted { at_ms: now_ms });
         }
         if user.account.blocked.contains(&origin.from) {

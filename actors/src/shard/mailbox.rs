@@ -129,14 +129,14 @@ impl Mailbox {
         self.cursors.get(&device).copied()
     }
 
-    /// Whether this send is known already.
-    pub fn knows(&self, origin: Origin) -> bool {
+    /// Whether this send is known already, and is so for some more time.
+    pub fn recognize(&mut self, origin: Origin, now_ms: u64) -> bool {
         self.recent
-            .get(&(origin.from, origin.device))
-            .is_some_and(|recent| recent.contains(origin.send_id.0))
+            .get_mut(&(origin.from, origin.device))
+            .is_some_and(|recent| recent.recognize(origin.send_id.0, now_ms))
     }
 
-    /// Remembers a send that [`Self::knows`] does not.
+    /// Remembers a send that [`Self::recognize`] does not know.
     pub fn remember(&mut self, origin: Origin, now_ms: u64) {
         self.recent.entry((origin.from, origin.device)).or_default().add(origin.send_id.0, now_ms);
     }

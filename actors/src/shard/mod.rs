@@ -39,7 +39,7 @@ pub use command::{Command, Effect, Outcome, Spill};
 pub use digest::Digest;
 pub use machine::{Machine, MachineLimits};
 pub use mailbox::{Entry, Origin, bytes_of};
-pub use proposals::{Batch, Failure, Proposals, Who};
+pub use proposals::{Batch, Failure, Moment, Proposals, Who};
 pub use reads::{Attached, Page};
 pub use replica::ShardReplica;
 pub(crate) use translate::account_from_wire;

@@ -22,6 +22,19 @@ const BATCH_COMMANDS: usize = 1_024;
 /// Bytes of one batch, or one command if that is longer.
 const BATCH_BYTES: usize = 512 * 1024;
 
+/// How long a send may wait in this queue, in ms, tries and all: then it is refused. A mailbox
+/// remembers longer than this what its device has sent meanwhile through another node.
+pub(super) const HELD_MS: u64 = 20_000;
+
+/// A moment, as a shard counts time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    /// Ticks of the shard; none passes while the process is stopped.
+    pub tick: u64,
+    /// The node's clock, Unix time in ms. It may jump.
+    pub ms: u64,
+}
+
 /// Who asked for a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -38,11 +51,15 @@ struct Waiting {
     command: Command,
     reply: Reply,
     who: Who,
-    /// When it came, in ticks.
-    tick: u64,
+    since: Moment,
 }
 
 impl Waiting {
+    /// Whether it is a send that is too old to be proposed. A clock that was set back tells no age.
+    fn is_stale(&self, now: Moment) -> bool {
+        matches!(self.command, Command::Append(_)) && now.ms.abs_diff(self.since.ms) > HELD_MS
+    }
+
     /// Whether the command can be proposed once more though it may have taken effect. `Expire` names
     /// rows that are read anew; after a checkpoint nobody would know that they were counted out.
     fn may_be_repeated(&self) -> bool {
@@ -88,14 +105,14 @@ pub struct Batch {
     /// What to propose, in this order.
     pub commands: Vec<stored::Command>,
     /// Of the first commands; those behind are lazy.
-    replies: Vec<(Reply, Who, u64)>,
+    replies: Vec<(Reply, Who, Moment)>,
 }
 
 impl Proposals {
-    /// Someone asks for a command, at this tick.
-    pub fn push(&mut self, command: Command, reply: Reply, who: Who, tick: u64) {
-        self.now = tick;
-        self.waiting.push_back(Waiting { command, reply, who, tick });
+    /// Someone asks for a command, at this moment.
+    pub fn push(&mut self, command: Command, reply: Reply, who: Who, since: Moment) {
+        self.now = since.tick;
+        self.waiting.push_back(Waiting { command, reply, who, since });
     }
 
     /// Someone asks for a command that may wait.
@@ -115,9 +132,9 @@ impl Proposals {
 
     /// Makes the next batch, if there is something to propose and nothing under way. `lazily`: lazy
     /// commands are reason enough. Sends that may not overtake a refused one are refused here: when
-    /// they came, that one may still have been under way.
-    pub fn next(&mut self, lazily: bool, tick: u64) -> Option<&mut Batch> {
-        self.now = tick;
+    /// they came, that one may still have been under way. So are those that have waited too long.
+    pub fn next(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
+        self.now = now.tick;
         if self.under_way.is_some() {
             return None;
         }
@@ -127,14 +144,18 @@ impl Proposals {
         let mut bytes = 0;
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS {
             let Some(waiting) = self.waiting.pop_front() else { break };
-            let held = name_of(&waiting).and_then(|name| self.held.holds_back(name, tick));
+            if waiting.is_stale(now) {
+                self.tell(waiting, Outcome::Refused(Code::Unavailable));
+                continue;
+            }
+            let held = name_of(&waiting).and_then(|name| self.held.holds_back(name, now.tick));
             if let Some(code) = held {
                 (waiting.reply)(Outcome::Refused(code));
                 continue;
             }
             bytes += waiting.command.encoded_len();
             commands.push(to_stored(waiting.command));
-            replies.push((waiting.reply, waiting.who, waiting.tick));
+            replies.push((waiting.reply, waiting.who, waiting.since));
         }
         if commands.is_empty() && !self.spill && (!lazily || self.lazy.is_empty()) {
             return None;
@@ -225,7 +246,7 @@ impl Proposals {
 
     /// Nobody takes commands: everything is refused if the oldest has waited since `tick`.
     pub fn give_up(&mut self, tick: u64) {
-        if self.waiting.front().is_some_and(|oldest| oldest.tick <= tick) {
+        if self.waiting.front().is_some_and(|oldest| oldest.since.tick <= tick) {
             self.refuse_waiting(Code::Unavailable, |_| true);
         }
     }
@@ -275,11 +296,12 @@ impl Batch {
     fn into_parts(self) -> Vec<(Waiting, bool)> {
         let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         let commands = self.commands.into_iter().filter_map(|command| command.kind);
-        let part = |(command, reply): (Command, Option<(Reply, Who, u64)>)| {
+        let part = |(command, reply): (Command, Option<(Reply, Who, Moment)>)| {
             let lazy = reply.is_none();
-            let nobody = || -> (Reply, Who, u64) { (Box::new(|_| ()), Who::Own, 0) };
-            let (reply, who, tick) = reply.unwrap_or_else(nobody);
-            (Waiting { command, reply, who, tick }, lazy)
+            let nobody =
+                || -> (Reply, Who, Moment) { (Box::new(|_| ()), Who::Own, Moment::default()) };
+            let (reply, who, since) = reply.unwrap_or_else(nobody);
+            (Waiting { command, reply, who, since }, lazy)
         };
         commands.zip(replies).map(part).collect()
     }
@@ -294,4 +316,33 @@ fn name_of(waiting: &Waiting) -> Option<Name> {
 /// Whether a command needs space for something new.
 pub(super) fn stores(command: &Command) -> bool {
     matches!(command, Command::Append(_) | Command::StartRegistration(_) | Command::AdmitDevice(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+
+    fn push(proposals: &mut Proposals, send_id: u64, ms: u64) -> Receiver<Outcome> {
+        let (told, outcome) = channel();
+        let append =
+            stored::Append { from: 1, from_device: 1, to: 2, send_id, ..Default::default() };
+        let reply = Box::new(move |outcome| told.send(outcome).unwrap());
+        proposals.push(Command::Append(append), reply, Who::Caller, Moment { tick: 1, ms });
+        outcome
+    }
+
+    #[test]
+    fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_longer() {
+        let mut proposals = Proposals::default();
+        let (first, second) = (push(&mut proposals, 1, 0), push(&mut proposals, 2, HELD_MS - 1));
+        for ms in (0..=HELD_MS).step_by(1_000) {
+            let number = proposals.next(false, Moment { tick: 1, ms }).unwrap().number;
+            proposals.failed(number, Failure::Unknown);
+            assert!(first.try_recv().is_err() && second.try_recv().is_err());
+        }
+        assert!(proposals.next(false, Moment { tick: 1, ms: HELD_MS + 1 }).is_none());
+        let refused = Ok(Outcome::Refused(Code::Unavailable));
+        assert_eq!((first.try_recv(), second.try_recv()), (refused.clone(), refused));
+    }
 }

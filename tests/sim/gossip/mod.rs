@@ -37,7 +37,7 @@ enum Event {
     Compare,
     Work,
     Fault,
-    Arrive { from: usize, to: usize, link: u64, packet: Packet },
+    Arrive { from: usize, to: usize, link: u64, packet: Box<Packet> },
     Again { node: usize, life: u64, peer: NodeId },
     Over { node: usize, life: u64, number: u64 },
     Down { node: usize, peer: usize, link: u64 },
@@ -155,14 +155,14 @@ impl World {
         let Some(node) = &mut self.nodes[me] else { return };
         node.now_ms = self.now;
         node.settle();
-        let (says, again) = (std::mem::take(&mut node.says), std::mem::take(&mut node.again));
+        let (sayings, again) = (std::mem::take(&mut node.says), std::mem::take(&mut node.again));
         for peer in again {
             self.after(RETRY_MS, Event::Again { node: me, life: self.lives[me], peer });
         }
-        for (to, say) in says {
+        for (to, what) in sayings {
             let peers = (0..NODES).filter(|peer| to.is_none_or(|to| index(to) == *peer));
             for peer in peers.collect::<Vec<_>>() {
-                self.say(me, peer, &say);
+                self.say(me, peer, &what);
             }
         }
         for peer in 0..NODES {
@@ -193,7 +193,7 @@ impl World {
         let number = link.number;
         for packet in link.half.packets(now) {
             for late in self.rough.arrivals(&mut self.chance) {
-                let packet = packet.clone();
+                let packet = Box::new(packet.clone());
                 self.after(late, Event::Arrive { from: me, to: peer, link: number, packet });
             }
         }
@@ -217,7 +217,7 @@ impl World {
             }
             Event::Work => self.work(),
             Event::Fault => self.fault(),
-            Event::Arrive { from, to, link, packet } => self.arrive((from, to), link, packet),
+            Event::Arrive { from, to, link, packet } => self.arrive((from, to), link, *packet),
             Event::Again { node, life, peer } => {
                 if self.lives[node] == life
                     && let Some(node) = &mut self.nodes[node]
