@@ -4,11 +4,13 @@
 use crate::clusters::{cluster, people, three, turn};
 use crate::people::nothing_wrong;
 use std::time::Duration;
-use tests::cluster::Cables;
+use tests::cluster::{Cables, Cluster};
 use tests::disk::SmallDisk;
 use tests::faults::Fault;
 use tests::node::until;
 use tests::round::round;
+use tests::status::Status;
+use tokio::time::{Instant, sleep};
 
 /// Generous: the machine may be compiling.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -76,6 +78,25 @@ async fn promise_7_all_killed_at_once_and_clocks_that_jump_lose_nothing() {
     nothing_wrong(accepted, &wrong);
 }
 
+/// How many groups a node leads, as another sees it; `None` if a group has no leader.
+fn groups_led(node: &str, seen: &Status) -> Option<usize> {
+    let leaders: Option<Vec<_>> = seen.groups.iter().map(|group| group.leader.as_ref()).collect();
+    Some(leaders?.into_iter().filter(|leader| *leader == node).count())
+}
+
+/// Waits until all groups are led by others than `node`, and all nodes say so.
+async fn others_lead(cluster: &Cluster, node: usize) {
+    let (begun, id) = (Instant::now(), cluster.status(node).await.unwrap().node);
+    loop {
+        let seen = cluster.statuses().await.unwrap();
+        if seen.iter().all(|seen| groups_led(&id, seen) == Some(0)) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "node {node} still leads: {seen:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promise_7_a_full_disk_of_one_node_stops_nobody_else() {
     let _turn = turn().await;
@@ -91,8 +112,17 @@ async fn promise_7_a_full_disk_of_one_node_stops_nobody_else() {
     for node in [2, 0] {
         let full = Fault::FullDisk(node);
         load.progress(50, PATIENCE).await.unwrap();
+        load.measure(&[node].into());
         full.inject(&mut cluster).await.unwrap();
+        others_lead(&cluster, node).await;
         load.progress(100, PATIENCE).await.unwrap();
+        let pause = load.measured();
+        println!("while the disk of node {node} is full: {pause}");
+        assert!(pause.messages > 0, "nobody on other nodes wrote to each other");
+        for status in cluster.statuses().await.unwrap() {
+            let led = groups_led(&cluster.status(node).await.unwrap().node, &status);
+            assert_eq!(led, Some(0), "{} says that the full node leads", status.node);
+        }
         full.heal(&mut cluster).await.unwrap();
         let (accepted, wrong) = load.quiet(PATIENCE).await.unwrap();
         nothing_wrong(accepted, &wrong);

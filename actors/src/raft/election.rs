@@ -21,6 +21,7 @@
 //! 3. A leader that has not heard from a majority for the election time says so with its heartbeats,
 //!    which then hold nobody back.
 //! 4. Whether a vote counts is for openraft alone to say.
+//! 5. A node without space stands for election after those who have some, see [`super::space`].
 
 use super::Inner;
 use super::convert;
@@ -144,7 +145,10 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
     if inner.appends.try_read().is_err() {
         return inner.timing.heartbeat;
     }
-    let due = due(inner, pulse, server.current_leader, &voters);
+    let mut due = due(inner, pulse, server.current_leader, &voters);
+    if inner.is_full() {
+        due += 2 * inner.timing.election.1;
+    }
     let now = Instant::now();
     if now < due {
         return due.duration_since(now).min(IDLE);
@@ -292,6 +296,9 @@ async fn take_vote(inner: &Inner, vote: Ballot) -> Option<()> {
 /// The leader asks this node to be elected in its place.
 pub(super) async fn lead_now(inner: &Inner, asked: &cluster::TimeoutNow) -> Option<bool> {
     let leader: stored::Vote = asked.vote?;
+    if inner.is_full() {
+        return Some(false);
+    }
     let (mine, last) = position(inner).await?;
     let whole = last >= asked.last.as_ref().map(convert::id);
     let elects = whole && mine == convert::vote(&leader) && mine.is_committed();

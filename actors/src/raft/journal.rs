@@ -47,6 +47,8 @@ struct Inner {
     wake: Notify,
     /// Something waits for space.
     stuck: AtomicBool,
+    /// Told when something begins to.
+    full: Notify,
     /// Writes that find the disk full.
     #[cfg(test)]
     refusals: AtomicUsize,
@@ -130,6 +132,7 @@ impl Journal {
             refused: Mutex::default(),
             wake: Notify::new(),
             stuck: AtomicBool::new(false),
+            full: Notify::new(),
             #[cfg(test)]
             refusals: AtomicUsize::new(0),
         }))
@@ -146,6 +149,20 @@ impl Journal {
     /// Whether openraft waits for space and answers nobody.
     pub(super) fn is_stuck(&self) -> bool {
         self.0.stuck.load(Ordering::Relaxed)
+    }
+
+    /// Returns when a write finds no space.
+    pub(super) async fn found_no_space(&self) {
+        self.0.full.notified().await;
+    }
+
+    /// Something begins to wait for space; says whether nothing did so far.
+    fn gets_stuck(&self) -> bool {
+        let first = !self.0.stuck.swap(true, Ordering::Relaxed);
+        if first {
+            self.0.full.notify_one();
+        }
+        first
     }
 
     /// Gives up what waits for space, now and later: the group ends.
@@ -216,7 +233,7 @@ impl Journal {
             let done = tokio::task::spawn_blocking(move || attempt(&storage)).await;
             match done.unwrap_or(Err(StorageError::Closed)) {
                 Err(StorageError::DiskFull { path }) if !self.is_closed() => {
-                    if !self.0.stuck.swap(true, Ordering::Relaxed) {
+                    if self.gets_stuck() {
                         warn!(shard = %self.0.group, path = %path.display(), "no space: waiting");
                     }
                     tokio::time::sleep(RETRY).await;
@@ -274,7 +291,7 @@ impl Write {
 
     fn wait_for_space(self: Arc<Self>) {
         let journal = self.journal.clone();
-        if !journal.0.stuck.swap(true, Ordering::Relaxed) {
+        if journal.gets_stuck() {
             warn!(shard = %journal.0.group, "no space for the log: waiting");
         }
         let mut refused = journal.refused();

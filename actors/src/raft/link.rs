@@ -21,10 +21,12 @@ use peers::{CallError, Lane, Peers};
 use prost::Message as _;
 use proto::cluster::{self, request, response};
 use proto::{NodeId, ShardId, stored};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Pauses of a member that cannot be reached, the last one for ever.
 const PAUSES: [Duration; 3] =
@@ -40,6 +42,8 @@ pub(super) struct Wire {
     pub(super) pieces: AtomicU64,
     /// The leader that asked this node to be elected.
     yielded: Mutex<Option<stored::Vote>>,
+    /// For each member the term in which it last answered this leader, and when it was asked.
+    answered: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
 }
 
 /// Why a member did not answer as it should.
@@ -61,6 +65,7 @@ impl Wire {
             weak: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
             yielded: Mutex::default(),
+            answered: Mutex::default(),
         }
     }
 
@@ -71,6 +76,23 @@ impl Wire {
     /// The next election is held because this leader asked for it.
     pub(super) fn elected_for(&self, leader: stored::Vote) {
         *self.yielded() = Some(leader);
+    }
+
+    fn answers(&self) -> MutexGuard<'_, BTreeMap<NodeId, (u64, Instant)>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A member followed the leader of this term when it was asked `at` this time, or later.
+    fn note_answer(&self, node: NodeId, term: u64, at: Instant) {
+        let mut answers = self.answers();
+        let known = answers.entry(node).or_insert((term, at));
+        *known = (term, at).max(*known);
+    }
+
+    /// When the question was asked to which a member last answered as one who follows the leader of
+    /// this term.
+    pub(super) fn answered_in(&self, term: u64, node: NodeId) -> Option<Instant> {
+        self.answers().get(&node).filter(|(of, _)| *of == term).map(|(_, at)| *at)
     }
 
     /// Asks a node and waits up to `within`.
@@ -137,9 +159,14 @@ impl RaftNetwork<Types> for Link {
         let lane = if rpc.entries.is_empty() { Lane::Urgent } else { Lane::Normal };
         let weak = self.wire.weak.load(Ordering::Relaxed);
         let append = convert::append(self.wire.group, &rpc, weak);
+        let asked_at = Instant::now();
         let answer = self.ask(lane, request::Kind::Append(append), &option).await?;
         let response::Kind::Append(answer) = answer else { return Err(unexpected()) };
-        convert::append_response(&answer).ok_or_else(unexpected)
+        let answer = convert::append_response(&answer).ok_or_else(unexpected)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.wire.note_answer(self.target, rpc.vote.leader_id().term, asked_at);
+        }
+        Ok(answer)
     }
 
     async fn vote(

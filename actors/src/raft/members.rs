@@ -134,10 +134,14 @@ pub(super) async fn change_voters(
         return Ok(());
     }
     // A leader that is no voter would leave the others to wait for the election time.
-    let mut heirs = voters.iter().copied().filter(|node| inner.peers.is_up(*node));
-    let heir = heirs.next().ok_or(RaftError::NoMajority)?;
-    yield_to(inner, heir).await?;
-    Err(RaftError::NotLeader(Some(heir)))
+    let mut failed = RaftError::NoMajority;
+    for heir in voters.into_iter().filter(|node| inner.peers.is_up(*node)) {
+        match yield_to(inner, heir).await {
+            Ok(()) => return Err(RaftError::NotLeader(Some(heir))),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 pub(super) async fn yield_to(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
@@ -148,6 +152,10 @@ pub(super) async fn yield_to(inner: &Inner, node: NodeId) -> Result<(), RaftErro
     }
     if !inner.standing_now().voters.contains(&node) {
         return Err(RaftError::Refused);
+    }
+    // Nobody should have to wait for one who does not answer, or has just refused.
+    if !inner.answers(node) || inner.way_out.is_refused_by(node) {
+        return Err(RaftError::NotTaken(node));
     }
     inner.proposals.hold();
     let yielded = hand_over(inner, node).await;
@@ -160,6 +168,9 @@ async fn hand_over(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
     let until = Instant::now() + HANDOVER;
     let (vote, last) = loop {
         leads(inner)?;
+        if inner.journal.is_stuck() {
+            return Err(RaftError::NotTaken(node));
+        }
         if inner.proposals.is_idle()
             && let Some((vote, last)) = election::position(inner).await
             && inner.matched(node).is_some_and(|(at, _)| at == last.map(|id| id.index))
@@ -176,17 +187,43 @@ async fn hand_over(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
         vote: Some(convert::stored_vote(&vote)),
         last: last.as_ref().map(convert::stored_id),
     };
-    let question = request::Kind::TimeoutNow(asked);
-    let left = until.saturating_duration_since(Instant::now());
-    match inner.wire.ask((node, Lane::Urgent), question, left).await {
-        Ok(response::Kind::Leads(true)) => {}
-        Ok(_) | Err(_) => return Err(RaftError::NotTaken(node)),
-    }
+    ask_to_lead(inner, node, asked, until).await?;
     let mut standing = inner.raft.server_metrics();
     let taken = standing.wait_for(|server| server.current_leader == Some(node.0));
     match timeout(until.saturating_duration_since(Instant::now()), taken).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) => Err(RaftError::Stopped),
         Err(_) => Err(RaftError::NotTaken(node)),
+    }
+}
+
+/// What [`yield_to`] does if openraft waits for the disk and can neither be asked nor told anything.
+/// What is under way is in doubt then; the others elect by what they have.
+pub(super) async fn leave_to(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
+    let _handover = inner.handover.lock().await;
+    let vote = inner.raft.server_metrics().borrow().vote;
+    let asked = cluster::TimeoutNow {
+        group: u32::from(inner.group.0),
+        vote: Some(convert::stored_vote(&vote)),
+        last: None,
+    };
+    ask_to_lead(inner, node, asked, Instant::now() + HANDOVER).await
+}
+
+async fn ask_to_lead(
+    inner: &Inner,
+    node: NodeId,
+    asked: cluster::TimeoutNow,
+    until: Instant,
+) -> Result<(), RaftError> {
+    let question = request::Kind::TimeoutNow(asked);
+    let left = until.saturating_duration_since(Instant::now());
+    match inner.wire.ask((node, Lane::Urgent), question, left).await {
+        Ok(response::Kind::Leads(true)) => Ok(()),
+        Ok(response::Kind::Leads(false)) => {
+            inner.way_out.refused_by(node);
+            Err(RaftError::NotTaken(node))
+        }
+        Ok(_) | Err(_) => Err(RaftError::NotTaken(node)),
     }
 }

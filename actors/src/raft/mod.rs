@@ -14,7 +14,7 @@
 //! 1. The replica sees an entry only after a majority of the voters has it on disk.
 //! 2. Proposals enter the log in the order of the calls.
 //! 3. A proposal that failed with anything but [`ProposeError::Unknown`] is never committed.
-//! 4. A full disk ends nothing: the group waits, and others lead meanwhile.
+//! 4. A full disk ends nothing: others lead meanwhile, and if nobody can, the group waits.
 
 mod confirm;
 mod convert;
@@ -28,6 +28,7 @@ mod proposals;
 mod recovered;
 mod serve;
 mod snapshot;
+mod space;
 mod standing;
 mod types;
 
@@ -49,6 +50,7 @@ use proposals::Proposals;
 use proto::{NodeId, ShardId, cluster, stored};
 use serve::InHand;
 use snapshot::Receiving;
+use space::WayOut;
 use standing::Checkpoints;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -163,6 +165,7 @@ pub(crate) struct Inner {
     receiving: tokio::sync::Mutex<Receiving>,
     /// Held while leadership is handed over.
     handover: tokio::sync::Mutex<()>,
+    way_out: WayOut,
     /// Held for reading while an append is handled, for writing while a snapshot is installed.
     appends: tokio::sync::RwLock<()>,
     /// Wakes the task that sends heartbeats and stands for election.
@@ -245,6 +248,7 @@ impl Group {
             in_hand: InHand::default(),
             receiving: tokio::sync::Mutex::default(),
             handover: tokio::sync::Mutex::default(),
+            way_out: WayOut::default(),
             appends: tokio::sync::RwLock::default(),
             nudge: Notify::new(),
             tasks: TaskGroup::new(),
@@ -333,6 +337,12 @@ impl Group {
         members::yield_to(&self.0, node).await
     }
 
+    /// Whether this node leads, is nearly full, and is about to hand leadership to a node with space:
+    /// what stores should wait for that rather than be refused. At most some seconds.
+    pub fn gives_way(&self) -> bool {
+        self.0.gives_way()
+    }
+
     /// Answers what another node asks of this group. `None`: nothing is answered, and the other
     /// tries again; also for what is not the group's to answer.
     pub async fn serve(&self, request: cluster::request::Kind) -> Option<cluster::response::Kind> {
@@ -364,6 +374,7 @@ impl Inner {
         self.tasks.spawn("raft proposals", proposals::run(Arc::clone(self), waiting));
         self.tasks.spawn("raft standing", standing::run(Arc::clone(self)));
         self.tasks.spawn("raft election", election::run(Arc::clone(self)));
+        self.tasks.spawn("raft space", space::run(Arc::clone(self)));
     }
 
     async fn stop(&self) {

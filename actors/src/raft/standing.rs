@@ -117,10 +117,11 @@ impl Inner {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();
         let ended = metrics.running_state.is_err() || receiver.has_changed().is_err();
-        let me_leads = metrics.state == ServerState::Leader && !ended;
+        let left = self.way_out.has_left(metrics.current_term);
+        let me_leads = metrics.state == ServerState::Leader && !ended && !left;
         let members = metrics.membership_config.membership();
         Standing {
-            leader: metrics.current_leader.filter(|_| !ended).map(NodeId),
+            leader: metrics.current_leader.filter(|_| !ended && !left).map(NodeId),
             me_leads,
             term: metrics.current_term,
             voters: nodes(members.voter_ids()),
@@ -195,7 +196,20 @@ impl Inner {
     pub(super) fn caught_up(&self) -> BTreeSet<NodeId> {
         let standing = self.standing_now();
         let members = standing.voters.into_iter().chain(standing.learners);
-        members.filter(|node| node.0 == self.me || self.has_nearly_all(*node)).collect()
+        let ready = |node: &NodeId| {
+            let refuses = self.way_out.is_refused_by(*node);
+            self.answers(*node) && !refuses && self.has_nearly_all(*node)
+        };
+        members.filter(|node| node.0 == self.me || ready(node)).collect()
+    }
+
+    /// Whether a member has answered this leader lately: one that waits for its disk does not.
+    pub(super) fn answers(&self, node: NodeId) -> bool {
+        let term = self.raft.server_metrics().borrow().vote.leader_id().term;
+        // A new leader has asked, and not everyone has answered yet.
+        let since = self.checkpoints.lock().leads_from.map(|(_, since)| since);
+        let answered = self.wire.answered_in(term, node).max(since);
+        answered.is_some_and(|at| at.elapsed() < self.timing.election.0)
     }
 
     pub(super) fn checkpointed(&self, applied: stored::LogId) {
