@@ -68,6 +68,23 @@ impl Groups for NodeGroups {
         self.with(group, async move |group| group.yield_to(node).await)
     }
 
+    fn has_left(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
+        let found = self.0.groups.get(group).cloned();
+        Box::pin(async move {
+            let group = found.ok_or(GroupError::NotLeader(None))?;
+            let left = group.has_left(node).await.map_err(not_done)?;
+            if left { Ok(()) } else { Err(GroupError::Failed("the node is a member".to_owned())) }
+        })
+    }
+
+    fn forget(&self, group: ShardId, may: Work<bool>) -> Work<Result<bool, GroupError>> {
+        let found = self.0.groups.get(group).cloned();
+        Box::pin(async move {
+            let group = found.ok_or(GroupError::NotLeader(None))?;
+            group.forget(may).await.map_err(not_done)
+        })
+    }
+
     fn propose(&self, content: Bytes, failed: Failed) {
         match self.0.groups.get(ShardId::META) {
             Some(group) => {
@@ -109,14 +126,17 @@ impl NodeGroups {
         let found = self.0.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
-            work(group).await.map_err(|error| {
-                if let RaftError::NotLeader(leader) = error {
-                    GroupError::NotLeader(leader)
-                } else {
-                    GroupError::Failed(error.to_string())
-                }
-            })
+            work(group).await.map_err(not_done)
         })
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "that is what `map_err` hands over")]
+fn not_done(error: RaftError) -> GroupError {
+    if let RaftError::NotLeader(leader) = error {
+        GroupError::NotLeader(leader)
+    } else {
+        GroupError::Failed(error.to_string())
     }
 }
 
@@ -139,5 +159,10 @@ impl Replica for MetaReplica {
 
     fn reload(&self, done: Done) {
         self.0.force(MetaItem::Reload(done));
+    }
+
+    fn rest(&self, done: Done) {
+        // Every member holds `meta`: nobody forgets it.
+        drop(done);
     }
 }

@@ -179,7 +179,7 @@ fn snapshots(dir: &Path, messages: u64) -> Outcome<()> {
         Ok(())
     })?;
     timed("installed", &mut || to.install(group).map(|_| ()).map_err(Into::into))?;
-    timed("wiped", &mut || to.wipe(group).map_err(Into::into))?;
+    timed("wiped", &mut || to.wipe(group, None).map_err(Into::into))?;
     println!("resident {before} before, {} after", resident()?);
     from.close();
     to.close();

@@ -8,13 +8,16 @@
 //! # Invariants
 //! 1. The home that a group does not live in is empty before anything is written to it.
 //! 2. No rows of a group are changed while it moves.
+//! 3. Where the log of a group ended when it was wiped is never forgotten: who has had an entry must
+//!    not vote as one who never had it.
 
 use crate::engine::{Batch, Durability, Read, Scan};
 use crate::log::Known;
 use crate::rows::{self, unreadable};
 use crate::schema::{self, Home, Parts, Table};
 use crate::{Storage, StorageError};
-use proto::ShardId;
+use prost::Message as _;
+use proto::{ShardId, stored};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -37,6 +40,8 @@ pub(crate) struct Slot {
     home: AtomicU16,
     /// First block of the log that counts.
     begin: AtomicU64,
+    /// Where its log ended when it was wiped.
+    wiped: Mutex<Option<stored::LogId>>,
     /// The other home may hold rows.
     leftover: AtomicBool,
     changing: Mutex<()>,
@@ -45,18 +50,15 @@ pub(crate) struct Slot {
 impl Slot {
     fn load(tables: &dyn Read, dir: &Path, group: ShardId) -> Result<Self, StorageError> {
         let row = tables.get(Table::Groups, &schema::group_key(group))?;
-        let (home, begin) = match row {
-            None => (Home::first_of(group), 0),
-            Some(row) => {
-                let mut row = Parts(&row);
-                let home = row.u16().and_then(|number| Home::from_number(group, number));
-                home.zip(row.u64()).ok_or_else(|| unreadable(dir, Table::Groups))?
-            }
+        let (home, begin, wiped) = match row {
+            None => (Home::first_of(group), 0, None),
+            Some(row) => decode(group, &row).ok_or_else(|| unreadable(dir, Table::Groups))?,
         };
         Ok(Self {
             group,
             home: AtomicU16::new(home.number()),
             begin: AtomicU64::new(begin),
+            wiped: Mutex::new(wiped),
             leftover: AtomicBool::new(true),
             changing: Mutex::new(()),
         })
@@ -68,10 +70,27 @@ impl Slot {
         Home::from_number(self.group, number).unwrap_or(Home::first_of(self.group))
     }
 
+    fn wiped(&self) -> MutexGuard<'_, Option<stored::LogId>> {
+        self.wiped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Held by whoever changes its rows.
     pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A row of table `groups`: where the group lives, its first block, where its log ended when it was
+/// wiped.
+fn decode(group: ShardId, row: &[u8]) -> Option<(Home, u64, Option<stored::LogId>)> {
+    let mut row = Parts(row);
+    let home = Home::from_number(group, row.u16()?)?;
+    let begin = row.u64()?;
+    let wiped = match row.rest() {
+        [] => None,
+        bytes => Some(stored::LogId::decode(bytes).ok()?),
+    };
+    Some((home, begin, wiped))
 }
 
 /// Reads where all groups live.
@@ -101,9 +120,9 @@ impl Storage {
         slot.ok_or(StorageError::NoSuchGroup(group.0))
     }
 
-    /// Forgets all of a group but its vote: its rows, how far it is applied, and its records in the
-    /// log. Afterwards it begins anew, with a snapshot or at index 0. Blocking, about a second for a
-    /// hundred thousand rows.
+    /// Forgets all of a group but its vote, and `last`, where its log ended: its rows, how far it is
+    /// applied, its records in the log, and a snapshot that was received. Afterwards it begins anew,
+    /// with a snapshot or at index 0. Blocking, about a second for a hundred thousand rows.
     ///
     /// Nothing of the group may be under way: what is appended meanwhile may be kept or not. All is
     /// forgotten or nothing, also after a crash; to be sure, call it again.
@@ -111,15 +130,25 @@ impl Storage {
     /// # Errors
     /// [`StorageError::DiskFull`], [`StorageError::Io`], [`StorageError::NoSuchGroup`]; then nothing
     /// was forgotten.
-    pub fn wipe(&self, group: ShardId) -> Result<(), StorageError> {
+    pub fn wipe(&self, group: ShardId, last: Option<stored::LogId>) -> Result<(), StorageError> {
         let slot = self.slot(group)?;
         let _changing = slot.change();
         self.clear_leftover(slot)?;
         let begin = self.settled_block()?;
-        self.move_to(slot, slot.home().other(), begin)?;
+        self.move_to(slot, slot.home().other(), (begin, last))?;
         self.0.log.wipe(group);
+        self.forget_received(group);
         self.try_clear_leftover(slot);
         Ok(())
+    }
+
+    /// Where the log of a group ended when it was wiped; `None` if it never was, or had none. From
+    /// memory.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSuchGroup`].
+    pub fn wiped(&self, group: ShardId) -> Result<Option<stored::LogId>, StorageError> {
+        Ok(*self.slot(group)?.wiped())
     }
 
     /// Waits until all records queued so far are flushed; the number of the block that comes next.
@@ -130,12 +159,19 @@ impl Storage {
     }
 
     /// From now on the group lives in `home`. All that was written before is flushed with this.
-    fn move_to(&self, slot: &Slot, home: Home, begin: u64) -> Result<(), StorageError> {
-        let value = [&home.number().to_be_bytes()[..], &begin.to_be_bytes()].concat();
+    fn move_to(
+        &self,
+        slot: &Slot,
+        home: Home,
+        (begin, wiped): (u64, Option<stored::LogId>),
+    ) -> Result<(), StorageError> {
+        let id = wiped.map(|id| id.encode_to_vec()).unwrap_or_default();
+        let value = [&home.number().to_be_bytes()[..], &begin.to_be_bytes(), &id].concat();
         let mut batch = Batch::default();
         batch.put(Table::Groups, schema::group_key(slot.group), value);
         slot.leftover.store(true, Ordering::Release);
         self.write_tables(batch, Durability::Flushed)?;
+        *slot.wiped() = wiped;
         slot.begin.store(begin, Ordering::Release);
         slot.home.store(home.number(), Ordering::Release);
         Ok(())
@@ -150,8 +186,8 @@ impl Storage {
         self.clear_leftover(slot)?;
         let home = slot.home().other();
         slot.leftover.store(true, Ordering::Release);
-        let moved =
-            fill(home).and_then(|()| self.move_to(slot, home, slot.begin.load(Ordering::Acquire)));
+        let log = (slot.begin.load(Ordering::Acquire), *slot.wiped());
+        let moved = fill(home).and_then(|()| self.move_to(slot, home, log));
         self.try_clear_leftover(slot);
         moved
     }

@@ -6,7 +6,7 @@
 //!
 //! | table | key after the home | value |
 //! |---|---|---|
-//! | `groups` | (no home) group 2 | home 2, first block of the log that counts 8 |
+//! | `groups` | (no home) group 2 | home 2, first block of the log that counts 8, where the log ended when it was wiped: `stored::LogId` |
 //! | `applied` | | `stored::Applied` |
 //! | `accounts`, `cursors` | user 8 | `stored::Account`, `stored::Cursors` |
 //! | `devices` | user 8, device 4 | `stored::Device` |

@@ -150,7 +150,7 @@ fn change(storage: &Storage, group: ShardId, model: &mut Group, stamp: u64, chan
             model.vote = Some(vote);
         }
         Change::Wipe => {
-            storage.wipe(group).unwrap();
+            storage.wipe(group, None).unwrap();
             *model = Group { vote: model.vote, ..Group::default() };
         }
         Change::Install { ahead } => {

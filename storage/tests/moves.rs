@@ -289,7 +289,7 @@ fn a_crash_at_any_write_of_a_wipe_leaves_all_or_nothing() {
         let (storage, _) = open_on(dir.path(), Arc::new(Memory::default())).unwrap();
         stream(&storage, GROUP)
     };
-    crash_at_each_write(|_| (), |storage| storage.wipe(GROUP), (&nothing, &[]));
+    crash_at_each_write(|_| (), |storage| storage.wipe(GROUP, None), (&nothing, &[]));
 }
 
 #[test]
@@ -341,8 +341,9 @@ fn a_wiped_group_begins_anew_at_its_first_record() {
     let tables = Failing::new(Memory::default(), false);
     let mut storage = before_the_move(dir.path(), &tables);
     for round in 1..=3u8 {
-        storage.wipe(GROUP).unwrap();
-        storage.wipe(GROUP).unwrap();
+        let end = stored::LogId { term: round.into(), node: 1, index: 0 };
+        storage.wipe(GROUP, None).unwrap();
+        storage.wipe(GROUP, Some(end)).unwrap();
         if round == 2 {
             // Not even a segment is left.
             storage.checkpoint(OTHER, at(99), Vec::new()).unwrap();
@@ -354,6 +355,7 @@ fn a_wiped_group_begins_anew_at_its_first_record() {
         assert_eq!(indexes(&found), []);
         assert_eq!(opened.applied(GROUP).unwrap(), None);
         assert_eq!(opened.vote(GROUP).unwrap().unwrap().term, 3);
+        assert_eq!(opened.wiped(GROUP).unwrap(), Some(end));
         for index in 0..4 {
             append(&opened, GROUP, index, vec![round]).recv().unwrap().unwrap();
         }
@@ -364,7 +366,8 @@ fn a_wiped_group_begins_anew_at_its_first_record() {
         opened.checkpoint(GROUP, at(1), rows(GROUP, 1, 1)).unwrap();
         storage = opened;
     }
-    storage.wipe(GROUP).unwrap();
+    let end = stored::LogId { term: 9, node: 1, index: 4 };
+    storage.wipe(GROUP, Some(end)).unwrap();
     let far = snapshot(GROUP, 5000, rows(GROUP, 9, 1));
     receive(&storage, GROUP, &far).unwrap();
     storage.install(GROUP).unwrap();
@@ -373,4 +376,18 @@ fn a_wiped_group_begins_anew_at_its_first_record() {
     let (storage, found) = open_on(dir.path(), Arc::clone(&tables) as _).unwrap();
     assert_eq!(found[&GROUP.0], [(5001, vec![8])]);
     assert_eq!(height(storage.applied(GROUP).unwrap().as_ref()), 5001);
+    assert_eq!(storage.wiped(GROUP).unwrap(), Some(end), "a snapshot does not change what was");
+    assert_eq!(storage.wiped(OTHER).unwrap(), None);
+}
+
+#[test]
+fn a_snapshot_that_waits_to_be_installed_goes_with_a_wipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = before_the_move(dir.path(), &Failing::new(Memory::default(), false));
+    receive(&storage, GROUP, &snapshot(GROUP, 12, rows(GROUP, 9, 30))).unwrap();
+    let waiting = || std::fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+    assert_eq!(waiting(), 1);
+    storage.wipe(GROUP, None).unwrap();
+    assert_eq!(waiting(), 0);
+    assert!(storage.install(GROUP).is_err());
 }

@@ -37,7 +37,7 @@ fn mover() {
         storage.install(MOVED).unwrap();
         append(&storage, MOVED, 101, vec![1]).recv().unwrap().unwrap();
         writeln!(out, "installed").unwrap();
-        storage.wipe(MOVED).unwrap();
+        storage.wipe(MOVED, None).unwrap();
         append(&storage, MOVED, 0, vec![2]).recv().unwrap().unwrap();
         writeln!(out, "wiped").unwrap();
     }

@@ -22,5 +22,6 @@ mod promise_4_deleted_on_delivery;
 mod promise_5_bounded;
 mod promise_6_let_it_crash;
 mod promise_7_a_node_may_die;
+mod promise_7_replicas_move;
 mod promise_8_a_split_heals;
 mod unstored;

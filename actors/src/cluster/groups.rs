@@ -66,6 +66,11 @@ pub trait Groups: Send + Sync + fmt::Debug + 'static {
     fn change_voters(&self, group: ShardId, voters: Nodes) -> Work<Result<(), GroupError>>;
     /// Lets another voter lead.
     fn yield_to(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>>;
+    /// Succeeds if a majority has agreed that a node is no member of a group; the leader knows.
+    fn has_left(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>>;
+    /// Forgets all of a group on this node if `may` says so, and says what it said. The group answers
+    /// nobody meanwhile; `may` must not ask before it is polled.
+    fn forget(&self, group: ShardId, may: Work<bool>) -> Work<Result<bool, GroupError>>;
     /// Proposes an entry to the group `meta`; success is seen when it is applied.
     fn propose(&self, content: Bytes, failed: Failed);
     /// Reads what the table `meta` holds, and as of which place. Blocking.

@@ -25,6 +25,7 @@ mod placement;
 #[cfg(test)]
 mod placement_tests;
 mod requests;
+mod retirement;
 mod settings;
 mod standings;
 mod status;
@@ -171,10 +172,11 @@ impl Cluster {
         }))
     }
 
-    /// What runs for it, in start order: the meta actor, which opens its group; the balancer; and
-    /// what makes this node a member. Links must be there before.
+    /// What runs for it, in start order: the meta actor, which opens its group; the balancer; what
+    /// makes this node a member; and what forgets shards that went elsewhere. Links must be there
+    /// before.
     pub fn children(&self) -> Vec<ChildSpec> {
-        let member = self.clone();
+        let (member, retires) = (self.clone(), self.clone());
         vec![
             ChildSpec::process::<MetaActor>("meta", self.clone(), self.0.meta_inbox.clone()),
             ChildSpec::process::<BalancerActor>(
@@ -184,6 +186,9 @@ impl Cluster {
             ),
             ChildSpec::task("membership", move |stopping| {
                 membership::run(member.clone(), stopping)
+            }),
+            ChildSpec::task("retirement", move |stopping| {
+                retirement::run(retires.clone(), stopping)
             }),
         ]
     }

@@ -1,4 +1,5 @@
-//! What the leader of a group does for whoever places the groups: a last look, then the change.
+//! What the leader of a group does for whoever places the groups, and for a node that wants to forget
+//! one: a last look, then the change.
 
 use super::groups::{GroupError, Groups};
 use super::placement::Nodes;
@@ -96,7 +97,10 @@ pub(super) async fn carry_out(
             within(CHANGE, groups.yield_to(group, NodeId(order.to))).await
         }
         Some(order::Kind::YieldLeadership(_)) => failed("only a voter can lead"),
-        Some(order::Kind::Retire(_)) | None => failed("the order is not known to this version"),
+        Some(order::Kind::Retire(_)) => {
+            within(CHANGE, groups.has_left(group, NodeId(order.to))).await
+        }
+        None => failed("the order is not known to this version"),
     }
 }
 

@@ -107,6 +107,16 @@ impl Groups for FakeGroups {
         Some(if holds { GroupStanding { leads, ..standing } } else { GroupStanding::default() })
     }
 
+    fn has_left(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
+        self.change(group, move |standing| {
+            assert!(!standing.voters.contains(&node) && !standing.learners.contains(&node));
+        })
+    }
+
+    fn forget(&self, _group: ShardId, may: Work<bool>) -> Work<Result<bool, GroupError>> {
+        Box::pin(async move { Ok(may.await) })
+    }
+
     fn add_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
         self.change(group, move |standing| {
             standing.learners.insert(node);

@@ -21,7 +21,8 @@
 //! 3. A leader that has not heard from a majority for the election time says so with its heartbeats,
 //!    which then hold nobody back.
 //! 4. Whether a vote counts is for openraft alone to say.
-//! 5. A node without space stands for election after those who have some, see [`super::space`].
+//! 5. Who has forgotten a log votes as if it still had it, see [`super::forget`].
+//! 6. A node without space stands for election after those who have some, see [`super::space`].
 
 use super::Inner;
 use super::convert;
@@ -134,7 +135,7 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
         }
         return inner.timing.heartbeat;
     }
-    if !voters.contains(&inner.me) || inner.journal.is_stuck() {
+    if !voters.contains(&inner.me) || inner.journal.is_stuck() || !may_stand(inner) {
         return IDLE;
     }
     if voters.len() == 1 {
@@ -161,6 +162,11 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
     }
     // If the links are to blame, the next try is soon: others may hear of it later than we.
     pulse.between(inner.timing.heartbeat / 4, inner.timing.heartbeat / 2)
+}
+
+/// Whether this node is not being forgotten, and has the log that it once had.
+fn may_stand(inner: &Inner) -> bool {
+    !inner.resting.load(Ordering::Acquire) && inner.journal.last() >= inner.floor
 }
 
 /// When this voter stands for election.
@@ -248,11 +254,14 @@ pub(super) async fn position(inner: &Inner) -> Option<(Ballot, Option<Id>)> {
 pub(super) async fn vote(inner: &Inner, wanted: cluster::Vote) -> Option<cluster::VoteAnswer> {
     let request = convert::vote_request(&wanted)?;
     let (mine, last) = position(inner).await?;
+    let last = last.max(inner.floor);
     let for_leader = wanted.yielded.as_ref().map(convert::vote);
     let may = request.vote > mine
         && request.last_log_id >= last
         && (for_leader == Some(mine) || leader_is_gone(inner, &mine));
-    if wanted.probe {
+    // openraft knows nothing of a log that was forgotten.
+    let lacks = request.last_log_id < inner.floor;
+    if wanted.probe || lacks {
         debug!(shard = %inner.group, vote = %request.vote, granted = may, "asked for a vote");
         let last = last.as_ref().map(convert::stored_id);
         let vote = Some(convert::stored_vote(&mine));
@@ -301,7 +310,7 @@ pub(super) async fn lead_now(inner: &Inner, asked: &cluster::TimeoutNow) -> Opti
     }
     let (mine, last) = position(inner).await?;
     let whole = last >= asked.last.as_ref().map(convert::id);
-    let elects = whole && mine == convert::vote(&leader) && mine.is_committed();
+    let elects = whole && may_stand(inner) && mine == convert::vote(&leader) && mine.is_committed();
     if elects {
         inner.wire.elected_for(leader);
         elect(inner, &mine);

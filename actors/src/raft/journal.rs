@@ -177,6 +177,15 @@ impl Journal {
         self.0.wake.notify_waiters();
     }
 
+    /// Does `what` unless the journal is closed: when [`Journal::close`] has returned it is done, or
+    /// never will be.
+    pub(super) fn unless_closed(&self, what: impl FnOnce()) {
+        let refused = self.refused();
+        if !refused.closed {
+            what();
+        }
+    }
+
     fn is_closed(&self) -> bool {
         self.refused().closed
     }

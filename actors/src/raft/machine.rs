@@ -87,7 +87,7 @@ impl RaftStateMachine<Types> for Machine {
             return Ok(outcomes);
         };
         let (sender, applied) = oneshot::channel();
-        self.replica.apply(entries, tell(sender));
+        self.journal.unless_closed(|| self.replica.apply(entries, tell(sender)));
         match applied.await {
             Ok(()) => Ok(outcomes),
             Err(_) => Err(StorageIOError::apply(last, AnyError::error(REPLICA_GONE)).into()),
@@ -119,7 +119,7 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
         (self.applied, self.members) = place(Some(&row));
         let (sender, reloaded) = oneshot::channel();
-        self.replica.reload(tell(sender));
+        self.journal.unless_closed(|| self.replica.reload(tell(sender)));
         reloaded
             .await
             .map_err(|_| StorageIOError::write_state_machine(AnyError::error(REPLICA_GONE)).into())

@@ -4,8 +4,8 @@
 //! 1. One membership follows on another only when that is committed; openraft refuses otherwise.
 //! 2. Nobody votes who has not caught up first.
 
-use super::error::RaftError;
-use super::{Inner, convert, election};
+use super::error::{ProposeError, RaftError};
+use super::{Inner, confirm, convert, election};
 use openraft::error::{ChangeMembershipError, ClientWriteError};
 use openraft::{ChangeMembers, EmptyNode};
 use peers::Lane;
@@ -111,6 +111,24 @@ pub(super) async fn remove_learner(inner: &Inner, node: NodeId) -> Result<(), Ra
         return Ok(());
     }
     change(inner, ChangeMembers::RemoveNodes(BTreeSet::from([node.0])), true).await
+}
+
+pub(super) async fn has_left(inner: &Inner, node: NodeId) -> Result<bool, RaftError> {
+    confirm::confirm(inner).await.map_err(|error| match error {
+        ProposeError::NotLeader(leader) => RaftError::NotLeader(leader),
+        ProposeError::NoMajority
+        | ProposeError::Full
+        | ProposeError::Busy
+        | ProposeError::Unknown => RaftError::NoMajority,
+        ProposeError::Failed => RaftError::Stopped,
+    })?;
+    let seen = inner.raft.with_raft_state(move |state| {
+        let members = state.membership_state.effective();
+        let agreed = state.committed >= *members.log_id();
+        agreed && members.membership().get_node(&node.0).is_none()
+    });
+    let seen = timeout(inner.timing.election.1, seen).await;
+    seen.map_err(|_| RaftError::NoMajority)?.map_err(|_| RaftError::Stopped)
 }
 
 pub(super) async fn change_voters(

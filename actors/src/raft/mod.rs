@@ -20,6 +20,7 @@ mod confirm;
 mod convert;
 mod election;
 mod error;
+mod forget;
 mod journal;
 mod link;
 mod machine;
@@ -56,13 +57,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use storage::Storage;
 use supervision::TaskGroup;
 use tokio::sync::{Notify, watch};
-use types::Core;
+use types::{Core, Id};
 
 /// Called when what was asked is done.
 pub type Done = Box<dyn FnOnce() + Send>;
@@ -76,8 +78,13 @@ pub trait Replica: Send + Sync + 'static {
     /// `done` was called. Dropping `done` unused ends the group: the state is lost.
     fn apply(&self, entries: Vec<Committed>, done: Done);
 
-    /// The tables were replaced by a snapshot: load them again. Nothing else comes before `done`.
+    /// The tables were replaced by a snapshot, or emptied: load them again. Nothing else comes before
+    /// `done`.
     fn reload(&self, done: Done);
+
+    /// The group has ended here, and all of it is about to be forgotten: when `done` is called nothing
+    /// of it is being written any more. [`Replica::reload`] comes next.
+    fn rest(&self, done: Done);
 }
 
 /// A committed entry. Entries of the group itself carry nothing; the replica must know of them all
@@ -145,7 +152,26 @@ impl fmt::Debug for GroupArgs {
 
 /// One Raft group on this node. Cheap to clone. Ends with [`Group::stop`], not by being dropped.
 #[derive(Clone)]
-pub struct Group(Arc<Inner>);
+pub struct Group(Arc<Door>);
+
+struct Door {
+    parts: Parts,
+    /// Another one after [`Group::forget`].
+    inner: RwLock<Arc<Inner>>,
+    /// Held while the group is forgotten.
+    forgetting: tokio::sync::Mutex<()>,
+}
+
+/// What a group is made of, each time that it is opened.
+#[derive(Clone)]
+struct Parts {
+    group: ShardId,
+    storage: Storage,
+    peers: Peers,
+    replica: Arc<dyn Replica>,
+    timing: Timing,
+    standing: Arc<watch::Sender<Standing>>,
+}
 
 pub(crate) struct Inner {
     group: ShardId,
@@ -157,7 +183,7 @@ pub(crate) struct Inner {
     journal: Journal,
     wire: Arc<Wire>,
     contact: Contact,
-    standing: watch::Sender<Standing>,
+    standing: Arc<watch::Sender<Standing>>,
     checkpoints: Checkpoints,
     proposals: Proposals,
     confirmations: Confirmations,
@@ -166,6 +192,10 @@ pub(crate) struct Inner {
     /// Held while leadership is handed over.
     handover: tokio::sync::Mutex<()>,
     way_out: WayOut,
+    /// Where the log ended when it was forgotten, see [`forget`].
+    floor: Option<Id>,
+    /// Nothing is answered and nobody elected: the group may be forgotten.
+    resting: AtomicBool,
     /// Held for reading while an append is handled, for writing while a snapshot is installed.
     appends: tokio::sync::RwLock<()>,
     /// Wakes the task that sends heartbeats and stands for election.
@@ -175,7 +205,7 @@ pub(crate) struct Inner {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("group", &self.0.group).finish_non_exhaustive()
+        f.debug_struct("Group").field("group", &self.0.parts.group).finish_non_exhaustive()
     }
 }
 
@@ -215,46 +245,14 @@ impl Group {
     /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`].
     pub async fn open(args: GroupArgs) -> Result<Self, RaftError> {
         let GroupArgs { group, storage, peers, recovered, replica, timing } = args;
-        let me = peers.me().node.0;
-        let tables = {
-            let storage = storage.clone();
-            let read = tokio::task::spawn_blocking(move || storage.applied(group)).await;
-            read.map_err(|_| RaftError::Stopped)??
-        };
-        let applied = tables.as_ref().and_then(|row| row.id.as_ref()).map(convert::id);
-        let entries = recovered::entries(applied, recovered)
-            .map_err(|index| RaftError::Damaged { group, index })?;
-        let journal = Journal::new((group, storage.clone()), applied, entries);
-        let machine = Machine::new((group, journal.clone()), replica, tables.as_ref());
-        let wire = Arc::new(Wire::new(group, Arc::clone(&peers)));
-        let links = Links(Arc::clone(&wire));
-        let raft = Core::new(me, Arc::new(config(&timing)), links, journal.clone(), machine);
-        let raft = raft.await.map_err(|_| RaftError::Stopped)?;
-        let (proposals, waiting) = Proposals::new();
-        let inner = Arc::new(Inner {
-            group,
-            me,
-            peers,
-            storage,
-            timing,
-            raft,
-            journal,
-            wire,
-            contact: Contact::new(),
-            standing: watch::Sender::new(Standing::default()),
-            checkpoints: Checkpoints::default(),
-            proposals,
-            confirmations: Confirmations::default(),
-            in_hand: InHand::default(),
-            receiving: tokio::sync::Mutex::default(),
-            handover: tokio::sync::Mutex::default(),
-            way_out: WayOut::default(),
-            appends: tokio::sync::RwLock::default(),
-            nudge: Notify::new(),
-            tasks: TaskGroup::new(),
-        });
-        inner.begin(waiting);
-        Ok(Self(inner))
+        let standing = Arc::new(watch::Sender::new(Standing::default()));
+        let parts = Parts { group, storage, peers, replica, timing, standing };
+        let inner = RwLock::new(Inner::open(&parts, recovered).await?);
+        Ok(Self(Arc::new(Door { parts, inner, forgetting: tokio::sync::Mutex::default() })))
+    }
+
+    fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.0.inner.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes this node the sole voter of a group that has no members; otherwise does nothing.
@@ -262,7 +260,7 @@ impl Group {
     /// # Errors
     /// [`RaftError::Stopped`].
     pub async fn found(&self) -> Result<(), RaftError> {
-        members::found(&self.0).await
+        members::found(&self.inner()).await
     }
 
     /// Proposes `content`. If it is committed, [`Replica::apply`] sees it, here and on all members;
@@ -271,7 +269,7 @@ impl Group {
     /// Only [`ProposeError::Unknown`] leaves open whether it is committed in the end: then it may
     /// still be seen by [`Replica::apply`], before or after.
     pub fn propose(&self, content: Bytes, failed: Failed) {
-        proposals::propose(&self.0, content, failed);
+        proposals::propose(&self.inner(), content, failed);
     }
 
     /// Makes sure that this node leads, so that its state, as it is when this returns, has all that
@@ -281,22 +279,22 @@ impl Group {
     /// # Errors
     /// [`ProposeError::NotLeader`], [`ProposeError::NoMajority`], [`ProposeError::Failed`].
     pub async fn confirm_leadership(&self) -> Result<(), ProposeError> {
-        confirm::confirm(&self.0).await
+        confirm::confirm(&self.inner()).await
     }
 
     /// How the group stands, as far as this node knows.
     pub fn standing(&self) -> Standing {
-        self.0.standing_now()
+        self.inner().standing_now()
     }
 
     /// Told when the group stands otherwise. The two indexes alone tell nobody.
     pub fn watch(&self) -> watch::Receiver<Standing> {
-        self.0.standing.subscribe()
+        self.0.parts.standing.subscribe()
     }
 
     /// The members that have the log but for its end. Empty if this node does not lead.
     pub fn caught_up(&self) -> BTreeSet<NodeId> {
-        self.0.caught_up()
+        self.inner().caught_up()
     }
 
     /// Makes a node a learner and waits until it has the log.
@@ -305,7 +303,7 @@ impl Group {
     /// [`RaftError::NotLeader`], [`RaftError::NoProgress`] after [`Timing::learner`] without any; it
     /// is a learner then all the same. [`RaftError::NoMajority`], [`RaftError::Busy`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), RaftError> {
-        members::add_learner(&self.0, node).await
+        members::add_learner(&self.inner(), node).await
     }
 
     /// Takes a learner out; does nothing if it is none.
@@ -313,7 +311,7 @@ impl Group {
     /// # Errors
     /// As [`Group::add_learner`]; [`RaftError::Refused`] if it is a voter.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), RaftError> {
-        members::remove_learner(&self.0, node).await
+        members::remove_learner(&self.inner(), node).await
     }
 
     /// Makes these nodes the voters, through learners and a joint membership. Who was a voter and is
@@ -325,7 +323,7 @@ impl Group {
     /// # Errors
     /// As [`Group::add_learner`]; [`RaftError::Refused`] for no voters at all.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), RaftError> {
-        members::change_voters(&self.0, voters).await
+        members::change_voters(&self.inner(), voters).await
     }
 
     /// Hands leadership to a voter. Proposals wait meanwhile. If the other does not take it, this
@@ -334,40 +332,107 @@ impl Group {
     /// # Errors
     /// [`RaftError::NotLeader`], [`RaftError::Refused`] if it is no voter, [`RaftError::NotTaken`].
     pub async fn yield_to(&self, node: NodeId) -> Result<(), RaftError> {
-        members::yield_to(&self.0, node).await
+        members::yield_to(&self.inner(), node).await
     }
 
     /// Whether this node leads, is nearly full, and is about to hand leadership to a node with space:
     /// what stores should wait for that rather than be refused. At most some seconds.
     pub fn gives_way(&self) -> bool {
-        self.0.gives_way()
+        self.inner().gives_way()
     }
 
     /// Answers what another node asks of this group. `None`: nothing is answered, and the other
     /// tries again; also for what is not the group's to answer.
     pub async fn serve(&self, request: cluster::request::Kind) -> Option<cluster::response::Kind> {
-        serve::serve(&self.0, request).await
+        serve::serve(&self.inner(), request).await
     }
 
     /// The link to a node is gone. If it leads the group, another is elected at once.
     pub fn peer_down(&self, node: NodeId) {
-        if self.0.standing.borrow().leader == Some(node) {
-            self.0.nudge.notify_one();
+        if self.0.parts.standing.borrow().leader == Some(node) {
+            self.inner().nudge.notify_one();
         }
     }
 
     /// The tables are as of this place: older entries are let go.
     pub fn checkpointed(&self, applied: stored::LogId) {
-        self.0.checkpointed(applied);
+        self.inner().checkpointed(applied);
+    }
+
+    /// Whether a node is no member any longer, and a majority has agreed to that. Only the leader
+    /// knows.
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], [`RaftError::NoMajority`], [`RaftError::Stopped`].
+    pub async fn has_left(&self, node: NodeId) -> Result<bool, RaftError> {
+        members::has_left(&self.inner(), node).await
+    }
+
+    /// Forgets all of the group on this node, if `may` says so, and opens it anew: it holds nothing
+    /// then, and waits for a leader to take it in. Meanwhile it answers nobody. Says what `may` said.
+    ///
+    /// `may` must ask the group's leader [`Group::has_left`], and not before it is polled.
+    ///
+    /// # Errors
+    /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`]; then it has ended.
+    pub async fn forget(&self, may: impl Future<Output = bool>) -> Result<bool, RaftError> {
+        forget::forget(&self.0, may).await
     }
 
     /// Ends the group. What was proposed and is not committed fails. The storage stays open.
     pub async fn stop(&self) {
-        self.0.stop().await;
+        self.inner().stop().await;
     }
 }
 
 impl Inner {
+    async fn open(parts: &Parts, recovered: Vec<(u64, Bytes)>) -> Result<Arc<Self>, RaftError> {
+        let Parts { group, storage, peers, replica, timing, standing } = parts.clone();
+        let me = peers.me().node.0;
+        let tables = {
+            let storage = storage.clone();
+            let read = tokio::task::spawn_blocking(move || storage.applied(group)).await;
+            read.map_err(|_| RaftError::Stopped)??
+        };
+        let floor = storage.wiped(group)?.as_ref().map(convert::id);
+        let applied = tables.as_ref().and_then(|row| row.id.as_ref()).map(convert::id);
+        let entries = recovered::entries(applied, recovered)
+            .map_err(|index| RaftError::Damaged { group, index })?;
+        let journal = Journal::new((group, storage.clone()), applied, entries);
+        let machine = Machine::new((group, journal.clone()), replica, tables.as_ref());
+        let wire = Arc::new(Wire::new(group, Arc::clone(&peers)));
+        let links = Links(Arc::clone(&wire));
+        let raft = Core::new(me, Arc::new(config(&timing)), links, journal.clone(), machine);
+        let raft = raft.await.map_err(|_| RaftError::Stopped)?;
+        let (proposals, waiting) = Proposals::new();
+        let inner = Arc::new(Self {
+            group,
+            me,
+            peers,
+            storage,
+            timing,
+            raft,
+            journal,
+            wire,
+            contact: Contact::new(),
+            standing,
+            checkpoints: Checkpoints::default(),
+            proposals,
+            confirmations: Confirmations::default(),
+            in_hand: InHand::default(),
+            receiving: tokio::sync::Mutex::default(),
+            handover: tokio::sync::Mutex::default(),
+            way_out: WayOut::default(),
+            floor,
+            resting: AtomicBool::new(false),
+            appends: tokio::sync::RwLock::default(),
+            nudge: Notify::new(),
+            tasks: TaskGroup::new(),
+        });
+        inner.begin(waiting);
+        Ok(inner)
+    }
+
     fn begin(self: &Arc<Self>, waiting: proposals::Waiting) {
         self.refresh();
         self.tasks.spawn("raft disk", journal::retry(self.journal.clone()));

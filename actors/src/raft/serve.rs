@@ -39,6 +39,9 @@ impl InHand {
 }
 
 pub(super) async fn serve(inner: &Inner, request: request::Kind) -> Option<response::Kind> {
+    if inner.resting.load(Ordering::Acquire) {
+        return None;
+    }
     match request {
         request::Kind::Append(asked) => append(inner, asked).await.map(response::Kind::Append),
         request::Kind::Vote(wanted) => {

@@ -98,6 +98,9 @@ fn nodes(ids: impl Iterator<Item = u64>) -> BTreeSet<NodeId> {
 impl Inner {
     /// Looks anew at how the group stands, and tells those who watch if it changed.
     pub(super) fn refresh(&self) {
+        if self.resting.load(Ordering::Acquire) {
+            return;
+        }
         let next = self.standing_now();
         let lost = next.me_leads && !next.quorum_seen;
         self.wire.weak.store(lost, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use super::command::{Command, Effect};
 use super::machine::Machine;
 use super::proposals::{Failure, Moment, Proposals, Who};
 use super::reads::Overlay;
+use super::rest::Rest;
 use super::{Answer, Loaded, Outcome, Query, ShardItem, ShardReplica};
 use crate::context::Context;
 use crate::delivery::Outbound;
@@ -83,7 +84,9 @@ pub struct ShardActor {
     pub(super) overlay: Overlay,
     pub(super) chores: Chores,
     /// Committed entries that wait for a checkpoint to be written.
-    deferred: VecDeque<(VecDeque<Committed>, Done)>,
+    pub(super) deferred: VecDeque<(VecDeque<Committed>, Done)>,
+    /// Committed entries are no longer taken.
+    pub(super) rest: Rest,
     /// Questions that wait for the next confirmation, and for the one under way.
     pub(super) asked: Vec<Question>,
     pub(super) confirming: Option<Vec<Question>>,
@@ -143,6 +146,7 @@ impl Process for ShardActor {
             overlay: Overlay::default(),
             chores,
             deferred: VecDeque::new(),
+            rest: Rest::No,
             asked: Vec::new(),
             confirming: None,
             hint: None,
@@ -167,6 +171,7 @@ impl Process for ShardActor {
             ShardItem::Confirmed(leads) => self.confirmed(leads),
             ShardItem::Apply(entries, done) => self.committed(entries.into(), done)?,
             ShardItem::Reload(done) => self.reload(done),
+            ShardItem::Rest(done) => self.rest(done),
             ShardItem::Loaded(loaded, done) => self.loaded(*loaded, done),
             ShardItem::NotProposed(number, error) => self.not_proposed(number, error)?,
             ShardItem::Forwarded(number, outcomes) => self.forwarded(number, outcomes),
@@ -310,6 +315,9 @@ impl ShardActor {
         mut entries: VecDeque<Committed>,
         done: Done,
     ) -> Result<(), ProcessError> {
+        if self.rest.is_on() {
+            return Ok(());
+        }
         if !self.deferred.is_empty() {
             self.deferred.push_back((entries, done));
             return Ok(());
@@ -422,17 +430,21 @@ impl ShardActor {
     }
 
     fn reload(&mut self, done: Done) {
+        self.rest.reload();
         let (context, shard, inbox) = (self.context.clone(), self.shard, self.inbox.clone());
         self.context.tasks.spawn("reload", async move {
             match super::replica::load(&context, shard).await {
                 Ok(loaded) => inbox.force(ShardItem::Loaded(Box::new(loaded), done)),
-                // The group waits for `done`: this replica stands still and says so.
+                // `done` is dropped, and so the group ends.
                 Err(error) => tracing::error!(%shard, %error, "snapshot not loaded"),
             }
         });
     }
 
     fn loaded(&mut self, loaded: Loaded, done: Done) {
+        if !self.rest.loaded() {
+            return;
+        }
         self.machine = loaded.machine;
         self.applied = loaded.applied.unwrap_or_default();
         self.overlay = Overlay::default();

@@ -265,6 +265,11 @@ impl ShardActor {
         applied: stored::Applied,
         again: Option<Vec<Row>>,
     ) -> Result<(), ProcessError> {
+        if self.rests_when_written() {
+            self.overlay = Overlay::default();
+            self.chores.checkpoint = Checkpoint::Idle;
+            return Ok(());
+        }
         if let Some(rows) = again {
             self.write_checkpoint(applied, rows);
             return Ok(());

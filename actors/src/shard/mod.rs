@@ -28,6 +28,7 @@ mod reads;
 mod recent;
 mod registry;
 mod replica;
+mod rest;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -145,8 +146,10 @@ pub enum ShardItem {
     Ask(Query, Answer<()>),
     /// The group tells: these entries are committed. `Done` when they are applied.
     Apply(Vec<Committed>, Done),
-    /// The group tells: a snapshot has replaced the tables.
+    /// The group tells: the tables were replaced by a snapshot, or emptied.
     Reload(Done),
+    /// The group tells: it has ended and is about to be forgotten. `Done` when nothing more is written.
+    Rest(Done),
     /// A reader tells: the machine as the tables have it.
     Loaded(Box<Loaded>, Done),
     /// The group tells: this batch of ours was not proposed, or nobody knows.

@@ -20,6 +20,10 @@ impl Replica for ShardReplica {
     fn reload(&self, done: Done) {
         self.0.force(ShardItem::Reload(done));
     }
+
+    fn rest(&self, done: Done) {
+        self.0.force(ShardItem::Rest(done));
+    }
 }
 
 /// Reads a machine from the tables.

@@ -50,6 +50,17 @@ impl Storage {
         self.snapshots_dir().join(format!("{}.snapshot", group.0))
     }
 
+    /// Removes the snapshot that waits to be installed, if there is one.
+    pub(crate) fn forget_received(&self, group: ShardId) {
+        let path = self.received(group);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                warn!(file = %path.display(), %error, "snapshot not removed");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// Replaces all rows of a group by those of the snapshot that [`Import::finish`] left, and
     /// forgets the group's records up to its place. Blocking, about ten seconds for a million rows.
     ///

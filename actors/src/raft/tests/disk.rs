@@ -4,7 +4,7 @@ use super::*;
 use std::sync::atomic::Ordering;
 
 fn refuse(node: &Node, records: usize) {
-    node.group().0.journal.refuse(records);
+    node.group().inner().journal.refuse(records);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,7 +18,8 @@ async fn a_follower_whose_disk_is_full_lags_and_catches_up() {
     for item in named("during", 0..5) {
         cluster.add(&item).await;
     }
-    until("it waits for space", || cluster.nodes[&lagging].group().0.journal.is_stuck()).await;
+    until("it waits for space", || cluster.nodes[&lagging].group().inner().journal.is_stuck())
+        .await;
     assert_eq!(cluster.nodes[&lagging].items(), ["before"]);
     refuse(&cluster.nodes[&lagging], 0);
     let all = [vec!["before".to_owned()], named("during", 0..5)].concat();
@@ -74,7 +75,7 @@ async fn a_group_that_waits_for_space_can_be_stopped() {
         count.fetch_add(1, Ordering::SeqCst);
     });
     cluster.nodes[&1].group().propose(Bytes::from_static(b"waits"), failed);
-    until("it waits for space", || cluster.nodes[&1].group().0.journal.is_stuck()).await;
+    until("it waits for space", || cluster.nodes[&1].group().inner().journal.is_stuck()).await;
     tokio::time::timeout(PATIENCE, cluster.nodes[&1].group().stop()).await.unwrap();
     assert_eq!(told.load(Ordering::SeqCst), 1, "who waited was told, once");
     assert!(cluster.nodes[&1].group().standing().ended);
@@ -84,7 +85,7 @@ async fn a_group_that_waits_for_space_can_be_stopped() {
 }
 
 fn pretend_full(cluster: &Cluster, node: u64, full: bool) {
-    cluster.nodes[&node].group().0.way_out.pretend_full(full);
+    cluster.nodes[&node].group().inner().way_out.pretend_full(full);
 }
 
 fn term(cluster: &Cluster, node: u64) -> u64 {
@@ -137,7 +138,7 @@ async fn a_leader_that_runs_out_of_space_hands_over_and_leaves_nothing_in_doubt(
     assert!(!cluster.nodes[&new].group().caught_up().contains(&NodeId(old)));
     cluster.propose(new, "still").await.unwrap();
     pretend_full(&cluster, old, false);
-    cluster.nodes[&new].group().0.way_out.forgive();
+    cluster.nodes[&new].group().inner().way_out.forgive();
     cluster.nodes[&new].group().yield_to(NodeId(old)).await.unwrap();
     until("it leads again", || cluster.leader() == Some(old)).await;
     let agreed = cluster.agreed().await;

@@ -133,7 +133,7 @@ async fn a_leader_is_confirmed_by_the_others_and_a_follower_never() {
     for outcome in waiting.join_all().await {
         outcome.unwrap();
     }
-    let rounds = group.0.confirmations.rounds();
+    let rounds = group.inner().confirmations.rounds();
     assert!(rounds < 50, "{rounds} rounds for 100 who wait");
     let follower = leader % 3 + 1;
     let refused = cluster.nodes[&follower].group().confirm_leadership().await;

@@ -40,7 +40,7 @@ async fn a_learner_that_needs_a_snapshot_gets_one() {
         cluster.add(item).await;
     }
     cluster.nodes[&1].checkpoint();
-    let raft = cluster.nodes[&1].group().0.raft.clone();
+    let raft = cluster.nodes[&1].group().inner().raft.clone();
     until("a sole voter keeps nothing", || {
         raft.metrics().borrow().purged.is_some_and(|id| id.index >= 10)
     })

@@ -4,6 +4,7 @@
 mod chaos;
 mod disk;
 mod figures;
+mod forget;
 mod leadership;
 mod members;
 mod replication;
@@ -104,6 +105,10 @@ impl Replica for Replicated {
         if let Some(sender) = self.when_applied.lock().unwrap().take() {
             sender.send(()).unwrap();
         }
+    }
+
+    fn rest(&self, done: Done) {
+        done();
     }
 
     fn reload(&self, done: Done) {
@@ -326,14 +331,19 @@ impl Cluster {
 
     /// Waits until all nodes that run have the same list, and returns it.
     pub(super) async fn agreed(&self) -> Vec<String> {
+        self.agreed_by(&self.nodes.keys().copied().collect::<Vec<_>>()).await
+    }
+
+    /// Waits until these nodes have the same list, and returns it.
+    pub(super) async fn agreed_by(&self, nodes: &[u64]) -> Vec<String> {
         let longest = || self.nodes.values().map(|n| n.items().len()).max().unwrap();
         let same = || {
-            let mut lists = self.nodes.values().map(Node::items);
+            let mut lists = nodes.iter().map(|node| self.nodes[node].items());
             let first = lists.next().unwrap();
             first.len() == longest() && lists.all(|list| list == first)
         };
         until("all lists are the same", same).await;
-        self.nodes.values().next().unwrap().items()
+        self.nodes[&nodes[0]].items()
     }
 }
 

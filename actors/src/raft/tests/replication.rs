@@ -57,7 +57,7 @@ async fn a_member_that_missed_what_was_let_go_gets_a_snapshot() {
     }
     for node in [1, 2] {
         cluster.nodes[&node].checkpoint();
-        let purged = || cluster.nodes[&node].group().0.raft.metrics().borrow().purged;
+        let purged = || cluster.nodes[&node].group().inner().raft.metrics().borrow().purged;
         until("old entries are let go", || purged().is_some_and(|id| id.index > 5)).await;
     }
     cluster.add("last").await;
