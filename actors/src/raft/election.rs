@@ -256,9 +256,10 @@ pub(super) async fn vote(inner: &Inner, wanted: cluster::Vote) -> Option<cluster
     let (mine, last) = position(inner).await?;
     let last = last.max(inner.floor);
     let for_leader = wanted.yielded.as_ref().map(convert::vote);
+    let stands_anew = mine.is_committed() && wanted_by(&request.vote) == wanted_by(&mine);
     let may = request.vote > mine
         && request.last_log_id >= last
-        && (for_leader == Some(mine) || leader_is_gone(inner, &mine));
+        && (for_leader == Some(mine) || stands_anew || leader_is_gone(inner, &mine));
     // openraft knows nothing of a log that was forgotten.
     let lacks = request.last_log_id < inner.floor;
     if wanted.probe || lacks {
@@ -275,6 +276,11 @@ pub(super) async fn vote(inner: &Inner, wanted: cluster::Vote) -> Option<cluster
     }
     let response = inner.raft.vote(request).await.ok()?;
     Some(convert::vote_answer(&response))
+}
+
+/// Who leads, or wants to. A leader that stands for election has ceased to lead: it was started again.
+fn wanted_by(vote: &Ballot) -> u64 {
+    vote.leader_id().node_id
 }
 
 /// Whether the leader that this node has promised to follow need not be waited for.

@@ -41,6 +41,7 @@ pub(super) struct Journal(Arc<Inner>);
 
 struct Inner {
     group: ShardId,
+    me: u64,
     storage: Storage,
     held: Mutex<Held>,
     refused: Mutex<Refused>,
@@ -121,12 +122,13 @@ impl Held {
 impl Journal {
     /// The log as it was found at start: what the tables hold, and the records after it.
     pub(super) fn new(
-        (group, storage): (ShardId, Storage),
+        (group, me, storage): (ShardId, u64, Storage),
         applied: Option<Id>,
         entries: VecDeque<LogEntry>,
     ) -> Self {
         Self(Arc::new(Inner {
             group,
+            me,
             storage,
             held: Mutex::new(Held { purged: applied, entries }),
             refused: Mutex::default(),
@@ -206,6 +208,19 @@ impl Journal {
         });
         let kept = fits.count() as u64;
         applied.saturating_sub(kept)
+    }
+
+    /// A vote as openraft should find it when it starts.
+    ///
+    /// It would lead on with a vote that says that this node was elected, and claim so until another
+    /// node tells it better; meanwhile others may have elected another. So it is told only that this
+    /// node has voted for itself in that term, which is true. That is safe: it votes for nobody else
+    /// in that term, what it had committed is in the log of a majority and binds whoever is elected
+    /// next, and nobody else can have been elected in that term. It has to stand for election again,
+    /// in a later one.
+    fn as_promised(&self, mut vote: Ballot) -> Ballot {
+        vote.committed &= vote.leader_id().node_id != self.0.me;
+        vote
     }
 
     fn write(&self, content: Content, waiting: Waiting) {
@@ -414,7 +429,7 @@ impl RaftLogStorage<Types> for Journal {
         let group = self.0.group;
         let read = self.outlast(move |storage| storage.vote(group)).await;
         let vote = read.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)))?;
-        Ok(vote.as_ref().map(convert::vote))
+        Ok(vote.as_ref().map(convert::vote).map(|vote| self.as_promised(vote)))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StoreError>

@@ -335,6 +335,16 @@ impl Group {
         members::yield_to(&self.inner(), node).await
     }
 
+    /// Whether this node leads, and a majority said so when asked within the election time, over links
+    /// that are up still. Never waits.
+    ///
+    /// Such a leader has been replaced only if it asked for it, or if a voter lost its link while this
+    /// end still took it for up: voters wait for a leader that they hear, and a silent link falls
+    /// later than this ends. Who must be certain uses [`Group::confirm_leadership`].
+    pub fn is_followed(&self) -> bool {
+        self.inner().is_followed()
+    }
+
     /// Whether this node leads, is nearly full, and is about to hand leadership to a node with space:
     /// what stores should wait for that rather than be refused. At most some seconds.
     pub fn gives_way(&self) -> bool {
@@ -398,7 +408,7 @@ impl Inner {
         let applied = tables.as_ref().and_then(|row| row.id.as_ref()).map(convert::id);
         let entries = recovered::entries(applied, recovered)
             .map_err(|index| RaftError::Damaged { group, index })?;
-        let journal = Journal::new((group, storage.clone()), applied, entries);
+        let journal = Journal::new((group, me, storage.clone()), applied, entries);
         let machine = Machine::new((group, journal.clone()), replica, tables.as_ref());
         let wire = Arc::new(Wire::new(group, Arc::clone(&peers)));
         let links = Links(Arc::clone(&wire));

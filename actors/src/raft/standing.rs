@@ -151,8 +151,38 @@ impl Inner {
         if self.journal.is_stuck() {
             return false;
         }
-        let seen = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-        seen.map_or_else(|| since.elapsed() < patience, |ago| ago < patience)
+        // Whoever was just elected has asked and not heard yet.
+        since.elapsed() < patience || self.is_answered(metrics, |_| true)
+    }
+
+    /// Whether a majority of those for whom `counts` holds has answered this leader within the
+    /// election time. openraft's own figure is as old as its last report: a process that was stopped
+    /// would find it fresh.
+    fn is_answered(
+        &self,
+        metrics: &RaftMetrics<u64, openraft::EmptyNode>,
+        counts: impl Fn(NodeId) -> bool,
+    ) -> bool {
+        let answers = |node: &&u64| {
+            let answered = self.wire.answered_in(metrics.current_term, NodeId(**node));
+            let fresh = answered.is_some_and(|at| at.elapsed() < self.timing.election.0);
+            **node == self.me || (fresh && counts(NodeId(**node)))
+        };
+        let mut configs = metrics.membership_config.membership().get_joint_config().iter();
+        configs.all(|config| 2 * config.iter().filter(answers).count() > config.len())
+    }
+
+    /// Whether this node leads, and a majority followed it a moment ago.
+    pub(super) fn is_followed(&self) -> bool {
+        // While it hands leadership over it may be replaced at any moment.
+        if self.handover.try_lock().is_err() || self.journal.is_stuck() {
+            return false;
+        }
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow();
+        metrics.state == ServerState::Leader
+            && metrics.running_state.is_ok()
+            && self.is_answered(&metrics, |node| self.peers.is_up(node))
     }
 
     /// Whether this node is the only voter, leads, and has applied all that was there before.

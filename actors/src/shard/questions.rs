@@ -33,12 +33,17 @@ impl ShardActor {
         }
     }
 
-    /// Pages may be a little old: who reads one is told of what comes later. Everything else is
-    /// answered only once this node has made sure that it still leads.
+    /// Answered once this node has made sure that it still leads. Pages are answered at once if it
+    /// was followed a moment ago ([`Group::is_followed`](crate::raft::Group::is_followed)): asking
+    /// for each would cost a round, and a page that is too old after all does no harm. It is a
+    /// beginning of the mailbox as it is now, for what was committed at a place stays there: so it has
+    /// no hole, nothing in another order, and nothing that the reader did not ask for by `after`. What
+    /// it lacks at its end stays in the mailbox, and the next leader tells all nodes to read again
+    /// when it appears.
     pub(super) fn take_up(&mut self, question: Question) {
         let alone = self.standing.voters.len() <= 1;
-        let old_will_do = alone || matches!(question.0, Query::Page { .. });
-        if self.is_ready() && old_will_do {
+        let page = matches!(question.0, Query::Page { .. });
+        if self.is_ready() && (alone || (page && self.group.is_followed())) {
             self.answer(question.0);
         } else {
             self.asked.push(question);

@@ -194,3 +194,71 @@ async fn a_handover_leaves_no_proposal_in_doubt() {
     assert_eq!(agreed, expected, "in order, none twice, none that was refused");
     println!("{} of 120 were refused over six handovers", refused.len());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_started_again_leads_nothing_until_it_is_elected_again() {
+    let mut cluster = Cluster::of_three(quick()).await;
+    cluster.add("before").await;
+    cluster.agreed().await;
+    let old = cluster.wait_for_leader().await;
+    let term = cluster.nodes[&old].group().standing().term;
+    for node in 1..=3 {
+        cluster.kill(node).await;
+    }
+    cluster.start(old).await;
+    let group = cluster.nodes[&old].group().clone();
+    let mut told = group.watch();
+    let leads = told.wait_for(|standing| standing.me_leads);
+    assert!(
+        tokio::time::timeout(quick().election.1 * 2, leads).await.is_err(),
+        "nobody elected it"
+    );
+    assert!(!group.is_followed());
+    assert!(matches!(group.confirm_leadership().await, Err(ProposeError::NotLeader(_))));
+    assert_eq!(group.standing().term, term, "nor did it begin a term");
+    // Nor does it say so when it is asked by nobody but learns of the next leader.
+    cluster.start(old % 3 + 1).await;
+    let leader = cluster.wait_for_leader().await;
+    assert!(cluster.nodes[&leader].group().standing().term > term);
+    cluster.add("after").await;
+    assert_eq!(cluster.agreed().await, ["before", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_comes_back_when_another_leads_never_says_that_it_does() {
+    let mut cluster = Cluster::of_three(quick()).await;
+    for round in 0..3 {
+        let old = cluster.wait_for_leader().await;
+        cluster.kill(old).await;
+        cluster.add(&format!("item{round}")).await;
+        cluster.start(old).await;
+        let group = cluster.nodes[&old].group().clone();
+        assert!(!group.standing().me_leads);
+        let mut told = group.watch();
+        let any = told.wait_for(|standing| standing.me_leads || standing.leader.is_some()).await;
+        assert!(!any.unwrap().me_leads, "it follows first");
+        until("it has all", || cluster.nodes[&old].items().len() == round + 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_is_followed_as_long_as_a_majority_answers_it() {
+    let cluster = Cluster::of_three(quick()).await;
+    cluster.add("item").await;
+    let leader = cluster.wait_for_leader().await;
+    let group = cluster.nodes[&leader].group();
+    let followers: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    until("it is followed", || group.is_followed()).await;
+    for follower in &followers {
+        assert!(!cluster.nodes[follower].group().is_followed());
+    }
+    cluster.network.cut(NodeId(leader), NodeId(followers[0]));
+    sleep(quick().election.0 * 2).await;
+    assert!(group.is_followed(), "one of two is enough");
+    cluster.network.cut(NodeId(leader), NodeId(followers[1]));
+    until("another leads", || {
+        followers.iter().any(|node| cluster.nodes[node].group().standing().me_leads)
+    })
+    .await;
+    assert!(!group.is_followed(), "it must not answer when another leads");
+}
