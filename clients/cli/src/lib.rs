@@ -32,8 +32,9 @@ pub struct ChatArgs {
     /// The same, for scripts
     #[arg(long, value_name = "ALIAS", conflicts_with = "peer")]
     pub to: Option<String>,
-    /// The node, as host:port; remembered after the first run
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The node, as host:port, or several of one cluster with commas between; remembered after the
+    /// first run
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT]")]
     pub server: Option<String>,
     /// The certificate to trust, a PEM file; remembered after the first run
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
