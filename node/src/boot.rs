@@ -4,7 +4,8 @@
 //! # Invariants
 //! 1. What can be wrong with settings, disk, certificate and ports is found before anything runs.
 //! 2. Children start in the order of [`tree`] and stop in the reverse.
-//! 3. A node that cannot go on ends with an error; whoever runs it starts it again.
+//! 3. A node that cannot go on ends with an error; whoever runs it starts it again. So does one whose
+//!    replica of a group has died: it would be missed by others, and nobody would know.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,17 +103,22 @@ pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> any
     info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
 
     let failed = tokio::select! {
+        biased;
         signal = shutdown_signal() => { info!(signal = signal?, "stopping"); None }
-        reason = root.failed() => Some(reason),
+        (group, reason) = membership::group_failed(&node.context) => {
+            error!(%group, reason, "a group of this node has ended; only a new start brings it back");
+            Some(format!("group {group} has ended: {reason}"))
+        }
+        reason = root.failed() => {
+            error!(reason, "the supervision tree gave up");
+            Some(reason)
+        }
     };
     std::fs::remove_file(&addresses_file).ok();
     stop(node, root).await;
     match failed {
         None => Ok(()),
-        Some(reason) => {
-            error!(reason, "the supervision tree gave up");
-            anyhow::bail!("the node cannot go on: {reason}")
-        }
+        Some(reason) => anyhow::bail!("the node cannot go on: {reason}"),
     }
 }
 

@@ -144,6 +144,20 @@ pub(crate) async fn wait_for_leaders(context: &Context) {
     }
 }
 
+/// Returns, with the reason, when a group of this node has ended though nobody stopped it. While none
+/// has, this waits. All groups must be open.
+pub(crate) async fn group_failed(context: &Context) -> (ShardId, String) {
+    let groups = context.groups.all().map(|(id, group)| {
+        let group = group.clone();
+        Box::pin(async move { (id, group.failed().await) })
+    });
+    let groups: Vec<_> = groups.collect();
+    if groups.is_empty() {
+        return std::future::pending().await;
+    }
+    futures_util::future::select_all(groups).await.0
+}
+
 /// Lets other nodes lead what this one leads, so that its end is no pause for anybody.
 pub(crate) async fn hand_over(context: &Context) {
     let mut moves = Vec::new();

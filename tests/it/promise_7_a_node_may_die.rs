@@ -2,12 +2,13 @@
 //! users go on, its own users are served elsewhere, and it catches up when it returns.
 
 use crate::clusters::{cluster, people, three, turn};
-use crate::people::nothing_wrong;
+use crate::people::{PROGRAM, Person, ada_and_bob, nothing_wrong, settings};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster};
 use tests::disk::SmallDisk;
 use tests::faults::Fault;
-use tests::node::until;
+use tests::node::{Node, until};
 use tests::round::round;
 use tests::status::Status;
 use tokio::time::{Instant, sleep};
@@ -132,4 +133,38 @@ async fn promise_7_a_full_disk_of_one_node_stops_nobody_else() {
     }
     let (accepted, wrong) = load.settle(PATIENCE).await.unwrap();
     nothing_wrong(accepted, &wrong);
+}
+
+#[tokio::test]
+async fn promise_7_a_node_whose_log_fails_says_so_ends_and_has_all_when_it_is_started_again() {
+    // A write beyond the limit is an error to a process that ignores the signal.
+    let shell = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(str::to_owned);
+    let mut node =
+        Node::prepare(PROGRAM, &settings("[storage]\ncheckpoint_every = \"10m\"")).unwrap();
+    node.launched_by(shell.into());
+    node.restart().await.unwrap();
+    let (mut ada, bob) = ada_and_bob(&node).await;
+    let mut bob = bob.hang_up();
+    let long = "x".repeat(16_000);
+    for _ in 0..40 {
+        ada.say(bob.user, &long).await;
+    }
+    // The log is longer than that, what the node says is not.
+    let limit = Rlimit { current: Some(400_000), maximum: Some(400_000) };
+    let pid = Pid::from_raw(i32::try_from(node.pid().unwrap()).unwrap());
+    prlimit(pid, Resource::Fsize, limit).unwrap();
+    let id = ada.fresh_id();
+    assert!(ada.say_as(id, bob.user, "into a log that fails").await.is_err());
+    assert_eq!(node.ended().await.unwrap().code(), Some(1));
+    let said = node.errors();
+    for part in ["log shut: a flush failed", "a group of this node has ended", "the log is shut"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    node.restart().await.unwrap();
+    let (wire, _) = bob.resume(&node.target()).await.unwrap();
+    let mut bob = Person::new(bob, wire);
+    for _ in 0..40 {
+        assert_eq!(bob.hear_text().await, long);
+        bob.ack().await;
+    }
 }

@@ -27,8 +27,8 @@ use super::error::RaftError;
 use super::snapshot::Receiving;
 use super::{Door, Inner, convert};
 use std::future::Future;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use storage::StorageError;
 use tokio::sync::oneshot;
@@ -74,15 +74,27 @@ pub(super) async fn forget(
     }
     inner.stop().await;
     drop(appends);
+    match anew(door, &inner).await {
+        Ok(anew) => {
+            rest.for_ever = true;
+            *door.inner.write().unwrap_or_else(PoisonError::into_inner) = anew;
+            info!(shard = %inner.group, "forgotten: other nodes hold it");
+            Ok(true)
+        }
+        Err(error) => {
+            inner.failure.set(error.to_string()).ok();
+            Err(error)
+        }
+    }
+}
+
+/// Forgets all of the group, which has ended, and opens it with nothing.
+async fn anew(door: &Door, inner: &Inner) -> Result<Arc<Inner>, RaftError> {
     *inner.receiving.lock().await = Receiving::default();
     tell(|done| door.parts.replica.rest(done)).await?;
-    wipe(&inner).await?;
+    wipe(inner).await?;
     tell(|done| door.parts.replica.reload(done)).await?;
-    rest.for_ever = true;
-    let anew = Inner::open(&door.parts, Vec::new()).await.inspect_err(|_| rest.for_ever = false)?;
-    *door.inner.write().unwrap_or_else(PoisonError::into_inner) = anew;
-    info!(shard = %inner.group, "forgotten: other nodes hold it");
-    Ok(true)
+    Inner::open(&door.parts, Vec::new()).await
 }
 
 async fn tell(what: impl FnOnce(super::Done)) -> Result<(), RaftError> {

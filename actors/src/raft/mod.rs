@@ -57,8 +57,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use storage::Storage;
@@ -196,6 +196,10 @@ pub(crate) struct Inner {
     floor: Option<Id>,
     /// Nothing is answered and nobody elected: the group may be forgotten.
     resting: AtomicBool,
+    /// Somebody ends the group.
+    stopped: AtomicBool,
+    /// Why it could not be opened anew.
+    failure: OnceLock<String>,
     /// Held for reading while an append is handled, for writing while a snapshot is installed.
     appends: tokio::sync::RwLock<()>,
     /// Wakes the task that sends heartbeats and stands for election.
@@ -290,6 +294,22 @@ impl Group {
     /// Told when the group stands otherwise. The two indexes alone tell nobody.
     pub fn watch(&self) -> watch::Receiver<Standing> {
         self.0.parts.standing.subscribe()
+    }
+
+    /// Returns, with the reason, when the group has ended though nobody stopped it: its storage or its
+    /// replica failed. Only a start of the node brings it back. While it has not, this waits.
+    pub async fn failed(&self) -> String {
+        let mut standing = self.watch();
+        loop {
+            if standing.borrow_and_update().ended
+                && let Some(reason) = self.inner().failure()
+            {
+                return reason;
+            }
+            if standing.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// The members that have the log but for its end. Empty if this node does not lead.
@@ -435,6 +455,8 @@ impl Inner {
             way_out: WayOut::default(),
             floor,
             resting: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            failure: OnceLock::new(),
             appends: tokio::sync::RwLock::default(),
             nudge: Notify::new(),
             tasks: TaskGroup::new(),
@@ -453,6 +475,7 @@ impl Inner {
     }
 
     async fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
         // What waits for space would keep openraft from hearing that it should stop.
         self.journal.close();
         if self.raft.shutdown().await.is_err() {

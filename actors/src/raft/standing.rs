@@ -116,6 +116,18 @@ impl Inner {
         self.purge();
     }
 
+    /// Why the group has ended, if nobody stopped it.
+    pub(super) fn failure(&self) -> Option<String> {
+        if self.stopped.load(Ordering::Acquire) {
+            return self.failure.get().cloned();
+        }
+        let receiver = self.raft.metrics();
+        let state = receiver.borrow().running_state.clone();
+        let gone = receiver.has_changed().is_err();
+        let unsaid = gone.then(|| "openraft ended".to_owned());
+        state.err().map(|error| error.to_string()).or(unsaid)
+    }
+
     pub(super) fn standing_now(&self) -> Standing {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();

@@ -177,3 +177,36 @@ async fn if_all_are_nearly_full_one_leads_all_the_same() {
     cluster.add("more of them").await;
     assert_eq!(cluster.agreed().await, ["acknowledgments", "more of them"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_whose_log_is_shut_says_why_it_ended_and_the_others_go_on() {
+    let mut cluster = Cluster::of_three(quick()).await;
+    cluster.add("before").await;
+    cluster.agreed().await;
+    let leader = cluster.wait_for_leader().await;
+    for (shut, item) in [(leader % 3 + 1, "without a follower"), (leader, "without its leader")] {
+        let group = cluster.nodes[&shut].group().clone();
+        let mut failed = Box::pin(group.failed());
+        let early = tokio::time::timeout(quick().heartbeat * 3, &mut failed).await;
+        assert!(early.is_err(), "it has not failed yet: {early:?}");
+        cluster.nodes[&shut].storage.clone().close();
+        if shut == leader {
+            assert!(cluster.propose(leader, "in doubt").await.is_err());
+        } else {
+            cluster.add(item).await;
+        }
+        let reason = tokio::time::timeout(PATIENCE, failed).await.unwrap();
+        assert!(reason.contains("the log is shut"), "{reason}");
+        // It holds the directory.
+        drop(group);
+        cluster.kill(shut).await;
+        cluster.start(shut).await;
+        cluster.add(item).await;
+        cluster.agreed().await;
+    }
+    let group = cluster.nodes[&leader].group().clone();
+    group.stop().await;
+    assert!(group.standing().ended);
+    let failed = tokio::time::timeout(quick().election.1, group.failed()).await;
+    assert!(failed.is_err(), "it was told to end: {failed:?}");
+}
