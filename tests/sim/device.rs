@@ -234,22 +234,26 @@ impl Device {
 
     /// Sends what may go: in the order of each conversation, nothing after what is unanswered later.
     pub(crate) fn pump(&mut self, stage: &mut Stage) {
-        let Some(socket) = self.socket.filter(|socket| socket.welcome) else { return };
-        debug_assert!(socket.id > 0, "connections have numbers");
-        let mut unanswered = self.sends.values().filter(|send| send.unanswered).count();
-        let mut barred: BTreeSet<UserId> = BTreeSet::new();
+        if !self.socket.is_some_and(|socket| socket.welcome) {
+            return;
+        }
+        let under_way = || self.sends.iter().filter(|(_, send)| send.unanswered);
+        let mut room = self.window.saturating_sub(under_way().count());
+        let newest: BTreeMap<UserId, u64> = under_way().map(|(id, send)| (send.to, *id)).collect();
         let held = self.held_until.iter().filter(|(_, until)| **until > stage.now);
-        barred.extend(held.map(|(to, _)| *to));
+        let mut barred: BTreeSet<UserId> = held.map(|(to, _)| *to).collect();
         let mut leaving = Vec::new();
         for (id, send) in &self.sends {
+            if room == 0 {
+                break;
+            }
             if send.unanswered || barred.contains(&send.to) {
                 continue;
             }
-            let later = self.sends.range(id + 1..).any(|(_, s)| s.unanswered && s.to == send.to);
-            if later {
+            if newest.get(&send.to).is_some_and(|newest| newest > id) {
                 barred.insert(send.to);
-            } else if unanswered < self.window {
-                unanswered += 1;
+            } else {
+                room -= 1;
                 leaving.push(*id);
             }
         }

@@ -5,6 +5,7 @@ use proto::stored::{Envelope, envelope::Content};
 use proto::wire::receipt::Kind as ReceiptKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// A device of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +46,7 @@ pub(crate) struct Judge {
     sent: BTreeMap<Name, Sent>,
     seen: BTreeMap<Who, BTreeMap<Name, u32>>,
     newest: BTreeMap<(Who, Who, u64), u64>,
-    places: BTreeMap<(u64, u64), u64>,
+    places: BTreeMap<(u64, u64), Arc<Envelope>>,
     ticks: BTreeMap<(Who, Name), Vec<u32>>,
     copies: BTreeMap<Who, BTreeMap<Name, u32>>,
     wrong: Vec<String>,
@@ -72,10 +73,9 @@ impl Judge {
     }
 
     /// A device shows an entry.
-    pub(crate) fn shown(&mut self, who: Who, seq: u64, envelope: &Envelope) {
+    pub(crate) fn shown(&mut self, who: Who, seq: u64, envelope: &Arc<Envelope>) {
         let Some(content) = &envelope.content else { return };
-        let digest = digest_of(envelope);
-        if *self.places.entry((who.user, seq)).or_insert(digest) != digest {
+        if self.places.entry((who.user, seq)).or_insert_with(|| envelope.clone()) != envelope {
             self.wrong.push(format!("place {seq} of {who} has changed its content"));
         }
         match content {
@@ -194,12 +194,4 @@ impl Judge {
     pub(crate) fn sends(&self) -> usize {
         self.sent.len()
     }
-}
-
-fn digest_of(envelope: &Envelope) -> u64 {
-    use prost::Message;
-    let bytes = envelope.encode_to_vec();
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

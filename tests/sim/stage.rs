@@ -154,7 +154,8 @@ pub(crate) struct Stage {
     down: [[bool; NODES]; NODES],
     shaken: [[bool; NODES]; NODES],
     events: BTreeMap<(u64, u64), Event>,
-    order: u64,
+    /// How many events were planned so far.
+    pub(crate) order: u64,
     said: Sender<(usize, u64, NodeEvent)>,
     heard: Receiver<(usize, u64, NodeEvent)>,
     tracing: bool,

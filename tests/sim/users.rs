@@ -221,9 +221,9 @@ impl Users {
         }
     }
 
-    pub(crate) fn push(&mut self, user: UserId, entry: Entry, stage: &mut Stage) {
+    pub(crate) fn push(&mut self, user: UserId, entry: &Entry, stage: &mut Stage) {
         for connection in self.sessions_of(user) {
-            self.deliver(connection, &entry, false, stage);
+            self.deliver(connection, entry, false, stage);
             self.follow(connection, stage);
         }
     }

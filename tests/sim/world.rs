@@ -285,7 +285,7 @@ impl World {
                         seat.lost.insert(to);
                     }
                 }
-                users.push(user, Entry { seq, envelope }, stage);
+                users.push(user, &Entry { seq, envelope }, stage);
                 None
             }
             NodeEvent::ReadAgain(shard) => {
@@ -372,7 +372,7 @@ impl World {
                 seat.asked_elsewhere(ask, answer, stage);
             }
             Message::Push { user, seq, envelope } => {
-                self.nodes[to].users.push(user, Entry { seq, envelope }, &mut self.stage);
+                self.nodes[to].users.push(user, &Entry { seq, envelope }, &mut self.stage);
             }
             Message::GrownTo { user, seq } => {
                 self.nodes[to].users.grown_to(user, seq, &mut self.stage);

@@ -6,6 +6,7 @@
 //! 2. Nothing of an earlier link comes out of a later one.
 
 use crate::chance::Chance;
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use peers::Lane;
 use peers::cores::{Inbox, Kind, Outbox, Parcel};
 use proto::cluster::Packet;
@@ -47,7 +48,7 @@ impl Half {
     /// Sends something; false if too much waits.
     pub(super) fn push(&mut self, lane: Lane, kind: Kind, body: &[u8], mark: u64) -> bool {
         let mut bytes = mark.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&checksum(mark, body).to_be_bytes());
+        bytes.extend_from_slice(digest(&SHA256, body).as_ref());
         bytes.extend_from_slice(body);
         self.outbox.push(lane, Parcel { kind, bytes: bytes.into() }).is_ok()
     }
@@ -85,18 +86,10 @@ impl Half {
 
     fn check(&mut self, parcel: &Parcel) -> (Kind, Vec<u8>) {
         let (mark, rest) = parcel.bytes.split_first_chunk::<8>().expect("a mark");
-        let (sum, body) = rest.split_first_chunk::<8>().expect("a checksum");
+        let (sum, body) = rest.split_at(SHA256_OUTPUT_LEN);
         let mark = u64::from_be_bytes(*mark);
-        assert_eq!(u64::from_be_bytes(*sum), checksum(mark, body), "a parcel came out damaged");
+        assert_eq!(sum, digest(&SHA256, body).as_ref(), "a parcel came out damaged");
         assert!(self.seen.insert(mark), "a parcel came out twice");
         (parcel.kind, body.to_vec())
     }
-}
-
-fn checksum(mark: u64, body: &[u8]) -> u64 {
-    body.chunks(8).fold(mark ^ body.len() as u64, |sum, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        (sum.rotate_left(9) ^ u64::from_be_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

@@ -3,12 +3,13 @@
 //! was not flushed, links break, packets are lost, doubled and late.
 //!
 //! What must hold in the end: all tables are equal, their digests are those of their rows, whoever is
-//! connected reads as online there and nobody else does.
+//! connected reads as online there and nobody else does. At all times: no row goes back.
 
 mod link;
 mod node;
 
 use crate::chance::Chance;
+use crate::seeds::Story;
 use link::{Half, Rough};
 use node::{Disk, Node, Say};
 use peers::cores::Kind;
@@ -71,8 +72,8 @@ struct World {
     tracing: bool,
 }
 
-/// Runs a seed. What went wrong, if something did; else how many rows were written.
-pub(crate) fn run(seed: u64, tracing: bool) -> Result<usize, String> {
+/// Runs a seed. What went wrong, if something did.
+pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
     let mut world = World::new(seed, tracing);
     world.run(world.until);
     world.heal();
@@ -80,7 +81,7 @@ pub(crate) fn run(seed: u64, tracing: bool) -> Result<usize, String> {
     loop {
         world.run(world.now + 1_000);
         match world.wrong() {
-            None => return Ok(world.writes),
+            None => return Ok(Story { messages: world.writes, events: world.order }),
             Some(wrong) if world.now >= end => return Err(wrong),
             Some(_) => {}
         }
@@ -182,8 +183,8 @@ impl World {
         let mark = self.marks;
         let sent = link.is_some_and(|link| link.half.push(lane, kind, &body, mark));
         if let Say::Ask(number, _) = say {
-            let late = if sent { ANSWER_MS } else { 0 };
-            self.after(late, Event::Over { node: me, life: self.lives[me], number: *number });
+            let over = if sent { ANSWER_MS } else { 0 };
+            self.after(over, Event::Over { node: me, life: self.lives[me], number: *number });
         }
     }
 
@@ -431,6 +432,9 @@ impl World {
                 let says = row.online && row.node == node.id.node.0;
                 if says != node.here.contains(&key) {
                     return Some(format!("{:?} has {key:?}: {}, but: {row:?}", node.id, !says));
+                }
+                if row.online != node.table.standing().is_live(&row) {
+                    return Some(format!("{:?} cannot reach {key:?}: {row:?}", node.id));
                 }
             }
         }

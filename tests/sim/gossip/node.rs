@@ -171,6 +171,11 @@ impl Node {
             let key = (UserId(row.user), DeviceId(row.device));
             let change = self.table.merge(key, row.session.unwrap()).unwrap();
             if let Some(change) = change {
+                let version = |row: Option<Session>| row.map(|row| row.version);
+                assert!(
+                    version(change.after) >= version(change.before),
+                    "back in time: {change:?}"
+                );
                 self.react(change);
             }
         }
