@@ -5,6 +5,7 @@ use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 /// Runs one test of this binary as a process of its own, with a directory in a variable.
 pub fn spawn(test: &str, variable: &str, dir: &Path) -> (Victim, BufReader<ChildStdout>) {
@@ -48,8 +49,15 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.0).status();
-        let unmounted = status.is_ok_and(|status| status.success());
+        // A process that another test is just starting has our files open until it is another program.
+        let unmounted = (0..100).any(|_| {
+            let output = Command::new("umount").arg(&self.0).output();
+            let done = output.is_ok_and(|output| output.status.success());
+            if !done {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            done
+        });
         assert!(unmounted || std::thread::panicking(), "{} is busy", self.0.display());
     }
 }
