@@ -13,6 +13,7 @@ mod clusters;
 mod connections;
 mod devices;
 mod operators;
+mod operators_clusters;
 mod people;
 mod promise_10_nobody_in;
 mod promise_1_accepted_is_durable;

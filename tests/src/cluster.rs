@@ -442,7 +442,11 @@ impl Cluster {
     }
 }
 
-async fn admin(program: &Path, data_dir: &Path, words: &[&str]) -> Result<String> {
+/// Runs `natter admin` with `--json` on the node of a data directory; what it printed.
+///
+/// # Errors
+/// If it fails; with what it said.
+pub async fn admin(program: &Path, data_dir: &Path, words: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.arg("admin").arg("--data-dir").arg(data_dir).args(words).arg("--json");
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();

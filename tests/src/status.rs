@@ -18,6 +18,9 @@ pub struct Status {
     pub cluster: serde_json::Value,
     /// Who answers.
     pub node: String,
+    /// What it is: `member`, or why not.
+    #[serde(default)]
+    pub place: String,
     /// Everyone it knows.
     pub members: Vec<Member>,
     /// Every group, as seen from there.

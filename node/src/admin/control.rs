@@ -173,7 +173,10 @@ impl NodeControl {
                     "this node belongs to cluster {cluster} of {members} nodes; let it leave first"
                 ));
             }
-            Place::Starting | Place::Joining => {
+            Place::Starting => {
+                return refused("this node has just started; try again in a moment".to_owned());
+            }
+            Place::Joining => {
                 return refused("this node looks for its cluster: see cluster.seeds".to_owned());
             }
             Place::Removed => {

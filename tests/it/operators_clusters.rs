@@ -1,0 +1,97 @@
+//! Stories of whoever runs a cluster: nodes join, are drained and leave, by `natter admin`.
+
+use crate::people::{PROGRAM, Person, settings};
+use anyhow::Result;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tests::cluster::admin;
+use tests::node::Node;
+use tests::status::{GROUPS, Group, Status};
+use tokio::time::{Instant, sleep};
+
+/// Generous: the machine may be compiling.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A node of its own with the cookie in `cookie`.
+async fn founder(name: &str, cookie: &Path) -> Node {
+    let more = format!("cookie_file = \"{}\"\nname = \"{name}\"\n", cookie.display());
+    // The section `cluster` of every node ends the settings that come before these.
+    let node = Node::start(PROGRAM, &format!("{more}{}", settings(""))).await.unwrap();
+    until(&node, "it is a cluster of one", |now| whole(now, 1)).await;
+    node
+}
+
+async fn ask(node: &Node, words: &[&str]) -> Result<String> {
+    admin(Path::new(PROGRAM), node.target().data_dir(), words).await
+}
+
+/// Waits until what a node says of the cluster is as it should be.
+async fn until(node: &Node, what: &str, is: impl Fn(&Status) -> bool) -> Status {
+    let begun = Instant::now();
+    loop {
+        let said = ask(node, &["cluster", "status"]).await;
+        let now = said.and_then(|text| Ok(serde_json::from_str::<Status>(&text)?));
+        match now {
+            Ok(now) if is(&now) => return now,
+            now => assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}\n{now:#?}"),
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn whole(status: &Status, members: usize) -> bool {
+    let led = status.groups.iter().filter(|group| group.leader.is_some()).count();
+    let up = status.members.iter().filter(|member| member.up).count();
+    status.place == "member" && status.members.len() == members && up == members && led == GROUPS
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_node_is_told_to_join_is_drained_and_leaves_and_nobody_misses_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let cookie = folder.path().join("cookie");
+    fs::write(&cookie, "a cookie for two nodes, long enough\n").unwrap();
+    let old = founder("old", &cookie).await;
+    let mut ada = Person::join(&old, "ada").await;
+    let mut bob = Person::join(&old, "bob").await.hang_up();
+    ada.say(bob.user, "before it joined").await;
+    let seed = old.target().addresses().unwrap().cluster;
+
+    let mut new = founder("new", &cookie).await;
+    ask(&new, &["cluster", "join", &seed]).await.unwrap();
+    new.stop().await.unwrap();
+    new.restart().await.unwrap();
+    let joined = until(&new, "the new node sees two members", |now| whole(now, 2)).await;
+    let has_a_copy = |group: &Group| group.learners.union(&group.voters).count() == 2;
+    until(&old, "the new node has a copy of all", |now| now.groups.iter().all(has_a_copy)).await;
+    let (wire, _) = bob.resume(&new.target()).await.unwrap();
+    let mut bob = Person::new(bob, wire);
+    assert_eq!(bob.hear_text().await, "before it joined");
+
+    ask(&old, &["cluster", "drain", "old"]).await.unwrap();
+    let led = |group: &Group| group.leader.as_ref() == Some(&joined.node);
+    until(&old, "the drained node leads nothing", |now| now.groups.iter().all(led)).await;
+    ada.say(bob.user(), "while it is drained").await;
+    assert_eq!(bob.hear_text().await, "while it is drained");
+    ask(&old, &["cluster", "drain", "old", "--undo"]).await.unwrap();
+
+    ask(&new, &["cluster", "leave"]).await.unwrap();
+    until(&old, "one member is left", |now| whole(now, 1)).await;
+    drop(new);
+    ada.say(bob.user(), "after it left").await;
+    bob.again(&old.target()).await;
+    assert_eq!(bob.hear_text().await, "after it left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_holds_people_joins_no_other_cluster_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let cookie = folder.path().join("cookie");
+    fs::write(&cookie, "a cookie for two nodes, long enough\n").unwrap();
+    let (one, other) = (founder("one", &cookie).await, founder("other", &cookie).await);
+    Person::join(&other, "ada").await;
+    let seed = one.target().addresses().unwrap().cluster;
+    let refused = ask(&other, &["cluster", "join", &seed]).await.unwrap_err().to_string();
+    assert!(refused.contains("not empty") || refused.contains("holds"), "{refused}");
+    assert!(!other.target().data_dir().join("join").exists());
+}
