@@ -157,7 +157,7 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
     let (least, most) = inner.timing.election;
     pulse.tried = now;
     pulse.timeout = pulse.between(least, most);
-    if campaign(inner).await {
+    if campaign(inner, None).await {
         info!(shard = %inner.group, "standing for election");
     }
     // If the links are to blame, the next try is soon: others may hear of it later than we.
@@ -194,8 +194,9 @@ fn due(inner: &Inner, pulse: &mut Pulse, leader: Option<u64>, voters: &BTreeSet<
     }
 }
 
-/// Asks the voters, and begins an election if a majority would vote for this node.
-async fn campaign(inner: &Inner) -> bool {
+/// Asks the voters, and begins an election if a majority would vote for this node. `yielded`: the
+/// leader that asked for it.
+async fn campaign(inner: &Inner, yielded: Option<stored::Vote>) -> bool {
     let Some((vote, last)) = position(inner).await else { return false };
     let members = inner.raft.server_metrics().borrow().membership_config.clone();
     let probe = cluster::Vote {
@@ -203,7 +204,7 @@ async fn campaign(inner: &Inner) -> bool {
         vote: Some(convert::stored_vote(&Vote::new(vote.leader_id().term + 1, inner.me))),
         last: last.as_ref().map(convert::stored_id),
         probe: true,
-        yielded: None,
+        yielded,
     };
     let mut granted = BTreeSet::from([inner.me]);
     let mut asked = JoinSet::new();
@@ -214,7 +215,7 @@ async fn campaign(inner: &Inner) -> bool {
             asked.spawn(async move {
                 let to = (NodeId(voter), Lane::Urgent);
                 match wire.ask(to, request::Kind::Vote(probe), within).await {
-                    Ok(response::Kind::Vote(answer)) if answer.granted => Some(voter),
+                    Ok(response::Kind::Vote(answer)) => Some((voter, answer)),
                     Ok(_) | Err(_) => None,
                 }
             });
@@ -224,14 +225,32 @@ async fn campaign(inner: &Inner) -> bool {
         let mut configs = members.membership().get_joint_config().iter();
         configs.all(|config| 2 * config.intersection(granted).count() > config.len())
     };
+    let mut promised = vote;
     while !is_quorum(&granted) {
-        match asked.join_next().await {
-            None => return false,
-            Some(answer) => granted.extend(answer.ok().flatten()),
+        let Some(answer) = asked.join_next().await else {
+            catch_up(inner, &vote, promised).await;
+            return false;
+        };
+        if let Some((voter, answer)) = answer.ok().flatten() {
+            granted.extend(answer.granted.then_some(voter));
+            let theirs = answer.vote.as_ref().map(convert::vote);
+            promised = theirs.filter(|theirs| *theirs > promised).unwrap_or(promised);
         }
+    }
+    if let Some(leader) = yielded {
+        inner.wire.elected_for(leader);
     }
     elect(inner, &vote);
     true
+}
+
+/// Someone has promised more than this node knew of, and nobody leads: the next election must be in a
+/// later term than that. Otherwise one who cannot win could stand in the way of one who could.
+async fn catch_up(inner: &Inner, vote: &Ballot, promised: Ballot) {
+    if promised.leader_id().term > vote.leader_id().term {
+        let id = promised.leader_id();
+        take_vote(inner, Vote::new(id.term, id.node_id)).await;
+    }
 }
 
 /// Begins an election in the term after that of `vote`.
@@ -317,6 +336,10 @@ pub(super) async fn lead_now(inner: &Inner, asked: &cluster::TimeoutNow) -> Opti
     let (mine, last) = position(inner).await?;
     let whole = last >= asked.last.as_ref().map(convert::id);
     let elects = whole && may_stand(inner) && mine == convert::vote(&leader) && mine.is_committed();
+    if elects && asked.last.is_none() {
+        // The leader could not say how long its log is: others may have more of it.
+        return Some(campaign(inner, Some(leader)).await);
+    }
     if elects {
         inner.wire.elected_for(leader);
         elect(inner, &mine);

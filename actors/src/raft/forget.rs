@@ -32,7 +32,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use storage::StorageError;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{info, warn};
+
+/// How long what is in hand may take. It may wait for the disk, and what is forgotten makes room.
+const IN_HAND: Duration = Duration::from_secs(2);
 
 /// Wait before a wipe that found no space is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -68,7 +72,7 @@ pub(super) async fn forget(
     let inner = door.inner.read().unwrap_or_else(PoisonError::into_inner).clone();
     let mut rest = Rest::of(&inner);
     // What was in hand is answered when this is there.
-    let appends = inner.appends.write().await;
+    let Ok(appends) = timeout(IN_HAND, inner.appends.write()).await else { return Ok(false) };
     if !may.await {
         return Ok(false);
     }

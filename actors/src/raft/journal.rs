@@ -41,7 +41,8 @@ pub(super) struct Journal(Arc<Inner>);
 
 struct Inner {
     group: ShardId,
-    me: u64,
+    /// Whose votes are read as not won; `None`: this node alone elects.
+    demoted: Option<u64>,
     storage: Storage,
     held: Mutex<Held>,
     refused: Mutex<Refused>,
@@ -122,13 +123,13 @@ impl Held {
 impl Journal {
     /// The log as it was found at start: what the tables hold, and the records after it.
     pub(super) fn new(
-        (group, me, storage): (ShardId, u64, Storage),
+        (group, demoted, storage): (ShardId, Option<u64>, Storage),
         applied: Option<Id>,
         entries: VecDeque<LogEntry>,
     ) -> Self {
         Self(Arc::new(Inner {
             group,
-            me,
+            demoted,
             storage,
             held: Mutex::new(Held { purged: applied, entries }),
             refused: Mutex::default(),
@@ -214,12 +215,12 @@ impl Journal {
     ///
     /// It would lead on with a vote that says that this node was elected, and claim so until another
     /// node tells it better; meanwhile others may have elected another. So it is told only that this
-    /// node has voted for itself in that term, which is true. That is safe: it votes for nobody else
-    /// in that term, what it had committed is in the log of a majority and binds whoever is elected
-    /// next, and nobody else can have been elected in that term. It has to stand for election again,
-    /// in a later one.
+    /// node has voted for itself in that term, which is true. That is safe: what it had committed is
+    /// in the log of a majority and binds whoever is elected next, and its promise is no less than it
+    /// was. It has to stand for election again, in a later term. A node that elects alone needs none
+    /// of that, and could not even write the begin of a term if its disk is full.
     fn as_promised(&self, mut vote: Ballot) -> Ballot {
-        vote.committed &= vote.leader_id().node_id != self.0.me;
+        vote.committed &= self.0.demoted != Some(vote.leader_id().node_id);
         vote
     }
 

@@ -42,8 +42,19 @@ pub(super) struct Wire {
     pub(super) pieces: AtomicU64,
     /// The leader that asked this node to be elected.
     yielded: Mutex<Option<stored::Vote>>,
-    /// For each member the term in which it last answered this leader, and when it was asked.
-    answered: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
+    /// What each member last answered this leader.
+    answered: Mutex<BTreeMap<NodeId, Answered>>,
+}
+
+/// That a member followed a leader.
+#[derive(Clone, Copy)]
+struct Answered {
+    term: u64,
+    /// When it was asked.
+    at: Instant,
+    /// When it was last asked by a leader that was sure of itself: only then it waits for that leader
+    /// before it votes for another.
+    firmly_at: Option<Instant>,
 }
 
 /// Why a member did not answer as it should.
@@ -78,21 +89,32 @@ impl Wire {
         *self.yielded() = Some(leader);
     }
 
-    fn answers(&self) -> MutexGuard<'_, BTreeMap<NodeId, (u64, Instant)>> {
+    fn answers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Answered>> {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A member followed the leader of this term when it was asked `at` this time, or later.
-    fn note_answer(&self, node: NodeId, term: u64, at: Instant) {
+    fn note_answer(&self, node: NodeId, term: u64, (at, weak): (Instant, bool)) {
         let mut answers = self.answers();
-        let known = answers.entry(node).or_insert((term, at));
-        *known = (term, at).max(*known);
+        let fresh = Answered { term, at, firmly_at: (!weak).then_some(at) };
+        let known = answers.entry(node).or_insert(fresh);
+        if known.term < term {
+            *known = fresh;
+        } else if known.term == term {
+            known.at = known.at.max(at);
+            known.firmly_at = known.firmly_at.max(fresh.firmly_at);
+        }
     }
 
     /// When the question was asked to which a member last answered as one who follows the leader of
     /// this term.
     pub(super) fn answered_in(&self, term: u64, node: NodeId) -> Option<Instant> {
-        self.answers().get(&node).filter(|(of, _)| *of == term).map(|(_, at)| *at)
+        self.answers().get(&node).filter(|answer| answer.term == term).map(|answer| answer.at)
+    }
+
+    /// The same, of a leader that was sure of itself.
+    pub(super) fn answered_firmly_in(&self, term: u64, node: NodeId) -> Option<Instant> {
+        self.answers().get(&node).filter(|answer| answer.term == term)?.firmly_at
     }
 
     /// Asks a node and waits up to `within`.
@@ -164,7 +186,7 @@ impl RaftNetwork<Types> for Link {
         let response::Kind::Append(answer) = answer else { return Err(unexpected()) };
         let answer = convert::append_response(&answer).ok_or_else(unexpected)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.wire.note_answer(self.target, rpc.vote.leader_id().term, asked_at);
+            self.wire.note_answer(self.target, rpc.vote.leader_id().term, (asked_at, weak));
         }
         Ok(answer)
     }

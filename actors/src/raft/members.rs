@@ -175,10 +175,24 @@ pub(super) async fn yield_to(inner: &Inner, node: NodeId) -> Result<(), RaftErro
     if !inner.answers(node) || inner.way_out.is_refused_by(node) {
         return Err(RaftError::NotTaken(node));
     }
-    inner.proposals.hold();
-    let yielded = hand_over(inner, node).await;
-    inner.release();
-    yielded
+    let _held = Held::of(inner);
+    hand_over(inner, node).await
+}
+
+/// Proposals wait as long as this lives.
+struct Held<'a>(&'a Inner);
+
+impl<'a> Held<'a> {
+    fn of(inner: &'a Inner) -> Self {
+        inner.proposals.hold();
+        Self(inner)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
 }
 
 /// With nothing under way any longer, waits until the other has all of the log, and asks it to lead.

@@ -428,7 +428,9 @@ impl Inner {
         let applied = tables.as_ref().and_then(|row| row.id.as_ref()).map(convert::id);
         let entries = recovered::entries(applied, recovered)
             .map_err(|index| RaftError::Damaged { group, index })?;
-        let journal = Journal::new((group, me, storage.clone()), applied, entries);
+        let alone = recovered::elects_alone(me, tables.as_ref(), &entries);
+        let demoted = (!alone).then_some(me);
+        let journal = Journal::new((group, demoted, storage.clone()), applied, entries);
         let machine = Machine::new((group, journal.clone()), replica, tables.as_ref());
         let wire = Arc::new(Wire::new(group, Arc::clone(&peers)));
         let links = Links(Arc::clone(&wire));

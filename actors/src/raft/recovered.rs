@@ -6,6 +6,7 @@
 use super::convert;
 use super::types::{Id, LogEntry};
 use bytes::Bytes;
+use openraft::EntryPayload;
 use prost::Message as _;
 use proto::stored;
 use std::collections::VecDeque;
@@ -30,11 +31,26 @@ pub(super) fn entries(
     records.into_iter().map(read).collect()
 }
 
+/// Whether `me` is the only voter, by the newest membership in the tables or in the entries after them.
+pub(super) fn elects_alone(
+    me: u64,
+    tables: Option<&stored::Applied>,
+    entries: &VecDeque<LogEntry>,
+) -> bool {
+    let in_log = entries.iter().rev().find_map(|entry| match &entry.payload {
+        EntryPayload::Membership(members) => Some(members.clone()),
+        EntryPayload::Blank | EntryPayload::Normal(_) => None,
+    });
+    let in_tables = || tables?.membership.as_ref().map(convert::membership);
+    in_log.or_else(in_tables).is_some_and(|members| members.voter_ids().eq([me]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::types::Proposal;
     use super::*;
-    use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId};
+    use openraft::{CommittedLeaderId, Entry, LogId, Membership};
+    use std::collections::BTreeSet;
 
     fn id(term: u64, index: u64) -> Id {
         LogId::new(CommittedLeaderId::new(term, 1), index)
@@ -58,6 +74,24 @@ mod tests {
         let first = (0, record(0, 0).1);
         assert_eq!(recover(None, vec![first]), Ok(vec![id(0, 0)]));
         assert_eq!(recover(Some(id(1, 4)), vec![]), Ok(vec![]));
+    }
+
+    #[test]
+    fn who_elects_alone_is_said_by_the_newest_membership() {
+        let of = |voters: &[u64]| Membership::new(vec![voters.iter().copied().collect()], ());
+        let entry = |index, members: Membership<u64, openraft::EmptyNode>| LogEntry {
+            log_id: id(1, index),
+            payload: EntryPayload::Membership(members),
+        };
+        let membership = Some(convert::stored_membership(&of(&[1, 2, 3])));
+        let tables = stored::Applied { membership, ..stored::Applied::default() };
+        let alone = VecDeque::from([entry(7, of(&[1]))]);
+        assert!(!elects_alone(1, None, &VecDeque::new()));
+        assert!(!elects_alone(1, Some(&tables), &VecDeque::new()));
+        assert!(elects_alone(1, Some(&tables), &alone) && !elects_alone(2, None, &alone));
+        let leaving = Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([1])], ());
+        let back = VecDeque::from([entry(7, of(&[1])), entry(8, leaving)]);
+        assert!(!elects_alone(1, None, &back), "the others still vote");
     }
 
     #[test]

@@ -44,8 +44,8 @@ struct State {
     /// Nobody took over.
     in_vain: Option<Instant>,
     /// The term in which another was told to lead, though openraft has not heard of it: it waits
-    /// for the disk.
-    left_in: Option<u64>,
+    /// for the disk; and when.
+    left_in: Option<(u64, Instant)>,
     #[cfg(test)]
     pretends: bool,
 }
@@ -65,9 +65,9 @@ impl WayOut {
         self.state().refused.get(&node).is_some_and(|at| at.elapsed() < REFUSAL)
     }
 
-    /// Whether this node has left the leadership of this term to another.
+    /// Whether this node has left the leadership of this term to another, who should lead by now.
     pub(super) fn has_left(&self, term: u64) -> bool {
-        self.state().left_in == Some(term)
+        self.state().left_in.is_some_and(|(left, at)| left == term && at.elapsed() < REFUSAL)
     }
 
     fn is_in_vain(&self) -> bool {
@@ -172,7 +172,11 @@ async fn give_way(inner: &Inner) {
         match taken {
             Ok(()) => {
                 info!(shard = %inner.group, to = %heir, "no space here: another leads");
-                way_out.state().left_in = waits.then_some(term);
+                if waits {
+                    // Should it not lead soon, another is asked.
+                    way_out.refused_by(*heir);
+                    way_out.state().left_in = Some((term, Instant::now()));
+                }
                 inner.refresh();
                 return;
             }

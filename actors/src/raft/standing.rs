@@ -164,21 +164,22 @@ impl Inner {
             return false;
         }
         // Whoever was just elected has asked and not heard yet.
-        since.elapsed() < patience || self.is_answered(metrics, |_| true)
+        let term = metrics.current_term;
+        since.elapsed() < patience
+            || self.is_answered(metrics, |node| self.wire.answered_in(term, node))
     }
 
-    /// Whether a majority of those for whom `counts` holds has answered this leader within the
-    /// election time. openraft's own figure is as old as its last report: a process that was stopped
-    /// would find it fresh.
+    /// Whether a majority has answered this leader within the election time; `last` says when each was
+    /// last asked. openraft's own figure is as old as its last report: a process that was stopped would
+    /// find it fresh.
     fn is_answered(
         &self,
         metrics: &RaftMetrics<u64, openraft::EmptyNode>,
-        counts: impl Fn(NodeId) -> bool,
+        last: impl Fn(NodeId) -> Option<Instant>,
     ) -> bool {
         let answers = |node: &&u64| {
-            let answered = self.wire.answered_in(metrics.current_term, NodeId(**node));
-            let fresh = answered.is_some_and(|at| at.elapsed() < self.timing.election.0);
-            **node == self.me || (fresh && counts(NodeId(**node)))
+            let fresh = |at: Instant| at.elapsed() < self.timing.election.0;
+            **node == self.me || last(NodeId(**node)).is_some_and(fresh)
         };
         let mut configs = metrics.membership_config.membership().get_joint_config().iter();
         configs.all(|config| 2 * config.iter().filter(answers).count() > config.len())
@@ -194,7 +195,10 @@ impl Inner {
         let metrics = receiver.borrow();
         metrics.state == ServerState::Leader
             && metrics.running_state.is_ok()
-            && self.is_answered(&metrics, |node| self.peers.is_up(node))
+            && self.is_answered(&metrics, |node| {
+                let answered = self.wire.answered_firmly_in(metrics.current_term, node);
+                answered.filter(|_| self.peers.is_up(node))
+            })
     }
 
     /// Whether this node is the only voter, leads, and has applied all that was there before.

@@ -39,11 +39,13 @@ impl ShardActor {
     /// beginning of the mailbox as it is now, for what was committed at a place stays there: so it has
     /// no hole, nothing in another order, and nothing that the reader did not ask for by `after`. What
     /// it lacks at its end stays in the mailbox, and the next leader tells all nodes to read again
-    /// when it appears.
+    /// when it appears; from then on this node does not answer at once.
     pub(super) fn take_up(&mut self, question: Question) {
         let alone = self.standing.voters.len() <= 1;
         let page = matches!(question.0, Query::Page { .. });
-        if self.is_ready() && (alone || (page && self.group.is_followed())) {
+        let newest = Some((self.standing.term, self.context.node));
+        let unrivaled = self.hint <= newest;
+        if self.is_ready() && (alone || (page && unrivaled && self.group.is_followed())) {
             self.answer(question.0);
         } else {
             self.asked.push(question);
