@@ -87,6 +87,29 @@ async fn a_node_that_was_cut_off_does_not_disturb_the_others_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_win_and_has_promised_a_later_term_stands_in_nobodys_way() {
+    let mut cluster = Cluster::of_three(quick()).await;
+    cluster.add("all have this").await;
+    cluster.agreed().await;
+    cluster.kill(3).await;
+    cluster.add("node 3 lacks this").await;
+    cluster.agreed().await;
+    cluster.kill(2).await;
+    cluster.kill(1).await;
+    // It stood for election and was stopped before it heard that nobody voted for it.
+    let options = StorageOptions { free_bytes_min: 0, ..StorageOptions::default() };
+    let (storage, _) = open(cluster.dirs[&3].path(), options).await;
+    let vote = stored::Vote { term: 40, node: 3, committed: false };
+    storage.save_vote(GROUP, &vote).unwrap();
+    drop(storage);
+    cluster.start(3).await;
+    cluster.start(2).await;
+    assert_eq!(cluster.wait_for_leader().await, 2);
+    cluster.add("after").await;
+    assert_eq!(cluster.agreed().await, ["all have this", "node 3 lacks this", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_over_within_a_moment() {
     let cluster = Cluster::of_three(Timing::default()).await;
     let mut slowest = Duration::ZERO;
