@@ -182,10 +182,12 @@ pub(crate) enum Fate {
 }
 
 fn fate(code: Code) -> Fate {
-    match code {
-        Code::TooFast | Code::Unavailable => Fate::Again,
-        Code::MailboxFull | Code::StorageFull => Fate::GivenUp,
-        _ => Fate::Unknown,
+    if matches!(code, Code::TooFast | Code::Unavailable) {
+        Fate::Again
+    } else if matches!(code, Code::MailboxFull | Code::StorageFull) {
+        Fate::GivenUp
+    } else {
+        Fate::Unknown
     }
 }
 
