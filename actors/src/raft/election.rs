@@ -228,7 +228,7 @@ async fn campaign(inner: &Inner, yielded: Option<stored::Vote>) -> bool {
     let mut promised = vote;
     while !is_quorum(&granted) {
         let Some(answer) = asked.join_next().await else {
-            catch_up(inner, &vote, promised).await;
+            adopt(inner, &vote, promised).await;
             return false;
         };
         if let Some((voter, answer)) = answer.ok().flatten() {
@@ -246,7 +246,7 @@ async fn campaign(inner: &Inner, yielded: Option<stored::Vote>) -> bool {
 
 /// Someone has promised more than this node knew of, and nobody leads: the next election must be in a
 /// later term than that. Otherwise one who cannot win could stand in the way of one who could.
-async fn catch_up(inner: &Inner, vote: &Ballot, promised: Ballot) {
+async fn adopt(inner: &Inner, vote: &Ballot, promised: Ballot) {
     if promised.leader_id().term > vote.leader_id().term {
         let id = promised.leader_id();
         take_vote(inner, Vote::new(id.term, id.node_id)).await;
