@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::hot::MARKER_BYTES;
@@ -15,6 +16,21 @@ pub(crate) struct Command {
     pub(crate) mode: Mode,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+impl Command {
+    /// What clap cannot see.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Mode::Pairs(PairsArgs { kills, join, .. }) = self.mode
+            && (kills > 0 || join)
+            && self.common.nodes < 3
+        {
+            bail!(
+                "--kills and --join need a cluster that goes on without a node: --spawn --nodes 3"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// What is measured.
@@ -66,12 +82,12 @@ pub(crate) struct PairsArgs {
     /// Wait for and measure the second tick too
     #[arg(long)]
     pub(crate) receipts: bool,
-    /// With --nodes: the last node, to which nobody connects, is killed by SIGKILL so many times and
+    /// With --nodes 3 or more: the last node, to which nobody connects, is killed by SIGKILL so many times and
     /// started again 5 s later; decides --seconds
-    #[arg(long, default_value_t = 0, requires = "nodes")]
+    #[arg(long, default_value_t = 0)]
     pub(crate) kills: u64,
-    /// With --nodes: one more node joins (after the kills); decides --seconds
-    #[arg(long, requires = "nodes")]
+    /// With --nodes 3 or more: one more node joins (after the kills); decides --seconds
+    #[arg(long)]
     pub(crate) join: bool,
 }
 
@@ -85,7 +101,7 @@ pub(crate) enum Rate {
 impl std::str::FromStr for Rate {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
         if text == "max" {
             return Ok(Self::Max);
         }
@@ -148,7 +164,7 @@ pub(crate) struct Common {
     pub(crate) patience: u64,
 }
 
-fn body_bytes(text: &str) -> Result<usize, String> {
+fn body_bytes(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(bytes) if (MARKER_BYTES..=proto::limits::BODY_BYTES_MAX).contains(&bytes) => Ok(bytes),
         _ => Err(format!("{MARKER_BYTES} to {} bytes", proto::limits::BODY_BYTES_MAX)),

@@ -45,6 +45,7 @@ use crate::server::Server;
 
 fn main() -> Result<()> {
     let command = Command::parse();
+    command.check()?;
     let clock = Clock::start();
     let mut server = Server::of(&command.common, clock)?;
     let measured = Run::new(&command, &mut server, clock).and_then(|mut run| run.measure());

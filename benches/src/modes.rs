@@ -14,6 +14,7 @@ use crate::offline::{Offline, Plan, SENDERS};
 use crate::pairs::{Pairs, Watched};
 use crate::process::{Spent, Usage, allow_connections, resident_kib};
 use crate::server::{Server, quiet};
+use crate::upset;
 
 /// A run: a server, and connections to it.
 pub(crate) struct Run<'a, 's> {
@@ -95,8 +96,11 @@ impl<'a, 's> Run<'a, 's> {
         }))
     }
 
-    fn pairs(&mut self, plan: PairsArgs) -> Result<Value> {
+    fn pairs(&mut self, mut plan: PairsArgs) -> Result<Value> {
         some(plan.pairs, "pairs")?;
+        if plan.kills > 0 || plan.join {
+            plan.seconds = upset::seconds_of(plan.kills, plan.join);
+        }
         allow_connections(2 * plan.pairs)?;
         let mut people = strangers(2 * plan.pairs)?;
         self.enter(Way::Register, 0, &mut people)?;

@@ -20,7 +20,7 @@ use crate::order::{Cursor, Faults, Order};
 use crate::process::{Spent, Usage, resident_kib};
 use crate::sender::{Fate, Planned, Sender};
 use crate::server::Server;
-use crate::upset::{self, Upsets};
+use crate::upset::Upsets;
 
 /// How long duplicates are looked for after everything came.
 const QUIET_NS: u64 = 300 * MS_NS;
@@ -101,16 +101,13 @@ impl<'a, 's> Pairs<'a, 's> {
     /// `people` are A and B of each pair in turn, logged in at the slots of their places.
     /// `patience_ns` is the longest wait, after the last send, for all ticks.
     pub(crate) fn new(
-        mut plan: PairsArgs,
+        plan: PairsArgs,
         (body, patience_ns): (usize, u64),
         people: &[Person],
         watched: Watched<'a, 's>,
     ) -> Result<Self> {
-        let mut upsets = None;
-        if plan.kills > 0 || plan.join {
-            plan.seconds = upset::seconds_of(plan.kills, plan.join);
-            upsets = Some(Upsets::new(plan.kills, plan.join)?);
-        }
+        let upset = plan.kills > 0 || plan.join;
+        let upsets = upset.then(|| Upsets::new(plan.kills, plan.join)).transpose()?;
         let pair = |two: &[Person]| Pair {
             sender: Sender::new(plan.window, plan.receipts),
             receipts: Cursor::default(),

@@ -11,7 +11,6 @@ use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use serde_json::Value;
 
 use crate::args::Common;
 use crate::clock::{Clock, MS_NS, SECOND_NS};
@@ -20,14 +19,8 @@ use crate::pins::Pins;
 use crate::process::cpu_s;
 use crate::spawned::{Reached, Spawned};
 
-/// Shards and `meta`.
-const GROUPS: usize = 17;
-
 /// Longest wait until nodes are one cluster.
 const FORMED_NS: u64 = 120 * SECOND_NS;
-
-/// Longest wait, after that, until they lead equally many groups.
-const SPREAD_NS: u64 = 60 * SECOND_NS;
 
 /// Pause between two looks at a cluster.
 const LOOK: Duration = Duration::from_millis(250);
@@ -99,40 +92,19 @@ impl<'a> Server<'a> {
         self.spawned.last_mut().map_or(Ok(()), Spawned::start_again)
     }
 
-    /// Waits until our nodes are one cluster and its leaders are spread.
+    /// Waits until our nodes are one cluster, with its replicas and leaders where they should be.
     fn formed(&self) -> Result<()> {
         if self.spawned.len() < 2 {
             return Ok(());
         }
         let begin_ns = self.clock.now_ns();
-        loop {
-            let whole = self.whole()?;
-            let took_ns = self.clock.now_ns() - begin_ns;
-            match whole {
-                Some(leads) if is_spread(&leads) || took_ns > SPREAD_NS => return Ok(()),
-                None if took_ns > FORMED_NS => {
-                    bail!("the nodes did not become one cluster; a log ends:\n{}", self.log_tail())
-                }
-                Some(_) | None => thread::sleep(LOOK),
+        while self.spawned[0].members()? != self.spawned.len() {
+            if self.clock.now_ns() - begin_ns > FORMED_NS {
+                bail!("the nodes did not become one cluster; a log ends:\n{}", self.log_tail());
             }
+            thread::sleep(LOOK);
         }
-    }
-
-    /// Groups that each of our nodes leads; `None` while a group has no leader or too few replicas.
-    pub(crate) fn whole(&self) -> Result<Option<Vec<usize>>> {
-        let Some(first) = self.spawned[0].status()? else { return Ok(None) };
-        let members = array(&first["members"]).len();
-        let groups = array(&first["groups"]);
-        let voters = if self.spawned.len() >= 3 { 3 } else { 1 };
-        let is_whole =
-            |group: &Value| group["leader"].is_string() && array(&group["voters"]).len() == voters;
-        if members != self.spawned.len() || groups.len() != GROUPS || !groups.iter().all(is_whole) {
-            return Ok(None);
-        }
-        let leads = |member: &Value| {
-            groups.iter().filter(|group| group["leader"] == member["node"]).count()
-        };
-        Ok(Some(array(&first["members"]).iter().map(leads).collect()))
+        self.spawned[0].rebalance()
     }
 
     /// Where to connect: connections are spread over them in turn. The last `spare` nodes get none.
@@ -180,16 +152,6 @@ impl<'a> Server<'a> {
     pub(crate) fn log_tail(&self) -> String {
         self.spawned.iter().map(Spawned::log_tail).collect()
     }
-}
-
-fn array(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// Whether no node leads two groups more than another.
-fn is_spread(leads: &[usize]) -> bool {
-    let (least, most) = (leads.iter().min(), leads.iter().max());
-    least.zip(most).is_some_and(|(least, most)| most - least <= 1)
 }
 
 /// TLS 1.3 that trusts one certificate and resumes nothing: every handshake is a whole one.

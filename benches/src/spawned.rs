@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -115,14 +115,28 @@ impl Spawned {
         Ok(Reached { address, ca: ca.filter(|_| !self.plain) })
     }
 
-    /// What `natter admin cluster status --json` says of it; `None` while it does not answer.
-    pub(crate) fn status(&self) -> Result<Option<serde_json::Value>> {
-        let output = Command::new(beside("natter")?)
-            .args(["admin", "cluster", "status", "--json", "--data-dir"])
-            .arg(self.directory.path().join("data"))
-            .stdin(Stdio::null())
-            .output()?;
-        Ok(serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success()))
+    /// How many members its cluster has; none while it does not say.
+    pub(crate) fn members(&self) -> Result<usize> {
+        let told = self.admin(&["status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap_or_default();
+        Ok(status["members"].as_array().map_or(0, Vec::len))
+    }
+
+    /// Waits until replicas and leaders are where they should be.
+    pub(crate) fn rebalance(&self) -> Result<()> {
+        let told = self.admin(&["rebalance"])?;
+        if !told.status.success() {
+            bail!("natter admin cluster rebalance: {}", String::from_utf8_lossy(&told.stderr));
+        }
+        Ok(())
+    }
+
+    /// Runs `natter admin cluster` on it.
+    fn admin(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(beside("natter")?);
+        command.args(["admin", "cluster"]).args(words);
+        command.arg("--data-dir").arg(self.directory.path().join("data"));
+        Ok(command.stdin(Stdio::null()).output()?)
     }
 
     /// Ends it by SIGTERM.
