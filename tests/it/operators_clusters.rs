@@ -1,14 +1,13 @@
 //! Stories of whoever runs a cluster: nodes join, are drained and leave, by `natter admin`.
 
 use crate::people::{PROGRAM, Person, settings};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use tests::cluster::admin;
-use tests::node::Node;
+use tests::node::{Node, eventually};
 use tests::status::{GROUPS, Group, Status};
-use tokio::time::{Instant, sleep};
 
 /// Generous: the machine may be compiling.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -28,16 +27,12 @@ async fn ask(node: &Node, words: &[&str]) -> Result<String> {
 
 /// Waits until what a node says of the cluster is as it should be.
 async fn until(node: &Node, what: &str, is: impl Fn(&Status) -> bool) -> Status {
-    let begun = Instant::now();
-    loop {
-        let said = ask(node, &["cluster", "status"]).await;
-        let now = said.and_then(|text| Ok(serde_json::from_str::<Status>(&text)?));
-        match now {
-            Ok(now) if is(&now) => return now,
-            now => assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}\n{now:#?}"),
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
+    let asked = eventually(PATIENCE, async || {
+        let now: Status = serde_json::from_str(&ask(node, &["cluster", "status"]).await?)?;
+        ensure!(is(&now), "waited in vain: {what}\n{now:#?}");
+        Ok(now)
+    });
+    asked.await.unwrap()
 }
 
 fn whole(status: &Status, members: usize) -> bool {

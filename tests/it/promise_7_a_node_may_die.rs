@@ -3,15 +3,15 @@
 
 use crate::clusters::{cluster, people, three, turn};
 use crate::people::{PROGRAM, Person, ada_and_bob, nothing_wrong, settings};
+use anyhow::ensure;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster};
 use tests::disk::SmallDisk;
 use tests::faults::Fault;
-use tests::node::{Node, until};
+use tests::node::{Node, eventually, until};
 use tests::round::round;
 use tests::status::Status;
-use tokio::time::{Instant, sleep};
 
 /// Generous: the machine may be compiling.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -87,15 +87,14 @@ fn groups_led(node: &str, seen: &Status) -> Option<usize> {
 
 /// Waits until all groups are led by others than `node`, and all nodes say so.
 async fn others_lead(cluster: &Cluster, node: usize) {
-    let (begun, id) = (Instant::now(), cluster.status(node).await.unwrap().node);
-    loop {
+    let id = cluster.status(node).await.unwrap().node;
+    let asked = eventually(PATIENCE, async || {
         let seen = cluster.statuses().await.unwrap();
-        if seen.iter().all(|seen| groups_led(&id, seen) == Some(0)) {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "node {node} still leads: {seen:?}");
-        sleep(Duration::from_millis(100)).await;
-    }
+        let led = seen.iter().all(|seen| groups_led(&id, seen) == Some(0));
+        ensure!(led, "node {node} still leads: {seen:?}");
+        Ok(())
+    });
+    asked.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

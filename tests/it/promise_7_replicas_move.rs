@@ -3,14 +3,15 @@
 
 use crate::clusters::{cluster, three, turn};
 use crate::people::Person;
+use anyhow::ensure;
 use proto::UserId;
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster, Options};
+use tests::node::eventually;
 use tests::status::{GROUPS, Status};
 use tests::wire::Phone;
-use tokio::time::{Instant, sleep};
 
 /// Generous: the machine may be compiling.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -79,15 +80,12 @@ async fn misplaced(cluster: &Cluster, nodes: usize, waiting: &Waiting) -> Vec<St
 }
 
 async fn well_placed(cluster: &Cluster, nodes: usize, waiting: &Waiting) {
-    let begun = Instant::now();
-    loop {
+    let asked = eventually(PATIENCE, async || {
         let found = misplaced(cluster, nodes, waiting).await;
-        if found.is_empty() {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{}", found.join("\n"));
-        sleep(Duration::from_millis(500)).await;
-    }
+        ensure!(found.is_empty(), "{}", found.join("\n"));
+        Ok(())
+    });
+    asked.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,6 +34,24 @@ pub async fn until<T>(
     bail!("waited {patience:?} in vain: {what}")
 }
 
+/// Asks again and again until the answer is good. An `Err` says what is not good yet.
+///
+/// # Errors
+/// If `patience` ends first: what was not good the last time.
+pub async fn eventually<T>(
+    patience: Duration,
+    mut ask: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if begun.elapsed() >= patience => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            good => return good,
+        }
+    }
+}
+
 /// Where a node listens: the content of its `addresses.json`.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
