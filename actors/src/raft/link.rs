@@ -5,10 +5,12 @@
 //! # Invariants
 //! 1. A peer that is not connected is an error with a pause after it: it costs next to nothing.
 //! 2. What carries entries never delays heartbeats and votes: these go first.
+//! 3. What only tells how far the log is committed waits for the next entries or heartbeat, see
+//!    [`Told`]: a member is never further behind than that.
 
 use super::convert;
 use super::snapshot;
-use super::types::{Ballot, Types};
+use super::types::{Ballot, Id, Types};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -36,6 +38,8 @@ const PAUSES: [Duration; 3] =
 pub(super) struct Wire {
     pub(super) group: ShardId,
     pub(super) peers: Peers,
+    /// How long a member need not hear that an entry is committed.
+    pub(super) news_wait: Duration,
     /// This node leads and has not heard from a majority for long.
     pub(super) weak: AtomicBool,
     /// Pieces of snapshots that were taken by others: a sign of progress.
@@ -69,10 +73,11 @@ pub(super) enum LinkError {
 }
 
 impl Wire {
-    pub(super) fn new(group: ShardId, peers: Peers) -> Self {
+    pub(super) fn new(group: ShardId, peers: Peers, news_wait: Duration) -> Self {
         Self {
             group,
             peers,
+            news_wait,
             weak: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
             yielded: Mutex::default(),
@@ -138,7 +143,7 @@ impl RaftNetworkFactory<Types> for Links {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Link {
-        Link { target: NodeId(target), wire: Arc::clone(&self.0) }
+        Link { target: NodeId(target), wire: Arc::clone(&self.0), told: None }
     }
 }
 
@@ -146,6 +151,36 @@ impl RaftNetworkFactory<Types> for Links {
 pub(super) struct Link {
     target: NodeId,
     wire: Arc<Wire>,
+    told: Option<Told>,
+}
+
+/// The last append that the member took.
+///
+/// openraft tells each member at once when an entry is committed, and cannot be told not to: one more
+/// request for each batch and member, as dear as the one that carried the batch. Nobody waits for it,
+/// so as long as the last request is fresh it is answered here, with what the member said then.
+struct Told {
+    at: Instant,
+    vote: Ballot,
+    matched: Option<Id>,
+    committed: Option<Id>,
+}
+
+impl Told {
+    fn by(rpc: &AppendEntriesRequest<Types>, at: Instant) -> Self {
+        let last = rpc.entries.last().map(|entry| entry.log_id);
+        let matched = last.or(rpc.prev_log_id);
+        Self { at, vote: rpc.vote, matched, committed: rpc.leader_commit }
+    }
+
+    /// Whether a request says nothing new but how far the log is committed.
+    fn covers(&self, rpc: &AppendEntriesRequest<Types>, fresh: Duration) -> bool {
+        rpc.entries.is_empty()
+            && rpc.vote == self.vote
+            && rpc.prev_log_id == self.matched
+            && rpc.leader_commit > self.committed
+            && self.at.elapsed() < fresh
+    }
 }
 
 type CallFailed = RPCError<u64, EmptyNode, RaftError<u64>>;
@@ -178,15 +213,22 @@ impl RaftNetwork<Types> for Link {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallFailed> {
+        if self.told.as_ref().is_some_and(|told| told.covers(&rpc, self.wire.news_wait)) {
+            return Ok(AppendEntriesResponse::Success);
+        }
         let lane = if rpc.entries.is_empty() { Lane::Urgent } else { Lane::Normal };
         let weak = self.wire.weak.load(Ordering::Relaxed);
         let append = convert::append(self.wire.group, &rpc, weak);
         let asked_at = Instant::now();
+        self.told = None;
         let answer = self.ask(lane, request::Kind::Append(append), &option).await?;
         let response::Kind::Append(answer) = answer else { return Err(unexpected()) };
         let answer = convert::append_response(&answer).ok_or_else(unexpected)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             self.wire.note_answer(self.target, rpc.vote.leader_id().term, (asked_at, weak));
+        }
+        if matches!(answer, AppendEntriesResponse::Success) {
+            self.told = Some(Told::by(&rpc, asked_at));
         }
         Ok(answer)
     }

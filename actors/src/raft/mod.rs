@@ -432,7 +432,7 @@ impl Inner {
         let demoted = (!alone).then_some(me);
         let journal = Journal::new((group, demoted, storage.clone()), applied, entries);
         let machine = Machine::new((group, journal.clone()), replica, tables.as_ref());
-        let wire = Arc::new(Wire::new(group, Arc::clone(&peers)));
+        let wire = Arc::new(Wire::new(group, Arc::clone(&peers), timing.heartbeat / 2));
         let links = Links(Arc::clone(&wire));
         let raft = Core::new(me, Arc::new(config(&timing)), links, journal.clone(), machine);
         let raft = raft.await.map_err(|_| RaftError::Stopped)?;
