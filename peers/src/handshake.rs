@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::NodeId;
 use rustls::ConnectionCommon;
+use supervision::TaskGroup;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use crate::counters::{Counters, add};
+use crate::inlet::Inlet;
 use crate::route::Clock;
 use crate::switchboard::Connected;
 use crate::tls::{Tls, cookie_differs, node_at};
@@ -40,13 +42,17 @@ static LABELS: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct Handshakes {
     tls: Tls,
     counters: Arc<Counters>,
+    inlet: Inlet,
+    /// Those of the connections.
+    tasks: TaskGroup,
     clock: Clock,
     warned: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Handshakes {
-    pub(crate) fn new(tls: Tls, counters: Arc<Counters>) -> Self {
-        Self { tls, counters, clock: Clock::start(), warned: Mutex::default() }
+    pub(crate) fn new(tls: Tls, inlet: Inlet, tasks: TaskGroup) -> Self {
+        let counters = Arc::clone(&inlet.counters);
+        Self { tls, counters, inlet, tasks, clock: Clock::start(), warned: Mutex::default() }
     }
 
     /// Dials a node.
@@ -55,7 +61,7 @@ impl Handshakes {
         stream.set_nodelay(true)?;
         let stream = self.tls.connect(stream).await?;
         let (node, link) = proven(stream.get_ref().1)?;
-        Ok(connected(stream, (node, link), to, true))
+        Ok(self.connected(stream, (node, link), to, true))
     }
 
     /// Lets a node in.
@@ -67,7 +73,30 @@ impl Handshakes {
         stream.set_nodelay(true)?;
         let stream = self.tls.acceptor.accept(stream).await?;
         let (node, link) = proven(stream.get_ref().1)?;
-        Ok(connected(stream, (node, link), from, false))
+        Ok(self.connected(stream, (node, link), from, false))
+    }
+
+    fn connected<S>(
+        &self,
+        stream: S,
+        (node, link): (NodeId, u64),
+        address: SocketAddr,
+        dialed: bool,
+    ) -> Connected
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let label = format!("link-{}", LABELS.fetch_add(1, Ordering::Relaxed));
+        let (tap, packets) = Tap::new();
+        let wire = Wire {
+            stream,
+            label: label.clone(),
+            tap: Arc::clone(&tap),
+            packets,
+            inlet: self.inlet.clone(),
+            tasks: self.tasks.clone(),
+        };
+        Connected { stream: Box::new(wire), label, link, node, source: address.ip(), dialed, tap }
     }
 
     /// A handshake with `whom` failed.
@@ -105,19 +134,4 @@ fn proven<D>(connection: &ConnectionCommon<D>) -> io::Result<(NodeId, u64)> {
     let exported = connection.export_keying_material([0; 8], EXPORTER, None);
     let link = exported.map(u64::from_be_bytes).map_err(io::Error::other)?;
     Ok((node, link))
-}
-
-fn connected<S>(
-    stream: S,
-    (node, link): (NodeId, u64),
-    address: SocketAddr,
-    dialed: bool,
-) -> Connected
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let label = format!("link-{}", LABELS.fetch_add(1, Ordering::Relaxed));
-    let tap = Tap::new();
-    let wire = Wire { stream, label: label.clone(), tap: Arc::clone(&tap) };
-    Connected { stream: Box::new(wire), label, link, node, source: address.ip(), dialed, tap }
 }

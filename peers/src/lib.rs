@@ -26,6 +26,7 @@ mod handshake;
 mod hub;
 mod identity;
 mod inbox;
+mod inlet;
 #[cfg(test)]
 mod lanes_tests;
 pub mod limits;

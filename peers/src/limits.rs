@@ -74,6 +74,13 @@ pub const INCOMPLETE_BYTES_MAX: usize = PARCEL_BYTES_MAX + WINDOW_BYTES;
 /// rest of what waits travels together.
 pub const UNDER_WAY_MAX: u32 = 2;
 
+/// Packets that may wait for the socket's task beside those: acknowledgements, one for 64 KiB taken,
+/// of which the peer's window allows 16, and heartbeats.
+pub const PACKETS_QUEUED_MAX: usize = 64;
+
+/// Largest frame that is taken from a connection: a packet, or some bytes of `ractor_cluster`'s.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+
 /// Handshakes under way on the listener; more are closed at once.
 pub const HANDSHAKES_MAX: usize = 64;
 
@@ -85,6 +92,8 @@ pub const GREETING_WAIT: Duration = Duration::from_secs(5);
 
 const _: () = {
     assert!(2 * PIECE_BYTES_MAX <= PACKET_BYTES_MAX);
+    assert!(PACKET_BYTES_MAX < FRAME_BYTES_MAX && FRAME_BYTES_MAX < 1 << 24);
+    assert!(2 * (WINDOW_BYTES / ACKNOWLEDGE_BYTES) < PACKETS_QUEUED_MAX);
     assert!(ACKNOWLEDGE_BYTES + PACKET_BYTES_MAX < BULK_WINDOW_BYTES);
     assert!(BULK_WINDOW_BYTES < WINDOW_BYTES);
     assert!(2 * PARCEL_BYTES_MAX <= NORMAL_BYTES_MAX);

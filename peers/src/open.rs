@@ -30,14 +30,12 @@ use crate::greeting::session_name;
 use crate::handshake::Handshakes;
 use crate::hub::Hub;
 use crate::identity::{Identity, IdentityError};
-use crate::limits::{HEARTBEAT, SCHEMA, SCHEMA_MIN, SILENCE};
+use crate::inlet::Inlet;
+use crate::limits::{FRAME_BYTES_MAX, HEARTBEAT, SCHEMA, SCHEMA_MIN, SILENCE};
 use crate::listener::{bind, listen};
-use crate::peer::{Events, Peer, PeerMsg};
+use crate::peer::{Desk, Events, Peer, PeerMsg};
 use crate::switchboard::{Pace, Parts, Switchboard};
 use crate::tls::{Tls, TlsError};
-
-/// Largest frame that is taken from `ractor_cluster`: a packet, or what it says of its actors.
-const FRAME_BYTES_MAX: u64 = 1 << 20;
 
 /// How long the end of a run waits for its actors.
 const END_WAIT: Duration = Duration::from_secs(2);
@@ -279,18 +277,20 @@ impl Runner {
             Some(NodeConnectionMode::Isolated),
         )
         .with_listen_addr(IpAddr::V4(Ipv4Addr::LOCALHOST))
-        .with_max_inbound_frame_size(FRAME_BYTES_MAX);
+        .with_max_inbound_frame_size(FRAME_BYTES_MAX as u64);
         let (server, mut server_ended) = Actor::spawn(None, server, ()).await.map_err(failed)?;
         let _server = StopOnDrop(server.get_cell());
 
-        let switchboard = Switchboard::new(Parts {
+        let switchboard = Arc::new(Mutex::new(Switchboard::new(Parts {
             hub: Arc::clone(hub),
             service,
             server: server.clone(),
             hello: Arc::clone(&self.port.hello),
             pace: self.pace,
-        });
-        let (peer, mut peer_ended) = Actor::spawn(None, Peer, switchboard).await.map_err(failed)?;
+        })));
+        let inlet = Inlet::new(&switchboard, Arc::clone(&hub.counters));
+        let desk = Desk { switchboard, inlet: inlet.clone() };
+        let (peer, mut peer_ended) = Actor::spawn(None, Peer, desk).await.map_err(failed)?;
         let _peer = StopOnDrop(peer.get_cell());
         let subscription = Box::new(Events(peer.clone()));
         let subscribe =
@@ -298,7 +298,7 @@ impl Runner {
         server.cast(subscribe).map_err(|_gone| RunError::Ended("the node server"))?;
 
         let tasks = TaskGroup::new();
-        let handshakes = Arc::new(Handshakes::new(self.tls.clone(), Arc::clone(&hub.counters)));
+        let handshakes = Arc::new(Handshakes::new(self.tls.clone(), inlet, tasks.clone()));
         let outcome = tokio::select! {
             () = stopping.wait() => Ok(()),
             _ended = &mut server_ended => Err(RunError::Ended("the node server")),

@@ -1,20 +1,20 @@
 //! The process `peer`: the one actor that other nodes see. It owns all connections.
 //!
-//! Packets reach it through `ractor_cluster`; the listener, the dialer, `ractor_cluster`'s events and the
-//! ticker tell it the rest. All decisions are the switchboard's.
+//! Greetings reach it through `ractor_cluster`; the listener, the dialer, `ractor_cluster`'s events and
+//! the ticker tell it the rest. All decisions are the switchboard's, to which other packets go straight
+//! from the connections.
 //!
-//! # Invariants
-//! 1. Only [`PeerMsg::Packet`] can come from another node.
-//! 2. The service is called from this actor alone, one call at a time.
+//! **Invariant:** only [`PeerMsg::Greeting`] can come from another node.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::message::{BoxedDowncastErr, SerializedMessage};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::NodeEventSubscription;
 use ractor_cluster::node::NodeServerSessionInformation as Session;
 
+use crate::inlet::Inlet;
 use crate::switchboard::{Connected, Switchboard};
 
 /// The process group by which nodes find each other's actor.
@@ -22,8 +22,8 @@ pub(crate) const GROUP: &str = "natter.peer";
 
 /// What the actor is told.
 pub(crate) enum PeerMsg {
-    /// From a peer: an encoded `cluster.Packet`.
-    Packet(Vec<u8>),
+    /// From a peer: an encoded `cluster.Packet` with its hello.
+    Greeting(Vec<u8>),
     /// From listener and dialer: a connection to a node of our cluster.
     Connected(Box<Connected>),
     /// From `ractor_cluster`: both ends of a connection have agreed.
@@ -41,7 +41,7 @@ impl ractor::Message for PeerMsg {
 
     fn serialize(self) -> Result<SerializedMessage, BoxedDowncastErr> {
         match self {
-            Self::Packet(args) => {
+            Self::Greeting(args) => {
                 Ok(SerializedMessage::Cast { variant: String::new(), args, metadata: None })
             }
             Self::Connected(_)
@@ -53,7 +53,7 @@ impl ractor::Message for PeerMsg {
 
     fn deserialize(message: SerializedMessage) -> Result<Self, BoxedDowncastErr> {
         match message {
-            SerializedMessage::Cast { args, .. } => Ok(Self::Packet(args)),
+            SerializedMessage::Cast { args, .. } => Ok(Self::Greeting(args)),
             SerializedMessage::Call { .. } | SerializedMessage::CallReply(..) => {
                 Err(BoxedDowncastErr)
             }
@@ -64,36 +64,48 @@ impl ractor::Message for PeerMsg {
 /// The actor.
 pub(crate) struct Peer;
 
+/// What it owns.
+pub(crate) struct Desk {
+    pub(crate) switchboard: Arc<Mutex<Switchboard>>,
+    pub(crate) inlet: Inlet,
+}
+
+impl Desk {
+    fn switchboard(&self) -> MutexGuard<'_, Switchboard> {
+        self.switchboard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Actor for Peer {
     type Msg = PeerMsg;
-    type State = Switchboard;
-    type Arguments = Switchboard;
+    type State = Desk;
+    type Arguments = Desk;
 
     async fn pre_start(
         &self,
         myself: ActorRef<PeerMsg>,
-        switchboard: Switchboard,
-    ) -> Result<Switchboard, ActorProcessingErr> {
+        desk: Desk,
+    ) -> Result<Desk, ActorProcessingErr> {
         ractor::pg::join(GROUP.to_owned(), vec![myself.get_cell()]);
-        Ok(switchboard)
+        Ok(desk)
     }
 
     async fn handle(
         &self,
         _myself: ActorRef<PeerMsg>,
         message: PeerMsg,
-        switchboard: &mut Switchboard,
+        desk: &mut Desk,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PeerMsg::Packet(bytes) => switchboard.packet(bytes),
-            PeerMsg::Connected(connected) => switchboard.connected(*connected),
+            PeerMsg::Greeting(bytes) => desk.inlet.packet(bytes.into()),
+            PeerMsg::Connected(connected) => desk.switchboard().connected(*connected),
             PeerMsg::SessionReady { label, session, name } => {
-                switchboard.ready(&label, session, &name);
+                desk.switchboard().ready(&label, session, &name);
             }
-            PeerMsg::SessionEnded { label } => switchboard.ended(&label),
+            PeerMsg::SessionEnded { label } => desk.switchboard().ended(&label),
             PeerMsg::TickDue(due) => {
                 due.store(false, Ordering::Relaxed);
-                switchboard.tick();
+                desk.switchboard().tick();
             }
         }
         Ok(())

@@ -46,6 +46,14 @@ impl Clock {
 /// Takes an encoded packet towards the peer.
 pub(crate) type Carrier = Box<dyn Fn(Vec<u8>) + Send>;
 
+/// The two ways to the peer.
+pub(crate) struct Carriers {
+    /// Along the connection itself.
+    pub(crate) packets: Carrier,
+    /// To its actor, for hellos.
+    pub(crate) greeter: Carrier,
+}
+
 /// What every packet of a link says.
 pub(crate) struct Stamp {
     pub(crate) incarnation: u64,
@@ -61,7 +69,9 @@ pub(crate) enum NotSent {
 
 struct Sending {
     outbox: Outbox,
-    carrier: Carrier,
+    carriers: Carriers,
+    /// The peer has our hello, and so takes what we send.
+    heard: bool,
     stamp: Stamp,
     acknowledged: u64,
     under_way: u32,
@@ -98,14 +108,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Route {
     pub(crate) fn new(
-        carrier: Carrier,
+        carriers: Carriers,
         stamp: Stamp,
         clock: Clock,
         counters: Arc<Counters>,
     ) -> Self {
         let sending = Sending {
             outbox: Outbox::default(),
-            carrier,
+            carriers,
+            heard: false,
             stamp,
             acknowledged: 0,
             under_way: 0,
@@ -205,8 +216,23 @@ impl Route {
     /// Says who we are.
     pub(crate) fn greet(&self, hello: Hello) {
         let mut sending = lock(&self.sending);
-        let packet = Packet { hello: Some(hello), ..sending.outbox.empty_packet() };
-        self.ship(&mut sending, packet);
+        if !sending.closed {
+            let packet = Packet { hello: Some(hello), ..sending.outbox.empty_packet() };
+            let packet = self.stamped(&mut sending, packet);
+            (sending.carriers.greeter)(packet);
+        }
+    }
+
+    /// The peer has our hello: what waits may go.
+    pub(crate) fn heard(&self) {
+        let mut sending = lock(&self.sending);
+        sending.heard = true;
+        self.pump(&mut sending);
+    }
+
+    /// Whether the peer has our hello.
+    pub(crate) fn is_heard(&self) -> bool {
+        lock(&self.sending).heard
     }
 
     /// Sends a heartbeat if nothing was sent for `heartbeat`.
@@ -239,7 +265,7 @@ impl Route {
     /// Ships what waits while there is room. Whether it shipped something.
     fn pump(&self, sending: &mut Sending) -> bool {
         let mut shipped = false;
-        while sending.under_way < UNDER_WAY_MAX && !sending.closed {
+        while sending.heard && sending.under_way < UNDER_WAY_MAX && !sending.closed {
             let Some(packet) = sending.outbox.next_packet(self.clock.now_ms()) else { break };
             sending.under_way += 1;
             self.ship(sending, packet);
@@ -248,10 +274,14 @@ impl Route {
         shipped
     }
 
-    fn ship(&self, sending: &mut Sending, mut packet: Packet) {
-        if sending.closed {
-            return;
+    fn ship(&self, sending: &mut Sending, packet: Packet) {
+        if !sending.closed && sending.heard {
+            let packet = self.stamped(sending, packet);
+            (sending.carriers.packets)(packet);
         }
+    }
+
+    fn stamped(&self, sending: &mut Sending, mut packet: Packet) -> Vec<u8> {
         packet.incarnation = sending.stamp.incarnation;
         packet.link = sending.stamp.link;
         packet.acknowledged = sending.acknowledged;
@@ -259,7 +289,7 @@ impl Route {
         add(&self.counters.packets_sent, 1);
         add(&self.counters.bytes_sent, encoded.len() as u64);
         sending.last_sent_ms = self.clock.now_ms();
-        (sending.carrier)(encoded);
+        encoded
     }
 }
 

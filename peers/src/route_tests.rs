@@ -15,12 +15,20 @@ const SECOND: Duration = Duration::from_secs(1);
 fn route() -> (Arc<Route>, impl Fn() -> Vec<Packet>) {
     let shipped = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&shipped);
-    let carrier = Box::new(move |bytes: Vec<u8>| {
+    let carrier = move |bytes: Vec<u8>| {
         sink.lock().unwrap().push(Packet::decode(bytes.as_slice()).unwrap());
-    });
+    };
+    let carriers = Carriers { packets: Box::new(carrier.clone()), greeter: Box::new(carrier) };
     let stamp = Stamp { incarnation: 3, link: 9 };
-    let route = Route::new(carrier, stamp, Clock::start(), Arc::default());
+    let route = Route::new(carriers, stamp, Clock::start(), Arc::default());
     (Arc::new(route), move || std::mem::take(&mut *shipped.lock().unwrap()))
+}
+
+/// The same, when its peer has heard of it.
+fn heard() -> (Arc<Route>, impl Fn() -> Vec<Packet>) {
+    let (route, shipped) = route();
+    route.heard();
+    (route, shipped)
 }
 
 fn cast(route: &Route) {
@@ -29,7 +37,7 @@ fn cast(route: &Route) {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_link_sends_at_once_and_a_busy_one_everything_together() {
-    let (route, shipped) = route();
+    let (route, shipped) = heard();
     cast(&route);
     assert_eq!(shipped().len(), 1, "at once");
     for _ in 0..100 {
@@ -43,8 +51,21 @@ async fn an_idle_link_sends_at_once_and_a_busy_one_everything_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acknowledgements_ride_along_or_go_alone_when_owed() {
+async fn nothing_but_greetings_goes_out_before_the_peer_has_heard_of_us() {
     let (route, shipped) = route();
+    cast(&route);
+    route.beat(Duration::ZERO);
+    route.received(0, 1, true);
+    assert!(shipped().is_empty(), "it would not know what to do with it");
+    route.greet(Hello::default());
+    assert!(shipped()[0].hello.is_some());
+    route.heard();
+    assert_eq!(shipped()[0].pieces.len(), 1, "what waited goes now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_ride_along_or_go_alone_when_owed() {
+    let (route, shipped) = heard();
     route.received(0, 5, false);
     assert!(shipped().is_empty());
     cast(&route);
@@ -56,7 +77,7 @@ async fn acknowledgements_ride_along_or_go_alone_when_owed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_goes_out_only_when_nothing_else_did() {
-    let (route, shipped) = route();
+    let (route, shipped) = heard();
     let heartbeat = Duration::from_millis(200);
     tokio::time::advance(heartbeat).await;
     route.beat(heartbeat);
@@ -70,7 +91,7 @@ async fn a_heartbeat_goes_out_only_when_nothing_else_did() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_ends_with_its_answer_its_time_or_its_link() {
-    let (route, shipped) = route();
+    let (route, shipped) = heard();
     let asked = route.call(Lane::Normal, Bytes::from_static(b"?"), SECOND);
     let request = shipped().remove(0).pieces.remove(0);
     assert_eq!((request.kind(), request.deadline_ms), (proto::cluster::piece::Kind::Request, 1000));
@@ -97,7 +118,7 @@ async fn a_call_ends_with_its_answer_its_time_or_its_link() {
 
 #[tokio::test(start_paused = true)]
 async fn open_calls_are_bounded() {
-    let (route, _) = route();
+    let (route, _) = heard();
     let open: Vec<_> =
         (0..CALLS_MAX).map(|_| route.call(Lane::Normal, Bytes::new(), SECOND)).collect();
     let over = route.call(Lane::Normal, Bytes::new(), SECOND);

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! listener, dialer --Connected--> [waits for a dying session of the same node] --> ractor_cluster
-//!   --SessionReady--> our hello goes out --their hello--> up --silence, end, newer start--> down
+//!   --SessionReady--> our hello goes out, until it is answered
+//!   --their hello--> up: their packets are taken   --their answer--> ours are sent
+//!   --silence, end, newer start--> down
 //! ```
 //!
-//! Owned by the actor `peer`.
+//! Owned by the actor `peer`; packets come straight from the wires, under its lock.
 //!
 //! # Invariants
 //! 1. A connection is known by a number that both ends derive from its TLS keys: a packet without it
@@ -18,8 +20,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message as _;
 use proto::NodeId;
 use proto::cluster::{Hello, Packet};
 use ractor::{ActorId, ActorRef};
@@ -34,7 +34,7 @@ use crate::inbox::Inbox;
 use crate::limits::{ACKNOWLEDGE_BYTES, GREETING_WAIT, SCHEMA, SCHEMA_MIN};
 use crate::parcel::{Kind, Parcel};
 use crate::peer::{GROUP, PeerMsg};
-use crate::route::{Clock, Route, Stamp};
+use crate::route::{Carriers, Clock, Route, Stamp};
 use crate::wire::Tap;
 
 /// Ticks of silence after which a connection gives way to a new one of the same node.
@@ -198,13 +198,17 @@ impl Switchboard {
             return self.close(label, "refused");
         };
         let actor: ActorRef<PeerMsg> = actor.into();
-        let carrier = Box::new(move |packet| drop(actor.cast(PeerMsg::Packet(packet))));
+        let greeter = Box::new(move |hello| drop(actor.cast(PeerMsg::Greeting(hello))));
+        let carriers = Carriers { packets: Box::new(connection.tap.carrier()), greeter };
         let me = self.parts.hub.me;
         let stamp = Stamp { incarnation: me.incarnation, link: connection.link };
         let counters = Arc::clone(&self.parts.hub.counters);
-        let route = Arc::new(Route::new(carrier, stamp, self.clock, counters));
+        let route = Arc::new(Route::new(carriers, stamp, self.clock, counters));
         connection.tap.tell(&route);
         route.greet(self.parts.hello());
+        if connection.hello.is_some() {
+            route.greet(Hello { heard: true, ..self.parts.hello() });
+        }
         connection.session = Some((peer, route));
         self.greeted(label);
     }
@@ -254,16 +258,9 @@ impl Switchboard {
     }
 
     /// A packet came from somewhere.
-    pub(crate) fn packet(&mut self, bytes: Vec<u8>) {
-        let counters = &self.parts.hub.counters;
-        add(&counters.packets_received, 1);
-        add(&counters.bytes_received, bytes.len() as u64);
-        let Ok(mut packet) = Packet::decode(Bytes::from(bytes)) else {
-            add(&counters.undecodable, 1);
-            return;
-        };
+    pub(crate) fn packet(&mut self, mut packet: Packet) {
         let Some(label) = self.labels.get(&packet.link).cloned() else {
-            add(&counters.unknown, 1);
+            add(&self.parts.hub.counters.unknown, 1);
             return;
         };
         let hello = packet.hello.take();
@@ -275,15 +272,19 @@ impl Switchboard {
         }
     }
 
-    /// Something was heard. The route, if a hello must be answered: the peer has not heard ours.
+    /// Something was heard. The route, if it was a hello that must be answered.
     fn hear(&mut self, label: &str, hello: Option<Hello>) -> Option<Arc<Route>> {
         let connection = self.connections.get_mut(label)?;
         connection.silent_ticks = 0;
         let hello = hello?;
-        // An answer is not answered, or two nodes would greet each other for ever.
-        let again = connection.up.is_some() && !hello.heard;
+        let heard = hello.heard;
         connection.hello.get_or_insert(hello);
-        connection.session.as_ref().filter(|_| again).map(|(_, route)| Arc::clone(route))
+        let (_, route) = connection.session.as_ref()?;
+        if heard {
+            route.heard();
+        }
+        // An answer is not answered, or two nodes would greet each other for ever.
+        (!heard).then(|| Arc::clone(route))
     }
 
     fn take(&mut self, label: &str, packet: Packet) {
@@ -338,9 +339,10 @@ impl Switchboard {
             {
                 overdue.push((label.clone(), "it is silent"));
             } else if let Some((_, route)) = &connection.session {
-                match connection.up {
-                    Some(_) => route.beat(pace.heartbeat),
-                    None => route.greet(self.parts.hello()),
+                if route.is_heard() {
+                    route.beat(pace.heartbeat);
+                } else {
+                    route.greet(self.parts.hello());
                 }
             }
         }

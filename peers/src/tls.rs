@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::identity::{Identity, IdentityError, node_of};
 
-const ALPN: &[u8] = b"natter-cluster/1";
+const ALPN: &[u8] = b"natter-cluster/2";
 
 /// What a DER-encoded Ed25519 public key begins with (RFC 8410).
 const ED25519_SPKI: [u8; 12] =

@@ -1,36 +1,72 @@
-//! The byte stream of one connection, as `ractor_cluster` gets it: with a tap.
+//! One connection: the bytes of `ractor_cluster` and our packets, in frames on one TLS stream.
+//!
+//! ```text
+//! ractor_cluster's session <--pipe--> | frames | <--TLS--> the other end, the same
+//! routes, switchboard      <--------> |        |
+//! ```
+//!
+//! Nodes find, authenticate and greet each other through `ractor_cluster`. Packets go beside it: in
+//! there each would pass four actors on its way out and four on its way in, and on a busy machine that
+//! is most of what it costs.
 //!
 //! The tap tells the route when all was written, so that the next packet can be packed, and cuts
-//! the connection: the reader sees its end, and `ractor_cluster` closes the socket. (Stopping its
-//! session would leave the socket and its queue behind when the peer hangs.)
+//! the connection: `ractor_cluster` sees its end, and the socket is closed. (Stopping its session would
+//! leave the socket and its queue behind when the peer hangs.)
+//!
+//! A frame is a kind (1 byte), a length (3 bytes, big endian) and so many bytes.
 //!
 //! **Invariant:** after a cut nothing is read or written any longer.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
-use std::task::{Context, Poll};
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use ractor_cluster::{BoxRead, BoxWrite, ClusterBidiStream};
-use supervision::{StopSource, Stopping};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use supervision::{StopSource, Stopping, TaskGroup};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
+};
+use tokio::sync::mpsc;
 
+use crate::inlet::Inlet;
+use crate::limits::{FRAME_BYTES_MAX, PACKETS_QUEUED_MAX};
 use crate::route::Route;
 
-/// A hold on the byte stream of one connection.
+/// Bytes of `ractor_cluster`'s that are on their way to or from it.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 16 << 10;
+
+const HEAD_BYTES: usize = 4;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Some bytes of `ractor_cluster`'s.
+    Session = 1,
+    /// A packet.
+    Packet = 2,
+}
+
+/// A hold on one connection.
 #[derive(Debug)]
 pub(crate) struct Tap {
     source: StopSource,
     cut: Stopping,
     route: OnceLock<Weak<Route>>,
+    packets: mpsc::Sender<Vec<u8>>,
 }
 
+/// The packets of a tap.
+pub(crate) type Packets = mpsc::Receiver<Vec<u8>>;
+
 impl Tap {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> (Arc<Self>, Packets) {
         let (source, cut) = StopSource::new();
-        Arc::new(Self { source, cut, route: OnceLock::new() })
+        let (packets, queued) = mpsc::channel(PACKETS_QUEUED_MAX);
+        (Arc::new(Self { source, cut, route: OnceLock::new(), packets }), queued)
     }
 
     /// Ends the connection.
@@ -42,6 +78,18 @@ impl Tap {
     pub(crate) fn tell(&self, route: &Arc<Route>) {
         self.route.get_or_init(|| Arc::downgrade(route));
     }
+
+    /// Takes packets to the other end. One that finds no room is lost, as any may be.
+    pub(crate) fn carrier(&self) -> impl Fn(Vec<u8>) + Send + 'static {
+        let packets = self.packets.clone();
+        move |packet| drop(packets.try_send(packet))
+    }
+
+    fn flushed(&self) {
+        if let Some(route) = self.route.get().and_then(Weak::upgrade) {
+            route.flushed();
+        }
+    }
 }
 
 impl Drop for Tap {
@@ -50,11 +98,14 @@ impl Drop for Tap {
     }
 }
 
-/// A byte stream with its tap.
+/// A connection that nothing runs on yet.
 pub(crate) struct Wire<S> {
     pub(crate) stream: S,
     pub(crate) label: String,
     pub(crate) tap: Arc<Tap>,
+    pub(crate) packets: Packets,
+    pub(crate) inlet: Inlet,
+    pub(crate) tasks: TaskGroup,
 }
 
 impl<S> fmt::Debug for Wire<S> {
@@ -68,11 +119,16 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     fn split(self: Box<Self>) -> (BoxRead, BoxWrite) {
-        let Self { stream, tap, .. } = *self;
+        let Self { stream, tap, packets, inlet, tasks, .. } = *self;
+        let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
+        let (from_session, to_session) = tokio::io::split(ours);
         let (reader, writer) = tokio::io::split(stream);
-        let stopping = tap.cut.clone();
-        let cut = Box::pin(async move { stopping.wait().await });
-        (Box::new(Reader { reader, cut }), Box::new(Writer { writer, tap }))
+        // If the group is finishing, both ends are dropped and the session sees its end.
+        let cut = Arc::clone(&tap);
+        tasks.spawn("link out", until_cut(cut, write(writer, from_session, packets, tap.clone())));
+        tasks.spawn("link in", until_cut(tap, read(reader, to_session, inlet)));
+        let (reader, writer) = tokio::io::split(theirs);
+        (Box::new(reader), Box::new(writer))
     }
 
     fn peer_label(&self) -> Option<String> {
@@ -80,54 +136,127 @@ where
     }
 }
 
-struct Reader<R> {
-    reader: R,
-    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Reader<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() {
-            // Once it has ended it must not be polled again.
-            self.cut = Box::pin(std::future::ready(()));
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.reader).poll_read(context, buffer)
+/// One direction of a connection. Its end is the end of both.
+async fn until_cut(tap: Arc<Tap>, direction: impl Future<Output = io::Result<()>>) {
+    let cut = tap.cut.clone();
+    tokio::select! {
+        () = cut.wait() => {}
+        ended = direction => if let Err(error) = ended {
+            tracing::debug!(%error, "connection to a node broke");
+        },
     }
+    tap.cut();
 }
 
-struct Writer<W> {
-    writer: W,
+async fn write<W: AsyncWrite + Unpin>(
+    mut socket: W,
+    mut session: ReadHalf<DuplexStream>,
+    mut packets: Packets,
     tap: Arc<Tap>,
+) -> io::Result<()> {
+    let mut chunk = vec![0; READ_BYTES];
+    loop {
+        let mut frames = Vec::new();
+        tokio::select! {
+            packet = packets.recv() => match packet {
+                Some(packet) => put(&mut frames, Kind::Packet, &packet),
+                None => return Ok(()),
+            },
+            length = session.read(&mut chunk) => match length? {
+                0 => return Ok(()),
+                length => put(&mut frames, Kind::Session, &chunk[..length]),
+            },
+        }
+        while let Ok(packet) = packets.try_recv() {
+            put(&mut frames, Kind::Packet, &packet);
+        }
+        socket.write_all(&frames).await?;
+        socket.flush().await?;
+        tap.flushed();
+    }
 }
 
-impl<W: AsyncWrite + Unpin> AsyncWrite for Writer<W> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.tap.cut.is_stopping() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+async fn read<R: AsyncRead + Unpin>(
+    mut socket: R,
+    mut session: WriteHalf<DuplexStream>,
+    inlet: Inlet,
+) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        while let Some((kind, bytes)) = take(&mut buffer)? {
+            match kind {
+                Kind::Packet => inlet.packet(bytes),
+                Kind::Session => session.write_all(&bytes).await?,
+            }
         }
-        Pin::new(&mut self.writer).poll_write(context, bytes)
+        buffer.reserve(READ_BYTES);
+        if socket.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn put(frames: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    frames.extend_from_slice(&((kind as u32) << 24 | length).to_be_bytes());
+    frames.extend_from_slice(bytes);
+}
+
+/// The next frame, if it is there whole. A copy: what is kept of a packet must not keep its neighbors.
+fn take(buffer: &mut BytesMut) -> io::Result<Option<(Kind, Bytes)>> {
+    let Some((kind, length)) = buffer.first_chunk::<HEAD_BYTES>().map(head).transpose()? else {
+        return Ok(None);
+    };
+    let Some(bytes) = buffer.get(HEAD_BYTES..HEAD_BYTES + length) else { return Ok(None) };
+    let bytes = Bytes::copy_from_slice(bytes);
+    buffer.advance(HEAD_BYTES + length);
+    Ok(Some((kind, bytes)))
+}
+
+fn head(head: &[u8; HEAD_BYTES]) -> io::Result<(Kind, usize)> {
+    let [kind, length @ ..] = head;
+    let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    let kind = match kind {
+        1 => Kind::Session,
+        2 => Kind::Packet,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of no known kind")),
+    };
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame over the limit"));
+    }
+    Ok((kind, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in_however_they_are_cut() {
+        let mut frames = Vec::new();
+        put(&mut frames, Kind::Packet, b"a packet");
+        put(&mut frames, Kind::Session, b"");
+        put(&mut frames, Kind::Session, &[7; 70_000]);
+        for step in [1, 3, 1_000, frames.len()] {
+            let (mut buffer, mut seen) = (BytesMut::new(), Vec::new());
+            for chunk in frames.chunks(step) {
+                buffer.extend_from_slice(chunk);
+                seen.extend(std::iter::from_fn(|| take(&mut buffer).unwrap()));
+            }
+            let expected = [
+                (Kind::Packet, Bytes::from_static(b"a packet")),
+                (Kind::Session, Bytes::new()),
+                (Kind::Session, vec![7; 70_000].into()),
+            ];
+            assert_eq!(seen, expected);
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.writer).poll_flush(context);
-        if matches!(polled, Poll::Ready(Ok(())))
-            && let Some(route) = self.tap.route.get().and_then(Weak::upgrade)
-        {
-            route.flushed();
-        }
-        polled
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.writer).poll_shutdown(context)
+    #[test]
+    fn what_is_no_frame_ends_the_connection() {
+        let take = |bytes: &[u8]| take(&mut BytesMut::from(bytes));
+        assert!(take(&[3, 0, 0, 0]).is_err(), "no such kind");
+        assert!(take(&[2, 0xFF, 0xFF, 0xFF]).is_err(), "too long");
+        assert_eq!(take(&[2, 0, 0]).unwrap(), None, "not yet");
     }
 }
