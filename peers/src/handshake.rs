@@ -87,12 +87,11 @@ impl Handshakes {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let label = format!("link-{}", LABELS.fetch_add(1, Ordering::Relaxed));
-        let (tap, packets) = Tap::new();
+        let tap = Tap::new();
         let wire = Wire {
             stream,
             label: label.clone(),
             tap: Arc::clone(&tap),
-            packets,
             inlet: self.inlet.clone(),
             tasks: self.tasks.clone(),
         };

@@ -70,13 +70,8 @@ pub const INCOMPLETE_MAX: usize = 64;
 /// Bytes of incomplete parcels in one lane.
 pub const INCOMPLETE_BYTES_MAX: usize = PARCEL_BYTES_MAX + WINDOW_BYTES;
 
-/// Packets handed to the socket's task and not written yet. One is being written, one waits; the
-/// rest of what waits travels together.
-pub const UNDER_WAY_MAX: u32 = 2;
-
-/// Packets that may wait for the socket's task beside those: acknowledgements, one for 64 KiB taken,
-/// of which the peer's window allows 16, and heartbeats.
-pub const PACKETS_QUEUED_MAX: usize = 64;
+/// Packets that are written at once: what is urgent waits for so many at most.
+pub const PACKETS_AT_ONCE: usize = 2;
 
 /// Largest frame that is taken from a connection: a packet, or some bytes of `ractor_cluster`'s.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -93,7 +88,6 @@ pub const GREETING_WAIT: Duration = Duration::from_secs(5);
 const _: () = {
     assert!(2 * PIECE_BYTES_MAX <= PACKET_BYTES_MAX);
     assert!(PACKET_BYTES_MAX < FRAME_BYTES_MAX && FRAME_BYTES_MAX < 1 << 24);
-    assert!(2 * (WINDOW_BYTES / ACKNOWLEDGE_BYTES) < PACKETS_QUEUED_MAX);
     assert!(ACKNOWLEDGE_BYTES + PACKET_BYTES_MAX < BULK_WINDOW_BYTES);
     assert!(BULK_WINDOW_BYTES < WINDOW_BYTES);
     assert!(2 * PARCEL_BYTES_MAX <= NORMAL_BYTES_MAX);

@@ -109,6 +109,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether something waits.
+    pub fn has_some(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.parcels.is_empty())
+    }
+
     /// The next packet with pieces in it, if something waits and there is credit for it. Requests
     /// whose time is over are left out.
     pub fn next_packet(&mut self, now_ms: u64) -> Option<Packet> {

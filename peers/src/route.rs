@@ -1,11 +1,11 @@
 //! The sending side of one link, shared by all who cast and call: what waits, who waits for answers.
 //!
-//! Whoever has something to send packs and ships it on the spot if the socket's task has room, so
-//! an idle link adds no hop. Otherwise it waits, and when the socket's task has written what it
-//! had, all that waited goes out together. No timer is started for any of it.
+//! Whoever has something to send rings the bell of the connection's writer, which takes packets as
+//! fast as it can write them: what was offered meanwhile travels together. No timer is started for
+//! any of it.
 //!
 //! # Invariants
-//! 1. Packets leave in the order of their numbers: they are shipped under the lock.
+//! 1. Packets leave in the order of their numbers: one writer takes them.
 //! 2. A closed route sends nothing, and no call waits on it.
 
 use std::collections::HashMap;
@@ -16,12 +16,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::cluster::{Hello, Packet};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::counters::{Counters, add};
 use crate::door::{Answered, CallError, Lane};
-use crate::limits::{CALLS_MAX, UNDER_WAY_MAX};
+use crate::limits::CALLS_MAX;
 use crate::outbox::Outbox;
 use crate::parcel::{Kind, Parcel};
 
@@ -43,16 +43,8 @@ impl Clock {
     }
 }
 
-/// Takes an encoded packet towards the peer.
-pub(crate) type Carrier = Box<dyn Fn(Vec<u8>) + Send>;
-
-/// The two ways to the peer.
-pub(crate) struct Carriers {
-    /// Along the connection itself.
-    pub(crate) packets: Carrier,
-    /// To its actor, for hellos.
-    pub(crate) greeter: Carrier,
-}
+/// Takes an encoded hello to the peer's actor.
+pub(crate) type Greeter = Box<dyn Fn(Vec<u8>) + Send>;
 
 /// What every packet of a link says.
 pub(crate) struct Stamp {
@@ -69,12 +61,13 @@ pub(crate) enum NotSent {
 
 struct Sending {
     outbox: Outbox,
-    carriers: Carriers,
+    greeter: Greeter,
     /// The peer has our hello, and so takes what we send.
     heard: bool,
     stamp: Stamp,
     acknowledged: u64,
-    under_way: u32,
+    /// A packet is due even if there is nothing to put into it.
+    owing: bool,
     last_sent_ms: u64,
     closed: bool,
 }
@@ -91,6 +84,7 @@ struct Calls {
 /// The sending side of one link.
 pub(crate) struct Route {
     sending: Mutex<Sending>,
+    bell: Arc<Notify>,
     calls: Mutex<Calls>,
     clock: Clock,
     counters: Arc<Counters>,
@@ -107,23 +101,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Route {
+    /// `bell` is rung when [`Route::next`] has something.
     pub(crate) fn new(
-        carriers: Carriers,
+        (greeter, bell): (Greeter, Arc<Notify>),
         stamp: Stamp,
         clock: Clock,
         counters: Arc<Counters>,
     ) -> Self {
         let sending = Sending {
             outbox: Outbox::default(),
-            carriers,
+            greeter,
             heard: false,
             stamp,
             acknowledged: 0,
-            under_way: 0,
+            owing: false,
             last_sent_ms: clock.now_ms(),
             closed: false,
         };
-        Self { sending: Mutex::new(sending), calls: Mutex::default(), clock, counters }
+        Self { sending: Mutex::new(sending), bell, calls: Mutex::default(), clock, counters }
     }
 
     /// Sends a parcel, or lets it wait.
@@ -136,7 +131,8 @@ impl Route {
             add(self.counters.refused(lane), 1);
             NotSent::Full
         })?;
-        self.pump(&mut sending);
+        drop(sending);
+        self.bell.notify_one();
         Ok(())
     }
 
@@ -193,11 +189,16 @@ impl Route {
         }
     }
 
-    /// The socket's task has written all that it had.
-    pub(crate) fn flushed(&self) {
+    /// The next packet, encoded; `None`: nothing may be sent now.
+    pub(crate) fn next(&self) -> Option<Vec<u8>> {
         let mut sending = lock(&self.sending);
-        sending.under_way = 0;
-        self.pump(&mut sending);
+        if sending.closed || !sending.heard {
+            return None;
+        }
+        let owing = std::mem::take(&mut sending.owing);
+        let packet = sending.outbox.next_packet(self.clock.now_ms());
+        let packet = packet.or_else(|| owing.then(|| sending.outbox.empty_packet()))?;
+        Some(self.stamped(&mut sending, packet))
     }
 
     /// A packet came: `theirs` is what the peer acknowledges, `mine` what we acknowledge from now
@@ -206,10 +207,11 @@ impl Route {
         let mut sending = lock(&self.sending);
         sending.outbox.acknowledge(theirs);
         sending.acknowledged = mine;
-        let shipped = self.pump(&mut sending);
-        if owing && !shipped {
-            let packet = sending.outbox.empty_packet();
-            self.ship(&mut sending, packet);
+        sending.owing |= owing;
+        // What has waited for credit may have it now.
+        if sending.owing || sending.outbox.has_some() {
+            drop(sending);
+            self.bell.notify_one();
         }
     }
 
@@ -219,15 +221,14 @@ impl Route {
         if !sending.closed {
             let packet = Packet { hello: Some(hello), ..sending.outbox.empty_packet() };
             let packet = self.stamped(&mut sending, packet);
-            (sending.carriers.greeter)(packet);
+            (sending.greeter)(packet);
         }
     }
 
     /// The peer has our hello: what waits may go.
     pub(crate) fn heard(&self) {
-        let mut sending = lock(&self.sending);
-        sending.heard = true;
-        self.pump(&mut sending);
+        lock(&self.sending).heard = true;
+        self.bell.notify_one();
     }
 
     /// Whether the peer has our hello.
@@ -239,9 +240,10 @@ impl Route {
     pub(crate) fn beat(&self, heartbeat: Duration) {
         let mut sending = lock(&self.sending);
         let silent_ms = self.clock.now_ms().saturating_sub(sending.last_sent_ms);
-        if u128::from(silent_ms) >= heartbeat.as_millis() && !self.pump(&mut sending) {
-            let packet = sending.outbox.empty_packet();
-            self.ship(&mut sending, packet);
+        if u128::from(silent_ms) >= heartbeat.as_millis() {
+            sending.owing = true;
+            drop(sending);
+            self.bell.notify_one();
         }
     }
 
@@ -259,25 +261,6 @@ impl Route {
         };
         for waiting in waiting.into_values() {
             drop(waiting.send(Err(CallError::Broken))); // The caller may have given up.
-        }
-    }
-
-    /// Ships what waits while there is room. Whether it shipped something.
-    fn pump(&self, sending: &mut Sending) -> bool {
-        let mut shipped = false;
-        while sending.heard && sending.under_way < UNDER_WAY_MAX && !sending.closed {
-            let Some(packet) = sending.outbox.next_packet(self.clock.now_ms()) else { break };
-            sending.under_way += 1;
-            self.ship(sending, packet);
-            shipped = true;
-        }
-        shipped
-    }
-
-    fn ship(&self, sending: &mut Sending, packet: Packet) {
-        if !sending.closed && sending.heard {
-            let packet = self.stamped(sending, packet);
-            (sending.carriers.packets)(packet);
         }
     }
 

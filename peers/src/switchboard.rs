@@ -34,7 +34,7 @@ use crate::inbox::Inbox;
 use crate::limits::{ACKNOWLEDGE_BYTES, GREETING_WAIT, SCHEMA, SCHEMA_MIN};
 use crate::parcel::{Kind, Parcel};
 use crate::peer::{GROUP, PeerMsg};
-use crate::route::{Carriers, Clock, Route, Stamp};
+use crate::route::{Clock, Route, Stamp};
 use crate::wire::Tap;
 
 /// Ticks of silence after which a connection gives way to a new one of the same node.
@@ -199,11 +199,11 @@ impl Switchboard {
         };
         let actor: ActorRef<PeerMsg> = actor.into();
         let greeter = Box::new(move |hello| drop(actor.cast(PeerMsg::Greeting(hello))));
-        let carriers = Carriers { packets: Box::new(connection.tap.carrier()), greeter };
+        let bell = connection.tap.bell();
         let me = self.parts.hub.me;
         let stamp = Stamp { incarnation: me.incarnation, link: connection.link };
         let counters = Arc::clone(&self.parts.hub.counters);
-        let route = Arc::new(Route::new(carriers, stamp, self.clock, counters));
+        let route = Arc::new(Route::new((greeter, bell), stamp, self.clock, counters));
         connection.tap.tell(&route);
         route.greet(self.parts.hello());
         if connection.hello.is_some() {

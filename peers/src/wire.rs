@@ -9,8 +9,10 @@
 //! there each would pass four actors on its way out and four on its way in, and on a busy machine that
 //! is most of what it costs.
 //!
-//! The tap tells the route when all was written, so that the next packet can be packed, and cuts
-//! the connection: `ractor_cluster` sees its end, and the socket is closed. (Stopping its session would
+//! Packets are packed when the socket has room, and not before everybody who is about to send had his
+//! turn: what is sent in the same moment travels together.
+//!
+//! The tap cuts the connection: `ractor_cluster` sees its end, and the socket is closed. (Stopping its session would
 //! leave the socket and its queue behind when the peer hangs.)
 //!
 //! A frame is a kind (1 byte), a length (3 bytes, big endian) and so many bytes.
@@ -27,10 +29,10 @@ use supervision::{StopSource, Stopping, TaskGroup};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
 };
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use crate::inlet::Inlet;
-use crate::limits::{FRAME_BYTES_MAX, PACKETS_QUEUED_MAX};
+use crate::limits::{FRAME_BYTES_MAX, PACKETS_AT_ONCE};
 use crate::route::Route;
 
 /// Bytes of `ractor_cluster`'s that are on their way to or from it.
@@ -56,17 +58,13 @@ pub(crate) struct Tap {
     source: StopSource,
     cut: Stopping,
     route: OnceLock<Weak<Route>>,
-    packets: mpsc::Sender<Vec<u8>>,
+    bell: Arc<Notify>,
 }
 
-/// The packets of a tap.
-pub(crate) type Packets = mpsc::Receiver<Vec<u8>>;
-
 impl Tap {
-    pub(crate) fn new() -> (Arc<Self>, Packets) {
+    pub(crate) fn new() -> Arc<Self> {
         let (source, cut) = StopSource::new();
-        let (packets, queued) = mpsc::channel(PACKETS_QUEUED_MAX);
-        (Arc::new(Self { source, cut, route: OnceLock::new(), packets }), queued)
+        Arc::new(Self { source, cut, route: OnceLock::new(), bell: Arc::default() })
     }
 
     /// Ends the connection.
@@ -74,21 +72,25 @@ impl Tap {
         self.source.fire();
     }
 
-    /// Who is told when all was written. Only the first one counts.
+    /// Whose packets are written. Only the first one counts.
     pub(crate) fn tell(&self, route: &Arc<Route>) {
         self.route.get_or_init(|| Arc::downgrade(route));
     }
 
-    /// Takes packets to the other end. One that finds no room is lost, as any may be.
-    pub(crate) fn carrier(&self) -> impl Fn(Vec<u8>) + Send + 'static {
-        let packets = self.packets.clone();
-        move |packet| drop(packets.try_send(packet))
+    /// To be rung when there are packets.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
     }
 
-    fn flushed(&self) {
+    /// Frames of the next packets; empty if there are none.
+    fn packets(&self) -> Vec<u8> {
+        let mut frames = Vec::new();
         if let Some(route) = self.route.get().and_then(Weak::upgrade) {
-            route.flushed();
+            for packet in std::iter::from_fn(|| route.next()).take(PACKETS_AT_ONCE) {
+                put(&mut frames, Kind::Packet, &packet);
+            }
         }
+        frames
     }
 }
 
@@ -103,7 +105,6 @@ pub(crate) struct Wire<S> {
     pub(crate) stream: S,
     pub(crate) label: String,
     pub(crate) tap: Arc<Tap>,
-    pub(crate) packets: Packets,
     pub(crate) inlet: Inlet,
     pub(crate) tasks: TaskGroup,
 }
@@ -119,13 +120,13 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     fn split(self: Box<Self>) -> (BoxRead, BoxWrite) {
-        let Self { stream, tap, packets, inlet, tasks, .. } = *self;
+        let Self { stream, tap, inlet, tasks, .. } = *self;
         let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
         let (from_session, to_session) = tokio::io::split(ours);
         let (reader, writer) = tokio::io::split(stream);
         // If the group is finishing, both ends are dropped and the session sees its end.
         let cut = Arc::clone(&tap);
-        tasks.spawn("link out", until_cut(cut, write(writer, from_session, packets, tap.clone())));
+        tasks.spawn("link out", until_cut(cut, write(writer, from_session, tap.clone())));
         tasks.spawn("link in", until_cut(tap, read(reader, to_session, inlet)));
         let (reader, writer) = tokio::io::split(theirs);
         (Box::new(reader), Box::new(writer))
@@ -151,28 +152,27 @@ async fn until_cut(tap: Arc<Tap>, direction: impl Future<Output = io::Result<()>
 async fn write<W: AsyncWrite + Unpin>(
     mut socket: W,
     mut session: ReadHalf<DuplexStream>,
-    mut packets: Packets,
     tap: Arc<Tap>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; READ_BYTES];
     loop {
-        let mut frames = Vec::new();
+        let mut of_session = 0;
         tokio::select! {
-            packet = packets.recv() => match packet {
-                Some(packet) => put(&mut frames, Kind::Packet, &packet),
-                None => return Ok(()),
-            },
+            () = tap.bell.notified() => tokio::task::yield_now().await,
             length = session.read(&mut chunk) => match length? {
                 0 => return Ok(()),
-                length => put(&mut frames, Kind::Session, &chunk[..length]),
+                length => of_session = length,
             },
         }
-        while let Ok(packet) = packets.try_recv() {
-            put(&mut frames, Kind::Packet, &packet);
+        let mut frames = tap.packets();
+        if of_session > 0 {
+            put(&mut frames, Kind::Session, &chunk[..of_session]);
         }
-        socket.write_all(&frames).await?;
-        socket.flush().await?;
-        tap.flushed();
+        while !frames.is_empty() {
+            socket.write_all(&frames).await?;
+            socket.flush().await?;
+            frames = tap.packets();
+        }
     }
 }
 
