@@ -15,9 +15,9 @@ const SECOND: Duration = Duration::from_secs(1);
 fn route() -> (Arc<Route>, impl Fn() -> Vec<Packet>) {
     let greeted = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&greeted);
-    let greeter: Greeter = Box::new(move |hello| sink.lock().unwrap().push(hello));
+    let greet: Greeter = Box::new(move |hello| sink.lock().unwrap().push(hello));
     let stamp = Stamp { incarnation: 3, link: 9 };
-    let ways = (greeter, Arc::default());
+    let ways = (greet, Arc::default());
     let route = Arc::new(Route::new(ways, stamp, Clock::start(), Arc::default()));
     let writer = Arc::clone(&route);
     let sent = move || {

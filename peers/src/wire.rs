@@ -204,7 +204,7 @@ fn put(frames: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
 
 /// The next frame, if it is there whole. A copy: what is kept of a packet must not keep its neighbors.
 fn take(buffer: &mut BytesMut) -> io::Result<Option<(Kind, Bytes)>> {
-    let Some((kind, length)) = buffer.first_chunk::<HEAD_BYTES>().map(head).transpose()? else {
+    let Some((kind, length)) = buffer.first_chunk().copied().map(head).transpose()? else {
         return Ok(None);
     };
     let Some(bytes) = buffer.get(HEAD_BYTES..HEAD_BYTES + length) else { return Ok(None) };
@@ -213,7 +213,7 @@ fn take(buffer: &mut BytesMut) -> io::Result<Option<(Kind, Bytes)>> {
     Ok(Some((kind, bytes)))
 }
 
-fn head(head: &[u8; HEAD_BYTES]) -> io::Result<(Kind, usize)> {
+fn head(head: [u8; HEAD_BYTES]) -> io::Result<(Kind, usize)> {
     let [kind, length @ ..] = head;
     let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     let kind = match kind {
@@ -236,7 +236,7 @@ mod tests {
         let mut frames = Vec::new();
         put(&mut frames, Kind::Packet, b"a packet");
         put(&mut frames, Kind::Session, b"");
-        put(&mut frames, Kind::Session, &[7; 70_000]);
+        put(&mut frames, Kind::Session, &vec![7; 70_000]);
         for step in [1, 3, 1_000, frames.len()] {
             let (mut buffer, mut seen) = (BytesMut::new(), Vec::new());
             for chunk in frames.chunks(step) {

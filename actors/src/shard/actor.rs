@@ -6,20 +6,20 @@
 use super::chores::Chores;
 use super::command::{Command, Effect};
 use super::machine::Machine;
-use super::proposals::{Failure, Moment, Proposals, Who};
+use super::proposals::{Moment, Proposals, Who};
 use super::reads::Overlay;
 use super::rest::Rest;
-use super::{Answer, Loaded, Outcome, Query, ShardItem, ShardReplica};
+use super::{Answer, Loaded, Query, ShardItem, ShardReplica};
 use crate::context::Context;
 use crate::delivery::Outbound;
-use crate::raft::{Committed, Done, Group, GroupArgs, ProposeError, Standing};
+use crate::raft::{Committed, Done, Group, GroupArgs, Standing};
 use bytes::Bytes;
 use prost::Message;
-use proto::{Code, NodeId, ShardId, stored};
+use proto::{NodeId, ShardId, stored};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use supervision::{Flow, Inbox, Process, ProcessError, timer};
+use supervision::{Flow, Inbox, Process, ProcessError};
 use tracing::info;
 
 /// Wait before something that failed for lack of space or of an answer is tried again.
@@ -51,11 +51,11 @@ pub struct ShardArgs {
 pub(super) type Question = (Query, Option<Answer<()>>);
 
 /// Our batch under way.
-struct Proposed {
-    record: Bytes,
+pub(super) struct Proposed {
+    pub(super) record: Bytes,
     /// The batch without its commands.
-    head: stored::Batch,
-    spills: bool,
+    pub(super) head: stored::Batch,
+    pub(super) spills: bool,
 }
 
 /// A batch that is committed. Without commands if it is ours: they are in the queue.
@@ -74,7 +74,9 @@ pub struct ShardActor {
     pub(super) machine: Machine,
     pub(super) proposals: Proposals,
     /// Our batch under way, if it was proposed here.
-    proposed: Option<Proposed>,
+    pub(super) proposed: Option<Proposed>,
+    /// It is this shard's turn to propose.
+    pub(super) in_round: bool,
     pub(super) standing: Standing,
     /// Last index of the log when this node began to lead.
     pub(super) ready_from: u64,
@@ -96,7 +98,7 @@ pub struct ShardActor {
     pub(super) lost: BTreeSet<NodeId>,
     pub(super) ticks: u64,
     /// Since when nobody takes our commands, in ticks.
-    stuck_since: Option<u64>,
+    pub(super) stuck_since: Option<u64>,
 }
 
 impl std::fmt::Debug for ShardActor {
@@ -139,6 +141,7 @@ impl Process for ShardActor {
             machine: loaded.machine,
             proposals: Proposals::default(),
             proposed: None,
+            in_round: false,
             standing: Standing::default(),
             ready_from: 0,
             ready_in: None,
@@ -176,6 +179,7 @@ impl Process for ShardActor {
             ShardItem::NotProposed(number, error) => self.not_proposed(number, error)?,
             ShardItem::Forwarded(number, outcomes) => self.forwarded(number, outcomes),
             ShardItem::Stands(standing) => self.stands(standing),
+            ShardItem::RoundBegins => self.round_begins(),
             ShardItem::RetryDue => self.chores.retry_asked = false,
             ShardItem::OriginsRead { user, read } => self.origins_read(user, read),
             ShardItem::NoticesTaken { to, number, taken } => self.notices_taken(to, number, taken),
@@ -197,6 +201,7 @@ impl Process for ShardActor {
     }
 
     fn settle(&mut self) -> Result<Flow, ProcessError> {
+        self.leave_round();
         self.propose_next(false);
         Ok(Flow::Continue)
     }
@@ -211,103 +216,6 @@ impl ShardActor {
     /// Now.
     pub(super) fn moment(&self) -> Moment {
         Moment { tick: self.ticks, ms: self.context.clock.now_ms() }
-    }
-
-    fn take_all(&mut self, commands: Vec<Command>, answer: Answer<Vec<Outcome>>) {
-        if !self.standing.me_leads {
-            answer(vec![Outcome::Elsewhere; commands.len()]);
-            return;
-        }
-        let count = commands.len();
-        let (collect, now) = (super::forward::collect(count, answer), self.moment());
-        for (place, command) in commands.into_iter().enumerate() {
-            let collect = collect.clone();
-            let reply = Box::new(move |outcome| collect.put(place, outcome));
-            self.proposals.push(command, reply, Who::Peer, now);
-        }
-    }
-
-    pub(super) fn propose_next(&mut self, lazily: bool) {
-        if self.chores.retry_asked || !self.proposals.is_idle() {
-            return;
-        }
-        if self.standing.me_leads {
-            self.propose_here(lazily);
-        } else if let Some(leader) = self.leader() {
-            self.proposals.not_leading();
-            self.forward_next(leader, lazily);
-        }
-    }
-
-    fn propose_here(&mut self, lazily: bool) {
-        if self.chores.must_wait_for_tables() {
-            return;
-        }
-        if self.context.storage.nearly_full() {
-            if self.group.gives_way() {
-                self.try_soon();
-                return;
-            }
-            self.proposals.refuse_storing();
-        }
-        if self.is_ready() && self.chores.wants_checkpoint_now() {
-            self.proposals.push_spill();
-        }
-        let Some(batch) = self.proposals.next(lazily, self.moment()) else { return };
-        let limits = self.context.settings().machine;
-        let number = batch.number;
-        let mut head = stored::Batch {
-            now_ms: self.context.clock.now_ms(),
-            commands: std::mem::take(&mut batch.commands),
-            proposer: self.context.node.0,
-            number,
-            mailbox_messages: limits.mailbox_messages,
-            mailbox_bytes: limits.mailbox_bytes,
-        };
-        let record = Bytes::from(head.encode_to_vec());
-        let spills = ends_in_spill(&head);
-        batch.commands = std::mem::take(&mut head.commands);
-        self.proposed = Some(Proposed { record: record.clone(), head, spills });
-        let inbox = self.inbox.clone();
-        let failed = Box::new(move |error| inbox.force(ShardItem::NotProposed(number, error)));
-        self.group.propose(record, failed);
-    }
-
-    fn not_proposed(&mut self, number: u64, error: ProposeError) -> Result<(), ProcessError> {
-        let failure = match error {
-            ProposeError::NotLeader(_) | ProposeError::NoMajority | ProposeError::Busy => {
-                Failure::NotProposed
-            }
-            ProposeError::Unknown => Failure::Unknown,
-            ProposeError::Full if self.group.gives_way() => Failure::NotProposed,
-            ProposeError::Full => Failure::Refused(Code::StorageFull),
-            ProposeError::Failed => Failure::Refused(Code::Unavailable),
-        };
-        let proposed = self.proposed.take_if(|proposed| proposed.head.number == number);
-        if failure != Failure::Unknown && proposed.is_some_and(|proposed| proposed.spills) {
-            self.chores.checkpoint_failed();
-        }
-        self.proposals.failed(number, failure);
-        if error == ProposeError::Failed {
-            // Nobody knows what the disk has: only a new start of the node can read it.
-            return Err("the log is shut".into());
-        }
-        self.try_soon();
-        Ok(())
-    }
-
-    /// Waits a moment before the next batch is proposed.
-    pub(super) fn try_soon(&mut self) {
-        self.stuck_since.get_or_insert(self.ticks);
-        if !self.chores.retry_asked {
-            self.chores.retry_asked = true;
-            timer::push_after(&self.inbox, SOON, ShardItem::RetryDue);
-        }
-    }
-
-    /// The leader takes commands.
-    pub(super) fn not_stuck(&mut self) {
-        self.stuck_since = None;
     }
 
     fn committed(
@@ -482,7 +390,7 @@ impl ShardActor {
     }
 }
 
-fn ends_in_spill(batch: &stored::Batch) -> bool {
+pub(super) fn ends_in_spill(batch: &stored::Batch) -> bool {
     let last = batch.commands.last().and_then(|command| command.kind.as_ref());
     matches!(last, Some(Command::Spill(_)))
 }

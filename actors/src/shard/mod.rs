@@ -23,12 +23,14 @@ mod leadership;
 mod machine;
 mod mailbox;
 mod proposals;
+mod propose;
 mod questions;
 mod reads;
 mod recent;
 mod registry;
 mod replica;
 mod rest;
+mod rounds;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -47,8 +49,9 @@ pub(crate) use translate::account_from_wire;
 pub use translate::account_to_wire;
 
 use crate::raft::{Committed, Done, ProposeError, Standing};
+use propose::Pacing;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use supervision::{Inbox, QueueLimits};
 
@@ -162,6 +165,8 @@ pub enum ShardItem {
     Confirmed(bool),
     /// A question could not be put to the leader: try again.
     AskAgain(Query, u64),
+    /// The shards of this node tell: it is this one's turn to propose.
+    RoundBegins,
     /// Some time has passed since a batch could not be proposed.
     RetryDue,
     /// A reader tells: these are the origins of released rows.
@@ -220,6 +225,7 @@ pub enum NotForwarded {
 #[derive(Clone)]
 pub struct Shards {
     inboxes: Arc<[Arc<Inbox<ShardItem>>]>,
+    rounds: Arc<Mutex<Pacing>>,
 }
 
 impl std::fmt::Debug for Shards {
@@ -231,7 +237,7 @@ impl std::fmt::Debug for Shards {
 impl Default for Shards {
     fn default() -> Self {
         let inbox = |id| Inbox::new("shard", u64::from(id), QUEUE);
-        Self { inboxes: (0..SHARDS).map(inbox).collect() }
+        Self { inboxes: (0..SHARDS).map(inbox).collect(), rounds: Arc::default() }
     }
 }
 

@@ -12,12 +12,16 @@
 
 use super::command::{Command, to_stored};
 use super::held::{Held, Name};
+use super::rounds::Wish;
 use super::{Outcome, Reply};
 use proto::{Code, stored};
 use std::collections::VecDeque;
 
 /// Commands in one batch. Bounds how long applying one keeps others waiting.
 const BATCH_COMMANDS: usize = 1_024;
+
+/// So many commands are not kept waiting, whatever they are.
+const CROWD: usize = 64;
 
 /// Bytes of one batch, or one command if that is longer.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -128,6 +132,16 @@ impl Proposals {
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.under_way.is_none()
+    }
+
+    /// How much it hurries, if there is something to propose; `lazily` as in [`Proposals::next`].
+    pub(super) fn wish(&self, lazily: bool) -> Option<Wish> {
+        let hurried = |waiting: &Waiting| !can_wait(&waiting.command);
+        if self.waiting.len() >= CROWD || self.waiting.iter().any(hurried) {
+            return Some(Wish::Hurried);
+        }
+        let some = self.spill || !self.waiting.is_empty() || (lazily && !self.lazy.is_empty());
+        some.then_some(Wish::Patient)
     }
 
     /// Makes the next batch, if there is something to propose and nothing under way. `lazily`: lazy
@@ -311,6 +325,18 @@ impl Batch {
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
     (waiting.who == Who::Caller).then(|| Name::of(append))
+}
+
+/// Whether nobody waits for a command with a message in hand.
+fn can_wait(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Ack(_)
+            | Command::TakeNotices(_)
+            | Command::SettleNotices(_)
+            | Command::Release(_)
+            | Command::Expire(_)
+    )
 }
 
 /// Whether a command needs space for something new.
