@@ -50,8 +50,8 @@ pub(crate) struct Seat {
     pub(crate) machine: Machine,
     pub(crate) proposals: Proposals,
     proposed: Option<Proposed>,
-    /// Our batch that a leader elsewhere has, and in which life it got it.
-    forwarding: Option<u64>,
+    /// Our batches that a leader elsewhere has, and in which life it got each.
+    forwarding: BTreeSet<u64>,
     pub(crate) standing: Standing,
     /// Last index of the log when this node began to lead.
     ready_from: u64,
@@ -90,7 +90,7 @@ impl Seat {
             machine: Machine::new(shard, limits),
             proposals: Proposals::default(),
             proposed: None,
-            forwarding: None,
+            forwarding: BTreeSet::new(),
             standing: Standing::default(),
             ready_from: 0,
             ready_in: None,
@@ -236,11 +236,13 @@ impl Seat {
     }
 
     pub(crate) fn propose_next(&mut self, lazily: bool, stage: &mut Stage) {
-        if self.chores.retry_asked || !self.proposals.is_idle() {
+        if self.chores.retry_asked {
             return;
         }
         if self.standing.me_leads {
-            self.propose_here(lazily, stage);
+            if self.proposals.is_idle() {
+                self.propose_here(lazily, stage);
+            }
         } else if let Some(leader) = self.leader() {
             self.proposals.not_leading();
             self.forward_next(leader, lazily, stage);
@@ -269,10 +271,10 @@ impl Seat {
     }
 
     fn forward_next(&mut self, leader: usize, lazily: bool, stage: &mut Stage) {
-        let Some(batch) = self.proposals.next(lazily, self.moment(stage)) else { return };
+        let Some(batch) = self.proposals.next_beside(lazily, self.moment(stage)) else { return };
         let shard = self.shard;
         let number = stage.lives[self.me] << 32 | batch.number;
-        self.forwarding = Some(number);
+        self.forwarding.insert(number);
         let commands = batch.commands.iter().filter_map(|command| command.kind.clone()).collect();
         if stage.send(self.me, leader, Message::Propose { shard, number, commands }) {
             let over = NodeEvent::Forwarded(shard, number, Err(NotDone::Unknown));
@@ -290,7 +292,7 @@ impl Seat {
         stage: &mut Stage,
     ) {
         // A call is answered or times out, not both.
-        if self.forwarding.take_if(|under_way| *under_way == number).is_none() {
+        if !self.forwarding.remove(&number) {
             return;
         }
         let number = number & u64::from(u32::MAX);

@@ -19,7 +19,7 @@ impl ShardActor {
     /// Passes the next batch on.
     pub(super) fn forward_next(&mut self, leader: NodeId, lazily: bool) {
         let shard = u32::from(self.shard.0);
-        let Some(batch) = self.proposals.next(lazily, self.moment()) else { return };
+        let Some(batch) = self.proposals.next_beside(lazily, self.moment()) else { return };
         let number = batch.number;
         let commands = std::mem::take(&mut batch.commands);
         let propose = cluster::Propose { shard, commands };

@@ -14,7 +14,12 @@ const HELD_TICKS: u64 = 10;
 const HELD_MAX: usize = 100_000;
 
 /// Sender, device and recipient.
-type Conversation = (u64, u32, u64);
+pub(super) type Conversation = (u64, u32, u64);
+
+/// The conversation of a send.
+pub(super) fn conversation(append: &stored::Append) -> Conversation {
+    (append.from, append.from_device, append.to)
+}
 
 /// What a send is called: its conversation and its id.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +30,7 @@ pub(super) struct Name {
 
 impl Name {
     pub(super) fn of(append: &stored::Append) -> Self {
-        let conversation = (append.from, append.from_device, append.to);
-        Self { conversation, send_id: append.send_id }
+        Self { conversation: conversation(append), send_id: append.send_id }
     }
 }
 

@@ -5,20 +5,25 @@
 //! the front and waits for the next one.
 //!
 //! # Invariants
-//! 1. At most one batch is under way.
+//! 1. One batch is under way here; elsewhere up to [`BESIDE_MAX`], which have no conversation in common,
+//!    and nothing else whose order matters.
 //! 2. A `Spill` is the last command of its batch, so that a checkpoint holds whole records.
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
 //!    its device to the same user ([`Held`]).
 
 use super::command::{Command, to_stored};
-use super::held::{Held, Name};
+use super::held::{Conversation, Held, Name, conversation};
 use super::rounds::Wish;
 use super::{Outcome, Reply};
 use proto::{Code, stored};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Commands in one batch. Bounds how long applying one keeps others waiting.
 const BATCH_COMMANDS: usize = 1_024;
+
+/// Batches that may be under way to a leader elsewhere: a send need not wait until the batch before it
+/// is there and back.
+const BESIDE_MAX: usize = 3;
 
 /// So many commands are not kept waiting, whatever they are.
 const CROWD: usize = 64;
@@ -84,7 +89,7 @@ pub struct Proposals {
     /// Commands that nobody waits for: they travel with others, or on the next tick.
     lazy: Vec<Command>,
     spill: bool,
-    under_way: Option<Batch>,
+    under_way: Vec<Batch>,
     held: Held,
     /// The last tick heard of.
     now: u64,
@@ -131,7 +136,7 @@ impl Proposals {
 
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.under_way.is_none()
+        self.under_way.is_empty()
     }
 
     /// How much it hurries, if there is something to propose; `lazily` as in [`Proposals::next`].
@@ -148,16 +153,43 @@ impl Proposals {
     /// commands are reason enough. Sends that may not overtake a refused one are refused here: when
     /// they came, that one may still have been under way. So are those that have waited too long.
     pub fn next(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
-        self.now = now.tick;
-        if self.under_way.is_some() {
+        if self.is_idle() { self.make(lazily, now, |_| true) } else { None }
+    }
+
+    /// The same for a leader elsewhere. Beside what is under way goes what hurries and whatever else may
+    /// arrive before it, up to the first command that may not.
+    pub fn next_beside(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
+        if self.is_idle() {
+            return self.next(lazily, now);
+        }
+        if self.under_way.len() >= BESIDE_MAX || self.wish(false) != Some(Wish::Hurried) {
             return None;
         }
+        let commands = self.under_way.iter().flat_map(|batch| &batch.commands);
+        let taken: BTreeSet<_> = commands.filter_map(conversation_of).collect();
+        self.make(false, now, |command| {
+            if let Command::Append(append) = command {
+                return !taken.contains(&conversation(append));
+            }
+            // Cumulative, and numbered: neither minds what overtakes it.
+            matches!(command, Command::Ack(_) | Command::TakeNotices(_))
+        })
+    }
+
+    fn make(
+        &mut self,
+        lazily: bool,
+        now: Moment,
+        may_go: impl Fn(&Command) -> bool,
+    ) -> Option<&mut Batch> {
+        self.now = now.tick;
         let likely = self.waiting.len().min(BATCH_COMMANDS);
         let mut commands = Vec::with_capacity(likely + self.lazy.len() + 1);
         let mut replies = Vec::with_capacity(likely);
         let mut bytes = 0;
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS {
-            let Some(waiting) = self.waiting.pop_front() else { break };
+            let next = self.waiting.pop_front_if(|waiting| may_go(&waiting.command));
+            let Some(waiting) = next else { break };
             if waiting.is_stale(now) {
                 self.tell(waiting, Outcome::Refused(Code::Unavailable));
                 continue;
@@ -179,8 +211,8 @@ impl Proposals {
             commands.push(to_stored(Command::Spill(stored::Spill {})));
         }
         self.numbers += 1;
-        self.under_way = Some(Batch { number: self.numbers, commands, replies });
-        self.under_way.as_mut()
+        self.under_way.push(Batch { number: self.numbers, commands, replies });
+        self.under_way.last_mut()
     }
 
     /// The batch under way, if it is this one, has come through: each command is applied in its turn,
@@ -201,11 +233,12 @@ impl Proposals {
 
     /// Whether this batch is under way.
     pub fn is_under_way(&self, number: u64) -> bool {
-        self.under_way.as_ref().is_some_and(|batch| batch.number == number)
+        self.under_way.iter().any(|batch| batch.number == number)
     }
 
     fn through(&mut self, number: u64) -> Option<Batch> {
-        self.under_way.take_if(|batch| batch.number == number)
+        let place = self.under_way.iter().position(|batch| batch.number == number)?;
+        Some(self.under_way.remove(place))
     }
 
     /// The batch under way, if it is this one, has not come through.
@@ -321,6 +354,12 @@ impl Batch {
     }
 }
 
+/// The conversation of a send that is under way.
+fn conversation_of(command: &stored::Command) -> Option<Conversation> {
+    let Some(Command::Append(append)) = &command.kind else { return None };
+    Some(conversation(append))
+}
+
 /// What a send of someone on this node is called.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
@@ -346,6 +385,7 @@ pub(super) fn stores(command: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::wildcard_enum_match_arm, reason = "a story looks at what it is about")]
     use super::*;
     use std::sync::mpsc::{Receiver, channel};
 
@@ -356,6 +396,53 @@ mod tests {
         let reply = Box::new(move |outcome| told.send(outcome).unwrap());
         proposals.push(Command::Append(append), reply, Who::Caller, Moment { tick: 1, ms });
         outcome
+    }
+
+    fn ids(batch: &Batch) -> Vec<u64> {
+        let ids = batch.commands.iter().filter_map(|command| match &command.kind {
+            Some(Command::Append(append)) => Some(append.send_id),
+            _ => None,
+        });
+        ids.collect()
+    }
+
+    #[test]
+    fn a_conversation_has_one_batch_under_way_and_others_need_not_wait_for_it() {
+        let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
+        let append = |from, send_id| {
+            Command::Append(stored::Append { from, to: 9, send_id, ..Default::default() })
+        };
+        let push = |proposals: &mut Proposals, command| {
+            proposals.push(command, Box::new(|_| ()), Who::Caller, now);
+        };
+        push(&mut proposals, append(1, 11));
+        let first = proposals.next_beside(false, now).unwrap().number;
+        push(&mut proposals, Command::Ack(stored::Ack::default()));
+        assert!(proposals.next_beside(false, now).is_none(), "it can wait for company");
+        push(&mut proposals, append(2, 21));
+        push(&mut proposals, append(2, 22));
+        push(&mut proposals, append(1, 12));
+        push(&mut proposals, append(3, 31));
+        let beside = proposals.next_beside(false, now).unwrap();
+        assert_eq!((ids(beside), beside.commands.len()), (vec![21, 22], 3), "up to 12");
+        assert!(proposals.next_beside(false, now).is_none(), "12 waits for 11");
+        assert!(proposals.next(false, now).is_none(), "here one batch at a time");
+
+        proposals.failed(first, Failure::NotProposed);
+        let again = proposals.next_beside(false, now).unwrap();
+        assert_eq!(ids(again), [11, 12, 31], "in their order");
+    }
+
+    #[test]
+    fn what_must_keep_its_order_is_overtaken_by_nothing() {
+        let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
+        let append = |from| Command::Append(stored::Append { from, to: 9, ..Default::default() });
+        let privacy = Command::SetPrivacy(stored::SetPrivacy::default());
+        for command in [append(1), privacy, append(2)] {
+            proposals.push(command, Box::new(|_| ()), Who::Caller, now);
+            proposals.next_beside(false, now);
+        }
+        assert_eq!(proposals.under_way.len(), 1, "a setting waits, and what is behind it");
     }
 
     #[test]

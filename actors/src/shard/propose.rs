@@ -92,11 +92,13 @@ impl ShardActor {
     }
 
     pub(super) fn propose_next(&mut self, lazily: bool) {
-        if self.chores.retry_asked || !self.proposals.is_idle() {
+        if self.chores.retry_asked {
             return;
         }
         if self.standing.me_leads {
-            self.propose_here(lazily);
+            if self.proposals.is_idle() {
+                self.propose_here(lazily);
+            }
         } else if let Some(leader) = self.leader() {
             self.proposals.not_leading();
             self.forward_next(leader, lazily);
