@@ -4,8 +4,9 @@
 //! out. Nothing is promised about order or delivery; whoever needs it numbers and repeats.
 //!
 //! ```text
-//! cast, call -> route (outbox: lanes, pieces, credit) -> the other node's actor `peer`, by
-//!   ractor_cluster over mutual TLS -> switchboard (inbox: parcels again) -> Service, or the caller
+//! cast, call -> route (outbox: lanes, pieces, credit) -> wire, over mutual TLS -> the other node's
+//!   switchboard (inbox: parcels again) -> Service, or the caller
+//! hello -> the other node's actor `peer`, by ractor_cluster on the same connection -> switchboard
 //! ```
 //!
 //! [`open()`] takes the port, [`Runner`] is the child that runs, [`memory`] is a network for tests.
