@@ -274,3 +274,30 @@ impl RaftNetwork<Types> for Link {
         Backoff::new(PAUSES.into_iter().chain(std::iter::repeat(last)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::{CommittedLeaderId, LogId, Vote};
+
+    const FRESH: Duration = Duration::from_millis(125);
+
+    fn asked(prev: u64, committed: u64) -> AppendEntriesRequest<Types> {
+        let id = |index| Some(LogId::new(CommittedLeaderId::new(3, 1), index));
+        let (prev_log_id, leader_commit) = (id(prev), id(committed));
+        let vote = Vote::new_committed(3, 1);
+        AppendEntriesRequest { vote, prev_log_id, entries: Vec::new(), leader_commit }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_news_of_commits_is_kept_back_and_only_for_a_while() {
+        let told = Told::by(&asked(8, 7), Instant::now());
+        assert!(told.covers(&asked(8, 8), FRESH), "it has entry 8, and hears later that it counts");
+        assert!(!told.covers(&asked(8, 7), FRESH), "a heartbeat goes out");
+        assert!(!told.covers(&asked(6, 8), FRESH), "not what the member said it has");
+        let later = AppendEntriesRequest { vote: Vote::new_committed(4, 1), ..asked(8, 8) };
+        assert!(!told.covers(&later, FRESH), "another term");
+        tokio::time::advance(FRESH).await;
+        assert!(!told.covers(&asked(8, 8), FRESH), "what the member said is old");
+    }
+}

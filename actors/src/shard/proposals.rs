@@ -5,8 +5,8 @@
 //! the front and waits for the next one.
 //!
 //! # Invariants
-//! 1. One batch is under way here; elsewhere up to [`BESIDE_MAX`], which have no conversation in common,
-//!    and nothing else whose order matters.
+//! 1. One batch is under way here; elsewhere up to [`BESIDE_MAX`]: beside the first go only sends, and
+//!    no two batches have a conversation in common.
 //! 2. A `Spill` is the last command of its batch, so that a checkpoint holds whole records.
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
 //!    its device to the same user ([`Held`]).
@@ -156,24 +156,19 @@ impl Proposals {
         if self.is_idle() { self.make(lazily, now, |_| true) } else { None }
     }
 
-    /// The same for a leader elsewhere. Beside what is under way goes what hurries and whatever else may
-    /// arrive before it, up to the first command that may not.
+    /// The same for a leader elsewhere. Beside what is under way go sends of other conversations, up to
+    /// the first command that is none.
     pub fn next_beside(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
         if self.is_idle() {
             return self.next(lazily, now);
         }
-        if self.under_way.len() >= BESIDE_MAX || self.wish(false) != Some(Wish::Hurried) {
+        if self.under_way.len() >= BESIDE_MAX {
             return None;
         }
         let commands = self.under_way.iter().flat_map(|batch| &batch.commands);
         let taken: BTreeSet<_> = commands.filter_map(conversation_of).collect();
-        self.make(false, now, |command| {
-            if let Command::Append(append) = command {
-                return !taken.contains(&conversation(append));
-            }
-            // Cumulative, and numbered: neither minds what overtakes it.
-            matches!(command, Command::Ack(_) | Command::TakeNotices(_))
-        })
+        let may_go = |append: &stored::Append| !taken.contains(&conversation(append));
+        self.make(false, now, |command| matches!(command, Command::Append(a) if may_go(a)))
     }
 
     fn make(
@@ -417,14 +412,12 @@ mod tests {
         };
         push(&mut proposals, append(1, 11));
         let first = proposals.next_beside(false, now).unwrap().number;
-        push(&mut proposals, Command::Ack(stored::Ack::default()));
-        assert!(proposals.next_beside(false, now).is_none(), "it can wait for company");
         push(&mut proposals, append(2, 21));
         push(&mut proposals, append(2, 22));
         push(&mut proposals, append(1, 12));
         push(&mut proposals, append(3, 31));
         let beside = proposals.next_beside(false, now).unwrap();
-        assert_eq!((ids(beside), beside.commands.len()), (vec![21, 22], 3), "up to 12");
+        assert_eq!(ids(beside), [21, 22], "up to 12");
         assert!(proposals.next_beside(false, now).is_none(), "12 waits for 11");
         assert!(proposals.next(false, now).is_none(), "here one batch at a time");
 
