@@ -15,7 +15,7 @@ pub(crate) const AGAIN_MS: u64 = 500;
 #[derive(Clone, Copy, Debug, Default)]
 struct Offer {
     up_to: u64,
-    under_way: bool,
+    under_way: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(crate) struct Chores {
     writing: Option<(Applied, Vec<Row>)>,
     pub(crate) logged: u64,
     offers: BTreeMap<ShardId, Offer>,
+    offers_made: u64,
     reading_origins: BTreeSet<UserId>,
     reading_due: bool,
     due_outdated: bool,
@@ -178,16 +179,18 @@ impl Seat {
         }
         for to in stage.shards() {
             let offer = self.chores.offers.entry(to).or_default();
-            if offer.under_way || !self.machine.streams().has_news(to, offer.up_to) {
+            if offer.under_way.is_some() || !self.machine.streams().has_news(to, offer.up_to) {
                 continue;
             }
             let notices = self.machine.streams().offer(to, offer.up_to);
             let Some(number) = notices.last().map(|notice| notice.number) else { continue };
-            *offer = Offer { up_to: number, under_way: true };
+            self.chores.offers_made += 1;
+            let which = self.chores.offers_made;
+            *offer = Offer { up_to: number, under_way: Some(which) };
             let (voice, shard) = (stage.voice(self.me), self.shard);
             let reply = Box::new(move |outcome| {
-                let taken = outcome == Outcome::Done;
-                voice.say(NodeEvent::NoticesTaken { shard, to, number, taken });
+                let taken = (outcome == Outcome::Done).then_some(number);
+                voice.say(NodeEvent::NoticesTaken { shard, to, which, taken });
             });
             let taken = stored::TakeNotices { from_shard: u32::from(self.shard.0), notices };
             let command = Command::TakeNotices(taken);
@@ -198,16 +201,18 @@ impl Seat {
     pub(crate) fn notices_taken(
         &mut self,
         to: ShardId,
-        number: u64,
-        taken: bool,
+        which: u64,
+        taken: Option<u64>,
         stage: &mut Stage,
     ) {
         let ready = self.is_ready();
         let offer = self.chores.offers.entry(to).or_default();
-        offer.under_way = false;
+        if offer.under_way.take_if(|under_way| *under_way == which).is_none() {
+            return;
+        }
         if !ready {
             *offer = Offer::default();
-        } else if taken {
+        } else if let Some(number) = taken {
             let settled = stored::SettleNotices { to_shard: u32::from(to.0), number };
             self.proposals.push_lazy(Command::SettleNotices(settled));
             self.offer_notices(stage);

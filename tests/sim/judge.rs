@@ -174,8 +174,8 @@ impl Judge {
                 }
             }
             let expired = |kinds: &Vec<u32>| kinds.contains(&(ReceiptKind::Expired as u32));
-            // Nobody is told of what ends in one's own mailbox.
-            let untold = sent.to == own.user && sent.expires;
+            // Nobody is told of what ends in one's own mailbox, or if the notice was dropped.
+            let untold = sent.expires && (sent.to == own.user || !with_notices);
             if untold || self.ticks.get(&(own, *name)).is_some_and(expired) {
                 continue;
             }

@@ -8,7 +8,7 @@ use crate::world::{Node, World};
 use actors::shard::{Command, MachineLimits};
 use bytes::Bytes;
 use proto::{DeviceId, ShardId, UserId, stored};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What people write begins like this.
 static BODY: [u8; 150_000] = [7; 150_000];
@@ -47,7 +47,7 @@ fn users_in(shards: &[ShardId], count: usize) -> Vec<UserId> {
 fn nodes(shards: &[ShardId], limits: MachineLimits) -> Vec<Node> {
     let node = |me| Node {
         seats: shards.iter().map(|shard| (*shard, Seat::new(me, *shard, limits))).collect(),
-        users: Users::new(me, 1),
+        users: Users::new(me, 1, BTreeMap::new()),
         starts: 1,
     };
     (0..NODES).map(node).collect()
@@ -250,7 +250,8 @@ impl World {
         for seat in self.nodes[node].seats.values_mut() {
             seat.crash(&mut self.stage);
         }
-        self.nodes[node].users = Users::new(node, self.nodes[node].starts + 1);
+        let known = std::mem::take(&mut self.nodes[node].users.known);
+        self.nodes[node].users = Users::new(node, self.nodes[node].starts + 1, known);
         self.drop_connections(node);
         for other in (0..NODES).filter(|other| *other != node) {
             self.stage.link_down(node, other);

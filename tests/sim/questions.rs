@@ -68,7 +68,9 @@ impl Seat {
     }
 
     fn take_up(&mut self, ask: Ask, stage: &mut Stage) {
-        if self.is_ready() && matches!(ask.what, What::Page { .. }) {
+        let unrivaled = self.hint <= Some((self.standing.term, self.me));
+        let followed = unrivaled && self.raft.has_quorum(stage.now);
+        if self.is_ready() && followed && matches!(ask.what, What::Page { .. }) {
             self.answer(ask, stage);
         } else {
             self.asked.push(ask);

@@ -153,7 +153,7 @@ impl Raft {
     }
 
     /// Whether a majority has answered lately.
-    fn has_quorum(&self, now: u64) -> bool {
+    pub(crate) fn has_quorum(&self, now: u64) -> bool {
         let fresh = |node: &usize| *node == self.me || self.heard_at[*node] + QUORUM_MS > now;
         (0..NODES).filter(fresh).count() > NODES / 2
     }

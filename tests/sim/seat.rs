@@ -57,7 +57,7 @@ pub(crate) struct Seat {
     ready_from: u64,
     ready_in: Option<u64>,
     /// Who was last heard to lead, and in which term.
-    hint: Option<(u64, usize)>,
+    pub(crate) hint: Option<(u64, usize)>,
     /// Nodes to which pushes were lost.
     pub(crate) lost: BTreeSet<usize>,
     pub(crate) applied: Applied,

@@ -37,6 +37,8 @@ pub(crate) enum NotDone {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) version: u64,
+    /// The start of the node that wrote it.
+    pub(crate) life: u64,
     pub(crate) node: usize,
     pub(crate) online: bool,
 }
@@ -78,8 +80,8 @@ pub(crate) enum NodeEvent {
     NoticesTaken {
         shard: ShardId,
         to: ShardId,
-        number: u64,
-        taken: bool,
+        which: u64,
+        taken: Option<u64>,
     },
     CheckpointWritten(ShardId),
     Loaded(ShardId),

@@ -25,21 +25,23 @@ struct Session {
 
 pub(crate) struct Users {
     me: usize,
+    life: u64,
     sessions: BTreeMap<u64, Session>,
-    /// The sessions table as this node knows it.
-    pub(crate) known: BTreeMap<(UserId, DeviceId), Row>,
+    /// The sessions table as this node knows it. It is on the disk.
+    pub(crate) known: BTreeMap<Key, Row>,
     asks: u64,
     /// The last moment at which something was said on a connection: what is said later comes later.
     said_at: BTreeMap<u64, u64>,
 }
 
 impl Users {
-    /// The users of a node that starts for the `life`th time.
-    pub(crate) fn new(me: usize, life: u64) -> Self {
+    /// The users of a node that starts for the `life`th time, with the table that it knew.
+    pub(crate) fn new(me: usize, life: u64, known: BTreeMap<Key, Row>) -> Self {
         Self {
             me,
+            life,
             sessions: BTreeMap::new(),
-            known: BTreeMap::new(),
+            known,
             // What was asked in an earlier life is not answered in this one.
             asks: life << 32,
             said_at: BTreeMap::new(),
@@ -120,15 +122,19 @@ impl Users {
         let session = self.sessions.remove(&connection)?;
         session.window.as_ref()?;
         let key = (session.user, session.device);
-        let again = self.sessions.values().any(|s| (s.user, s.device) == key && s.window.is_some());
+        let again = self.is_here(key);
         let row = self.known.get(&key).copied()?;
         stage.note(|| by(self.me, format_args!("connection {connection} has gone")));
-        (!again && row.node == self.me).then(|| self.write(key, false))
+        (!again && (row.node, row.life) == (self.me, self.life)).then(|| self.write(key, false))
     }
 
-    fn write(&mut self, key: (UserId, DeviceId), online: bool) -> Told {
+    fn is_here(&self, key: Key) -> bool {
+        self.sessions.values().any(|s| (s.user, s.device) == key && s.window.is_some())
+    }
+
+    fn write(&mut self, key: Key, online: bool) -> Told {
         let version = self.known.get(&key).map_or(0, |row| row.version) + 1;
-        let row = Row { version, node: self.me, online };
+        let row = Row { version, life: self.life, node: self.me, online };
         self.known.insert(key, row);
         (key, row)
     }
@@ -210,7 +216,7 @@ impl Users {
     }
 
     /// Ends the other connections of a device.
-    fn replace(&mut self, key: (UserId, DeviceId), connection: u64, stage: &mut Stage) {
+    fn replace(&mut self, key: Key, connection: u64, stage: &mut Stage) {
         let other = |(id, s): (&u64, &Session)| {
             (*id != connection && (s.user, s.device) == key && s.window.is_some()).then_some(*id)
         };
@@ -320,32 +326,49 @@ impl Users {
 
     // ---- The sessions table ------------------------------------------------------------------
 
-    /// Takes in rows of another node. Devices that have gone elsewhere are sent away. Who has come
-    /// where.
-    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) -> Vec<(UserId, usize)> {
-        let mut opened = Vec::new();
+    /// Takes in rows of another node. Devices that have gone elsewhere are sent away; of those that
+    /// are here after all it is said again. Who has come where, and what to tell other nodes.
+    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) -> Merged {
+        let mut merged = Merged::default();
         for (key, row) in rows {
-            let before = self.known.get(&key).copied();
-            if before.is_some_and(|before| before >= row) {
+            if self.known.get(&key).is_some_and(|before| *before >= row) {
                 continue;
             }
             self.known.insert(key, row);
-            if row.node != self.me {
+            if row.is_there(stage) && row.node != self.me {
                 self.replace(key, 0, stage);
-                if row.online {
-                    opened.push((key.0, row.node));
-                }
+                merged.opened.push((key.0, row.node));
+            } else if self.is_here(key) {
+                merged.told.push(self.write(key, true));
             }
         }
-        opened
+        merged
     }
 
     /// Other nodes on which a user has sessions.
-    pub(crate) fn elsewhere(&self, user: UserId) -> BTreeSet<usize> {
-        let of_user = self.known.iter().filter(|((u, _), row)| *u == user && row.online);
+    pub(crate) fn elsewhere(&self, user: UserId, stage: &Stage) -> BTreeSet<usize> {
+        let of_user = self.known.iter().filter(|((u, _), row)| *u == user && row.is_there(stage));
         of_user.map(|(_, row)| row.node).filter(|node| *node != self.me).collect()
     }
 }
 
+impl Row {
+    /// Whether somebody is there. That a node has died is known at once here: what was said to it
+    /// would be lost anyway.
+    fn is_there(&self, stage: &Stage) -> bool {
+        self.online && stage.lives[self.node] == self.life
+    }
+}
+
+/// What names a row.
+type Key = (UserId, DeviceId);
+
 /// A row as nodes tell it to each other.
-pub(crate) type Told = ((UserId, DeviceId), Row);
+pub(crate) type Told = (Key, Row);
+
+/// What came of rows that were taken in.
+#[derive(Default)]
+pub(crate) struct Merged {
+    pub(crate) opened: Vec<(UserId, usize)>,
+    pub(crate) told: Vec<Told>,
+}

@@ -17,6 +17,9 @@ const TICK_MS: u64 = 1_000;
 /// Between two heartbeats of a leader, in ms.
 const BEAT_MS: u64 = 250;
 
+/// Each node compares its sessions table with the others' once in so many ticks.
+const EXCHANGE_TICKS: u64 = 8;
+
 pub(crate) struct Node {
     pub(crate) seats: BTreeMap<ShardId, Seat>,
     pub(crate) users: Users,
@@ -173,6 +176,9 @@ impl World {
                 self.stage.local(node, TICK_MS, NodeEvent::Tick);
                 let stage = &mut self.stage;
                 self.nodes[node].seats.values_mut().for_each(|seat| seat.tick(stage));
+                if (stage.now / TICK_MS) % EXCHANGE_TICKS == node as u64 {
+                    (0..NODES).for_each(|peer| self.tell_table(node, peer));
+                }
             }
             NodeEvent::Beat(shard, term) => {
                 let (seat, stage) = self.seat(node, shard);
@@ -238,9 +244,9 @@ impl World {
                 let (seat, stage) = self.seat(node, shard);
                 seat.origins_read(user, read, stage);
             }
-            NodeEvent::NoticesTaken { shard, to, number, taken } => {
+            NodeEvent::NoticesTaken { shard, to, which, taken } => {
                 let (seat, stage) = self.seat(node, shard);
-                seat.notices_taken(to, number, taken, stage);
+                seat.notices_taken(to, which, taken, stage);
             }
             NodeEvent::CheckpointWritten(shard) => {
                 let (seat, stage) = self.seat(node, shard);
@@ -277,7 +283,7 @@ impl World {
         let told = match what {
             NodeEvent::Answered(ask, answer) => users.answered(ask, answer, stage),
             NodeEvent::Push(user, seq, envelope) => {
-                for to in users.elsewhere(user) {
+                for to in users.elsewhere(user, stage) {
                     let push = Message::Push { user, seq, envelope: envelope.clone() };
                     if !stage.send(node, to, push)
                         && let Some(seat) = seats.get_mut(&user.shard())
@@ -310,11 +316,10 @@ impl World {
                 told
             }
             NodeEvent::PeerUp(peer) => {
-                let rows: Vec<Told> = users.known.iter().map(|(key, row)| (*key, *row)).collect();
-                stage.send(node, peer, Message::Sessions(rows));
                 for seat in seats.values_mut() {
                     seat.peer_changed(peer, true, stage);
                 }
+                self.tell_table(node, peer);
                 None
             }
             NodeEvent::PeerDown(peer) => {
@@ -325,10 +330,22 @@ impl World {
             }
             _ => None,
         };
-        if let Some(row) = told {
-            for to in (0..NODES).filter(|to| *to != node) {
-                self.stage.send(node, to, Message::Sessions(vec![row]));
-            }
+        self.tell_rows(node, &Vec::from_iter(told));
+    }
+
+    /// Tells all other nodes rows of the sessions table.
+    fn tell_rows(&mut self, node: usize, rows: &[Told]) {
+        for to in (0..NODES).filter(|to| *to != node && !rows.is_empty()) {
+            self.stage.send(node, to, Message::Sessions(rows.to_vec()));
+        }
+    }
+
+    /// Tells another node all rows: in the place of digests.
+    fn tell_table(&mut self, node: usize, to: usize) {
+        if to != node {
+            let known = &self.nodes[node].users.known;
+            let rows = known.iter().map(|(key, row)| (*key, *row)).collect();
+            self.stage.send(node, to, Message::Sessions(rows));
         }
     }
 
@@ -382,11 +399,12 @@ impl World {
                 self.nodes[to].users.read_again(shard, &mut self.stage);
             }
             Message::Sessions(rows) => {
-                let opened = self.nodes[to].users.merge(rows, &mut self.stage);
-                for (user, node) in opened {
+                let merged = self.nodes[to].users.merge(rows, &mut self.stage);
+                for (user, node) in merged.opened {
                     let (seat, stage) = self.seat(to, user.shard());
                     seat.session_opened(user, node, stage);
                 }
+                self.tell_rows(to, &merged.told);
             }
         }
     }

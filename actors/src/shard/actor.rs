@@ -182,7 +182,7 @@ impl Process for ShardActor {
             ShardItem::RoundBegins => self.round_begins(),
             ShardItem::RetryDue => self.chores.retry_asked = false,
             ShardItem::OriginsRead { user, read } => self.origins_read(user, read),
-            ShardItem::NoticesTaken { to, number, taken } => self.notices_taken(to, number, taken),
+            ShardItem::NoticesTaken { to, which, taken } => self.notices_taken(to, which, taken),
             ShardItem::CheckpointWritten { applied, again } => {
                 self.checkpoint_written(applied, again)?;
             }

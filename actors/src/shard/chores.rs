@@ -31,7 +31,8 @@ const EXPIRY_BATCH: usize = 1_000;
 #[derive(Clone, Copy, Debug, Default)]
 struct Offer {
     up_to: u64,
-    under_way: bool,
+    /// Which offer is under way, if one is: an answer to an earlier one says nothing of it.
+    under_way: Option<u64>,
 }
 
 /// How far a checkpoint has come. Stored entries are not searched for expired ones meanwhile, so
@@ -55,6 +56,7 @@ pub(super) struct Chores {
     /// What is being read was asked for in an earlier term: it may be from before a checkpoint.
     due_outdated: bool,
     offers: [Offer; SHARDS as usize],
+    offers_made: u64,
     reading_origins: BTreeSet<UserId>,
     /// Whether [`ShardItem::RetryDue`] is on its way: nothing is proposed until it is there.
     pub(super) retry_asked: bool,
@@ -72,6 +74,7 @@ impl Chores {
             reading_due: false,
             due_outdated: false,
             offers: [Offer::default(); SHARDS as usize],
+            offers_made: 0,
             reading_origins: BTreeSet::new(),
             retry_asked: false,
         }
@@ -200,29 +203,33 @@ impl ShardActor {
         }
         for to in (0..SHARDS).map(ShardId) {
             let offer = &mut self.chores.offers[usize::from(to.0)];
-            if offer.under_way || !self.machine.streams().has_news(to, offer.up_to) {
+            if offer.under_way.is_some() || !self.machine.streams().has_news(to, offer.up_to) {
                 continue;
             }
             let notices = self.machine.streams().offer(to, offer.up_to);
             let Some(number) = notices.last().map(|notice| notice.number) else { continue };
-            *offer = Offer { up_to: number, under_way: true };
+            self.chores.offers_made += 1;
+            let which = self.chores.offers_made;
+            *offer = Offer { up_to: number, under_way: Some(which) };
             let inbox = self.inbox.clone();
             let reply = Box::new(move |outcome| {
-                let taken = outcome == Outcome::Done;
-                inbox.force(ShardItem::NoticesTaken { to, number, taken });
+                let taken = (outcome == Outcome::Done).then_some(number);
+                inbox.force(ShardItem::NoticesTaken { to, which, taken });
             });
             let taken = stored::TakeNotices { from_shard: u32::from(self.shard.0), notices };
             self.context.shards.propose(to, Command::TakeNotices(taken), reply);
         }
     }
 
-    pub(super) fn notices_taken(&mut self, to: ShardId, number: u64, taken: bool) {
+    pub(super) fn notices_taken(&mut self, to: ShardId, which: u64, taken: Option<u64>) {
         let ready = self.is_ready();
         let offer = &mut self.chores.offers[usize::from(to.0)];
-        offer.under_way = false;
+        if offer.under_way.take_if(|under_way| *under_way == which).is_none() {
+            return;
+        }
         if !ready {
             *offer = Offer::default();
-        } else if taken {
+        } else if let Some(number) = taken {
             let settled = stored::SettleNotices { to_shard: u32::from(to.0), number };
             self.proposals.push_lazy(Command::SettleNotices(settled));
             self.offer_notices();

@@ -5,7 +5,7 @@
 
 use proto::limits::UNANSWERED_MAX;
 use proto::{Code, Retry, stored};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// How long a refused send is waited for, in ticks of the shard (seconds).
 const HELD_TICKS: u64 = 10;
@@ -40,9 +40,17 @@ pub(super) struct Held(BTreeMap<Conversation, Refused>);
 
 #[derive(Debug)]
 struct Refused {
-    send_ids: BTreeSet<u64>,
+    /// And the tick in which each was refused last.
+    send_ids: BTreeMap<u64, u64>,
     code: Code,
-    tick: u64,
+}
+
+impl Refused {
+    fn note(&mut self, send_id: u64, tick: u64) {
+        if self.send_ids.len() < UNANSWERED_MAX || self.send_ids.contains_key(&send_id) {
+            self.send_ids.insert(send_id, tick);
+        }
+    }
 }
 
 impl Held {
@@ -54,26 +62,22 @@ impl Held {
         if self.0.len() >= HELD_MAX {
             self.0.clear();
         }
-        let fresh = || Refused { send_ids: BTreeSet::new(), code, tick };
-        let refused = self.0.entry(name.conversation).or_insert_with(fresh);
-        refused.tick = tick;
-        if refused.send_ids.len() < UNANSWERED_MAX {
-            refused.send_ids.insert(name.send_id);
-        }
+        let fresh = || Refused { send_ids: BTreeMap::new(), code };
+        self.0.entry(name.conversation).or_insert_with(fresh).note(name.send_id, tick);
     }
 
-    /// Why a send must wait for an earlier one, if it must.
+    /// Why a send must wait for an earlier one, if it must. It counts as refused then, and later ones
+    /// wait for it as well.
     pub(super) fn holds_back(&mut self, name: Name, tick: u64) -> Option<Code> {
         let refused = self.0.get_mut(&name.conversation)?;
         refused.send_ids.remove(&name.send_id);
-        let first = refused.send_ids.first().copied();
-        let waits = first.is_some_and(|first| first < name.send_id);
-        if waits && tick < refused.tick + HELD_TICKS {
-            let code = refused.code;
-            refused.send_ids.insert(name.send_id);
-            return Some(code);
+        refused.send_ids.retain(|_, since| tick < *since + HELD_TICKS);
+        let first = refused.send_ids.first_key_value().map(|(first, _)| *first);
+        if first.is_some_and(|first| first < name.send_id) {
+            refused.note(name.send_id, tick);
+            return Some(refused.code);
         }
-        if first.is_none() || waits {
+        if first.is_none() {
             self.0.remove(&name.conversation);
         }
         None
@@ -108,5 +112,17 @@ mod tests {
         assert_eq!(held.holds_back(send(7), 1 + HELD_TICKS), None);
         held.refused(send(8), Code::UnknownUser, 1);
         assert_eq!(held.holds_back(send(9), 1), None);
+    }
+
+    #[test]
+    fn one_that_never_comes_again_does_not_let_others_overtake_each_other() {
+        let mut held = Held::default();
+        let send = |send_id| Name { conversation: (1, 1, 2), send_id };
+        held.refused(send(5), Code::Unavailable, 1);
+        assert_eq!(held.holds_back(send(6), HELD_TICKS), Some(Code::Unavailable));
+        let later = 1 + HELD_TICKS;
+        assert_eq!(held.holds_back(send(7), later), Some(Code::Unavailable), "6 comes first");
+        assert_eq!(held.holds_back(send(6), later), None, "nobody waits for 5 any longer");
+        assert_eq!(held.holds_back(send(7), later), None);
     }
 }

@@ -12,7 +12,7 @@
 use super::account::Account;
 use super::command::{Command, Effect, Outcome};
 use super::mailbox::{Mailbox, Origin, bytes_of, origin_of};
-use super::streams::Streams;
+use super::streams::{Streams, Taken};
 use proto::stored::{self, envelope::Content, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId};
@@ -243,8 +243,10 @@ impl Machine {
     fn take_notices(&mut self, taken: stored::TakeNotices) -> Outcome {
         let from = ShardId::from_number(taken.from_shard);
         for notice in taken.notices {
-            if !self.streams.take(from, notice.number) {
-                continue;
+            match self.streams.take(from, notice.number) {
+                Taken::Now => {}
+                Taken::Before => continue,
+                Taken::TooEarly => return Outcome::Refused(Code::Unavailable),
             }
             let user = UserId(notice.user);
             match notice.what {

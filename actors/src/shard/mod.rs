@@ -176,14 +176,14 @@ pub enum ShardItem {
         /// What was read, or why not.
         read: Result<stored::Release, String>,
     },
-    /// Another shard has taken the notices up to a number, or has not.
+    /// Another shard has taken the notices that it was offered, or has not.
     NoticesTaken {
         /// Which shard.
         to: ShardId,
-        /// Up to where.
-        number: u64,
-        /// Whether it took them.
-        taken: bool,
+        /// Which offer.
+        which: u64,
+        /// Up to which number, if it took them.
+        taken: Option<u64>,
     },
     /// A writer tells: the checkpoint is in the tables, or is not and must be tried again.
     CheckpointWritten {

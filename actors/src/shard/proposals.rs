@@ -5,8 +5,8 @@
 //! the front and waits for the next one.
 //!
 //! # Invariants
-//! 1. One batch is under way here; elsewhere up to [`BESIDE_MAX`]: beside the first go only sends, and
-//!    no two batches have a conversation in common.
+//! 1. One batch is under way here; elsewhere up to [`BESIDE_MAX`]: beside the first go only sends and
+//!    what [`may_overtake`], and no two batches have a conversation in common.
 //! 2. A `Spill` is the last command of its batch, so that a checkpoint holds whole records.
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
 //!    its device to the same user ([`Held`]).
@@ -21,8 +21,8 @@ use std::collections::{BTreeSet, VecDeque};
 /// Commands in one batch. Bounds how long applying one keeps others waiting.
 const BATCH_COMMANDS: usize = 1_024;
 
-/// Batches that may be under way to a leader elsewhere: a send need not wait until the batch before it
-/// is there and back.
+/// Batches that may be under way to a leader elsewhere: a send or an acknowledgment need not wait until
+/// the batch before it is there and back.
 const BESIDE_MAX: usize = 3;
 
 /// So many commands are not kept waiting, whatever they are.
@@ -156,8 +156,8 @@ impl Proposals {
         if self.is_idle() { self.make(lazily, now, |_| true) } else { None }
     }
 
-    /// The same for a leader elsewhere. Beside what is under way go sends of other conversations, up to
-    /// the first command that is none.
+    /// The same for a leader elsewhere. Beside what is under way go sends of other conversations and what
+    /// [`may_overtake`], up to the first command that is neither.
     pub fn next_beside(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
         if self.is_idle() {
             return self.next(lazily, now);
@@ -168,7 +168,10 @@ impl Proposals {
         let commands = self.under_way.iter().flat_map(|batch| &batch.commands);
         let taken: BTreeSet<_> = commands.filter_map(conversation_of).collect();
         let may_go = |append: &stored::Append| !taken.contains(&conversation(append));
-        self.make(false, now, |command| matches!(command, Command::Append(a) if may_go(a)))
+        self.make(false, now, |command| match command {
+            Command::Append(append) => may_go(append),
+            other => may_overtake(other),
+        })
     }
 
     fn make(
@@ -355,6 +358,12 @@ fn conversation_of(command: &stored::Command) -> Option<Conversation> {
     Some(conversation(append))
 }
 
+/// Whether it may come before what was asked for earlier: an acknowledgment is for all before it, and
+/// notices are numbered.
+fn may_overtake(command: &Command) -> bool {
+    matches!(command, Command::Ack(_) | Command::TakeNotices(_))
+}
+
 /// What a send of someone on this node is called.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
@@ -431,11 +440,12 @@ mod tests {
         let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
         let append = |from| Command::Append(stored::Append { from, to: 9, ..Default::default() });
         let privacy = Command::SetPrivacy(stored::SetPrivacy::default());
-        for command in [append(1), privacy, append(2)] {
+        let ack = Command::Ack(stored::Ack::default());
+        for command in [append(1), ack, privacy, append(2)] {
             proposals.push(command, Box::new(|_| ()), Who::Caller, now);
             proposals.next_beside(false, now);
         }
-        assert_eq!(proposals.under_way.len(), 1, "a setting waits, and what is behind it");
+        assert_eq!(proposals.under_way.len(), 2, "a setting waits, and what is behind it");
     }
 
     #[test]

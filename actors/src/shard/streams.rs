@@ -6,11 +6,13 @@
 //!
 //! # Invariants
 //! 1. `owed` holds the numbers `settled + 1 ..= sent`, in order.
-//! 2. A notice is taken only if its number follows the last one taken.
+//! 2. A notice is taken only if its number follows the last one taken. One that comes before its
+//!    time is refused, and must be offered again: whoever confirms it would lose those before it.
 
 use prost::Message;
 use proto::stored::{self, notice::What};
 use proto::{ShardId, UserId, ids::SHARDS};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use storage::Row;
 
@@ -24,6 +26,17 @@ const OFFER_BYTES: usize = 512 * 1024;
 #[derive(Debug)]
 pub struct Streams {
     streams: Vec<Stream>,
+}
+
+/// What a notice is to the shard that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The next one.
+    Now,
+    /// A repeated one.
+    Before,
+    /// One of those before it is missing.
+    TooEarly,
 }
 
 #[derive(Debug, Default)]
@@ -64,15 +77,18 @@ impl Streams {
         }
     }
 
-    /// Whether `number` from shard `from` is the next, and if so counts it as taken.
-    pub fn take(&mut self, from: ShardId, number: u64) -> bool {
+    /// What `number` from shard `from` is; the next one counts as taken.
+    pub fn take(&mut self, from: ShardId, number: u64) -> Taken {
         let stream = self.stream(from);
-        let next = number == stream.received + 1;
-        if next {
-            stream.received = number;
-            stream.dirty = true;
+        match number.cmp(&(stream.received + 1)) {
+            Ordering::Less => Taken::Before,
+            Ordering::Greater => Taken::TooEarly,
+            Ordering::Equal => {
+                stream.received = number;
+                stream.dirty = true;
+                Taken::Now
+            }
         }
-        next
     }
 
     /// The oldest notices owed to `to` above `after`.
@@ -157,8 +173,10 @@ mod tests {
         }
         let first = owing.offer(there, 0);
         let taken = |streams: &mut Streams, notices: &[stored::Notice]| {
-            notices.iter().filter(|notice| streams.take(here, notice.number)).count()
+            let now = |notice: &&stored::Notice| streams.take(here, notice.number) == Taken::Now;
+            notices.iter().filter(now).count()
         };
+        assert_eq!(taking.take(here, 2), Taken::TooEarly);
         assert_eq!(taken(&mut taking, &first[..2]), 2);
         assert_eq!(taken(&mut taking, &first), 1, "the repeated two are not taken again");
         owing.settle(there, 3);
