@@ -135,10 +135,10 @@ fn fill(dir: &Path, rows: u64) -> Outcome<()> {
                 ticket: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
                 ..Session::default()
             };
-            (user(n), DEVICE, session)
+            ((user(n), DEVICE), Some(session))
         };
         let batch: Vec<_> = (first..rows.min(first + 10_000)).map(row).collect();
-        storage.sessions().put_all(&batch)?;
+        storage.sessions().write(&batch)?;
     }
     storage.close();
     Ok(())

@@ -9,6 +9,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use tracing::warn;
 
+/// What names a row.
+type Key = (UserId, DeviceId);
+
 /// The table `sessions` of this node. Cheap to clone.
 ///
 /// A write is flushed within a second, not before it returns.
@@ -22,33 +25,19 @@ impl SessionTable {
         Self { engine }
     }
 
-    /// Writes the row of a session.
+    /// Writes rows of sessions together, and takes out those that are `None`. Of two with one key the
+    /// later counts.
     ///
     /// # Errors
     /// [`StorageError::DiskFull`], [`StorageError::Io`].
-    pub fn put(
-        &self,
-        user: UserId,
-        device: DeviceId,
-        session: &stored::Session,
-    ) -> Result<(), StorageError> {
+    pub fn write(&self, rows: &[(Key, Option<stored::Session>)]) -> Result<(), StorageError> {
         let mut batch = Batch::default();
-        batch.put(Table::Sessions, session_key(user, device), session.encode_to_vec());
-        self.engine.write(batch, Durability::Lazy)
-    }
-
-    /// Writes the rows of many sessions together: faster than one by one. Of two rows with one key
-    /// the later counts.
-    ///
-    /// # Errors
-    /// [`StorageError::DiskFull`], [`StorageError::Io`].
-    pub fn put_all(
-        &self,
-        rows: &[(UserId, DeviceId, stored::Session)],
-    ) -> Result<(), StorageError> {
-        let mut batch = Batch::default();
-        for (user, device, session) in rows {
-            batch.put(Table::Sessions, session_key(*user, *device), session.encode_to_vec());
+        for ((user, device), session) in rows {
+            let key = session_key(*user, *device);
+            match session {
+                Some(session) => batch.put(Table::Sessions, key, session.encode_to_vec()),
+                None => batch.remove(Table::Sessions, key),
+            }
         }
         self.engine.write(batch, Durability::Lazy)
     }
@@ -64,16 +53,6 @@ impl SessionTable {
     ) -> Result<Option<stored::Session>, StorageError> {
         let row = self.engine.get(Table::Sessions, &session_key(user, device))?;
         Ok(row.and_then(|bytes| stored::Session::decode(bytes.as_slice()).ok()))
-    }
-
-    /// Removes the row of a session.
-    ///
-    /// # Errors
-    /// [`StorageError::DiskFull`], [`StorageError::Io`].
-    pub fn remove(&self, user: UserId, device: DeviceId) -> Result<(), StorageError> {
-        let mut batch = Batch::default();
-        batch.remove(Table::Sessions, session_key(user, device));
-        self.engine.write(batch, Durability::Lazy)
     }
 
     /// Visits all rows in the order of user and device. Rows that cannot be read are left out, with

@@ -139,10 +139,9 @@ fn sessions_are_kept_and_a_damaged_table_is_begun_anew() {
     let dir = tempfile::tempdir().unwrap();
     let session = stored::Session { version: 3, online: true, ..Default::default() };
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();
-    for n in 1..=3 {
-        storage.sessions().put(UserId(n), DeviceId(1), &session).unwrap();
-    }
-    storage.sessions().remove(UserId(2), DeviceId(1)).unwrap();
+    let all = [1, 2, 3].map(|n| ((UserId(n), DeviceId(1)), Some(session)));
+    storage.sessions().write(&all).unwrap();
+    storage.sessions().write(&[((UserId(2), DeviceId(1)), None)]).unwrap();
     storage.close();
 
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();
@@ -166,19 +165,20 @@ fn sessions_are_written_in_batches_and_read_in_pages() {
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();
     let table = storage.sessions();
     let session = |n| stored::Session { node: 1 << 60, version: n, ..Default::default() };
-    let row = |n: u64| (UserId(n / 2), DeviceId(u32::try_from(n % 2).unwrap()), session(n));
+    let key = |n: u64| (UserId(n / 2), DeviceId(u32::try_from(n % 2).unwrap()));
+    let row = |n: u64| (key(n), Some(session(n)));
     let rows: Vec<_> = (0..1001).map(row).collect();
     for chunk in rows.chunks(100) {
-        table.put_all(chunk).unwrap();
+        table.write(chunk).unwrap();
     }
-    table.put_all(&[row(5), (UserId(2), DeviceId(1), session(77))]).unwrap();
+    table.write(&[row(5), (key(5), Some(session(77)))]).unwrap();
     assert_eq!(table.get(UserId(2), DeviceId(1)).unwrap(), Some(session(77)), "the later counts");
-    table.put_all(&[row(5)]).unwrap();
+    table.write(&[(key(5), Some(session(78))), (key(5), None), row(5)]).unwrap();
     for limit in [1, 7, 500, 1001, 2000] {
         let (mut after, mut found, mut pages) = (None, Vec::new(), 0);
         loop {
             let before = found.len();
-            let page = &mut |user, device, session| found.push((user, device, session));
+            let page = &mut |user, device, session| found.push(((user, device), Some(session)));
             after = table.scan_from(after, limit, page).unwrap();
             pages += 1;
             assert!(found.len() - before <= limit);

@@ -20,16 +20,11 @@ pub trait Rows: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StorageError`]: the engine failed.
     fn get(&self, key: Key) -> Result<Option<Session>, StorageError>;
-    /// Writes a row.
+    /// Writes rows, and takes out those that are `None`.
     ///
     /// # Errors
     /// [`StorageError`]: the engine failed.
-    fn put(&self, key: Key, row: &Session) -> Result<(), StorageError>;
-    /// Takes a row out.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the engine failed.
-    fn remove(&self, key: Key) -> Result<(), StorageError>;
+    fn write(&self, rows: &[(Key, Option<Session>)]) -> Result<(), StorageError>;
     /// Visits the rows from `from` on until `visit` breaks off; it must not write.
     ///
     /// # Errors
@@ -47,12 +42,8 @@ impl Rows for SessionTable {
         self.get(user, device)
     }
 
-    fn put(&self, (user, device): Key, row: &Session) -> Result<(), StorageError> {
-        self.put(user, device, row)
-    }
-
-    fn remove(&self, (user, device): Key) -> Result<(), StorageError> {
-        self.remove(user, device)
+    fn write(&self, rows: &[(Key, Option<Session>)]) -> Result<(), StorageError> {
+        self.write(rows)
     }
 
     fn visit(&self, from: Key, visit: &mut Visit<'_>) -> Result<(), StorageError> {
@@ -102,13 +93,14 @@ pub(super) mod memory {
             Ok(self.0.lock().unwrap().get(&key).copied())
         }
 
-        fn put(&self, key: Key, row: &Session) -> Result<(), StorageError> {
-            self.0.lock().unwrap().insert(key, *row);
-            Ok(())
-        }
-
-        fn remove(&self, key: Key) -> Result<(), StorageError> {
-            self.0.lock().unwrap().remove(&key);
+        fn write(&self, rows: &[(Key, Option<Session>)]) -> Result<(), StorageError> {
+            let mut all = self.0.lock().unwrap();
+            for (key, row) in rows {
+                match row {
+                    Some(row) => all.insert(*key, *row),
+                    None => all.remove(key),
+                };
+            }
             Ok(())
         }
 

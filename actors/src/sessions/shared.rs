@@ -2,7 +2,7 @@
 //! and what follows from a row that was won or lost.
 
 use super::row::{self, Key};
-use super::table::{self, Change};
+use super::table::{self, BATCH_ROWS, Change};
 use super::{OUTBOX_ROWS_MAX, SessionsItem, Shared, Watch, Wired};
 use proto::cluster;
 use proto::stored::Session;
@@ -39,21 +39,23 @@ impl Shared {
 
     /// Takes in rows of other nodes. How many changed the table.
     pub(super) fn merge(&self, rows: Vec<cluster::SessionRow>) -> u64 {
+        let row = |row: cluster::SessionRow| {
+            Some(((UserId(row.user), DeviceId(row.device)), row.session?))
+        };
+        let mut rows = rows.into_iter().filter_map(row);
         let mut merged = 0;
-        for row in rows {
-            let (key, Some(session)) = ((UserId(row.user), DeviceId(row.device)), row.session)
-            else {
-                continue;
-            };
-            match self.table.merge(key, session) {
-                Ok(Some(change)) => {
-                    merged += 1;
-                    self.react(&change);
+        loop {
+            let batch: Vec<_> = rows.by_ref().take(BATCH_ROWS).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let count = batch.len();
+            match self.table.merge(batch) {
+                Ok(changes) => {
+                    merged += changes.len() as u64;
+                    changes.iter().for_each(|change| self.react(change));
                 }
-                Ok(None) => {}
-                Err(error) => {
-                    warn!(user = %key.0, device = %key.1, %error, "session row not taken in");
-                }
+                Err(error) => warn!(rows = count, %error, "session rows not taken in"),
             }
         }
         self.counters.merged.fetch_add(merged, Relaxed);

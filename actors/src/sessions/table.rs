@@ -7,24 +7,26 @@
 //! 2. Digest and counts are those of exactly the stored rows.
 //! 3. While no purge is due every stored row is in normal form and no tombstone is spent.
 
-use super::digest::{Digest, PartSums};
-use super::row::{self, BUCKETS, Key, PARTS, is_spent, put_offline, rank};
+use super::digest::Digest;
+use super::row::{self, Key, is_spent, put_offline, rank};
 use super::rows::Rows;
 use super::standing::Standing;
 use peers::PeerId;
 use proto::stored::Session;
 use proto::{NodeId, cluster};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use storage::StorageError;
 
+mod pages;
+
 /// Locks that keep apart who reads and writes the same row.
 const STRIPES: usize = 64;
 
-/// Rows that one page looks at, at most, but for the end of a bucket.
-const PAGE_ROWS_MAX: usize = 16_384;
+/// Rows that are best written together: a batch keeps those who want to write one of them waiting.
+pub(super) const BATCH_ROWS: usize = 256;
 
 /// A row took the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,31 +193,53 @@ impl Table {
         self.purges_done.store(due, Relaxed);
     }
 
-    /// Reads a row, lets `decide`, and writes: nobody else changes the row or what is known of
-    /// nodes meanwhile.
+    /// Reads rows, lets `decide` for each, and writes them together: nobody else changes these rows or
+    /// what is known of nodes meanwhile.
+    fn alter_all<T>(
+        &self,
+        asked: Vec<(Key, T)>,
+        mut decide: impl FnMut(&Standing, Option<Session>, T) -> Verdict,
+    ) -> Result<Vec<Change>, StorageError> {
+        let stripes: BTreeSet<_> =
+            asked.iter().map(|(key, _)| row::part_of(*key) % STRIPES).collect();
+        let lock =
+            |stripe: usize| self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner);
+        // In the same order everywhere.
+        let _alone: Vec<_> = stripes.into_iter().map(lock).collect();
+        let standing = self.standing();
+        let mut written = BTreeMap::new();
+        let mut changes = Vec::with_capacity(asked.len());
+        for (key, asked) in asked {
+            let before = match written.get(&key) {
+                Some(row) => *row,
+                None => self.rows.get(key)?,
+            };
+            let after = match decide(&standing, before, asked) {
+                Verdict::Keep => continue,
+                Verdict::Put(row) => Some(row),
+                Verdict::Drop => None,
+            };
+            written.insert(key, after);
+            changes.push(Change { key, before, after });
+        }
+        if !written.is_empty() {
+            self.rows.write(&written.into_iter().collect::<Vec<_>>())?;
+        }
+        for Change { key, before, after } in &changes {
+            self.digest.replace(*key, before.as_ref(), after.as_ref());
+            self.counts.replace(before.as_ref(), after.as_ref());
+        }
+        Ok(changes)
+    }
+
     fn alter(
         &self,
         key: Key,
         decide: impl FnOnce(&Standing, Option<Session>) -> Verdict,
     ) -> Result<Option<Change>, StorageError> {
-        let stripe = &self.stripes[row::part_of(key) % STRIPES];
-        let _alone = stripe.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = self.standing();
-        let before = self.rows.get(key)?;
-        let after = match decide(&standing, before) {
-            Verdict::Keep => return Ok(None),
-            Verdict::Put(row) => {
-                self.rows.put(key, &row)?;
-                Some(row)
-            }
-            Verdict::Drop => {
-                self.rows.remove(key)?;
-                None
-            }
-        };
-        self.digest.replace(key, before.as_ref(), after.as_ref());
-        self.counts.replace(before.as_ref(), after.as_ref());
-        Ok(Some(Change { key, before, after }))
+        let asked = vec![(key, decide)];
+        let changes = self.alter_all(asked, |standing, before, decide| decide(standing, before))?;
+        Ok(changes.into_iter().next())
     }
 
     fn settle(&self, before: Option<Session>, after: Session) -> Verdict {
@@ -228,13 +252,15 @@ impl Table {
         }
     }
 
-    /// Takes in a row of another node.
+    /// Takes in rows of other nodes. What was changed, in their order; if it fails, nothing.
     ///
     /// # Errors
     /// [`StorageError`]: the rows were not read or not written.
-    pub fn merge(&self, key: Key, row: Session) -> Result<Option<Change>, StorageError> {
-        self.learn(PeerId { node: NodeId(row.node), incarnation: row.incarnation });
-        self.alter(key, |standing, before| {
+    pub fn merge(&self, rows: Vec<(Key, Session)>) -> Result<Vec<Change>, StorageError> {
+        for (_, row) in &rows {
+            self.learn(PeerId { node: NodeId(row.node), incarnation: row.incarnation });
+        }
+        self.alter_all(rows, |standing, before, row| {
             let row = standing.normal(row);
             let known = before.map(|before| standing.normal(before));
             let known = known.filter(|known| rank(known) >= rank(&row));
@@ -332,12 +358,12 @@ impl Table {
         })?;
         drop(standing);
         let mut found = Vec::with_capacity(piece.found.len());
-        for key in piece.found {
-            let change = self.alter(key, |standing, before| match before {
+        for keys in piece.found.chunks(BATCH_ROWS) {
+            let due = keys.iter().map(|key| (*key, ())).collect();
+            found.extend(self.alter_all(due, |standing, before, ()| match before {
                 Some(row) => self.settle(before, standing.normal(row)),
                 None => Verdict::Keep,
-            })?;
-            found.extend(change);
+            })?);
         }
         Ok(Piece { found, next: piece.next })
     }
@@ -406,84 +432,6 @@ impl Table {
     /// Makes all writes durable. Blocking.
     pub(super) fn flush(&self) -> Result<(), StorageError> {
         self.rows.flush()
-    }
-
-    /// The sums of the parts of a bucket, and its number of rows.
-    pub(super) fn part_sums(&self, bucket: usize) -> Result<(PartSums, usize), StorageError> {
-        let (mut sums, mut seen) = (PartSums::default(), 0);
-        if self.digest.is_empty(bucket) {
-            return Ok((sums, seen));
-        }
-        self.rows.visit(row::bucket_begin(bucket), &mut |key, row| {
-            if row::bucket_of(key) != bucket {
-                return ControlFlow::Break(());
-            }
-            sums.add(key, &row);
-            seen += 1;
-            ControlFlow::Continue(())
-        })?;
-        Ok((sums, seen))
-    }
-
-    /// Rows of the buckets that another node asks for, of the parts whose sums differ from its own.
-    pub(super) fn page(
-        &self,
-        asked: &cluster::SessionsFetch,
-        bytes_max: usize,
-    ) -> Result<cluster::SessionRows, StorageError> {
-        let mut page = Page { bytes_max, ..Page::default() };
-        let first = row::key_from(&asked.from).unwrap_or(row::bucket_begin(0));
-        let mut seen = 0;
-        for (n, bucket) in asked.buckets.iter().enumerate() {
-            let bucket = usize::try_from(*bucket).unwrap_or(BUCKETS);
-            if bucket >= BUCKETS || bucket < row::bucket_of(first) {
-                continue;
-            }
-            if seen >= PAGE_ROWS_MAX {
-                page.more = Some(row::bucket_begin(bucket));
-                break;
-            }
-            let (sums, rows) = self.part_sums(bucket)?;
-            seen += rows;
-            let theirs = asked.sums.get(n * PARTS..(n + 1) * PARTS);
-            let theirs = theirs.and_then(|sums| sums.try_into().ok()).map(PartSums);
-            if let Some(parts) = sums.differing(&theirs.unwrap_or_default()) {
-                let from = first.max(row::bucket_begin(bucket));
-                self.rows.visit(from, &mut |key, row| page.take(bucket, parts, key, row))?;
-            }
-            if page.more.is_some() {
-                break;
-            }
-        }
-        let more = page.more.map(row::key_bytes).unwrap_or_default();
-        Ok(cluster::SessionRows { rows: page.rows, more: more.into() })
-    }
-}
-
-#[derive(Default)]
-struct Page {
-    rows: Vec<cluster::SessionRow>,
-    bytes: usize,
-    bytes_max: usize,
-    more: Option<Key>,
-}
-
-impl Page {
-    fn take(&mut self, bucket: usize, parts: u64, key: Key, row: Session) -> ControlFlow<()> {
-        if row::bucket_of(key) != bucket {
-            return ControlFlow::Break(());
-        }
-        if parts >> row::part_of(key) & 1 == 0 {
-            return ControlFlow::Continue(());
-        }
-        if self.bytes >= self.bytes_max {
-            self.more = Some(key);
-            return ControlFlow::Break(());
-        }
-        let row = wire_row(key, row);
-        self.bytes += wire_bytes(&row);
-        self.rows.push(row);
-        ControlFlow::Continue(())
     }
 }
 

@@ -354,7 +354,7 @@ proptest! {
                 if n == floor_at {
                     node.table().learn(PeerId { node: NodeId(1), incarnation: floor });
                 }
-                node.table().merge(key(1), *row).unwrap();
+                node.table().merge(vec![(key(1), *row)]).unwrap();
             }
             node.table().learn(PeerId { node: NodeId(1), incarnation: floor });
             node.purge();
@@ -390,9 +390,9 @@ fn only_the_parts_that_differ_are_fetched() {
     let key = |n: u64| (UserId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11), DeviceId(1));
     for n in 0..100_000 {
         let row = Session { node: 2, incarnation: 1, version: 1, ..Session::default() };
-        other.table().merge(key(n), row).unwrap();
+        other.table().merge(vec![(key(n), row)]).unwrap();
         if n % 1_000 != 0 {
-            one.table().merge(key(n), row).unwrap();
+            one.table().merge(vec![(key(n), row)]).unwrap();
         }
     }
     let fetched = || one.sessions.0.counters.merged.load(Relaxed);
@@ -408,9 +408,9 @@ fn a_session_ends_only_the_row_that_is_its_own() {
     let (user, device) = key(0);
     let online = |row: &mut Session| row.online = true;
     let first = one.sessions.claim(user, device, online).unwrap();
-    other.table().merge((user, device), first).unwrap();
+    other.table().merge(vec![((user, device), first)]).unwrap();
     let second = other.sessions.claim(user, device, online).unwrap();
-    one.table().merge((user, device), second).unwrap();
+    one.table().merge(vec![((user, device), second)]).unwrap();
     let late = one.sessions.write(user, device, |row| row.online = false).unwrap();
     assert_eq!(late, None);
     assert_eq!(one.row((user, device)), Some(second));
@@ -423,7 +423,7 @@ fn a_tombstone_beats_what_was_there_and_is_dropped_in_time() {
     let before = node.sessions.claim(user, device, |row| row.online = true).unwrap();
     assert!(node.sessions.remove(user, device).unwrap());
     assert!(!node.sessions.remove(user, device).unwrap(), "there is nothing left to remove");
-    node.table().merge((user, device), before).unwrap();
+    node.table().merge(vec![((user, device), before)]).unwrap();
     assert_eq!(node.sessions.get(user, device).unwrap(), None);
     assert_eq!(node.sessions.figures().tombstones, 1);
     node.table().set_cutoff(NOW_MS + 1);
@@ -452,6 +452,6 @@ fn who_is_not_there_is_not_away() {
     let row = node.sessions.write(user, device, |row| row.online = false).unwrap().unwrap();
     assert!(!row.away, "or it would beat the same row put offline");
     let theirs = Session { node: 2, version: 9, away: true, ..Session::default() };
-    node.table().merge((user, device), theirs).unwrap();
+    node.table().merge(vec![((user, device), theirs)]).unwrap();
     assert_eq!(node.row((user, device)), Some(Session { away: false, ..theirs }));
 }

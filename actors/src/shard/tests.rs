@@ -5,7 +5,7 @@
 use super::command::{Command, Effect, Outcome, Spill};
 use super::machine::{Machine, MachineLimits};
 use super::mailbox::Held;
-use proto::stored::{self, command::Kind, envelope::Content};
+use proto::stored::{self, command::Kind, envelope::Content, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Code, Seq, ShardId, UserId};
 use std::collections::BTreeMap;
@@ -350,4 +350,27 @@ fn a_checkpoint_brings_everything_back() {
     back.apply(NOW, ack(bob, 1, 2));
     read_origins(&mut back, &table);
     assert_eq!(pushed(&mut back), [(ada, 1, "Delivered [1]".to_owned())]);
+}
+
+#[test]
+fn notices_are_taken_in_their_order_or_refused() {
+    let mut machine = machine(MachineLimits::default());
+    let [ada, ..] = people();
+    let receipt = |number: u64| {
+        let receipt = stored::Receipt { send_ids: vec![number], ..Default::default() };
+        let content = Some(Content::Receipt(receipt));
+        let what = What::Envelope(stored::Envelope { content, ..Default::default() });
+        stored::Notice { number, user: ada.0, what: Some(what) }
+    };
+    let take = |machine: &mut Machine, numbers: &[u64]| {
+        let notices = numbers.iter().copied().map(receipt).collect();
+        let taken = stored::TakeNotices { from_shard: 7, notices };
+        machine.apply(NOW, Kind::TakeNotices(taken))
+    };
+    let early = Outcome::Refused(Code::Unavailable);
+    assert_eq!(take(&mut machine, &[3, 4]), early, "whoever confirms them would lose 1 and 2");
+    assert_eq!(take(&mut machine, &[1, 2]), Outcome::Done);
+    assert_eq!(take(&mut machine, &[1, 2, 3, 4]), Outcome::Done);
+    let seqs: Vec<u64> = pushed(&mut machine).into_iter().map(|(_, seq, _)| seq).collect();
+    assert_eq!(seqs, [1, 2, 3, 4], "each once");
 }

@@ -35,13 +35,14 @@ impl Rows for Disk {
         Ok(self.0.lock().unwrap().0.get(&key).copied())
     }
 
-    fn put(&self, key: Key, row: &Session) -> Result<(), StorageError> {
-        self.0.lock().unwrap().0.insert(key, *row);
-        Ok(())
-    }
-
-    fn remove(&self, key: Key) -> Result<(), StorageError> {
-        self.0.lock().unwrap().0.remove(&key);
+    fn write(&self, rows: &[(Key, Option<Session>)]) -> Result<(), StorageError> {
+        let mut disk = self.0.lock().unwrap();
+        for (key, row) in rows {
+            match row {
+                Some(row) => disk.0.insert(*key, *row),
+                None => disk.0.remove(key),
+            };
+        }
         Ok(())
     }
 
@@ -167,17 +168,13 @@ impl Node {
     }
 
     fn merge(&mut self, rows: Vec<cluster::SessionRow>) {
-        for row in rows {
-            let key = (UserId(row.user), DeviceId(row.device));
-            let change = self.table.merge(key, row.session.unwrap()).unwrap();
-            if let Some(change) = change {
-                let version = |row: Option<Session>| row.map(|row| row.version);
-                assert!(
-                    version(change.after) >= version(change.before),
-                    "back in time: {change:?}"
-                );
-                self.react(change);
-            }
+        let row = |row: cluster::SessionRow| {
+            ((UserId(row.user), DeviceId(row.device)), row.session.unwrap())
+        };
+        for change in self.table.merge(rows.into_iter().map(row).collect()).unwrap() {
+            let version = |row: Option<Session>| row.map(|row| row.version);
+            assert!(version(change.after) >= version(change.before), "back in time: {change:?}");
+            self.react(change);
         }
     }
 
