@@ -53,7 +53,9 @@ impl Shared {
             match self.table.merge(batch) {
                 Ok(changes) => {
                     merged += changes.len() as u64;
-                    changes.iter().for_each(|change| self.react(change));
+                    for change in &changes {
+                        self.react(change);
+                    }
                 }
                 Err(error) => warn!(rows = count, %error, "session rows not taken in"),
             }

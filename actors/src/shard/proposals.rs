@@ -168,9 +168,8 @@ impl Proposals {
         let commands = self.under_way.iter().flat_map(|batch| &batch.commands);
         let taken: BTreeSet<_> = commands.filter_map(conversation_of).collect();
         let may_go = |append: &stored::Append| !taken.contains(&conversation(append));
-        self.make(false, now, |command| match command {
-            Command::Append(append) => may_go(append),
-            other => may_overtake(other),
+        self.make(false, now, |command| {
+            may_overtake(command) || matches!(command, Command::Append(a) if may_go(a))
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::cluster::{Cluster, ClusterError, Goal, Place, Work};
 use actors::context::Context;
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, FailureKind, join};
 use crate::config;
+
+/// How long a command waits for a node that has just started.
+const STARTING_MAX: Duration = Duration::from_secs(10);
 
 /// A member, as a status shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,13 +163,21 @@ impl NodeControl {
         }
     }
 
+    async fn place_when_known(&self) -> Place {
+        let mut place = self.cluster.watch_place();
+        let known = place.wait_for(|place| *place != Place::Starting);
+        drop(tokio::time::timeout(STARTING_MAX, known).await); // What is known then counts.
+        self.cluster.place()
+    }
+
     async fn prepare_to_join(self, seed: String) -> Result<String, Failure> {
         let refused = |text: String| Err(Failure::new(FailureKind::Refused, text));
         if !config::is_host_port(&seed) {
             return refused(format!("{seed:?} is no address; write HOST:PORT"));
         }
+        let place = self.place_when_known().await;
         let meta = self.cluster.meta();
-        match self.cluster.place() {
+        match place {
             Place::Member if meta.members.len() == 1 => {}
             Place::Member => {
                 let (cluster, members) = (meta.cluster, meta.members.len());
@@ -174,7 +186,7 @@ impl NodeControl {
                 ));
             }
             Place::Starting => {
-                return refused("this node has just started; try again in a moment".to_owned());
+                return refused("this node has not started yet; see its log".to_owned());
             }
             Place::Joining => {
                 return refused("this node looks for its cluster: see cluster.seeds".to_owned());
