@@ -1,11 +1,12 @@
 //! Stories of whoever runs a cluster: nodes join, are drained and leave, by `natter admin`.
 
+use crate::clusters::{cluster, three, turn};
 use crate::people::{PROGRAM, Person, settings};
 use anyhow::{Result, ensure};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use tests::cluster::admin;
+use tests::cluster::{Cables, Cluster, admin};
 use tests::node::{Node, eventually};
 use tests::status::{GROUPS, Group, Status};
 
@@ -89,4 +90,40 @@ async fn a_node_that_holds_people_joins_no_other_cluster_and_says_why() {
     let refused = ask(&other, &["cluster", "join", &seed]).await.unwrap_err().to_string();
     assert!(refused.contains("not empty") || refused.contains("holds"), "{refused}");
     assert!(!other.target().data_dir().join("join").exists());
+}
+
+const KEY: &str = "limits.mailbox_messages";
+
+async fn setting(cluster: &Cluster, node: usize) -> String {
+    cluster.admin(node, &["settings", "get", KEY]).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_holds_where_it_was_set_then_everywhere_and_is_caught_up_by_who_was_down() {
+    let _turn = turn().await;
+    let mut cluster = cluster(three(Cables::Loopback)).await;
+    for node in 0..3 {
+        let value = (5_000 + node).to_string();
+        cluster.admin(node, &["settings", "set", KEY, &value]).await.unwrap();
+        assert!(setting(&cluster, node).await.contains(&value), "it holds at once");
+        for other in 0..3 {
+            eventually(PATIENCE, async || {
+                let held = setting(&cluster, other).await;
+                ensure!(held.contains(&value), "node {other} holds {held}");
+                Ok(())
+            })
+            .await
+            .unwrap();
+        }
+    }
+    cluster.kill(2).unwrap();
+    cluster.admin(0, &["settings", "set", KEY, "6000"]).await.unwrap();
+    cluster.restart(2).await.unwrap();
+    eventually(PATIENCE, async || {
+        let held = setting(&cluster, 2).await;
+        ensure!(held.contains("6000"), "it was down, and holds {held}");
+        Ok(())
+    })
+    .await
+    .unwrap();
 }

@@ -11,10 +11,11 @@ use proto::cluster::{self, cast, request, response};
 use proto::stored::member::State;
 use proto::stored::{self, meta_command::Kind};
 use proto::{NodeId, ShardId};
+use std::sync::Arc;
 use std::time::Duration;
 use supervision::Full;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info};
 
 /// How long a change may take. Longer than an election.
@@ -25,6 +26,9 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long this node may take to hear of what was decided. Longer than a heartbeat.
+const HERE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a single try ended, if not well.
 enum Try {
@@ -42,13 +46,22 @@ impl Cluster {
         self.propose(Kind::SetState(state)).await
     }
 
-    /// Sets a setting for the whole cluster; an empty value takes it back.
+    /// Sets a setting for the whole cluster; an empty value takes it back. It holds on this node when
+    /// this returns.
     ///
     /// # Errors
     /// [`ClusterError`].
     pub async fn set_setting(&self, key: &str, value: &str) -> Result<(), ClusterError> {
         let setting = stored::Setting { key: key.to_owned(), value: value.to_owned() };
-        self.propose(Kind::SetSetting(setting)).await
+        self.propose(Kind::SetSetting(setting)).await?;
+        // Other nodes hear a heartbeat later that it counts, and this one may be among them.
+        let holds = |meta: &Arc<stored::Meta>| {
+            let now = meta.settings.iter().find(|setting| setting.key == key);
+            now.map_or("", |setting| setting.value.as_str()) == value
+        };
+        let mut meta = self.watch_meta();
+        drop(timeout(HERE_WITHIN, meta.wait_for(holds)).await); // It is decided all the same.
+        Ok(())
     }
 
     /// Proposes a change wherever `meta` is led; waits up to ten seconds.

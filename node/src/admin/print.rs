@@ -55,7 +55,7 @@ impl Printed<'_> {
             Request::Set { value, .. } if value.is_empty() => {
                 format!("{} is each node's own again\n", at("set"))
             }
-            Request::Set { .. } => format!("{} is set on all nodes\n", at("set")),
+            Request::Set { .. } => format!("{} is set for all nodes\n", at("set")),
             Request::Get { .. } => {
                 let mut out = String::new();
                 for (key, value) in value.as_object().into_iter().flatten() {
