@@ -455,3 +455,18 @@ fn who_is_not_there_is_not_away() {
     node.table().merge(vec![((user, device), theirs)]).unwrap();
     assert_eq!(node.row((user, device)), Some(Session { away: false, ..theirs }));
 }
+
+#[test]
+fn rows_of_one_device_in_one_batch_count_as_if_they_came_one_by_one() {
+    let start = || Node::start(PeerId { node: NodeId(1), incarnation: 1 }, Memory::default());
+    let (one, other) = (start(), start());
+    let row =
+        |version| Session { node: 2, incarnation: 1, version, online: true, ..Session::default() };
+    let rows = [2, 5, 3, 5, 6].map(|version| (key(7), row(version)));
+    let together = one.table().merge(rows.to_vec()).unwrap();
+    let singly = rows.map(|row| other.table().merge(vec![row]).unwrap()).concat();
+    assert_eq!(together, singly);
+    assert_eq!(one.row(key(7)), Some(row(6)));
+    assert_eq!(one.sessions.figures().rows, 1);
+    assert_eq!(one.sessions.digest(), other.sessions.digest());
+}

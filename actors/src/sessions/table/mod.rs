@@ -45,6 +45,18 @@ enum Verdict {
     Drop,
 }
 
+impl Verdict {
+    /// What there is then, if that is another row than before or none.
+    fn change(self, key: Key, before: Option<Session>) -> Option<Change> {
+        let after = match self {
+            Self::Keep => return None,
+            Self::Put(row) => Some(row),
+            Self::Drop => None,
+        };
+        Some(Change { key, before, after })
+    }
+}
+
 /// A piece of the table that was gone through.
 #[derive(Debug)]
 pub struct Piece<T> {
@@ -202,10 +214,8 @@ impl Table {
     ) -> Result<Vec<Change>, StorageError> {
         let stripes: BTreeSet<_> =
             asked.iter().map(|(key, _)| row::part_of(*key) % STRIPES).collect();
-        let lock =
-            |stripe: usize| self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner);
         // In the same order everywhere.
-        let _alone: Vec<_> = stripes.into_iter().map(lock).collect();
+        let _alone: Vec<_> = stripes.into_iter().map(|stripe| self.lock(stripe)).collect();
         let standing = self.standing();
         let mut written = BTreeMap::new();
         let mut changes = Vec::with_capacity(asked.len());
@@ -214,32 +224,40 @@ impl Table {
                 Some(row) => *row,
                 None => self.rows.get(key)?,
             };
-            let after = match decide(&standing, before, asked) {
-                Verdict::Keep => continue,
-                Verdict::Put(row) => Some(row),
-                Verdict::Drop => None,
-            };
-            written.insert(key, after);
-            changes.push(Change { key, before, after });
+            if let Some(change) = decide(&standing, before, asked).change(key, before) {
+                written.insert(key, change.after);
+                changes.push(change);
+            }
         }
         if !written.is_empty() {
             self.rows.write(&written.into_iter().collect::<Vec<_>>())?;
         }
-        for Change { key, before, after } in &changes {
-            self.digest.replace(*key, before.as_ref(), after.as_ref());
-            self.counts.replace(before.as_ref(), after.as_ref());
-        }
+        changes.iter().copied().for_each(|change| self.count(change));
         Ok(changes)
     }
 
+    fn lock(&self, stripe: usize) -> MutexGuard<'_, ()> {
+        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, Change { key, before, after }: Change) {
+        self.digest.replace(key, before.as_ref(), after.as_ref());
+        self.counts.replace(before.as_ref(), after.as_ref());
+    }
+
+    /// The same for one row: a login waits for it.
     fn alter(
         &self,
         key: Key,
         decide: impl FnOnce(&Standing, Option<Session>) -> Verdict,
     ) -> Result<Option<Change>, StorageError> {
-        let asked = vec![(key, decide)];
-        let changes = self.alter_all(asked, |standing, before, decide| decide(standing, before))?;
-        Ok(changes.into_iter().next())
+        let _alone = self.lock(row::part_of(key) % STRIPES);
+        let standing = self.standing();
+        let before = self.rows.get(key)?;
+        let Some(change) = decide(&standing, before).change(key, before) else { return Ok(None) };
+        self.rows.write(&[(key, change.after)])?;
+        self.count(change);
+        Ok(Some(change))
     }
 
     fn settle(&self, before: Option<Session>, after: Session) -> Verdict {
