@@ -42,6 +42,7 @@ fn cast(route: &Route) {
 #[tokio::test(start_paused = true)]
 async fn what_is_offered_before_the_writer_comes_travels_together() {
     let (route, shipped) = heard();
+    route.bell.notified().await; // For having been heard.
     for _ in 0..100 {
         cast(&route);
     }
