@@ -23,7 +23,7 @@ const BATCH_COMMANDS: usize = 1_024;
 
 /// Batches that may be under way to a leader elsewhere: a send or an acknowledgment need not wait until
 /// the batch before it is there and back.
-const BESIDE_MAX: usize = 3;
+const BESIDE_MAX: usize = 8;
 
 /// So many commands are not kept waiting, whatever they are.
 const CROWD: usize = 64;

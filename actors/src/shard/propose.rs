@@ -17,8 +17,8 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub(super) struct Pacing {
     rounds: Rounds,
-    /// Somebody looks when the next round is due.
-    watched: bool,
+    /// Somebody looks then whether the next round is due.
+    watched: Option<Instant>,
 }
 
 impl Shards {
@@ -37,8 +37,9 @@ impl Shards {
         let mut pacing = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = step(&mut pacing, Instant::now());
         if let Some(due) = pacing.rounds.due()
-            && !std::mem::replace(&mut pacing.watched, true)
+            && pacing.watched.is_none_or(|watched| due < watched)
         {
+            pacing.watched = Some(due);
             self.look_again(due);
         }
         drop(pacing);
@@ -54,7 +55,7 @@ impl Shards {
         tokio::spawn(async move {
             tokio::time::sleep_until(due).await;
             shards.pace(|pacing, now| {
-                pacing.watched = false;
+                pacing.watched.take_if(|watched| *watched <= due);
                 pacing.rounds.looked_at(now)
             });
         });

@@ -13,20 +13,27 @@
 //!           round                round
 //! ```
 //!
+//! A round that took long shows that the machine is busy. The next begins later then, so that more travels
+//! together, and the time that many small batches would take is there for everybody else.
+//!
 //! A shard with nothing but what can wait, such as acknowledgments, leaves out one round: what hurries
 //! takes it along, more often than not.
 //!
 //! # Invariants
-//! 1. A round ends with its last batch, or after [`ROUND_MAX`]: a shard without a majority, or a slow
-//!    one, holds the others back no longer than that.
+//! 1. A round holds nobody back longer than [`ROUND_MAX`], whether one of its shards is slow, or without a
+//!    majority, or the machine is busy.
 //! 2. Whoever waits is told when its round begins.
 
 use proto::ShardId;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a round holds back those who are not in it: more than a batch takes on a busy machine.
-pub(super) const ROUND_MAX: Duration = Duration::from_millis(20);
+/// How long a round holds back those who are not in it: more than a batch takes, most of the time.
+pub(super) const ROUND_MAX: Duration = Duration::from_millis(10);
+
+/// What a round may take on a machine that is not busy. So long as it takes less, the next begins at once;
+/// the time over it is waited once more.
+const QUICK: Duration = Duration::from_millis(3);
 
 /// A set of shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +99,8 @@ pub(super) struct Rounds {
     /// Those that can wait, since this round and since the one before.
     patient: [Set; 2],
     begun: Option<Instant>,
+    /// Before this nobody is told that a round begins.
+    next: Option<Instant>,
 }
 
 impl Rounds {
@@ -107,11 +116,23 @@ impl Rounds {
     /// A shard's batch is through or has failed, or it was not its turn after all; it may want the
     /// next round.
     pub(super) fn ended(&mut self, shard: ShardId, wish: Option<Wish>, now: Instant) -> Turn {
+        let was_in_it = self.under_way.has(shard);
         self.under_way.remove(shard);
+        if was_in_it && self.under_way.is_empty() {
+            self.over(now);
+        }
         if let Some(wish) = wish {
             self.note(shard, wish);
         }
         self.begin_if_due(Some(shard), now)
+    }
+
+    /// The last batch of the round is through.
+    fn over(&mut self, now: Instant) {
+        let Some(begun) = self.begun else { return };
+        let took = now.saturating_duration_since(begun);
+        let next = now + took.saturating_sub(QUICK);
+        self.next = Some(next.min(begun + ROUND_MAX));
     }
 
     fn note(&mut self, shard: ShardId, wish: Wish) {
@@ -129,7 +150,7 @@ impl Rounds {
 
     /// When the next round begins at the latest, if somebody waits for it.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.begun.map(|begun| begun + ROUND_MAX).filter(|_| !self.all_waiting().is_empty())
+        self.next.filter(|_| !self.all_waiting().is_empty())
     }
 
     fn all_waiting(&self) -> Set {
@@ -138,9 +159,8 @@ impl Rounds {
     }
 
     fn begin_if_due(&mut self, me: Option<ShardId>, now: Instant) -> Turn {
-        let late = self.begun.is_some_and(|begun| begun + ROUND_MAX <= now);
         let all = self.all_waiting();
-        if all.is_empty() || !(late || self.under_way.is_empty()) {
+        if all.is_empty() || self.next.is_some_and(|next| now < next) {
             return Turn::default();
         }
         let [new, old] = std::mem::take(&mut self.patient);
@@ -149,6 +169,7 @@ impl Rounds {
         self.under_way = if next.is_empty() { all } else { next };
         self.patient[1] = new.without(self.under_way);
         self.begun = Some(now);
+        self.next = Some(now + ROUND_MAX);
         let mine = me.is_some_and(|me| self.under_way.has(me));
         Turn { mine, others: self.under_way.iter().filter(|shard| Some(*shard) != me).collect() }
     }
@@ -162,6 +183,7 @@ mod tests {
     const A: ShardId = ShardId(0);
     const B: ShardId = ShardId(7);
     const C: ShardId = ShardId(15);
+    const MS: Duration = Duration::from_millis(1);
 
     fn mine(others: &[ShardId]) -> Turn {
         Turn { mine: true, others: others.to_vec() }
@@ -207,6 +229,35 @@ mod tests {
         assert_eq!(rounds.wants(A, Hurried, now), Turn::default());
         assert_eq!(rounds.ended(C, None, now), told(&[A]));
         assert_eq!(rounds.ended(A, None, now), Turn::default(), "once, for both wishes");
+    }
+
+    #[test]
+    fn after_a_long_round_more_is_gathered_for_the_next() {
+        let (mut rounds, begun) = (Rounds::default(), Instant::now());
+        assert!(rounds.wants(A, Hurried, begun).mine);
+        let over = begun + QUICK + MS;
+        assert_eq!(rounds.ended(A, Some(Hurried), over), Turn::default());
+        assert_eq!(rounds.wants(B, Hurried, over), Turn::default());
+        assert_eq!(rounds.due(), Some(over + MS), "as long as it took too long");
+        assert_eq!(rounds.looked_at(over + MS), told(&[A, B]), "together");
+
+        let begun = over + MS;
+        assert_eq!(rounds.ended(A, None, begun + QUICK), Turn::default());
+        assert_eq!(rounds.ended(B, Some(Hurried), begun + ROUND_MAX - MS), Turn::default());
+        assert_eq!(rounds.due(), Some(begun + ROUND_MAX), "nobody waits longer for that");
+        assert_eq!(rounds.wants(C, Patient, begun + ROUND_MAX), told(&[B]));
+    }
+
+    #[test]
+    fn a_batch_of_an_earlier_round_ends_no_later_one() {
+        let (mut rounds, now) = (Rounds::default(), Instant::now());
+        assert!(rounds.wants(A, Hurried, now).mine);
+        assert_eq!(rounds.wants(B, Hurried, now), Turn::default());
+        let late = now + ROUND_MAX;
+        assert_eq!(rounds.looked_at(late), told(&[B]));
+        assert_eq!(rounds.ended(B, Some(Hurried), late), mine(&[]), "at once");
+        assert_eq!(rounds.ended(B, None, late), Turn::default());
+        assert_eq!(rounds.ended(A, Some(Hurried), late + 2 * QUICK), mine(&[]), "B is through");
     }
 
     #[test]
