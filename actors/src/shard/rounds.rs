@@ -98,8 +98,7 @@ pub(super) struct Rounds {
     waiting: Set,
     /// Those that can wait, since this round and since the one before.
     patient: [Set; 2],
-    begun: Option<Instant>,
-    /// Before this nobody is told that a round begins.
+    /// The next round begins no earlier: until this one is over, [`ROUND_MAX`] after it began.
     next: Option<Instant>,
 }
 
@@ -129,10 +128,9 @@ impl Rounds {
 
     /// The last batch of the round is through.
     fn over(&mut self, now: Instant) {
-        let Some(begun) = self.begun else { return };
-        let took = now.saturating_duration_since(begun);
-        let next = now + took.saturating_sub(QUICK);
-        self.next = Some(next.min(begun + ROUND_MAX));
+        let Some(latest) = self.next else { return };
+        let took = ROUND_MAX.saturating_sub(latest.saturating_duration_since(now));
+        self.next = Some(latest.min(now + took.saturating_sub(QUICK)));
     }
 
     fn note(&mut self, shard: ShardId, wish: Wish) {
@@ -168,7 +166,6 @@ impl Rounds {
         // Whoever takes longer than a round is forgotten, until its next wish.
         self.under_way = if next.is_empty() { all } else { next };
         self.patient[1] = new.without(self.under_way);
-        self.begun = Some(now);
         self.next = Some(now + ROUND_MAX);
         let mine = me.is_some_and(|me| self.under_way.has(me));
         Turn { mine, others: self.under_way.iter().filter(|shard| Some(*shard) != me).collect() }
