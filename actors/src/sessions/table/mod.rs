@@ -236,15 +236,6 @@ impl Table {
         Ok(changes)
     }
 
-    fn lock(&self, stripe: usize) -> MutexGuard<'_, ()> {
-        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count(&self, Change { key, before, after }: Change) {
-        self.digest.replace(key, before.as_ref(), after.as_ref());
-        self.counts.replace(before.as_ref(), after.as_ref());
-    }
-
     /// The same for one row: a login waits for it.
     fn alter(
         &self,
@@ -258,6 +249,15 @@ impl Table {
         self.rows.write(&[(key, change.after)])?;
         self.count(change);
         Ok(Some(change))
+    }
+
+    fn lock(&self, stripe: usize) -> MutexGuard<'_, ()> {
+        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, Change { key, before, after }: Change) {
+        self.digest.replace(key, before.as_ref(), after.as_ref());
+        self.counts.replace(before.as_ref(), after.as_ref());
     }
 
     fn settle(&self, before: Option<Session>, after: Session) -> Verdict {
