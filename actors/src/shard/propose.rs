@@ -3,7 +3,7 @@
 use super::actor::{Proposed, SOON, ShardActor, ends_in_spill};
 use super::command::Command;
 use super::proposals::{Failure, Who};
-use super::rounds::{Rounds, Turn, Wish};
+use super::rounds::{Rounds, Takers, Turn, Wish};
 use super::{Answer, Outcome, ShardItem, Shards};
 use crate::raft::ProposeError;
 use bytes::Bytes;
@@ -29,8 +29,8 @@ impl Shards {
 
     /// This shard's batch is no longer under way; it may want the next round, and gets it now or hears
     /// of it later.
-    fn round_ended(&self, shard: ShardId, wish: Option<Wish>) -> bool {
-        self.pace(|pacing, now| pacing.rounds.ended(shard, wish, now))
+    fn round_ended(&self, batch: (ShardId, Takers), wish: Option<Wish>) -> bool {
+        self.pace(|pacing, now| pacing.rounds.ended(batch, wish, now))
     }
 
     fn pace(&self, step: impl FnOnce(&mut Pacing, Instant) -> Turn) -> bool {
@@ -88,7 +88,9 @@ impl ShardActor {
         if self.in_round && self.proposed.is_none() {
             let may = self.standing.me_leads && self.may_propose();
             let wish = self.proposals.wish(false).filter(|_| may);
-            self.in_round = self.context.shards.round_ended(self.shard, wish);
+            let takers =
+                if self.standing.voters.len() > 1 { Takers::Several } else { Takers::Alone };
+            self.in_round = self.context.shards.round_ended((self.shard, takers), wish);
         }
     }
 

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! A round that took long shows that the machine is busy. The next begins later then, so that more travels
-//! together, and the time that many small batches would take is there for everybody else.
+//! together, and the time that many small batches would take is there for everybody else. Not so on a node
+//! alone: its next round begins when this one is on disk.
 //!
 //! A shard with nothing but what can wait, such as acknowledgments, leaves out one round: what hurries
 //! takes it along, more often than not.
@@ -34,6 +35,15 @@ pub(super) const ROUND_MAX: Duration = Duration::from_millis(10);
 /// What a round may take on a machine that is not busy. So long as it takes less, the next begins at once;
 /// the time over it is waited once more.
 const QUICK: Duration = Duration::from_millis(3);
+
+/// Who had to take a batch before it was through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takers {
+    /// A majority of several nodes.
+    Several,
+    /// This node alone: how long that takes says how slow its disk is, not how busy it is.
+    Alone,
+}
 
 /// A set of shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,11 +124,16 @@ impl Rounds {
 
     /// A shard's batch is through or has failed, or it was not its turn after all; it may want the
     /// next round.
-    pub(super) fn ended(&mut self, shard: ShardId, wish: Option<Wish>, now: Instant) -> Turn {
+    pub(super) fn ended(
+        &mut self,
+        (shard, takers): (ShardId, Takers),
+        wish: Option<Wish>,
+        now: Instant,
+    ) -> Turn {
         let was_in_it = self.under_way.has(shard);
         self.under_way.remove(shard);
         if was_in_it && self.under_way.is_empty() {
-            self.over(now);
+            self.over(takers, now);
         }
         if let Some(wish) = wish {
             self.note(shard, wish);
@@ -127,8 +142,11 @@ impl Rounds {
     }
 
     /// The last batch of the round is through.
-    fn over(&mut self, now: Instant) {
-        let Some(latest) = self.next else { return };
+    fn over(&mut self, takers: Takers, now: Instant) {
+        let Some(latest) = self.next.filter(|_| takers == Takers::Several) else {
+            self.next = None;
+            return;
+        };
         let took = ROUND_MAX.saturating_sub(latest.saturating_duration_since(now));
         self.next = Some(latest.min(now + took.saturating_sub(QUICK)));
     }
@@ -174,6 +192,7 @@ impl Rounds {
 
 #[cfg(test)]
 mod tests {
+    use super::Takers::{Alone, Several};
     use super::Wish::{Hurried, Patient};
     use super::*;
 
@@ -195,7 +214,7 @@ mod tests {
         let (mut rounds, now) = (Rounds::default(), Instant::now());
         for (shard, wish) in [(A, Hurried), (B, Patient), (A, Patient)] {
             assert_eq!(rounds.wants(shard, wish, now), mine(&[]));
-            assert_eq!(rounds.ended(shard, None, now), Turn::default());
+            assert_eq!(rounds.ended((shard, Several), None, now), Turn::default());
         }
     }
 
@@ -205,10 +224,14 @@ mod tests {
         assert!(rounds.wants(A, Hurried, now).mine);
         assert_eq!(rounds.wants(B, Hurried, now), Turn::default());
         assert_eq!(rounds.wants(C, Hurried, now), Turn::default());
-        assert_eq!(rounds.ended(A, Some(Hurried), now), mine(&[B, C]), "all go together");
-        assert_eq!(rounds.ended(B, Some(Hurried), now), Turn::default());
-        assert_eq!(rounds.ended(A, None, now), Turn::default());
-        assert_eq!(rounds.ended(C, None, now), told(&[B]));
+        assert_eq!(
+            rounds.ended((A, Several), Some(Hurried), now),
+            mine(&[B, C]),
+            "all go together"
+        );
+        assert_eq!(rounds.ended((B, Several), Some(Hurried), now), Turn::default());
+        assert_eq!(rounds.ended((A, Several), None, now), Turn::default());
+        assert_eq!(rounds.ended((C, Several), None, now), told(&[B]));
     }
 
     #[test]
@@ -216,16 +239,16 @@ mod tests {
         let (mut rounds, now) = (Rounds::default(), Instant::now());
         assert!(rounds.wants(A, Hurried, now).mine);
         assert_eq!(rounds.wants(B, Patient, now), Turn::default());
-        assert_eq!(rounds.ended(A, Some(Hurried), now), mine(&[]), "without B");
+        assert_eq!(rounds.ended((A, Several), Some(Hurried), now), mine(&[]), "without B");
         assert_eq!(rounds.wants(B, Patient, now), Turn::default());
-        assert_eq!(rounds.ended(A, Some(Hurried), now), mine(&[B]));
-        assert_eq!(rounds.ended(A, None, now), Turn::default());
+        assert_eq!(rounds.ended((A, Several), Some(Hurried), now), mine(&[B]));
+        assert_eq!(rounds.ended((A, Several), None, now), Turn::default());
         assert_eq!(rounds.wants(C, Patient, now), Turn::default());
-        assert_eq!(rounds.ended(B, None, now), told(&[C]), "nobody else wants it");
+        assert_eq!(rounds.ended((B, Several), None, now), told(&[C]), "nobody else wants it");
         assert_eq!(rounds.wants(A, Patient, now), Turn::default());
         assert_eq!(rounds.wants(A, Hurried, now), Turn::default());
-        assert_eq!(rounds.ended(C, None, now), told(&[A]));
-        assert_eq!(rounds.ended(A, None, now), Turn::default(), "once, for both wishes");
+        assert_eq!(rounds.ended((C, Several), None, now), told(&[A]));
+        assert_eq!(rounds.ended((A, Several), None, now), Turn::default(), "once, for both wishes");
     }
 
     #[test]
@@ -233,16 +256,28 @@ mod tests {
         let (mut rounds, begun) = (Rounds::default(), Instant::now());
         assert!(rounds.wants(A, Hurried, begun).mine);
         let over = begun + QUICK + MS;
-        assert_eq!(rounds.ended(A, Some(Hurried), over), Turn::default());
+        assert_eq!(rounds.ended((A, Several), Some(Hurried), over), Turn::default());
         assert_eq!(rounds.wants(B, Hurried, over), Turn::default());
         assert_eq!(rounds.due(), Some(over + MS), "as long as it took too long");
         assert_eq!(rounds.looked_at(over + MS), told(&[A, B]), "together");
 
         let begun = over + MS;
-        assert_eq!(rounds.ended(A, None, begun + QUICK), Turn::default());
-        assert_eq!(rounds.ended(B, Some(Hurried), begun + ROUND_MAX - MS), Turn::default());
+        assert_eq!(rounds.ended((A, Several), None, begun + QUICK), Turn::default());
+        assert_eq!(
+            rounds.ended((B, Several), Some(Hurried), begun + ROUND_MAX - MS),
+            Turn::default()
+        );
         assert_eq!(rounds.due(), Some(begun + ROUND_MAX), "nobody waits longer for that");
         assert_eq!(rounds.wants(C, Patient, begun + ROUND_MAX), told(&[B]));
+    }
+
+    #[test]
+    fn a_node_alone_never_waits_for_longer_than_its_disk() {
+        let (mut rounds, begun) = (Rounds::default(), Instant::now());
+        assert!(rounds.wants(A, Hurried, begun).mine);
+        assert_eq!(rounds.wants(B, Hurried, begun), Turn::default(), "the disk is busy");
+        let over = begun + ROUND_MAX - MS;
+        assert_eq!(rounds.ended((A, Alone), Some(Hurried), over), mine(&[B]), "at once");
     }
 
     #[test]
@@ -252,9 +287,13 @@ mod tests {
         assert_eq!(rounds.wants(B, Hurried, now), Turn::default());
         let late = now + ROUND_MAX;
         assert_eq!(rounds.looked_at(late), told(&[B]));
-        assert_eq!(rounds.ended(B, Some(Hurried), late), mine(&[]), "at once");
-        assert_eq!(rounds.ended(B, None, late), Turn::default());
-        assert_eq!(rounds.ended(A, Some(Hurried), late + 2 * QUICK), mine(&[]), "B is through");
+        assert_eq!(rounds.ended((B, Several), Some(Hurried), late), mine(&[]), "at once");
+        assert_eq!(rounds.ended((B, Several), None, late), Turn::default());
+        assert_eq!(
+            rounds.ended((A, Several), Some(Hurried), late + 2 * QUICK),
+            mine(&[]),
+            "B is through"
+        );
     }
 
     #[test]
@@ -266,7 +305,11 @@ mod tests {
         assert_eq!(rounds.looked_at(now + ROUND_MAX / 2), Turn::default());
         let late = now + ROUND_MAX;
         assert_eq!(rounds.looked_at(late), told(&[B]));
-        assert_eq!(rounds.ended(A, Some(Hurried), late), Turn::default(), "it waits as others do");
-        assert_eq!(rounds.ended(B, None, late), told(&[A]));
+        assert_eq!(
+            rounds.ended((A, Several), Some(Hurried), late),
+            Turn::default(),
+            "it waits as others do"
+        );
+        assert_eq!(rounds.ended((B, Several), None, late), told(&[A]));
     }
 }
