@@ -215,8 +215,8 @@ impl NodeControl {
             return refused(format!("{}: {error}", self.data_dir.display()));
         }
         Ok(format!(
-            "put the cookie of that cluster into {}, then restart this node: it gives up its own \
-             empty cluster and joins by {seed}",
+            "give this node the cookie of that cluster, in {} unless its settings say otherwise, \
+             then restart it: it gives up its own empty cluster and joins by {seed}",
             self.data_dir.join("cookie").display()
         ))
     }
