@@ -43,8 +43,11 @@ impl Printed<'_> {
                 Err(_) => format!("{value:#}\n"),
             },
             Request::Join { .. } => format!("{}\n", at("next")),
+            Request::Leave { .. } if waited => {
+                format!("{node} has left the cluster; stop it for good\n")
+            }
             Request::Leave { .. } => {
-                format!("{node} has left the cluster{begun}; when it has, stop it for good\n")
+                format!("{node} leaves the cluster; when it has, stop it for good\n")
             }
             Request::Drain { undo: true, .. } => format!("{node} may lead again\n"),
             Request::Drain { .. } => {
