@@ -33,8 +33,7 @@ impl Printed<'_> {
     /// For people.
     pub(super) fn text(&self, value: &Value) -> String {
         let at = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-        let waited = value.get("waited").and_then(Value::as_bool).unwrap_or_default();
-        let begun = if waited { "" } else { " (begun)" };
+        let only_begun = value.get("waited").is_some_and(|waited| *waited == Value::Bool(false));
         let node = format!("{} {}", at("node"), at("name"));
         let node = node.trim_end();
         match self.request {
@@ -43,18 +42,21 @@ impl Printed<'_> {
                 Err(_) => format!("{value:#}\n"),
             },
             Request::Join { .. } => format!("{}\n", at("next")),
-            Request::Leave { .. } if waited => {
-                format!("{node} has left the cluster; stop it for good\n")
-            }
-            Request::Leave { .. } => {
-                format!("{node} leaves the cluster; when it has, stop it for good\n")
-            }
             Request::Drain { undo: true, .. } => format!("{node} may lead again\n"),
-            Request::Drain { .. } => {
-                format!("{node} leads nothing{begun}; undo it with `drain {} --undo`\n", at("node"))
+            Request::Leave { .. }
+            | Request::Drain { .. }
+            | Request::Rebalance { .. }
+            | Request::Remove { .. }
+                if only_begun =>
+            {
+                "begun; `natter admin cluster status` shows how far it is\n".to_owned()
             }
-            Request::Rebalance { .. } => format!("everything is where it should be{begun}\n"),
-            Request::Remove { .. } => format!("{node} is no member any longer{begun}\n"),
+            Request::Leave { .. } => format!("{node} has left the cluster; stop it for good\n"),
+            Request::Drain { .. } => {
+                format!("{node} leads nothing; undo it with `drain {} --undo`\n", at("node"))
+            }
+            Request::Rebalance { .. } => "everything is where it should be\n".to_owned(),
+            Request::Remove { .. } => format!("{node} is no member any longer\n"),
             Request::Set { value, .. } if value.is_empty() => {
                 format!("{} is each node's own again\n", at("set"))
             }

@@ -232,6 +232,26 @@ async fn a_status_has_the_keys_that_programs_read() {
     }
 }
 
+#[test]
+fn what_was_only_begun_is_not_said_to_be_done() {
+    let drain = Request::Drain { node: "ada".into(), undo: false, wait: false };
+    for (request, done) in [
+        (Request::Leave { wait: false }, "ada has left the cluster; stop it for good"),
+        (drain, "ada leads nothing"),
+        (Request::Rebalance { wait: false }, "everything is where it should be"),
+        (Request::Remove { node: "ada".into(), wait: false }, "ada is no member any longer"),
+    ] {
+        let printed = Printed { request: &request, json: false };
+        let text = |waited: bool| printed.text(&json!({ "name": "ada", "waited": waited }));
+        assert!(text(true).trim_start().starts_with(done), "{}", text(true));
+        assert!(text(false).starts_with("begun; "), "{}", text(false));
+    }
+    // Nothing is waited for there.
+    let undo = Request::Drain { node: "ada".into(), undo: true, wait: true };
+    let printed = Printed { request: &undo, json: false };
+    assert!(printed.text(&json!({ "name": "ada", "waited": false })).contains("may lead again"));
+}
+
 #[tokio::test]
 async fn a_node_is_meant_by_name_or_by_the_beginning_of_its_id() {
     let running = Running::start();
