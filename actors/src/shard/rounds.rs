@@ -143,12 +143,10 @@ impl Rounds {
 
     /// The last batch of the round is through.
     fn over(&mut self, takers: Takers, now: Instant) {
-        let Some(latest) = self.next.filter(|_| takers == Takers::Several) else {
-            self.next = None;
-            return;
-        };
-        let took = ROUND_MAX.saturating_sub(latest.saturating_duration_since(now));
-        self.next = Some(latest.min(now + took.saturating_sub(QUICK)));
+        self.next = self.next.filter(|_| takers == Takers::Several).map(|latest| {
+            let took = ROUND_MAX.saturating_sub(latest.saturating_duration_since(now));
+            latest.min(now + took.saturating_sub(QUICK))
+        });
     }
 
     fn note(&mut self, shard: ShardId, wish: Wish) {
@@ -201,6 +199,12 @@ mod tests {
     const C: ShardId = ShardId(15);
     const MS: Duration = Duration::from_millis(1);
 
+    impl Rounds {
+        fn taken_by_all(&mut self, shard: ShardId, wish: Option<Wish>, now: Instant) -> Turn {
+            self.ended((shard, Several), wish, now)
+        }
+    }
+
     fn mine(others: &[ShardId]) -> Turn {
         Turn { mine: true, others: others.to_vec() }
     }
@@ -214,7 +218,7 @@ mod tests {
         let (mut rounds, now) = (Rounds::default(), Instant::now());
         for (shard, wish) in [(A, Hurried), (B, Patient), (A, Patient)] {
             assert_eq!(rounds.wants(shard, wish, now), mine(&[]));
-            assert_eq!(rounds.ended((shard, Several), None, now), Turn::default());
+            assert_eq!(rounds.taken_by_all(shard, None, now), Turn::default());
         }
     }
 
@@ -224,14 +228,10 @@ mod tests {
         assert!(rounds.wants(A, Hurried, now).mine);
         assert_eq!(rounds.wants(B, Hurried, now), Turn::default());
         assert_eq!(rounds.wants(C, Hurried, now), Turn::default());
-        assert_eq!(
-            rounds.ended((A, Several), Some(Hurried), now),
-            mine(&[B, C]),
-            "all go together"
-        );
-        assert_eq!(rounds.ended((B, Several), Some(Hurried), now), Turn::default());
-        assert_eq!(rounds.ended((A, Several), None, now), Turn::default());
-        assert_eq!(rounds.ended((C, Several), None, now), told(&[B]));
+        assert_eq!(rounds.taken_by_all(A, Some(Hurried), now), mine(&[B, C]), "all go together");
+        assert_eq!(rounds.taken_by_all(B, Some(Hurried), now), Turn::default());
+        assert_eq!(rounds.taken_by_all(A, None, now), Turn::default());
+        assert_eq!(rounds.taken_by_all(C, None, now), told(&[B]));
     }
 
     #[test]
@@ -239,16 +239,16 @@ mod tests {
         let (mut rounds, now) = (Rounds::default(), Instant::now());
         assert!(rounds.wants(A, Hurried, now).mine);
         assert_eq!(rounds.wants(B, Patient, now), Turn::default());
-        assert_eq!(rounds.ended((A, Several), Some(Hurried), now), mine(&[]), "without B");
+        assert_eq!(rounds.taken_by_all(A, Some(Hurried), now), mine(&[]), "without B");
         assert_eq!(rounds.wants(B, Patient, now), Turn::default());
-        assert_eq!(rounds.ended((A, Several), Some(Hurried), now), mine(&[B]));
-        assert_eq!(rounds.ended((A, Several), None, now), Turn::default());
+        assert_eq!(rounds.taken_by_all(A, Some(Hurried), now), mine(&[B]));
+        assert_eq!(rounds.taken_by_all(A, None, now), Turn::default());
         assert_eq!(rounds.wants(C, Patient, now), Turn::default());
-        assert_eq!(rounds.ended((B, Several), None, now), told(&[C]), "nobody else wants it");
+        assert_eq!(rounds.taken_by_all(B, None, now), told(&[C]), "nobody else wants it");
         assert_eq!(rounds.wants(A, Patient, now), Turn::default());
         assert_eq!(rounds.wants(A, Hurried, now), Turn::default());
-        assert_eq!(rounds.ended((C, Several), None, now), told(&[A]));
-        assert_eq!(rounds.ended((A, Several), None, now), Turn::default(), "once, for both wishes");
+        assert_eq!(rounds.taken_by_all(C, None, now), told(&[A]));
+        assert_eq!(rounds.taken_by_all(A, None, now), Turn::default(), "once, for both wishes");
     }
 
     #[test]
@@ -256,17 +256,14 @@ mod tests {
         let (mut rounds, begun) = (Rounds::default(), Instant::now());
         assert!(rounds.wants(A, Hurried, begun).mine);
         let over = begun + QUICK + MS;
-        assert_eq!(rounds.ended((A, Several), Some(Hurried), over), Turn::default());
+        assert_eq!(rounds.taken_by_all(A, Some(Hurried), over), Turn::default());
         assert_eq!(rounds.wants(B, Hurried, over), Turn::default());
         assert_eq!(rounds.due(), Some(over + MS), "as long as it took too long");
         assert_eq!(rounds.looked_at(over + MS), told(&[A, B]), "together");
 
         let begun = over + MS;
-        assert_eq!(rounds.ended((A, Several), None, begun + QUICK), Turn::default());
-        assert_eq!(
-            rounds.ended((B, Several), Some(Hurried), begun + ROUND_MAX - MS),
-            Turn::default()
-        );
+        assert_eq!(rounds.taken_by_all(A, None, begun + QUICK), Turn::default());
+        assert_eq!(rounds.taken_by_all(B, Some(Hurried), begun + ROUND_MAX - MS), Turn::default());
         assert_eq!(rounds.due(), Some(begun + ROUND_MAX), "nobody waits longer for that");
         assert_eq!(rounds.wants(C, Patient, begun + ROUND_MAX), told(&[B]));
     }
@@ -287,10 +284,10 @@ mod tests {
         assert_eq!(rounds.wants(B, Hurried, now), Turn::default());
         let late = now + ROUND_MAX;
         assert_eq!(rounds.looked_at(late), told(&[B]));
-        assert_eq!(rounds.ended((B, Several), Some(Hurried), late), mine(&[]), "at once");
-        assert_eq!(rounds.ended((B, Several), None, late), Turn::default());
+        assert_eq!(rounds.taken_by_all(B, Some(Hurried), late), mine(&[]), "at once");
+        assert_eq!(rounds.taken_by_all(B, None, late), Turn::default());
         assert_eq!(
-            rounds.ended((A, Several), Some(Hurried), late + 2 * QUICK),
+            rounds.taken_by_all(A, Some(Hurried), late + 2 * QUICK),
             mine(&[]),
             "B is through"
         );
@@ -306,10 +303,10 @@ mod tests {
         let late = now + ROUND_MAX;
         assert_eq!(rounds.looked_at(late), told(&[B]));
         assert_eq!(
-            rounds.ended((A, Several), Some(Hurried), late),
+            rounds.taken_by_all(A, Some(Hurried), late),
             Turn::default(),
             "it waits as others do"
         );
-        assert_eq!(rounds.ended((B, Several), None, late), told(&[A]));
+        assert_eq!(rounds.taken_by_all(B, None, late), told(&[A]));
     }
 }
