@@ -34,8 +34,12 @@ const MESSAGE_BLOCK_BYTES: u32 = 16 * 1024;
 /// fjall begins a new journal beyond this position, in bytes.
 const JOURNAL_BYTES: u64 = 64_000_000;
 
-/// One write of filling, in bytes.
+/// One write of filling, in bytes. The disk has it before the next one: all at once would keep the log,
+/// which flushes to the same disk, waiting for as long as 64 MB take.
 const FILLING_BYTES: usize = 1024 * 1024;
+
+/// Pause after each, so that the log has its turn.
+const FILLING_PAUSE: Duration = Duration::from_millis(10);
 
 /// A row of each table, beyond every key of ours. fjall unlinks a journal when each table's files hold
 /// a row as new as the newest in the journal, which compaction may have removed; this one stays.
@@ -146,6 +150,8 @@ impl Fjall {
         let filling = Slice::from(vec![0; FILLING_BYTES]);
         for _ in 0..=JOURNAL_BYTES / FILLING_BYTES as u64 {
             open.filling.insert(b"filling", filling.clone())?;
+            open.db.persist(PersistMode::SyncData)?;
+            thread::sleep(FILLING_PAUSE);
         }
         open.filling.clear()?;
         open.db.persist(PersistMode::SyncData)
