@@ -36,9 +36,9 @@ const JOURNAL_BYTES: u64 = 64_000_000;
 
 /// One write of filling, in bytes. The disk has it before the next one: all at once would keep the log,
 /// which flushes to the same disk, waiting for as long as 64 MB take.
-const FILLING_BYTES: usize = 1024 * 1024;
+const FILLING_BYTES: usize = 256 * 1024;
 
-/// Pause after each, so that the log has its turn.
+/// Pause after each, so that the log and other writers have their turn: three seconds in all.
 const FILLING_PAUSE: Duration = Duration::from_millis(10);
 
 /// A row of each table, beyond every key of ours. fjall unlinks a journal when each table's files hold
@@ -146,15 +146,29 @@ impl Fjall {
     }
 
     /// Writes filling until fjall is willing to begin a new journal.
-    fn fill_journal(open: &Open) -> fjall::Result<()> {
+    fn fill_journal(&self) -> Result<(), StorageError> {
         let filling = Slice::from(vec![0; FILLING_BYTES]);
         for _ in 0..=JOURNAL_BYTES / FILLING_BYTES as u64 {
-            open.filling.insert(b"filling", filling.clone())?;
-            open.db.persist(PersistMode::SyncData)?;
+            self.write_now(|open| {
+                open.filling.insert(b"filling", filling.clone())?;
+                open.db.persist(PersistMode::SyncData)
+            })?;
             thread::sleep(FILLING_PAUSE);
         }
-        open.filling.clear()?;
-        open.db.persist(PersistMode::SyncData)
+        self.write_now(|open| {
+            open.filling.clear()?;
+            open.db.persist(PersistMode::SyncData)
+        })
+    }
+
+    /// Does `work` as the only one who writes.
+    fn write_now(
+        &self,
+        work: impl FnOnce(&Open) -> Result<(), fjall::Error>,
+    ) -> Result<(), StorageError> {
+        let _writing = self.writer();
+        self.reopen_if_shut()?;
+        self.with(work)
     }
 
     /// Makes files of all rows in memory and waits until the journals before the present one are
@@ -312,9 +326,7 @@ impl Read for Fjall {
 
 impl Engine for Fjall {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        let _writing = self.writer();
-        self.reopen_if_shut()?;
-        self.with(|open| {
+        self.write_now(|open| {
             let mut writes = open.db.batch().durability(Some(match durability {
                 Durability::Flushed => PersistMode::SyncData,
                 Durability::Lazy => PersistMode::Buffer,
@@ -341,12 +353,12 @@ impl Engine for Fjall {
     }
 
     fn reclaim(&self, reclaim: Reclaim) -> Result<(), StorageError> {
+        self.fill_journal()?;
         let _writing = self.writer();
         self.reopen_if_shut()?;
         let guard = self.read();
         let open = guard.as_ref().ok_or(StorageError::Closed)?;
         let fail = |error| failed(&self.dir, error);
-        Self::fill_journal(open).map_err(fail)?;
         self.flush_tables(open)?;
         match reclaim {
             Reclaim::Journal => {}
