@@ -6,6 +6,7 @@
 //!    write before it.
 
 pub(crate) mod fjall;
+mod holes;
 pub mod memory;
 pub(crate) mod sled;
 

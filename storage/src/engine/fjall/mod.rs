@@ -1,26 +1,22 @@
 //! fjall, for what must survive: LSM tables behind one journal.
 //!
-//! fjall begins a new journal only after 64 MB of it, so bodies of removed rows would stay in it for
-//! as long as little is written. [`Fjall::reclaim`] therefore fills the journal up, and flushes all
-//! tables, after which fjall unlinks it.
-//!
 //! # Invariants
 //! 1. After an error of the disk fjall refuses every write; the next write opens it anew.
 //! 2. Nothing waits for fjall's worker without a limit: it ends at such an error.
 //! 3. Views hold on to the files, so they end before fjall is opened anew, and with [`Fjall`].
 
-use super::{Batch, Durability, Engine, Read, Reclaim, Scan, Views, Visit};
+mod reclaim;
+
 use crate::StorageError;
+use crate::engine::{Batch, Durability, Engine, Read, Reclaim, Scan, Views, Visit};
 use crate::schema::Table;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
-use std::thread;
-use std::time::Duration;
 
 /// Memory for blocks that were read, in bytes. What is read often lives in the shards.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -30,24 +26,6 @@ const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Blocks of messages are read in order, so they may be large. Bytes.
 const MESSAGE_BLOCK_BYTES: u32 = 16 * 1024;
-
-/// fjall begins a new journal beyond this position, in bytes.
-const JOURNAL_BYTES: u64 = 64_000_000;
-
-/// One write of filling, in bytes. The disk has it before the next one: all at once would keep the log,
-/// which flushes to the same disk, waiting for as long as 64 MB take.
-const FILLING_BYTES: usize = 256 * 1024;
-
-/// Pause after each, so that the log and other writers have their turn: three seconds in all.
-const FILLING_PAUSE: Duration = Duration::from_millis(10);
-
-/// A row of each table, beyond every key of ours. fjall unlinks a journal when each table's files hold
-/// a row as new as the newest in the journal, which compaction may have removed; this one stays.
-const MARK: [u8; 65] = [0xff; 65];
-
-/// How long a flush of the tables is awaited: tries, and the pause between them. One minute.
-const FLUSH_TRIES: u32 = 12_000;
-const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Fjall {
@@ -61,29 +39,43 @@ pub(crate) struct Fjall {
 }
 
 struct Open {
-    tables: Vec<Keyspace>,
-    filling: Keyspace,
+    /// Of [`Table::DURABLE`], in their order.
+    trees: Vec<Tree>,
+    filling: Tree,
     db: Database,
+}
+
+/// An LSM tree.
+struct Tree {
+    keyspace: Keyspace,
+    /// Rows may be in memory and in the journal only.
+    unflushed: AtomicBool,
 }
 
 impl std::fmt::Debug for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open").field("tables", &self.tables.len()).finish_non_exhaustive()
+        f.debug_struct("Open").field("trees", &self.trees.len()).finish_non_exhaustive()
     }
 }
 
-fn keyspace(tables: &[Keyspace], table: Table) -> Option<&Keyspace> {
-    let place = Table::DURABLE.iter().position(|known| *known == table)?;
-    tables.get(place)
+fn place(table: Table) -> Option<usize> {
+    Table::DURABLE.iter().position(|known| *known == table)
 }
 
 impl Open {
-    fn table(&self, table: Table) -> Option<&Keyspace> {
-        keyspace(&self.tables, table)
+    fn tree(&self, table: Table) -> Option<&Tree> {
+        self.trees.get(place(table)?)
     }
 
-    fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
-        self.tables.iter().chain([&self.filling])
+    fn trees(&self) -> impl Iterator<Item = &Tree> {
+        self.trees.iter().chain([&self.filling])
+    }
+}
+
+impl From<Keyspace> for Tree {
+    /// Opening it may have brought rows from the journal to memory.
+    fn from(keyspace: Keyspace) -> Self {
+        Self { keyspace, unflushed: AtomicBool::new(true) }
     }
 }
 
@@ -145,22 +137,6 @@ impl Fjall {
         }
     }
 
-    /// Writes filling until fjall is willing to begin a new journal.
-    fn fill_journal(&self) -> Result<(), StorageError> {
-        let filling = Slice::from(vec![0; FILLING_BYTES]);
-        for _ in 0..=JOURNAL_BYTES / FILLING_BYTES as u64 {
-            self.write_now(|open| {
-                open.filling.insert(b"filling", filling.clone())?;
-                open.db.persist(PersistMode::SyncData)
-            })?;
-            thread::sleep(FILLING_PAUSE);
-        }
-        self.write_now(|open| {
-            open.filling.clear()?;
-            open.db.persist(PersistMode::SyncData)
-        })
-    }
-
     /// Does `work` as the only one who writes.
     fn write_now(
         &self,
@@ -170,38 +146,18 @@ impl Fjall {
         self.reopen_if_shut()?;
         self.with(work)
     }
-
-    /// Makes files of all rows in memory and waits until the journals before the present one are
-    /// gone.
-    fn flush_tables(&self, open: &Open) -> Result<(), StorageError> {
-        let fail = |error| failed(&self.dir, error);
-        for keyspace in open.keyspaces() {
-            keyspace.insert(MARK, b"").map_err(fail)?;
-            keyspace.rotate_memtable().map_err(fail)?;
-        }
-        for _ in 0..FLUSH_TRIES {
-            let flushing = open.keyspaces().any(|keyspace| keyspace.sealed_memtable_count() > 0);
-            if !flushing && open.db.outstanding_flushes() == 0 && open.db.journal_count() == 1 {
-                return Ok(());
-            }
-            open.db.persist(PersistMode::Buffer).map_err(fail)?;
-            thread::sleep(FLUSH_PAUSE);
-        }
-        let late = std::io::Error::from(ErrorKind::TimedOut);
-        Err(StorageError::io(&self.dir, late))
-    }
 }
 
 fn open_db(dir: &Path) -> Result<Open, StorageError> {
     // fjall answers some damage with a panic.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
-        let table = |table: &Table| db.keyspace(table.name(), || options(*table));
-        let tables = Table::DURABLE.iter().map(table).collect::<fjall::Result<Vec<_>>>()?;
+        let tree = |table: &Table| db.keyspace(table.name(), || options(*table)).map(Tree::from);
+        let trees = Table::DURABLE.iter().map(tree).collect::<fjall::Result<Vec<_>>>()?;
         let filling = db.keyspace("filling", || {
-            KeyspaceCreateOptions::default().max_memtable_size(4 * JOURNAL_BYTES)
+            KeyspaceCreateOptions::default().max_memtable_size(4 * reclaim::JOURNAL_BYTES)
         })?;
-        Ok(Open { tables, filling, db })
+        Ok(Open { trees, filling: filling.into(), db })
     }));
     match opened {
         Ok(opened) => opened.map_err(|error| failed(dir, error)),
@@ -241,7 +197,8 @@ impl Drop for Fjall {
 /// What a view holds on to.
 struct Held {
     snapshot: Snapshot,
-    tables: Vec<Keyspace>,
+    /// Of [`Table::DURABLE`], in their order.
+    keyspaces: Vec<Keyspace>,
 }
 
 /// All tables as of one moment.
@@ -267,7 +224,8 @@ impl View {
             let cause = std::io::Error::other("the tables were opened anew meanwhile");
             return Err(StorageError::io(&self.dir, cause));
         };
-        let Some(keyspace) = keyspace(&held.tables, table) else { return Ok(None) };
+        let keyspace = place(table).and_then(|place| held.keyspaces.get(place));
+        let Some(keyspace) = keyspace else { return Ok(None) };
         work(&held.snapshot, keyspace).map(Some).map_err(|error| failed(&self.dir, error))
     }
 }
@@ -298,8 +256,10 @@ fn visit_rows(rows: fjall::Iter, visit: &mut Visit<'_>) -> Result<(), fjall::Err
 
 impl Views for Fjall {
     fn view(&self) -> Result<Box<dyn Read>, StorageError> {
-        let held = self
-            .with(|open| Ok(Held { snapshot: open.db.snapshot(), tables: open.tables.clone() }))?;
+        let held = self.with(|open| {
+            let keyspaces = open.trees.iter().map(|tree| tree.keyspace.clone()).collect();
+            Ok(Held { snapshot: open.db.snapshot(), keyspaces })
+        })?;
         let held = Arc::new(Mutex::new(Some(held)));
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.retain(|view| view.strong_count() > 0);
@@ -310,16 +270,16 @@ impl Views for Fjall {
 
 impl Read for Fjall {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        self.with(|open| match open.table(table) {
-            Some(keyspace) => Ok(keyspace.get(key)?.map(|value| value.to_vec())),
+        self.with(|open| match open.tree(table) {
+            Some(tree) => Ok(tree.keyspace.get(key)?.map(|value| value.to_vec())),
             None => Ok(None),
         })
     }
 
     fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
         self.with(|open| {
-            let Some(keyspace) = open.table(scan.table) else { return Ok(()) };
-            visit_rows(keyspace.range(scan.from..scan.to), visit)
+            let Some(tree) = open.tree(scan.table) else { return Ok(()) };
+            visit_rows(tree.keyspace.range(scan.from..scan.to), visit)
         })
     }
 }
@@ -332,10 +292,11 @@ impl Engine for Fjall {
                 Durability::Lazy => PersistMode::Buffer,
             }));
             for (table, key, value) in batch.into_rows() {
-                let Some(keyspace) = open.table(table) else { continue };
+                let Some(tree) = open.tree(table) else { continue };
+                tree.unflushed.store(true, Ordering::Relaxed);
                 match value {
-                    Some(value) => writes.insert(keyspace, key, value),
-                    None => writes.remove(keyspace, key),
+                    Some(value) => writes.insert(&tree.keyspace, key, value),
+                    None => writes.remove(&tree.keyspace, key),
                 }
             }
             writes.commit().inspect_err(|error| {
@@ -353,26 +314,11 @@ impl Engine for Fjall {
     }
 
     fn reclaim(&self, reclaim: Reclaim) -> Result<(), StorageError> {
-        self.fill_journal()?;
-        let _writing = self.writer();
-        self.reopen_if_shut()?;
-        let guard = self.read();
-        let open = guard.as_ref().ok_or(StorageError::Closed)?;
-        let fail = |error| failed(&self.dir, error);
-        self.flush_tables(open)?;
-        match reclaim {
-            Reclaim::Journal => {}
-            Reclaim::JournalAndTables => {
-                for table in Table::DURABLE.iter().filter(|table| table.holds_bodies()) {
-                    open.table(*table).map_or(Ok(()), Keyspace::major_compact).map_err(fail)?;
-                }
-            }
-        }
-        // A second round lets go of the files that the first one replaced.
-        self.flush_tables(open)
+        self.remove_for_good(reclaim)
     }
 
     fn table_bytes(&self, table: Table) -> u64 {
-        self.read().as_ref().and_then(|o| o.table(table).map(Keyspace::disk_space)).unwrap_or(0)
+        let bytes = |open: &Open| open.tree(table).map(|tree| tree.keyspace.disk_space());
+        self.read().as_ref().and_then(bytes).unwrap_or(0)
     }
 }
