@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Space is taken ahead of the writes, so that a flush changes no file size and a full disk is met
-//! before anything is written. What was taken and not used reads as zeros.
+//! before anything is written. What was taken and not used reads as zeros; some of these are written as
+//! such, so that most flushes change nothing of where the file is on the disk either.
 
 use crate::space::take;
 use std::fs::{self, File};
@@ -20,6 +21,12 @@ const VERSION: u32 = 1;
 /// Bytes before the first block.
 pub(super) const HEADER_BYTES: usize = 32;
 
+/// Zeros written after a block that went beyond the last of them, in bytes.
+const AHEAD_BYTES: usize = 256 * 1024;
+
+/// Blocks over this size gain little from it, and there it would cost as much again. Bytes.
+const SMALL_BLOCK_BYTES: usize = AHEAD_BYTES / 8;
+
 /// A segment that is written to.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -30,6 +37,8 @@ pub(super) struct Segment {
     pub(super) end: u64,
     /// Bytes the file has.
     taken: u64,
+    /// Bytes that were written, zeros among them.
+    written: u64,
 }
 
 impl Segment {
@@ -45,7 +54,8 @@ impl Segment {
             return Err(error);
         }
         let taken = file.metadata()?.len();
-        Ok(Self { file, path, salt, end: HEADER_BYTES as u64, taken })
+        let end = HEADER_BYTES as u64;
+        Ok(Self { file, path, salt, end, taken, written: end })
     }
 
     /// Whether `bytes` more fit in what was taken.
@@ -65,15 +75,29 @@ impl Segment {
 
     /// Writes a block and waits until the disk has it.
     pub(super) fn append(&mut self, block: &[u8]) -> Result<(), AppendError> {
-        if let Err(error) = self.file.write_all_at(block, self.end) {
+        if let Err(error) = self.write(block) {
             let full = crate::error::is_full(&error);
             let cut = self.file.set_len(self.end).is_ok();
             self.taken = self.end;
+            self.written = self.end;
             return Err(if full && cut { AppendError::Full } else { AppendError::Failed(error) });
         }
         self.file.sync_data().map_err(AppendError::Failed)?;
         self.end += block.len() as u64;
         self.taken = self.taken.max(self.end);
+        Ok(())
+    }
+
+    fn write(&mut self, block: &[u8]) -> io::Result<()> {
+        static ZEROS: [u8; AHEAD_BYTES] = [0; AHEAD_BYTES];
+        self.file.write_all_at(block, self.end)?;
+        let end = self.end + block.len() as u64;
+        if end > self.written {
+            let room = usize::try_from(self.taken.saturating_sub(end)).unwrap_or(usize::MAX);
+            let ahead = if block.len() <= SMALL_BLOCK_BYTES { room.min(AHEAD_BYTES) } else { 0 };
+            self.file.write_all_at(&ZEROS[..ahead], end)?;
+            self.written = end + ahead as u64;
+        }
         Ok(())
     }
 
@@ -142,4 +166,32 @@ pub(super) fn cut(path: &Path, length: u64) -> io::Result<()> {
 /// Makes files that were made or unlinked in `dir` durably so.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use rustix::fs::{SeekFrom, seek};
+
+    #[test]
+    fn small_blocks_overwrite_zeros_and_are_read_back() {
+        const SPACE: u64 = 1024 * 1024;
+        let dir = tempfile::tempdir().unwrap();
+        let mut segment = Segment::create(dir.path(), 1, SPACE).unwrap();
+        let blocks: Vec<_> = (1..=9u8).map(|n| vec![n; 1000]).collect();
+        segment.append(&blocks[0]).unwrap();
+        let written = seek(&segment.file, SeekFrom::Hole(0)).unwrap();
+        assert!(written >= AHEAD_BYTES as u64, "{written} bytes");
+        for block in &blocks[1..] {
+            segment.append(block).unwrap();
+        }
+        let again = seek(&segment.file, SeekFrom::Hole(0)).unwrap();
+        assert_eq!(again, written, "the others went where zeros were");
+        let found = fs::read(&segment.path).unwrap();
+        let end = HEADER_BYTES + 9 * 1000;
+        assert_eq!(found[HEADER_BYTES..end], blocks.concat());
+        assert!(found[end..].iter().all(|byte| *byte == 0));
+        assert_eq!(found.len() as u64, SPACE, "nothing beyond what was taken");
+    }
 }
