@@ -138,13 +138,14 @@ impl Delivery<'_> {
         if self.0.peers.is_alone() {
             return nodes;
         }
-        let rows = self.0.storage.sessions().of(user, &mut |_, row| {
-            if row.node != self.0.node.0 && self.0.sessions.is_live(&row) {
-                nodes.insert(NodeId(row.node));
+        match self.0.storage.sessions().of(user) {
+            Ok(rows) => {
+                let rows = rows.iter().map(|(_, row)| row);
+                let elsewhere = rows.filter(|row| row.node != self.0.node.0);
+                let live = elsewhere.filter(|row| self.0.sessions.is_live(row));
+                nodes.extend(live.map(|row| NodeId(row.node)));
             }
-        });
-        if let Err(error) = rows {
-            warn!(%user, %error, "sessions not read");
+            Err(error) => warn!(%user, %error, "sessions not read"),
         }
         nodes
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use supervision::{ChildSpec, QueueMonitor};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 
 use crate::boot::Node;
@@ -47,7 +47,9 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
     ChildSpec::task("storage", move |stopping| {
         let (context, certificates) = (context.clone(), certificates.clone());
         async move {
-            let mut ticks = interval(LOOK);
+            // Nodes that start together do not tidy together.
+            let begin = Instant::now() + LOOK.mul_f64(rand::random_range(0.0..1.0));
+            let mut ticks = interval_at(begin, LOOK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for look in (0..MAINTAIN_LOOKS).cycle() {
                 tokio::select! {

@@ -5,12 +5,19 @@ use crate::engine::{Batch, Durability, Engine, Scan};
 use crate::schema::{self, Parts, Table, session_key};
 use prost::Message as _;
 use proto::{DeviceId, UserId, stored};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 
 /// What names a row.
 type Key = (UserId, DeviceId);
+
+/// The rows of one user.
+type OfUser = Arc<[(DeviceId, stored::Session)]>;
+
+/// Users whose rows are remembered, at most: 15 MB with two devices each.
+const REMEMBERED_MAX: usize = 65_536;
 
 /// The table `sessions` of this node. Cheap to clone.
 ///
@@ -18,11 +25,48 @@ type Key = (UserId, DeviceId);
 #[derive(Clone, Debug)]
 pub struct SessionTable {
     engine: Arc<dyn Engine>,
+    remembered: Arc<Mutex<Remembered>>,
+}
+
+/// Rows that were read of late. A message needs those of whom it is for, and a scan of the engine
+/// copies a page.
+///
+/// # Invariant
+/// What is remembered of a user was read after the last write of their rows had ended.
+#[derive(Debug, Default)]
+struct Remembered {
+    rows: HashMap<UserId, OfUser>,
+    /// How often rows were written.
+    writes: u64,
+}
+
+impl Remembered {
+    fn written(&mut self, users: impl Iterator<Item = UserId>) {
+        self.writes += 1;
+        for user in users {
+            self.rows.remove(&user);
+        }
+    }
+
+    /// Remembers what was read when there had been `writes` writes.
+    fn read(&mut self, user: UserId, rows: &OfUser, writes: u64) {
+        if self.writes != writes {
+            return;
+        }
+        if self.rows.len() >= REMEMBERED_MAX {
+            self.rows.clear();
+        }
+        self.rows.insert(user, Arc::clone(rows));
+    }
 }
 
 impl SessionTable {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine }
+        Self { engine, remembered: Arc::default() }
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes rows of sessions together, and takes out those that are `None`. Of two with one key the
@@ -39,7 +83,9 @@ impl SessionTable {
                 None => batch.remove(Table::Sessions, key),
             }
         }
-        self.engine.write(batch, Durability::Lazy)
+        let written = self.engine.write(batch, Durability::Lazy);
+        self.remembered().written(rows.iter().map(|((user, _), _)| *user));
+        written
     }
 
     /// Reads the row of a session. A row that cannot be read counts as absent.
@@ -103,25 +149,35 @@ impl SessionTable {
         Ok(last.filter(|_| more))
     }
 
-    /// Visits the rows of one user. Rows that cannot be read are left out.
+    /// The rows of one user, from memory if they were asked for of late. Rows that cannot be read are
+    /// left out.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Corrupt`].
-    pub fn of(
-        &self,
-        user: UserId,
-        row: &mut dyn FnMut(DeviceId, stored::Session),
-    ) -> Result<(), StorageError> {
+    pub fn of(&self, user: UserId) -> Result<OfUser, StorageError> {
+        let writes = {
+            let remembered = self.remembered();
+            if let Some(rows) = remembered.rows.get(&user) {
+                return Ok(Arc::clone(rows));
+            }
+            remembered.writes
+        };
+        let rows = self.read(user)?;
+        self.remembered().read(user, &rows, writes);
+        Ok(rows)
+    }
+
+    fn read(&self, user: UserId) -> Result<OfUser, StorageError> {
         let (from, to) = (session_key(user, DeviceId(0)), session_key(user, DeviceId(u32::MAX)));
         let scan = Scan { table: Table::Sessions, from: &from, to: &to };
+        let mut rows = Vec::new();
         self.engine.scan(scan, &mut |key, value| {
             let mut parts = Parts(key);
             let device = parts.user().and_then(|_| parts.device());
-            if let Some((device, session)) = device.zip(stored::Session::decode(value).ok()) {
-                row(device, session);
-            }
+            rows.extend(device.zip(stored::Session::decode(value).ok()));
             ControlFlow::Continue(())
-        })
+        })?;
+        Ok(rows.into())
     }
 
     /// Makes all writes durable. Blocking.

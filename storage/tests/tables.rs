@@ -160,6 +160,30 @@ fn sessions_are_kept_and_a_damaged_table_is_begun_anew() {
 }
 
 #[test]
+fn the_sessions_of_a_user_are_as_they_were_written_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = Storage::open(dir.path(), options()).unwrap();
+    let table = storage.sessions();
+    let on = |node| stored::Session { node, online: true, ..Default::default() };
+    let write =
+        |user, device, row| table.write(&[((UserId(user), DeviceId(device)), row)]).unwrap();
+    let found = |user| -> Vec<(u32, u64)> {
+        table.of(UserId(user)).unwrap().iter().map(|(device, row)| (device.0, row.node)).collect()
+    };
+    assert_eq!(found(1), []);
+    write(1, 1, Some(on(10)));
+    write(1, 2, Some(on(20)));
+    write(2, 1, Some(on(30)));
+    for _ in 0..2 {
+        assert_eq!((found(1), found(2)), (vec![(1, 10), (2, 20)], vec![(1, 30)]));
+    }
+    write(1, 1, Some(on(11)));
+    assert_eq!((found(1), found(2)), (vec![(1, 11), (2, 20)], vec![(1, 30)]));
+    write(1, 2, None);
+    assert_eq!(found(1), [(1, 11)]);
+}
+
+#[test]
 fn sessions_are_written_in_batches_and_read_in_pages() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();

@@ -19,9 +19,12 @@ use std::time::Duration;
 /// fjall begins a new journal beyond this position, in bytes.
 pub(super) const JOURNAL_BYTES: u64 = 64_000_000;
 
-/// One write of filling, in bytes, and the pause after it: other writers have their turn.
+/// One write of filling, in bytes.
 const FILLING_BYTES: usize = 1024 * 1024;
-const FILLING_PAUSE: Duration = Duration::from_millis(5);
+
+/// Pause after each, and after a table was flushed, so that others have the disk and the cores. There is
+/// no hurry: it comes to two seconds.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A row of each table, beyond every key of ours. fjall unlinks a journal when each table's files hold
 /// a row as new as the newest in the journal, which compaction may have removed; this one stays.
@@ -61,7 +64,7 @@ impl Fjall {
                 }
                 Ok(())
             })?;
-            thread::sleep(FILLING_PAUSE);
+            thread::sleep(PAUSE);
         }
         self.write_now(|open| open.filling.keyspace.clear())
     }
@@ -91,6 +94,7 @@ impl Fjall {
     ) -> Result<(), StorageError> {
         let fail = |error| failed(&self.dir, error);
         for tree in trees {
+            thread::sleep(PAUSE);
             tree.keyspace.insert(MARK, b"").map_err(fail)?;
             tree.keyspace.rotate_memtable().map_err(fail)?;
             tree.unflushed.store(false, Ordering::Relaxed);
