@@ -135,14 +135,14 @@ impl Read for Sled {
 
 impl Engine for Sled {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        let mut writes = sled::Batch::default();
-        for (_, key, value) in batch.into_rows() {
-            match value {
-                Some(value) => writes.insert(key, value),
-                None => writes.remove(key),
-            }
-        }
-        self.db.apply_batch(writes).map_err(|error| self.failed(error))?;
+        let rows: Vec<_> = batch.into_rows().collect();
+        // sled writes out its buffer before each batch. A single row is whole without one.
+        let written = match rows.as_slice() {
+            [(_, key, Some(value))] => self.db.insert(key, value.as_slice()).map(|_| ()),
+            [(_, key, None)] => self.db.remove(key).map(|_| ()),
+            _ => self.db.apply_batch(to_batch(rows)),
+        };
+        written.map_err(|error| self.failed(error))?;
         match durability {
             Durability::Flushed => self.flush(),
             Durability::Lazy => Ok(()),
@@ -160,4 +160,15 @@ impl Engine for Sled {
     fn table_bytes(&self, _table: Table) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }
+}
+
+fn to_batch(rows: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>) -> sled::Batch {
+    let mut batch = sled::Batch::default();
+    for (_, key, value) in rows {
+        match value {
+            Some(value) => batch.insert(key, value),
+            None => batch.remove(key),
+        }
+    }
+    batch
 }
