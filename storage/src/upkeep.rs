@@ -10,7 +10,8 @@ use std::sync::{MutexGuard, PoisonError};
 /// Bytes of files that an engine writes for each byte of a batch, at most: journal and table.
 const WRITE_FACTOR: u64 = 3;
 
-/// Free bytes below which no space is given back: the engine writes up to 64 MB to let go of a journal.
+/// Free bytes below which no space is given back: where files have no holes, the engine writes 64 MB to
+/// let go of a journal.
 const RECLAIM_FREE_BYTES: u64 = 192 * 1024 * 1024;
 
 /// Free bytes below which the tables are not written: an engine that meets a full disk halfway has to

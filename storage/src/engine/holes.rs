@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 const BLOCK_BYTES: usize = 16 * 1024;
 
 /// Gives back all whole blocks of zeros from `from` to the end of what was written; the offset of
-/// that end. What was not on the disk yet needs not be written to it any more.
+/// that end. What was not on the disk yet needs not be written to it any more: ext4 of Linux 6.18
+/// does not; a file system may also write it first.
 ///
 /// # Errors
 /// Whatever reading may bring; [`io::ErrorKind::Unsupported`] where files have no holes. Then less

@@ -22,7 +22,7 @@ pub(super) const JOURNAL_BYTES: u64 = 64_000_000;
 /// One write of filling, in bytes.
 const FILLING_BYTES: usize = 1024 * 1024;
 
-/// Pause after each, and after a table was flushed, so that others have the disk and the cores. There is
+/// Pause after each, and before a table is flushed, so that others have the disk and the cores. There is
 /// no hurry: it comes to two seconds.
 const PAUSE: Duration = Duration::from_millis(20);
 
