@@ -105,6 +105,25 @@ fn a_body_is_in_no_file_after_it_was_delivered() {
     storage.close();
 }
 
+#[test]
+fn what_was_removed_before_a_restart_leaves_all_files_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = ShardId(6);
+    let user = user_of(shard, 0);
+    let (storage, _) = Storage::open(dir.path(), options()).unwrap();
+    let rows = (1..=20).map(|n| Row::Message(user, Seq(n), Some(marked(n)))).collect();
+    storage.checkpoint(shard, at(0), rows).unwrap();
+    let gone = Row::MessagesGone { user, first: Seq(1), last: Seq(20) };
+    storage.checkpoint(shard, at(1), vec![gone]).unwrap();
+    storage.close();
+
+    let (storage, _) = Storage::open(dir.path(), options()).unwrap();
+    assert!(!marked_files(dir.path()).is_empty(), "the search finds what is there");
+    storage.maintain(false).unwrap();
+    assert_eq!(marked_files(dir.path()), Vec::<String>::new());
+    storage.close();
+}
+
 fn marked_record(index: u64) -> Vec<u8> {
     [MARKER, &index.to_le_bytes()].concat()
 }
