@@ -10,8 +10,7 @@ use proto::wire::{
 use proto::{Alias, Code};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
-use tests::node::{Node, PATIENCE, until};
+use tests::node::{Node, PATIENCE, eventually, until};
 use tests::wire::{Phone, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -209,14 +208,9 @@ async fn silent(to: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
 
 async fn served_within_patience(node: &Node, ada: &mut Person) {
     let target = node.target();
-    for _ in 0..PATIENCE.as_millis() / 100 {
-        if let Ok((wire, _)) = ada.phone.resume(&target).await {
-            ada.wire = wire;
-            return ada.still_served().await;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("nobody is served any longer");
+    let resumed = eventually(PATIENCE, async || ada.phone.resume(&target).await).await;
+    (ada.wire, _) = resumed.unwrap();
+    ada.still_served().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 
 use crate::clusters::{cluster, people, three, turn};
 use crate::people::{Person, message, nothing_wrong};
+use anyhow::ensure;
 use proto::codes::Retry;
 use proto::wire::server_frame::Kind as Say;
 use proto::{Code, wire::Refused};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tests::cluster::{Cables, Cluster};
 use tests::faults::Fault;
 use tests::netns::Spaces;
+use tests::node::eventually;
 use tests::round::round;
 use tokio::time::{Instant, sleep};
 
@@ -59,14 +61,15 @@ async fn promise_8_a_minority_refuses_with_retry_and_a_majority_goes_on() {
     assert_eq!(code.retry(), Retry::After, "{refused:?}");
 
     split.heal(&mut cluster).await.unwrap();
-    let begun = Instant::now();
-    while !matches!(
-        eve.wire.ask_as(4711, message(bob.user(), "from the minority")).await.unwrap(),
-        Say::Accepted(_)
-    ) {
-        assert!(begun.elapsed() < PATIENCE, "still refused although the split has healed");
-        sleep(Duration::from_millis(100)).await;
-    }
+    let accepted = eventually(PATIENCE, async || {
+        let answer = eve.wire.ask_as(4711, message(bob.user(), "from the minority")).await?;
+        ensure!(
+            matches!(answer, Say::Accepted(_)),
+            "refused though the split has healed: {answer:?}"
+        );
+        Ok(())
+    });
+    accepted.await.unwrap();
     assert_eq!(bob.hear_text().await, "from the minority");
     cluster.converge(PATIENCE).await.unwrap();
 }
