@@ -69,7 +69,8 @@ impl Spawned {
             .tempdir_in(&place)
             .with_context(|| format!("cannot make a directory in {}", place.display()))?;
         let cluster = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-        fs::write(directory.path().join("node.toml"), settings(directory.path(), cluster, seed))?;
+        let settings = settings(directory.path(), worker_threads(common.nodes), cluster, seed);
+        fs::write(directory.path().join("node.toml"), settings)?;
         let (child, pins) = (launch(directory.path(), pins)?, pins.clone());
         Ok(Self { child, directory, cluster, plain: common.plain, clock, pins })
     }
@@ -208,8 +209,19 @@ fn launch(directory: &Path, pins: &Pins) -> Result<Child> {
     Ok(child)
 }
 
+/// What each of so many nodes sets: one alone has the machine, several share it out.
+fn worker_threads(nodes: u64) -> u64 {
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    if nodes == 1 { 0 } else { (cores / nodes).max(1) }
+}
+
 /// A node as in production, but for the limits that stop one address from registering thousands.
-fn settings(directory: &Path, cluster: SocketAddr, seed: Option<&Seed>) -> String {
+fn settings(
+    directory: &Path,
+    worker_threads: u64,
+    cluster: SocketAddr,
+    seed: Option<&Seed>,
+) -> String {
     let seed = seed.map_or_else(String::new, |seed| {
         let cookie = seed.cookie.display().to_string();
         format!("seeds = [\"{}\"]\ncookie_file = {cookie:?}\n", seed.address)
@@ -217,6 +229,7 @@ fn settings(directory: &Path, cluster: SocketAddr, seed: Option<&Seed>) -> Strin
     format!(
         "[node]\n\
          data_dir = {:?}\n\
+         worker_threads = {worker_threads}\n\
          [listen]\n\
          client = \"127.0.0.1:0\"\n\
          websocket = \"\"\n\

@@ -57,8 +57,17 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
              lower the setting"
         ));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = workers(config.node.worker_threads).enable_all().build();
     runtime.context("the async runtime cannot start")?.block_on(boot::run(config, handlers))
+}
+
+/// A runtime of `threads`; 0: one for each core.
+fn workers(threads: u32) -> tokio::runtime::Builder {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Ok(threads @ 1..) = usize::try_from(threads) {
+        builder.worker_threads(threads);
+    }
+    builder
 }
 
 /// Runs what talks to a node rather than being one.

@@ -241,6 +241,7 @@ mod tests {
             ("[limits]\nconnections = \"many\"", ["limits.connections", "many", "u32"]),
             ("[limits]\nmailbox_bytes = \"1MB\"", ["limits.mailbox_bytes", "1MB", "64MiB"]),
             ("[limits]\nconections = 5", ["limits.conections", "is no setting", "connections,"]),
+            ("[node]\nworker_threads = 2000", ["node.worker_threads", "2000", "1024"]),
             ("[limit]\nconnections = 5", ["limit", "is no setting", "limits"]),
             ("[listen]\nclient = \"localhost:1\"", ["listen.client", "localhost:1", "IP:PORT"]),
             ("[registration]\npin_digits = 4", ["registration.pin_digits", "4", "5"]),

@@ -85,6 +85,9 @@ section! {
         /// Where everything durable lives: keys, messages, the development certificate. Made at the
         /// first start. A node is its data directory; copy it and you have two of the same.
         data_dir: String = "natter-data".into();
+        /// Threads that run actors and connections, up to 1024; 0 for one on each core. Nodes that
+        /// share a machine wait less for each other if they share its cores out.
+        worker_threads: u32 = 0;
     }
 }
 

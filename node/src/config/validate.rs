@@ -11,6 +11,9 @@ const TENTH: Duration = Duration::from_millis(100);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
+/// More than any machine has cores.
+const WORKER_THREADS_MAX: u32 = 1_024;
+
 /// Shortest key of a webhook's signature, in bytes: 128 bits if it is random.
 const SECRET_BYTES_MIN: usize = 16;
 
@@ -21,6 +24,7 @@ impl NodeConfig {
     pub(super) fn check(&self) -> Checked {
         let data_dir = &self.node.data_dir;
         given("node.data_dir", data_dir, "name a directory that this process may write")?;
+        within("node.worker_threads", &self.node.worker_threads, &0, &WORKER_THREADS_MAX)?;
         self.listen.check()?;
         self.tls.check()?;
         self.cluster.check()?;

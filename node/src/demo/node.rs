@@ -90,12 +90,13 @@ impl Node {
         let Addresses { client, websocket, http, cluster } = self.addresses;
         let seeds: Vec<String> = seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
         let settings = format!(
-            "[node]\ndata_dir = \"{data}\"\n\
+            "[node]\ndata_dir = \"{data}\"\nworker_threads = {threads}\n\
              [listen]\nclient = \"{client}\"\nwebsocket = \"{websocket}\"\nhttp = \"{http}\"\n\
              [registration]\nsender = \"log\"\n\
              [cluster]\nlisten = \"{cluster}\"\nseeds = [{seeds}]\ncookie_file = \"{cookie}\"\n\
              name = \"{name}\"\n",
             data = self.data_dir().display(),
+            threads = share_of_cores(),
             seeds = seeds.join(", "),
             cookie = cookie.display(),
             name = self.name,
@@ -213,4 +214,10 @@ impl Drop for Node {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// How many threads each node of the demo has.
+fn share_of_cores() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / super::stage::NODES).max(1)
 }

@@ -1,5 +1,6 @@
 //! The log's thread: takes what is queued, writes it, waits for the disk, answers.
 
+use super::pace::Pace;
 use super::segment::{AppendError, Segment};
 use super::{LogError, Shared, Shut, Waiting, block};
 use crate::space::Reserve;
@@ -7,15 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tracing::{error, warn};
 
 /// Space that is set aside for the time when there is none, in bytes: acknowledgments of what is
 /// held fit in it, and they are what frees space.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Shortest time from the begin of one flush to the begin of the next.
-const FLUSH_INTERVAL: Duration = Duration::from_micros(300);
 
 /// Memory for queued records that is kept from one flush to the next, in bytes.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
@@ -26,7 +24,7 @@ pub(super) struct Flusher {
     reserve: Reserve,
     next_block: u64,
     failed: bool,
-    flush_begun: Option<Instant>,
+    pace: Pace,
 }
 
 /// What the flusher took from the queue.
@@ -43,7 +41,7 @@ impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, next_block: u64) -> Self {
         let reserve =
             Reserve::new(shared.dir.join("reserve"), RESERVE_BYTES.min(shared.segment_bytes));
-        Self { shared, segment: None, reserve, next_block, failed: false, flush_begun: None }
+        Self { shared, segment: None, reserve, next_block, failed: false, pace: Pace::default() }
     }
 
     pub(super) fn run(mut self) {
@@ -52,7 +50,6 @@ impl Flusher {
         loop {
             self.take(&mut work);
             if !work.waiting.is_empty() {
-                self.flush_begun = Some(now());
                 let outcome = self.flush(&mut work);
                 answer(&mut work.waiting, outcome);
             }
@@ -70,37 +67,34 @@ impl Flusher {
     }
 
     /// Waits for something to do, and takes it.
-    fn take(&self, work: &mut Work) {
+    fn take(&mut self, work: &mut Work) {
         work.block.shrink_to(BUFFER_BYTES_KEPT);
         block::begin(&mut work.block);
         let mut queue = self.shared.queue();
+        let mut idle = false;
         while queue.waiting.is_empty()
             && queue.settled.is_empty()
             && !queue.rotate
             && queue.shut != Some(Shut::Closing)
         {
             queue.asleep = true;
+            idle = true;
             queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         queue.asleep = false;
-        if let Some(rest) = self.rest() {
-            drop(queue);
-            std::thread::sleep(rest);
-            queue = self.shared.queue();
+        if !queue.waiting.is_empty() {
+            if let Some(wait) = self.pace.wait(idle, now()) {
+                drop(queue);
+                std::thread::sleep(wait);
+                queue = self.shared.queue();
+            }
+            self.pace.begins(queue.waiting.len(), idle, now());
         }
         std::mem::swap(&mut queue.block, &mut work.block);
         std::mem::swap(&mut queue.waiting, &mut work.waiting);
         std::mem::swap(&mut queue.settled, &mut work.settled);
         work.rotate = std::mem::take(&mut queue.rotate);
         work.shut = queue.shut;
-    }
-
-    /// How long to wait for company: a flush costs the same for one record and for many, so the next
-    /// does not begin right after the last. A log that was idle flushes at once, and one whose disk is
-    /// slower than this never waits.
-    fn rest(&self) -> Option<Duration> {
-        let since = now().saturating_duration_since(self.flush_begun?);
-        FLUSH_INTERVAL.checked_sub(since).filter(|rest| !rest.is_zero())
     }
 
     fn flush(&mut self, work: &mut Work) -> Result<(), LogError> {

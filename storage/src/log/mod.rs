@@ -16,6 +16,7 @@
 mod block;
 mod flusher;
 mod ledger;
+mod pace;
 mod recover;
 mod segment;
 

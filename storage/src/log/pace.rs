@@ -1,0 +1,81 @@
+//! When the log's thread takes what is queued: a flush costs the same for one record and for many. A
+//! pure core.
+//!
+//! ```text
+//! alone     record | flush
+//! company   record . record record | flush       the log was idle
+//! busy      flush . record record | flush         not right after the one before
+//! ```
+
+use std::time::{Duration, Instant};
+
+/// Shortest time from the begin of one flush to the begin of the next.
+const FLUSH_INTERVAL: Duration = Duration::from_micros(300);
+
+/// How long the first record waits for others if the last ones did not come alone either: groups
+/// propose together, and a packet brings entries of several. About what a flush takes, see "How often
+/// the log flushes" in `benches/RESULTS.md`.
+const GATHER: Duration = Duration::from_micros(200);
+
+/// What is known of the flushes before.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    begun: Option<Instant>,
+    /// The last records did not come alone.
+    company: bool,
+}
+
+impl Pace {
+    /// How long to wait before the queue is taken. `idle`: there was nothing to do until just now. A
+    /// record that comes alone is not kept waiting, nor is anything on a disk that is slow by itself.
+    pub(super) fn wait(&self, idle: bool, now: Instant) -> Option<Duration> {
+        let since = self.begun.map(|begun| now.saturating_duration_since(begun));
+        let rest = since.and_then(|since| FLUSH_INTERVAL.checked_sub(since));
+        let gather = (idle && self.company).then_some(GATHER);
+        rest.max(gather).filter(|wait| !wait.is_zero())
+    }
+
+    /// So many records are taken and flushed from `now` on.
+    pub(super) fn begins(&mut self, records: usize, idle: bool, now: Instant) {
+        self.begun = Some(now);
+        // One that came during the flush before was not alone.
+        self.company = records > 1 || !idle;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "any moment will do")]
+    use super::*;
+
+    const LONG: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn a_record_that_comes_alone_does_not_wait() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.wait(true, now), None);
+        pace.begins(1, true, now);
+        assert_eq!(pace.wait(true, now + LONG), None);
+    }
+
+    #[test]
+    fn the_first_of_several_waits_for_the_others_next_time() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.begins(3, true, now);
+        assert_eq!(pace.wait(true, now + LONG), Some(GATHER));
+        assert_eq!(pace.wait(false, now + LONG), None, "those behind a slow flush have waited");
+        pace.begins(1, false, now + LONG);
+        assert_eq!(pace.wait(true, now + 2 * LONG), Some(GATHER), "it came during a flush");
+        pace.begins(1, true, now + 2 * LONG);
+        assert_eq!(pace.wait(true, now + 3 * LONG), None, "nobody came");
+    }
+
+    #[test]
+    fn a_flush_does_not_begin_right_after_the_last() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.begins(1, true, now);
+        let soon = Duration::from_micros(100);
+        assert_eq!(pace.wait(false, now + soon), Some(FLUSH_INTERVAL.saturating_sub(soon)));
+        assert_eq!(pace.wait(false, now + FLUSH_INTERVAL), None);
+    }
+}
