@@ -27,7 +27,8 @@ pub(super) struct Pace {
 
 impl Pace {
     /// How long to wait before the queue is taken. `idle`: there was nothing to do until just now. A
-    /// record that comes alone is not kept waiting, nor is anything on a disk that is slow by itself.
+    /// record that comes alone, and long after the last, is not kept waiting; nor is what came during a
+    /// flush that took longer than the interval.
     pub(super) fn wait(&self, idle: bool, now: Instant) -> Option<Duration> {
         let since = self.begun.map(|begun| now.saturating_duration_since(begun));
         let rest = since.and_then(|since| FLUSH_INTERVAL.checked_sub(since));
