@@ -6,11 +6,11 @@
 //! it leaves.
 
 use crate::checker::{Checker, Who, Wrong};
-use crate::node::Node;
+use crate::node::{Node, eventually};
 use crate::pause::{Meter, Pause};
 use crate::person::Person;
 use crate::wire::{Phone, Wire};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use proto::wire::{LinkDevice, client_frame::Kind as Ask, server_frame::Kind as Say};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -163,13 +163,12 @@ impl Workload {
     /// If that takes longer than `patience`.
     pub async fn progress(&self, count: usize, patience: Duration) -> Result<()> {
         let goal = self.accepted() + count;
-        for _ in 0..patience.as_millis() / 50 {
-            if self.accepted() >= goal {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        bail!("after {patience:?} {} sends are accepted, not {goal}", self.accepted())
+        let reached = eventually(patience, async || {
+            let accepted = self.accepted();
+            ensure!(accepted >= goal, "{accepted} sends are accepted, not {goal}");
+            Ok(())
+        });
+        reached.await.with_context(|| format!("after {patience:?}"))
     }
 
     /// How many devices were last served by node `node`.
