@@ -1,9 +1,9 @@
 //! Stories of accounts: sessions and tickets, taking over, unlinking, deleting, blocking.
 
-use crate::people::{Person, ada_and_bob, code, message, node};
+use crate::people::{Person, ada_and_bob, code, message, message_by_alias, node};
 use proto::Code;
 use proto::wire::{
-    Block, DeleteAccount, GetAccount, Logout, Lookup, Resume, Send, UnlinkDevice,
+    Block, DeleteAccount, GetAccount, Logout, Lookup, Resume, UnlinkDevice,
     client_frame::Kind as Ask, lookup::Who, receipt::Kind, send::To, server_frame::Kind as Say,
 };
 use tests::wire::{Phone, Wire};
@@ -14,10 +14,7 @@ async fn a_message_to_an_alias_says_whose_it_is_and_one_to_nobody_is_refused() {
     let node = node("").await;
     let mut ada = Person::join(&node, "+49 151 1234567").await;
     let mut bob = Person::join(&node, "Bob@Example.org").await;
-    let to = |alias: &str| {
-        let to = Some(To::Alias(alias.into()));
-        Ask::Send(Send { to, body: "hello".into(), ..Send::default() })
-    };
+    let to = |alias: &str| message_by_alias(alias, "hello");
     match ada.wire.ask(to("bob@example.org")).await.unwrap() {
         Say::Accepted(accepted) => assert_eq!(accepted.user, bob.user()),
         other => panic!("{other:?}"),

@@ -171,6 +171,12 @@ pub(crate) fn message(to: u64, body: &str) -> Ask {
     Ask::Send(Send { to: Some(To::User(to)), body: body.to_owned().into(), ..Send::default() })
 }
 
+/// A message to whoever has this alias.
+pub(crate) fn message_by_alias(alias: &str, body: &str) -> Ask {
+    let to = Some(To::Alias(alias.to_owned()));
+    Ask::Send(Send { to, body: body.to_owned().into(), ..Send::default() })
+}
+
 /// Ada and Bob on `node`.
 pub(crate) async fn ada_and_bob(node: &Node) -> (Person, Person) {
     (Person::join(node, "ada").await, Person::join(node, "bob").await)

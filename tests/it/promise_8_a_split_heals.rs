@@ -2,7 +2,7 @@
 //! and when the split heals no operator touches anything.
 
 use crate::clusters::{cluster, people, three, turn};
-use crate::people::{Person, message, nothing_wrong};
+use crate::people::{Person, message, message_by_alias, nothing_wrong};
 use anyhow::ensure;
 use proto::codes::Retry;
 use proto::wire::server_frame::Kind as Say;
@@ -55,22 +55,26 @@ async fn promise_8_a_minority_refuses_with_retry_and_a_majority_goes_on() {
     assert_eq!(bob.hear_text().await, "in the majority");
     until_accepted(&mut bob, ada.user(), "and back").await;
     assert_eq!(ada.hear_text().await, "and back");
-    let refused = eve.wire.ask_as(4711, message(bob.user(), "from the minority")).await.unwrap();
-    let Say::Refused(refused) = refused else { panic!("accepted without a majority: {refused:?}") };
-    let code = Code::from_number(refused.code);
-    assert_eq!(code.retry(), Retry::After, "{refused:?}");
+    // Whose alias it is cannot be found out either.
+    let by_alias = message_by_alias("bob", "from the minority, by alias");
+    let by_id = message(bob.user(), "from the minority, by id");
+    for (id, send) in [(4711, &by_alias), (4712, &by_id)] {
+        let refused = eve.wire.ask_as(id, send.clone()).await.unwrap();
+        let Say::Refused(refused) = refused else { panic!("no majority: {refused:?}") };
+        assert_eq!(Code::from_number(refused.code).retry(), Retry::After, "{refused:?}");
+    }
 
     split.heal(&mut cluster).await.unwrap();
-    let accepted = eventually(PATIENCE, async || {
-        let answer = eve.wire.ask_as(4711, message(bob.user(), "from the minority")).await?;
-        ensure!(
-            matches!(answer, Say::Accepted(_)),
-            "refused though the split has healed: {answer:?}"
-        );
-        Ok(())
-    });
-    accepted.await.unwrap();
-    assert_eq!(bob.hear_text().await, "from the minority");
+    for (id, send) in [(4711, &by_alias), (4712, &by_id)] {
+        let accepted = eventually(PATIENCE, async || {
+            let answer = eve.wire.ask_as(id, send.clone()).await?;
+            ensure!(matches!(answer, Say::Accepted(_)), "the split has healed: {answer:?}");
+            Ok(())
+        });
+        accepted.await.unwrap();
+    }
+    assert_eq!(bob.hear_text().await, "from the minority, by alias");
+    assert_eq!(bob.hear_text().await, "from the minority, by id");
     cluster.converge(PATIENCE).await.unwrap();
 }
 

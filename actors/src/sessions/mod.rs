@@ -81,7 +81,7 @@ pub trait Watch: Send + Sync {
     /// its connection must end.
     fn displaced(&self, user: UserId, device: DeviceId);
 
-    /// Someone came, went, or is away, on another node. May be told twice.
+    /// Someone came, went, is away, or came to another node than before; elsewhere. May be told twice.
     fn changed(
         &self,
         user: UserId,

@@ -187,6 +187,19 @@ async fn a_session_is_known_everywhere_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_comes_to_another_node_before_its_old_session_ended_is_told_of() {
+    let nodes = three(&Network::new(10)).await;
+    nodes[0].claim(7);
+    until(|| nodes[1].sees(7) && nodes[2].sees(7)).await;
+    nodes[1].claim(7);
+    let moved = |node: &Node| node.get(7).is_some_and(|row| row.node == nodes[1].id.node.0);
+    until(|| moved(&nodes[0]) && moved(&nodes[2])).await;
+    for (node, times) in [(&nodes[0], 1), (&nodes[2], 2)] {
+        assert_eq!(*node.here.told.lock().unwrap(), vec![(UserId(7), true); times]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whatever_is_lost_on_the_way_is_found() {
     let network = Network::new(2);
     let nodes = three(&network).await;

@@ -104,7 +104,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells of a change if others can see it.
+    /// Tells of a change if others can see it, or if what is for the device goes to another node now.
     fn tell(&self, change: &Change) {
         let Some(Wired { watch, .. }) = self.wired.get() else { return };
         let seen = |row: Option<Session>| {
@@ -112,7 +112,9 @@ impl Shared {
             Some(self.table.standing().view(row))
         };
         let (before, after) = (seen(change.before), seen(change.after));
-        let state = |row: &Option<Session>| row.map(|row| (row.online, row.away));
+        let state = |row: &Option<Session>| {
+            row.map(|row| (row.away, row.online.then_some((row.node, row.incarnation))))
+        };
         if state(&before) != state(&after) {
             watch.changed(change.key.0, change.key.1, before.as_ref(), after.as_ref());
         }

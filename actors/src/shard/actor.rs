@@ -7,9 +7,10 @@ use super::chores::Chores;
 use super::command::{Command, Effect};
 use super::machine::Machine;
 use super::proposals::{Moment, Proposals, Who};
+use super::questions::Question;
 use super::reads::Overlay;
 use super::rest::Rest;
-use super::{Answer, Loaded, Query, ShardItem, ShardReplica};
+use super::{Loaded, ShardItem, ShardReplica};
 use crate::context::Context;
 use crate::delivery::Outbound;
 use crate::raft::{Committed, Done, Group, GroupArgs, Standing};
@@ -46,9 +47,6 @@ pub struct ShardArgs {
     /// What it may touch.
     pub context: Arc<Context>,
 }
-
-/// A question that waits until this node knows that it leads, and whom to tell if it does not.
-pub(super) type Question = (Query, Option<Answer<()>>);
 
 /// Our batch under way.
 pub(super) struct Proposed {
@@ -371,14 +369,7 @@ impl ShardActor {
         {
             self.proposals.give_up(self.ticks - PATIENCE_TICKS);
         }
-        if !self.standing.me_leads {
-            for (query, elsewhere) in std::mem::take(&mut self.asked) {
-                match elsewhere {
-                    Some(elsewhere) => elsewhere(()),
-                    None => self.question(query, self.ticks),
-                }
-            }
-        }
+        self.look_at_questions();
         if self.is_ready() {
             let (delivery, term) = (self.context.delivery(), self.standing.term);
             self.lost.retain(|node| !delivery.leads_here(*node, self.shard, term));

@@ -113,6 +113,7 @@ impl Process for UserActor {
             UserItem::Push(seq, envelope) => self.push(seq, &envelope),
             UserItem::GrownTo(seq) => self.grown_to(seq),
             UserItem::ReadAgain => self.read_again(),
+            UserItem::AccountNotRead => self.read_account(),
             UserItem::Displaced(device) => self.displaced(device),
             UserItem::Page(connection, page) => self.page(connection, &page),
             UserItem::Account(account) | UserItem::AccountRead(account) => {
@@ -133,7 +134,7 @@ impl Process for UserActor {
                 session.window.more_waits();
                 session.changed = true;
             }
-            self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
+            self.missed_while_attaching();
         }
         for place in 0..self.sessions.len() {
             if std::mem::take(&mut self.sessions[place].changed) {
@@ -184,6 +185,12 @@ impl UserActor {
             self.deliver(place, seq, envelope, false);
             self.sessions[place].changed = true;
         }
+        self.missed_while_attaching();
+    }
+
+    /// The mailbox has grown, and the shard may have said before where those stand who are attaching.
+    pub(super) fn missed_while_attaching(&mut self) {
+        self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
     }
 
     fn grown_to(&mut self, seq: Seq) {
@@ -191,7 +198,7 @@ impl UserActor {
             session.window.grown_to(seq);
             session.changed = true;
         }
-        self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
+        self.missed_while_attaching();
     }
 
     fn page(&mut self, connection: ConnectionId, page: &Page) {

@@ -201,12 +201,19 @@ impl UserActor {
             session.window.more_waits();
             session.changed = true;
         }
+        self.missed_while_attaching();
+        self.read_account();
+    }
+
+    pub(super) fn read_account(&self) {
         let (user, inbox) = (self.user, self.inbox.clone());
-        let answer = Box::new(move |account: Result<Option<Arc<AccountView>>, Code>| {
-            if let Ok(account) = account {
-                inbox.force(UserItem::AccountRead(account));
-            }
-        });
+        let answer =
+            Box::new(move |account: Result<Option<Arc<AccountView>>, Code>| match account {
+                Ok(account) => inbox.force(UserItem::AccountRead(account)),
+                Err(_) => {
+                    timer::push_after(&inbox, RETRY, UserItem::AccountNotRead);
+                }
+            });
         self.context.shards.query(user.shard(), Query::Account { user, answer });
     }
 

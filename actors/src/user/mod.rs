@@ -50,6 +50,8 @@ pub enum UserItem {
     ReadAgain,
     /// The account as it is now; it was asked for.
     AccountRead(Option<Arc<AccountView>>),
+    /// Some time has passed since the account could not be read.
+    AccountNotRead,
     /// The sessions table tells: this device is connected elsewhere now.
     Displaced(DeviceId),
     /// The shard answers a read for one connection.

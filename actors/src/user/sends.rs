@@ -37,6 +37,30 @@ pub(super) struct Sends {
     held: BTreeMap<DeviceId, (u64, u64)>,
 }
 
+impl Sends {
+    /// Counts one more send, of this device under this id, unless it comes too fast. `limit` is for each
+    /// second; 0: none.
+    fn are_slow_enough(&mut self, device: DeviceId, id: u64, limit: u32, now_s: u64) -> bool {
+        let (left, second) = &mut self.allowance;
+        if *second != now_s {
+            (*left, *second) = (limit, now_s);
+        }
+        // The clock may have been set back.
+        let waits =
+            |(first, since_s): &(u64, u64)| id > *first && now_s.abs_diff(*since_s) < HELD_S;
+        if limit > 0 && self.held.get(&device).is_some_and(waits) {
+            return false;
+        }
+        self.held.remove(&device);
+        if limit > 0 && *left == 0 {
+            self.held.insert(device, (id, now_s));
+            return false;
+        }
+        *left = left.saturating_sub(1);
+        true
+    }
+}
+
 impl UserActor {
     /// A device sends.
     pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send) {
@@ -61,33 +85,17 @@ impl UserActor {
             return Err(Code::BadRequest);
         }
         let device = self.sessions[place].device;
-        self.check_rate(device, id)?;
+        let (limit, now_ms) =
+            (self.context.settings().sends_per_second, self.context.clock.now_ms());
+        if !self.sends.are_slow_enough(device, id, limit, now_ms / 1000) {
+            return Err(Code::TooFast);
+        }
         for handler in &self.context.handlers {
             match handler.user_send(self.user, device, send) {
                 Verdict::Continue => {}
                 Verdict::Drop(code) => return Err(code),
             }
         }
-        Ok(())
-    }
-
-    fn check_rate(&mut self, device: DeviceId, id: u64) -> Result<(), Code> {
-        let now_s = self.context.clock.now_ms() / 1000;
-        let limit = self.context.settings().sends_per_second;
-        let Sends { allowance: (left, second), held, .. } = &mut self.sends;
-        if *second != now_s {
-            (*left, *second) = (limit, now_s);
-        }
-        let waits = |(first, since_s): &(u64, u64)| id > *first && now_s < since_s + HELD_S;
-        if limit > 0 && held.get(&device).is_some_and(waits) {
-            return Err(Code::TooFast);
-        }
-        held.remove(&device);
-        if limit > 0 && *left == 0 {
-            held.insert(device, (id, now_s));
-            return Err(Code::TooFast);
-        }
-        *left = left.saturating_sub(1);
         Ok(())
     }
 
@@ -225,4 +233,32 @@ fn answer_send(
 
 fn own(body: &Bytes) -> Bytes {
     if body.len() < COPY_BELOW { Bytes::copy_from_slice(body) } else { body.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PHONE: DeviceId = DeviceId(1);
+
+    #[test]
+    fn what_came_after_a_send_that_was_too_fast_waits_until_that_comes_again() {
+        let mut sends = Sends::default();
+        assert!(sends.are_slow_enough(PHONE, 1, 1, 100));
+        assert!(!sends.are_slow_enough(PHONE, 2, 1, 100));
+        assert!(!sends.are_slow_enough(PHONE, 3, 1, 101), "it would overtake");
+        assert!(sends.are_slow_enough(DeviceId(2), 3, 1, 101), "another device");
+        assert!(sends.are_slow_enough(PHONE, 2, 1, 102));
+        assert!(sends.are_slow_enough(PHONE, 3, 1, 103));
+    }
+
+    #[test]
+    fn one_that_never_comes_again_is_not_waited_for_also_if_the_clock_is_set_back() {
+        for later in [100 + HELD_S, 5] {
+            let mut sends = Sends::default();
+            assert!(sends.are_slow_enough(PHONE, 1, 1, 100));
+            assert!(!sends.are_slow_enough(PHONE, 2, 1, 100));
+            assert!(sends.are_slow_enough(PHONE, 3, 1, later), "{later}");
+        }
+    }
 }
