@@ -181,8 +181,8 @@ impl Process for ShardActor {
             ShardItem::RetryDue => self.chores.retry_asked = false,
             ShardItem::OriginsRead { user, read } => self.origins_read(user, read),
             ShardItem::NoticesTaken { to, which, taken } => self.notices_taken(to, which, taken),
-            ShardItem::CheckpointWritten { applied, again } => {
-                self.checkpoint_written(applied, again)?;
+            ShardItem::CheckpointWritten { applied, failed } => {
+                self.checkpoint_written(applied, failed)?;
             }
             ShardItem::DueRead(entries) => self.due_read(entries),
             ShardItem::LeadsElsewhere(node, term) => self.leads_elsewhere(node, term),

@@ -21,6 +21,9 @@ const CHECKPOINT_BYTES: usize = 4 * 1024 * 1024;
 /// is proposed: senders wait rather than memory grow.
 const BACKLOG_BYTES: usize = 4 * CHECKPOINT_BYTES;
 
+/// Tries to write a checkpoint, [`RETRY`] apart, that may fail for another reason than a full disk.
+const CHECKPOINT_TRIES: u32 = 10;
+
 /// How often stored entries are searched for ended times to live, in ticks.
 const EXPIRY_EVERY_TICKS: u64 = 10;
 
@@ -49,6 +52,7 @@ enum Checkpoint {
 #[derive(Debug)]
 pub(super) struct Chores {
     checkpoint: Checkpoint,
+    failed_tries: u32,
     logged_bytes: usize,
     ticks_since_checkpoint: u64,
     ticks_since_expiry: u64,
@@ -68,6 +72,7 @@ impl Chores {
         let spread = checkpoint_every_ms * u64::from(shard.0) / u64::from(SHARDS);
         Self {
             checkpoint: Checkpoint::Idle,
+            failed_tries: 0,
             logged_bytes: 0,
             ticks_since_checkpoint: spread / TICK_MS,
             ticks_since_expiry: u64::from(shard.0),
@@ -100,6 +105,18 @@ impl Chores {
 
     pub(super) fn is_writing(&self) -> bool {
         self.checkpoint == Checkpoint::Writing
+    }
+
+    /// The checkpoint could not be written. Whether it is tried again: space will come, but tables that
+    /// fail otherwise do not get well before the node starts again.
+    fn tries_again(&mut self, disk_is_full: bool) -> bool {
+        self.failed_tries = if disk_is_full { 0 } else { self.failed_tries + 1 };
+        self.failed_tries < CHECKPOINT_TRIES
+    }
+
+    fn is_written(&mut self) {
+        self.checkpoint = Checkpoint::Idle;
+        self.failed_tries = 0;
     }
 
     pub(super) fn must_wait_for_tables(&self) -> bool {
@@ -256,11 +273,12 @@ impl ShardActor {
             match written.unwrap_or(Err(StorageError::Closed)) {
                 // Outdated: a snapshot has replaced the tables meanwhile.
                 Ok(()) | Err(StorageError::Outdated { .. }) => {
-                    inbox.force(ShardItem::CheckpointWritten { applied, again: None });
+                    inbox.force(ShardItem::CheckpointWritten { applied, failed: None });
                 }
                 Err(error) => {
-                    error!(%shard, %error, "checkpoint not written, trying again");
-                    let item = ShardItem::CheckpointWritten { applied, again: Some(rows) };
+                    error!(%shard, %error, "checkpoint not written");
+                    let failed = Some((rows, error));
+                    let item = ShardItem::CheckpointWritten { applied, failed };
                     supervision::timer::push_after(&inbox, RETRY, item);
                 }
             }
@@ -270,19 +288,23 @@ impl ShardActor {
     pub(super) fn checkpoint_written(
         &mut self,
         applied: stored::Applied,
-        again: Option<Vec<Row>>,
+        failed: Option<(Vec<Row>, StorageError)>,
     ) -> Result<(), ProcessError> {
         if self.rests_when_written() {
             self.overlay = Overlay::default();
-            self.chores.checkpoint = Checkpoint::Idle;
+            self.chores.is_written();
             return Ok(());
         }
-        if let Some(rows) = again {
+        if let Some((rows, error)) = failed {
+            let full = matches!(error, StorageError::DiskFull { .. });
+            if !self.chores.tries_again(full || self.context.storage.nearly_full()) {
+                return Err(error.into());
+            }
             self.write_checkpoint(applied, rows);
             return Ok(());
         }
         self.overlay = Overlay::default();
-        self.chores.checkpoint = Checkpoint::Idle;
+        self.chores.is_written();
         if let Some(id) = applied.id {
             self.group.checkpointed(id);
         }
@@ -326,4 +348,21 @@ impl ShardActor {
 fn retry_origins(inbox: &Arc<Inbox<ShardItem>>, user: UserId) {
     let again = ShardItem::OriginsRead { user, read: Err(String::new()) };
     supervision::timer::push_after(inbox, RETRY, again);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_waits_for_space_as_long_as_it_takes_and_for_nothing_else() {
+        let mut chores = Chores::new(ShardId(0), 10_000);
+        let last = CHECKPOINT_TRIES - 1;
+        assert!((0..last).all(|_| chores.tries_again(false)));
+        assert!((0..100).all(|_| chores.tries_again(true)));
+        assert!((0..last).all(|_| chores.tries_again(false)));
+        chores.is_written();
+        assert!((0..last).all(|_| chores.tries_again(false)));
+        assert!(!chores.tries_again(false), "the tables do not get well");
+    }
 }

@@ -53,6 +53,7 @@ use propose::Pacing;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use storage::StorageError;
 use supervision::{Inbox, QueueLimits};
 
 /// How long a call waits for its answer. A timeout leaves unknown whether the command took effect.
@@ -185,12 +186,12 @@ pub enum ShardItem {
         /// Up to which number, if it took them.
         taken: Option<u64>,
     },
-    /// A writer tells: the checkpoint is in the tables, or is not and must be tried again.
+    /// A writer tells: the checkpoint is in the tables, or some time has passed since it failed.
     CheckpointWritten {
         /// As of this place in the log.
         applied: stored::Applied,
-        /// The rows, if they have to be written again.
-        again: Option<Vec<storage::Row>>,
+        /// The rows that have to be written again, and why they are not there.
+        failed: Option<(Vec<storage::Row>, StorageError)>,
     },
     /// A reader tells: these stored entries have outlived their time.
     DueRead(Vec<stored::Expired>),
