@@ -62,6 +62,9 @@ impl Delivery<'_> {
     /// pushes to them were lost.
     pub fn send(&self, mut outbound: Outbound) -> BTreeSet<NodeId> {
         for (node, (pushes, _)) in outbound.pushes {
+            if pushes.is_empty() {
+                continue;
+            }
             let kind = cast::Kind::Pushes(cluster::Pushes { pushes });
             if !self.cast(node, kind) {
                 outbound.lost.insert(node);
@@ -71,21 +74,28 @@ impl Delivery<'_> {
     }
 
     /// An account changed; `None`: it is no more.
-    pub fn account_changed(&self, user: UserId, account: Option<Arc<AccountView>>) {
+    pub fn account_changed(
+        &self,
+        outbound: &mut Outbound,
+        user: UserId,
+        account: Option<Arc<AccountView>>,
+    ) {
         for node in self.elsewhere(user) {
             let account = account.as_deref().map(account_to_wire);
             let changed = cluster::AccountChanged { user: user.0, account };
-            self.cast(node, cast::Kind::Account(changed));
+            if !self.cast(node, cast::Kind::Account(changed)) {
+                outbound.lost.insert(node);
+            }
         }
         self.0.users.account_changed(user, account);
     }
 
-    /// A shard has a new leader, this node: hints of the old one may have been lost.
-    pub fn leader_appeared(&self, shard: ShardId, term: u64) {
-        for peer in self.0.peers.up() {
-            self.leads_here(peer.id.node, shard, term);
-        }
+    /// A shard has a new leader, this node: hints of the old one may have been lost. Returns the nodes
+    /// that did not hear of it.
+    pub fn leader_appeared(&self, shard: ShardId, term: u64) -> BTreeSet<NodeId> {
         self.0.users.read_again(shard);
+        let peers = self.0.peers.up().into_iter().map(|peer| peer.id.node);
+        peers.filter(|node| !self.leads_here(*node, shard, term)).collect()
     }
 
     /// Tells one node that this node leads a shard, and that hints may have been lost. False if that
@@ -95,10 +105,10 @@ impl Delivery<'_> {
         self.cast(node, cast::Kind::Leader(appeared))
     }
 
-    /// A user has come to another node: their mailbox ends with `last`.
-    pub fn grown_to(&self, node: NodeId, user: UserId, last: Seq) {
+    /// A user has come to another node: their mailbox ends with `last`. False if that was lost.
+    pub fn grown_to(&self, node: NodeId, user: UserId, last: Seq) -> bool {
         let push = cluster::Push { user: user.0, seq: last.0, envelope: None };
-        self.cast(node, cast::Kind::Pushes(cluster::Pushes { pushes: vec![push] }));
+        self.cast(node, cast::Kind::Pushes(cluster::Pushes { pushes: vec![push] }))
     }
 
     /// Passes a signal on. False if nobody can have got it.

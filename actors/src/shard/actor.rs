@@ -313,7 +313,7 @@ impl ShardActor {
                     self.read_origins(user, first, up_to);
                 }
                 Effect::AccountChanged { user, account } if leads => {
-                    self.context.delivery().account_changed(user, account);
+                    self.context.delivery().account_changed(outbound, user, account);
                 }
                 Effect::Push { .. }
                 | Effect::ReadOrigins { .. }

@@ -35,8 +35,11 @@ impl ShardActor {
     }
 
     pub(super) fn peer_changed(&mut self, node: NodeId, up: bool) {
-        if up && self.is_ready() {
-            self.context.delivery().leads_here(node, self.shard, self.standing.term);
+        if up
+            && self.is_ready()
+            && !self.context.delivery().leads_here(node, self.shard, self.standing.term)
+        {
+            self.lost.insert(node);
         }
         if !up && self.hint.is_some_and(|(_, hint)| hint == node) {
             self.hint = None;
@@ -45,8 +48,10 @@ impl ShardActor {
 
     pub(super) fn session_opened(&mut self, user: UserId, node: NodeId) {
         let mailbox = self.machine.mailbox(user).filter(|_| self.is_ready());
-        if let Some(last) = mailbox.map(Mailbox::last) {
-            self.context.delivery().grown_to(node, user, last);
+        if let Some(last) = mailbox.map(Mailbox::last)
+            && !self.context.delivery().grown_to(node, user, last)
+        {
+            self.lost.insert(node);
         }
     }
 
@@ -59,7 +64,8 @@ impl ShardActor {
             self.ready_in = Some(term);
             self.machine.take_effects();
             self.machine.resume();
-            self.context.delivery().leader_appeared(self.shard, term);
+            let mut deaf = self.context.delivery().leader_appeared(self.shard, term);
+            self.lost.append(&mut deaf);
             self.follow_effects();
             self.offer_notices();
             self.confirm();

@@ -11,7 +11,9 @@
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
 //!    its device to the same user ([`Held`]).
 
+use super::actor::TICK_MS;
 use super::command::{Command, to_stored};
+use super::forward::FORWARD_TIMEOUT;
 use super::held::{Conversation, Held, Name, conversation};
 use super::rounds::Wish;
 use super::{Outcome, Reply};
@@ -34,6 +36,10 @@ const BATCH_BYTES: usize = 512 * 1024;
 /// How long a send may wait in this queue, in ms, tries and all: then it is refused. A mailbox
 /// remembers longer than this what its device has sent meanwhile through another node.
 pub(super) const HELD_MS: u64 = 20_000;
+
+/// Ticks after which a node waits no longer for what it has asked of a leader elsewhere, with one to
+/// spare.
+const FORWARD_TICKS: u64 = FORWARD_TIMEOUT.as_secs() * 1000 / TICK_MS + 1;
 
 /// A moment, as a shard counts time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,19 +70,30 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Whether it is a send that is too old to be proposed. A clock that was set back tells no age.
-    fn is_stale(&self, now: Moment) -> bool {
-        matches!(self.command, Command::Append(_)) && now.ms.abs_diff(self.since.ms) > HELD_MS
+    /// What to say if it is too old to be proposed: a send is refused, and what another node asked for
+    /// it has taken back, and asked for again. A clock that was set back tells no age.
+    fn is_stale(&self, now: Moment) -> Option<Outcome> {
+        let sent = matches!(self.command, Command::Append(_));
+        if self.who == Who::Peer && now.tick > self.since.tick + FORWARD_TICKS {
+            Some(Outcome::Elsewhere)
+        } else if sent && now.ms.abs_diff(self.since.ms) > HELD_MS {
+            Some(Outcome::Refused(Code::Unavailable))
+        } else {
+            None
+        }
     }
 
     /// Whether the command can be proposed once more though it may have taken effect. `Expire` names
-    /// rows that are read anew; after a checkpoint nobody would know that they were counted out.
+    /// rows that are read anew; after a checkpoint nobody would know that they were counted out. What
+    /// was removed could not be told from what was never there.
     fn may_be_repeated(&self) -> bool {
         !matches!(
             self.command,
             Command::AdmitDevice(_)
                 | Command::StartRegistration(_)
                 | Command::ProvePin(_)
+                | Command::RemoveDevice(_)
+                | Command::DeleteAccount(_)
                 | Command::Expire(_)
         )
     }
@@ -187,8 +204,8 @@ impl Proposals {
         while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS {
             let next = self.waiting.pop_front_if(|waiting| may_go(&waiting.command));
             let Some(waiting) = next else { break };
-            if waiting.is_stale(now) {
-                self.tell(waiting, Outcome::Refused(Code::Unavailable));
+            if let Some(outcome) = waiting.is_stale(now) {
+                self.tell(waiting, outcome);
                 continue;
             }
             let held = name_of(&waiting).and_then(|name| self.held.holds_back(name, now.tick));
@@ -387,77 +404,5 @@ pub(super) fn stores(command: &Command) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::wildcard_enum_match_arm, reason = "a story looks at what it is about")]
-    use super::*;
-    use std::sync::mpsc::{Receiver, channel};
-
-    fn push(proposals: &mut Proposals, send_id: u64, ms: u64) -> Receiver<Outcome> {
-        let (told, outcome) = channel();
-        let append =
-            stored::Append { from: 1, from_device: 1, to: 2, send_id, ..Default::default() };
-        let reply = Box::new(move |outcome| told.send(outcome).unwrap());
-        proposals.push(Command::Append(append), reply, Who::Caller, Moment { tick: 1, ms });
-        outcome
-    }
-
-    fn ids(batch: &Batch) -> Vec<u64> {
-        let ids = batch.commands.iter().filter_map(|command| match &command.kind {
-            Some(Command::Append(append)) => Some(append.send_id),
-            _ => None,
-        });
-        ids.collect()
-    }
-
-    #[test]
-    fn a_conversation_has_one_batch_under_way_and_others_need_not_wait_for_it() {
-        let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
-        let append = |from, send_id| {
-            Command::Append(stored::Append { from, to: 9, send_id, ..Default::default() })
-        };
-        let push = |proposals: &mut Proposals, command| {
-            proposals.push(command, Box::new(|_| ()), Who::Caller, now);
-        };
-        push(&mut proposals, append(1, 11));
-        let first = proposals.next_beside(false, now).unwrap().number;
-        push(&mut proposals, append(2, 21));
-        push(&mut proposals, append(2, 22));
-        push(&mut proposals, append(1, 12));
-        push(&mut proposals, append(3, 31));
-        let beside = proposals.next_beside(false, now).unwrap();
-        assert_eq!(ids(beside), [21, 22], "up to 12");
-        assert!(proposals.next_beside(false, now).is_none(), "12 waits for 11");
-        assert!(proposals.next(false, now).is_none(), "here one batch at a time");
-
-        proposals.failed(first, Failure::NotProposed);
-        let again = proposals.next_beside(false, now).unwrap();
-        assert_eq!(ids(again), [11, 12, 31], "in their order");
-    }
-
-    #[test]
-    fn what_must_keep_its_order_is_overtaken_by_nothing() {
-        let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
-        let append = |from| Command::Append(stored::Append { from, to: 9, ..Default::default() });
-        let privacy = Command::SetPrivacy(stored::SetPrivacy::default());
-        let ack = Command::Ack(stored::Ack::default());
-        for command in [append(1), ack, privacy, append(2)] {
-            proposals.push(command, Box::new(|_| ()), Who::Caller, now);
-            proposals.next_beside(false, now);
-        }
-        assert_eq!(proposals.under_way.len(), 2, "a setting waits, and what is behind it");
-    }
-
-    #[test]
-    fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_longer() {
-        let mut proposals = Proposals::default();
-        let (first, second) = (push(&mut proposals, 1, 0), push(&mut proposals, 2, HELD_MS - 1));
-        for ms in (0..=HELD_MS).step_by(1_000) {
-            let number = proposals.next(false, Moment { tick: 1, ms }).unwrap().number;
-            proposals.failed(number, Failure::Unknown);
-            assert!(first.try_recv().is_err() && second.try_recv().is_err());
-        }
-        assert!(proposals.next(false, Moment { tick: 1, ms: HELD_MS + 1 }).is_none());
-        let refused = Ok(Outcome::Refused(Code::Unavailable));
-        assert_eq!((first.try_recv(), second.try_recv()), (refused.clone(), refused));
-    }
-}
+#[path = "proposals_tests.rs"]
+mod tests;

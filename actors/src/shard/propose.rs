@@ -114,6 +114,7 @@ impl ShardActor {
 
     fn propose_here(&mut self, lazily: bool) {
         if !self.may_propose() {
+            self.stuck_since.get_or_insert(self.ticks);
             return;
         }
         if self.context.storage.nearly_full() {

@@ -1,0 +1,103 @@
+//! Batches: what goes together, what waits, what is refused.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "a story looks at what it is about")]
+use super::*;
+use std::sync::mpsc::{Receiver, channel};
+
+fn push(proposals: &mut Proposals, send_id: u64, ms: u64) -> Receiver<Outcome> {
+    let (told, outcome) = channel();
+    let append = stored::Append { from: 1, from_device: 1, to: 2, send_id, ..Default::default() };
+    let reply = Box::new(move |outcome| told.send(outcome).unwrap());
+    proposals.push(Command::Append(append), reply, Who::Caller, Moment { tick: 1, ms });
+    outcome
+}
+
+fn ids(batch: &Batch) -> Vec<u64> {
+    let ids = batch.commands.iter().filter_map(|command| match &command.kind {
+        Some(Command::Append(append)) => Some(append.send_id),
+        _ => None,
+    });
+    ids.collect()
+}
+
+#[test]
+fn a_conversation_has_one_batch_under_way_and_others_need_not_wait_for_it() {
+    let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
+    let append = |from, send_id| {
+        Command::Append(stored::Append { from, to: 9, send_id, ..Default::default() })
+    };
+    let push = |proposals: &mut Proposals, command| {
+        proposals.push(command, Box::new(|_| ()), Who::Caller, now);
+    };
+    push(&mut proposals, append(1, 11));
+    let first = proposals.next_beside(false, now).unwrap().number;
+    push(&mut proposals, append(2, 21));
+    push(&mut proposals, append(2, 22));
+    push(&mut proposals, append(1, 12));
+    push(&mut proposals, append(3, 31));
+    let beside = proposals.next_beside(false, now).unwrap();
+    assert_eq!(ids(beside), [21, 22], "up to 12");
+    assert!(proposals.next_beside(false, now).is_none(), "12 waits for 11");
+    assert!(proposals.next(false, now).is_none(), "here one batch at a time");
+
+    proposals.failed(first, Failure::NotProposed);
+    let again = proposals.next_beside(false, now).unwrap();
+    assert_eq!(ids(again), [11, 12, 31], "in their order");
+}
+
+#[test]
+fn what_must_keep_its_order_is_overtaken_by_nothing() {
+    let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
+    let append = |from| Command::Append(stored::Append { from, to: 9, ..Default::default() });
+    let privacy = Command::SetPrivacy(stored::SetPrivacy::default());
+    let ack = Command::Ack(stored::Ack::default());
+    for command in [append(1), ack, privacy, append(2)] {
+        proposals.push(command, Box::new(|_| ()), Who::Caller, now);
+        proposals.next_beside(false, now);
+    }
+    assert_eq!(proposals.under_way.len(), 2, "a setting waits, and what is behind it");
+}
+
+#[test]
+fn what_another_node_has_asked_for_again_is_not_proposed_twice() {
+    let mut proposals = Proposals::default();
+    let mut ask = |tick| {
+        let (told, outcome) = channel();
+        let reply = Box::new(move |outcome| told.send(outcome).unwrap());
+        let moment = Moment { tick, ms: tick * TICK_MS };
+        proposals.push(Command::Ack(stored::Ack::default()), reply, Who::Peer, moment);
+        outcome
+    };
+    let (first, second) = (ask(1), ask(2));
+    let tick = 2 + FORWARD_TICKS;
+    let batch = proposals.next(false, Moment { tick, ms: tick * TICK_MS }).unwrap();
+    assert_eq!(batch.commands.len(), 1);
+    assert_eq!(first.try_recv(), Ok(Outcome::Elsewhere));
+    assert!(second.try_recv().is_err());
+}
+
+#[test]
+fn what_was_perhaps_removed_is_not_asked_for_again() {
+    let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
+    let (told, outcome) = channel();
+    let delete = Command::DeleteAccount(stored::DeleteAccount::default());
+    let reply = Box::new(move |outcome| told.send(outcome).unwrap());
+    proposals.push(delete, reply, Who::Caller, now);
+    let number = proposals.next(false, now).unwrap().number;
+    proposals.failed(number, Failure::Unknown);
+    assert_eq!(outcome.try_recv(), Ok(Outcome::Refused(Code::Unavailable)));
+}
+
+#[test]
+fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_longer() {
+    let mut proposals = Proposals::default();
+    let (first, second) = (push(&mut proposals, 1, 0), push(&mut proposals, 2, HELD_MS - 1));
+    for ms in (0..=HELD_MS).step_by(1_000) {
+        let number = proposals.next(false, Moment { tick: 1, ms }).unwrap().number;
+        proposals.failed(number, Failure::Unknown);
+        assert!(first.try_recv().is_err() && second.try_recv().is_err());
+    }
+    assert!(proposals.next(false, Moment { tick: 1, ms: HELD_MS + 1 }).is_none());
+    let refused = Ok(Outcome::Refused(Code::Unavailable));
+    assert_eq!((first.try_recv(), second.try_recv()), (refused.clone(), refused));
+}
