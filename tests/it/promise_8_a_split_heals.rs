@@ -63,6 +63,12 @@ async fn promise_8_a_minority_refuses_with_retry_and_a_majority_goes_on() {
         let Say::Refused(refused) = refused else { panic!("no majority: {refused:?}") };
         assert_eq!(Code::from_number(refused.code).retry(), Retry::After, "{refused:?}");
     }
+    let said = eventually(PATIENCE, async || {
+        let groups = cluster.status(2).await?.groups;
+        ensure!(groups.iter().all(|group| group.leader.is_none()), "leaders, it says: {groups:?}");
+        Ok(())
+    });
+    said.await.unwrap();
 
     split.heal(&mut cluster).await.unwrap();
     for (id, send) in [(4711, &by_alias), (4712, &by_id)] {

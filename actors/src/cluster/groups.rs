@@ -23,6 +23,8 @@ pub struct GroupStanding {
     pub leader: Option<NodeId>,
     /// Whether this node does, and most voters have agreed lately.
     pub leads: bool,
+    /// Whether the leader was heard lately; if it is this node, by most voters.
+    pub is_led: bool,
     /// The term.
     pub term: u64,
     /// Who votes.

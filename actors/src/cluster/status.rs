@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// How a group stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupReport {
-    /// Who leads it, as far as this node knows.
+    /// Who leads it, as far as this node knows; `None` also if a majority was not seen to follow lately.
     pub leader: Option<NodeId>,
     /// The term.
     pub term: u64,
@@ -49,7 +49,7 @@ impl Cluster {
             let heard = standings.get(group).filter(|report| !held || report.term >= here.term);
             let Some(heard) = heard else {
                 return GroupReport {
-                    leader: here.leader,
+                    leader: here.leader.filter(|_| here.is_led),
                     term: here.term,
                     voters: here.voters,
                     learners: here.learners,

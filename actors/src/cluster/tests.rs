@@ -88,6 +88,7 @@ impl Groups for FakeGroups {
             let me = Nodes::from([self.me]);
             let standing = GroupStanding {
                 leader: Some(self.me),
+                is_led: true,
                 term: 1,
                 voters: me.clone(),
                 caught_up: me,
