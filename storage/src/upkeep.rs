@@ -21,12 +21,15 @@ pub(crate) const CHECKPOINT_FREE_BYTES: u64 = 4 * 1024 * 1024;
 /// Space set aside for checkpoints, in bytes. They are what empties the log of a full disk.
 pub(crate) const RESERVE_BYTES: u64 = 2 * CHECKPOINT_FREE_BYTES;
 
+/// Segments of the log that a group which stands still may keep, beside those in which its records are.
+const CARRY_SEGMENTS: usize = 16;
+
 /// Tables with bodies up to this size are compacted whenever a row was removed, in bytes.
 const SMALL_TABLE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Storage {
     /// Gives back the space of what was removed. Blocking, for up to seconds: call it from a thread
-    /// of its own, about once a minute.
+    /// of its own, a few times a minute.
     ///
     /// Does work only if there is reason. Rows with bodies that were removed leave the engine's
     /// journal at each call; they leave the tables if these are small, or hold a quarter of removed
@@ -39,6 +42,7 @@ impl Storage {
         self.0.log.rotate_if_spent(1);
         self.restore_reserve();
         self.clear_leftovers();
+        self.carry(if force { 0 } else { CARRY_SEGMENTS })?;
         let removed = self.0.removed.swap(0, Ordering::Relaxed);
         // Giving space back takes some first: on a disk that is nearly full it waits.
         if self.0.space.ask() < RECLAIM_FREE_BYTES {
@@ -53,6 +57,15 @@ impl Storage {
         if force {
             self.0.log.settle();
         }
+        Ok(())
+    }
+
+    /// Lets go of segments that are kept by a group which stands still.
+    fn carry(&self, segments_max: usize) -> Result<(), StorageError> {
+        let Some(group) = self.0.log.stands_still(segments_max) else { return Ok(()) };
+        let _changing = self.slot(group.group)?.change();
+        self.0.log.carry(group)?;
+        self.0.log.settle();
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The log's thread: takes what is queued, writes it, waits for the disk, answers.
 
+use super::carry::Carried;
 use super::pace::Pace;
 use super::segment::{AppendError, Segment};
 use super::{LogError, Shared, Shut, Waiting, block};
@@ -34,6 +35,7 @@ struct Work {
     waiting: Vec<Waiting>,
     settled: Vec<Sender<()>>,
     rotate: bool,
+    carried: Option<Carried>,
     shut: Option<Shut>,
 }
 
@@ -49,6 +51,9 @@ impl Flusher {
         let mut work = Work::default();
         loop {
             self.take(&mut work);
+            if let Some(carried) = work.carried.take() {
+                self.write_again(carried);
+            }
             if !work.waiting.is_empty() {
                 let outcome = self.flush(&mut work);
                 answer(&mut work.waiting, outcome);
@@ -75,6 +80,7 @@ impl Flusher {
         while queue.waiting.is_empty()
             && queue.settled.is_empty()
             && !queue.rotate
+            && queue.carried.is_none()
             && queue.shut != Some(Shut::Closing)
         {
             queue.asleep = true;
@@ -94,6 +100,7 @@ impl Flusher {
         std::mem::swap(&mut queue.waiting, &mut work.waiting);
         std::mem::swap(&mut queue.settled, &mut work.settled);
         work.rotate = std::mem::take(&mut queue.rotate);
+        work.carried = queue.carried.take();
         work.shut = queue.shut;
     }
 
@@ -108,16 +115,30 @@ impl Flusher {
                 self.shared.space.met_its_end();
                 self.shared.refuse(&mut work.waiting);
             }
-            Err(AppendError::Failed(cause)) => {
-                error!(file = %self.shared.dir.display(), error = %cause, "log shut: a flush failed");
-                self.failed = true;
-                self.shared.queue().shut.get_or_insert(Shut::Failed);
-            }
+            Err(AppendError::Failed(cause)) => self.fails(cause),
         }
         written.map_err(|refused| match refused {
             AppendError::Full => LogError::Full,
             AppendError::Failed(_) => LogError::Failed,
         })
+    }
+
+    fn fails(&mut self, cause: &std::io::Error) {
+        error!(file = %self.shared.dir.display(), error = %cause, "log shut: a flush failed");
+        self.failed = true;
+        self.shared.queue().shut.get_or_insert(Shut::Failed);
+    }
+
+    /// Nobody waits for it: if there is no space it is tried again later.
+    fn write_again(&mut self, mut carried: Carried) {
+        if self.failed || !self.shared.ledger().still_stands(&carried.from) {
+            return;
+        }
+        match self.write(&mut carried.block, &carried.waiting) {
+            Ok(()) => self.shared.reap(),
+            Err(AppendError::Full) => {}
+            Err(AppendError::Failed(cause)) => self.fails(&cause),
+        }
     }
 
     fn write(&mut self, block: &mut [u8], waiting: &[Waiting]) -> Result<(), AppendError> {

@@ -7,7 +7,7 @@
 //! the log, and segments go oldest first: a void record is never read without what voids it.
 
 use proto::ShardId;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 /// For each group the index after its last record, 0 where there is none.
@@ -64,6 +64,20 @@ pub(super) struct Ledger {
     sealed: VecDeque<Sealed>,
     open: Heights,
     open_bytes: u64,
+    /// How often something of each group was written or voided.
+    changes: BTreeMap<ShardId, u64>,
+}
+
+/// A group that keeps the oldest segment while others write on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StandsStill {
+    pub(crate) group: ShardId,
+    /// Index of the first record that is not in the tables, and the index after the last one.
+    pub(super) height: u64,
+    pub(super) end: u64,
+    /// Where these records are, oldest first.
+    pub(super) segments: Vec<PathBuf>,
+    changes: u64,
 }
 
 impl Ledger {
@@ -89,6 +103,7 @@ impl Ledger {
 
     /// All records of `group` from `index` on are void.
     pub(super) fn cut(&mut self, group: ShardId, index: u64) {
+        *self.changes.entry(group).or_default() += 1;
         if index < self.ends.of(group) {
             self.ends.set(group, index);
             self.open.lower(group, index);
@@ -133,10 +148,34 @@ impl Ledger {
         self.open_bytes >= bytes.max(1) && self.open.is_within(&self.applied)
     }
 
-    /// Groups of which the oldest segment holds records that are not in the tables.
-    pub(super) fn held_by(&self) -> BTreeSet<ShardId> {
-        let oldest = self.sealed.front().map_or(&self.open, |sealed| &sealed.heights);
-        oldest.above(&self.applied).collect()
+    /// A group with records that are not in the tables in the oldest segment, and none in the last
+    /// `segments_max` or more. `None` also if another group keeps that segment and moves on: a checkpoint
+    /// of it will come.
+    pub(super) fn stands_still(&self, segments_max: usize) -> Option<StandsStill> {
+        let oldest = &self.sealed.front()?.heights;
+        let later = self.sealed.len().checked_sub(segments_max).filter(|old| *old > 0)?;
+        let later = || self.sealed.iter().skip(later).map(|segment| &segment.heights);
+        let has = |heights: &Heights, group| heights.of(group) > self.applied.of(group);
+        let still = |group: &ShardId| later().chain([&self.open]).all(|s| !has(s, *group));
+        let keepers = || oldest.above(&self.applied);
+        let group = keepers().next().filter(|_| keepers().all(|group| still(&group)))?;
+        let segments = self.sealed.iter().filter(|segment| has(&segment.heights, group));
+        Some(StandsStill {
+            group,
+            height: self.applied.of(group),
+            end: self.ends.of(group),
+            segments: segments.map(|segment| segment.path.clone()).collect(),
+            changes: self.changes_of(group),
+        })
+    }
+
+    /// Whether nothing of the group was written or voided since.
+    pub(super) fn still_stands(&self, group: &StandsStill) -> bool {
+        self.changes_of(group.group) == group.changes
+    }
+
+    fn changes_of(&self, group: ShardId) -> u64 {
+        self.changes.get(&group).copied().unwrap_or(0)
     }
 
     /// Bytes and number of the segments.

@@ -11,9 +11,11 @@
 //! 1. `done(Ok)` is called only after the record is on disk.
 //! 2. Records of a group keep the order of the calls.
 //! 3. After a failed flush nothing is accepted until a restart: nobody knows what the disk has.
-//! 4. A segment is unlinked only when all that counts in it is in the tables, the oldest first.
+//! 4. A segment is unlinked only when all that counts in it is in the tables or was written again,
+//!    the oldest first.
 
 mod block;
+mod carry;
 mod flusher;
 mod ledger;
 mod pace;
@@ -22,8 +24,9 @@ mod segment;
 
 use crate::space::Space;
 use crate::{Recovered, StorageError};
+use carry::Carried;
 use flusher::Flusher;
-use ledger::Ledger;
+use ledger::{Ledger, StandsStill};
 use proto::ShardId;
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,6 +85,7 @@ struct Queue {
     waiting: Vec<Waiting>,
     settled: Vec<Sender<()>>,
     rotate: bool,
+    carried: Option<Carried>,
     shut: Option<Shut>,
     /// For each group the first index that found no space. Nothing beyond it is taken before it
     /// comes again, so that the log has no gap.
@@ -302,10 +306,16 @@ impl Log {
         shut.is_none().then(|| self.0.shared.next_block.load(Ordering::Acquire))
     }
 
-    /// Groups whose records keep the oldest segment from being unlinked: the ones to checkpoint
-    /// next. Ascending.
-    pub fn held_by(&self) -> Vec<ShardId> {
-        self.0.shared.ledger().held_by().into_iter().collect()
+    /// A group whose records keep the oldest segment, while more than `segments_max` later ones hold
+    /// nothing of it; see [`carry`].
+    pub(crate) fn stands_still(&self, segments_max: usize) -> Option<StandsStill> {
+        self.0.shared.ledger().stands_still(segments_max)
+    }
+
+    /// Has the records of such a group written again. Reads segments; blocking. The tables must have
+    /// what they have of the group until [`Log::settle`] returns.
+    pub(crate) fn carry(&self, group: StandsStill) -> Result<(), StorageError> {
+        self.0.shared.carry(group)
     }
 
     pub(crate) fn usage(&self) -> LogUsage {
