@@ -1,6 +1,6 @@
 //! What can go wrong with a group.
 
-use proto::{Code, NodeId, ShardId};
+use proto::{NodeId, ShardId};
 use storage::StorageError;
 
 /// Why a proposal failed, or a question to the leader.
@@ -24,18 +24,6 @@ pub enum ProposeError {
     /// The group has ended. Nothing was logged.
     #[error("the group has ended")]
     Failed,
-}
-
-impl ProposeError {
-    /// The code a client sees on the wire.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Full => Code::StorageFull,
-            Self::NotLeader(_) | Self::NoMajority | Self::Busy | Self::Unknown | Self::Failed => {
-                Code::Unavailable
-            }
-        }
-    }
 }
 
 /// Why a group was not opened, or not changed.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// How long a refused send is waited for, in ticks of the shard (seconds).
 const HELD_TICKS: u64 = 10;
 
-/// Devices that are held back at once; the oldest are let go.
+/// Conversations that are held back at once; beyond that all are let go.
 const HELD_MAX: usize = 100_000;
 
 /// Sender, device and recipient.

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! 1. Nothing is answered before a majority of the replicas has flushed the command.
-//! 2. Commands are applied in the order of the log, and one batch of a node is under way at a time.
+//! 2. Commands are applied in the order of the log. What must keep its order is not under way twice.
 //! 3. Only the leader acts on what follows from a command; all replicas write checkpoints.
 //! 4. Everybody else holds [`Shards`], never an actor.
 
