@@ -1,5 +1,6 @@
 //! What can go wrong with what is durable, each error with its path and its cure.
 
+use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -113,4 +114,29 @@ impl StorageError {
 
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether a file could not be opened because too many are open.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    let out = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| out.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_is_told_from_a_fault() {
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for lack in [Errno::NOSPC, Errno::DQUOT] {
+            assert!(is_full(&of(lack)) && !is_out_of_files(&of(lack)), "{lack}");
+        }
+        for lack in [Errno::MFILE, Errno::NFILE] {
+            assert!(is_out_of_files(&of(lack)) && !is_full(&of(lack)), "{lack}");
+        }
+        for fault in [Errno::NOENT, Errno::ROFS, Errno::ACCESS, Errno::IO, Errno::EXIST] {
+            assert!(!is_full(&of(fault)) && !is_out_of_files(&of(fault)), "{fault}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! How much space the disk has left, and how some of it is set aside.
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ impl Space {
 
 /// Takes space for `file` up to `length`. File systems that cannot do so meet a full disk later.
 pub(crate) fn take(file: &File, length: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, length) {
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, length)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(error) => Err(error.into()),
     }

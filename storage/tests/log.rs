@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use storage::engine::memory::Memory;
-use storage::{Storage, StorageError};
+use storage::{LogError, Storage, StorageError};
 
 fn open(dir: &Path, tables: &Arc<Memory>) -> Result<(Storage, Records), StorageError> {
     open_on(dir, Arc::clone(tables) as _)
@@ -362,4 +362,18 @@ fn all_seventeen_groups_have_logs_of_their_own() {
     assert_eq!(found[&16], [(16, vec![16; 9])]);
     assert_eq!(storage.applied(ShardId::META).unwrap(), Some(at(15)));
     assert_eq!(storage.applied(ShardId(0)).unwrap(), None);
+}
+
+#[test]
+fn a_log_whose_directory_is_gone_fails_and_does_not_wait_for_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
+    append_blocks(&storage, 0..1, 100);
+    fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let blocks =
+        (1..100).map(|n| append(&storage, ShardId(1), n, vec![0; 100_000]).recv().unwrap());
+    let refused = blocks.find_map(Result::err);
+    assert_eq!(refused, Some(LogError::Failed), "no segment can be made");
+    let later = append(&storage, ShardId(4), 0, vec![1]).recv().unwrap();
+    assert_eq!(later, Err(LogError::Failed), "it is shut for all");
 }

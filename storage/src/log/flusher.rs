@@ -4,7 +4,9 @@ use super::carry::Carried;
 use super::pace::Pace;
 use super::segment::{AppendError, Segment};
 use super::{LogError, Shared, Shut, Waiting, block};
+use crate::error::{is_full, is_out_of_files};
 use crate::space::Reserve;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -25,6 +27,8 @@ pub(super) struct Flusher {
     reserve: Reserve,
     next_block: u64,
     failed: bool,
+    /// There was no room, and people were told.
+    lacking: bool,
     pace: Pace,
 }
 
@@ -43,7 +47,8 @@ impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, next_block: u64) -> Self {
         let reserve =
             Reserve::new(shared.dir.join("reserve"), RESERVE_BYTES.min(shared.segment_bytes));
-        Self { shared, segment: None, reserve, next_block, failed: false, pace: Pace::default() }
+        let (failed, lacking) = (false, false);
+        Self { shared, segment: None, reserve, next_block, failed, lacking, pace: Pace::default() }
     }
 
     pub(super) fn run(mut self) {
@@ -149,10 +154,11 @@ impl Flusher {
             self.seal();
             self.restore_reserve();
         }
-        if self.make_room(bytes).is_err() && !(self.reserve.give() && self.make_room(bytes).is_ok())
-        {
-            return Err(AppendError::Full);
+        match self.make_room(bytes) {
+            Err(AppendError::Full) if self.reserve.give() => self.make_room(bytes)?,
+            room => room?,
         }
+        self.lacking = false;
         let Some(segment) = &mut self.segment else { return Err(AppendError::Full) };
         let records = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         block::seal(block, self.next_block, records, segment.salt);
@@ -173,7 +179,7 @@ impl Flusher {
 
     /// Makes sure that there is a segment with space for a block of `bytes`. What is kept for the
     /// tables is left to them: they are what empties the log.
-    fn make_room(&mut self, bytes: u64) -> Result<(), ()> {
+    fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
         if self.segment.as_ref().is_some_and(|segment| segment.has_room(bytes)) {
             return Ok(());
         }
@@ -183,7 +189,7 @@ impl Flusher {
             chunk = 0;
             if self.shared.space.ask() < kept + bytes {
                 self.shared.space.met_its_end();
-                return Err(());
+                return Err(AppendError::Full);
             }
         }
         let room = if let Some(segment) = &mut self.segment {
@@ -195,10 +201,19 @@ impl Flusher {
                 .or_else(|_| Segment::create(&self.shared.dir, self.next_block, space));
             made.map(|segment| self.segment = Some(segment))
         };
-        room.map_err(|cause| {
-            warn!(file = %self.shared.dir.display(), error = %cause, "no room in the log");
-            self.shared.space.met_its_end();
-        })
+        room.map_err(|cause| self.no_room(cause))
+    }
+
+    /// What is lacking may come back, and is waited for; anything else is the end of the log.
+    fn no_room(&mut self, cause: io::Error) -> AppendError {
+        if !is_full(&cause) && !is_out_of_files(&cause) {
+            return AppendError::Failed(cause);
+        }
+        if !std::mem::replace(&mut self.lacking, true) {
+            warn!(file = %self.shared.dir.display(), error = %cause, "no room in the log: waiting");
+        }
+        self.shared.space.met_its_end();
+        AppendError::Full
     }
 
     /// Ends the open segment; the next block begins another.
