@@ -3,7 +3,8 @@
 //! # Invariants
 //! 1. After an error of the disk fjall refuses every write; the next write opens it anew.
 //! 2. Nothing waits for fjall's worker without a limit: it ends at such an error.
-//! 3. Views hold on to the files, so they end before fjall is opened anew, and with [`Fjall`].
+//! 3. A compaction of the tables holds up no write before [`BESIDE_BYTES`] were written beside it.
+//! 4. Views hold on to the files, so they end before fjall is opened anew, and with [`Fjall`].
 
 mod reclaim;
 
@@ -15,8 +16,8 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError, Weak};
 
 /// Memory for blocks that were read, in bytes. What is read often lives in the shards.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -27,12 +28,22 @@ const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Blocks of messages are read in order, so they may be large. Bytes.
 const MESSAGE_BLOCK_BYTES: u32 = 16 * 1024;
 
+/// What may be written while tables are compacted, in bytes: fjall's only worker waits for that too, and
+/// meanwhile all of it stays in memory.
+const BESIDE_BYTES: u64 = 8 * MEMTABLE_BYTES;
+
 #[derive(Debug)]
 pub(crate) struct Fjall {
     dir: PathBuf,
     open: RwLock<Option<Open>>,
     /// Held by whoever writes.
     writer: Mutex<()>,
+    /// Held while tables are compacted, which is beside the writers. Taken after `writer` if both are.
+    compacting: Mutex<()>,
+    /// Held while space is given back.
+    reclaiming: Mutex<()>,
+    /// Bytes of batches since the last compaction began.
+    beside: AtomicU64,
     /// A write failed for another reason than a full disk.
     broken: AtomicBool,
     views: Mutex<Vec<Weak<Mutex<Option<Held>>>>>,
@@ -48,6 +59,7 @@ struct Open {
 /// An LSM tree.
 struct Tree {
     keyspace: Keyspace,
+    holds_bodies: bool,
     /// Rows may be in memory and in the journal only.
     unflushed: AtomicBool,
 }
@@ -72,10 +84,10 @@ impl Open {
     }
 }
 
-impl From<Keyspace> for Tree {
+impl Tree {
     /// Opening it may have brought rows from the journal to memory.
-    fn from(keyspace: Keyspace) -> Self {
-        Self { keyspace, unflushed: AtomicBool::new(true) }
+    fn new(keyspace: Keyspace, holds_bodies: bool) -> Self {
+        Self { keyspace, holds_bodies, unflushed: AtomicBool::new(true) }
     }
 }
 
@@ -87,6 +99,9 @@ impl Fjall {
             dir: dir.to_owned(),
             open: RwLock::new(Some(open)),
             writer: Mutex::new(()),
+            compacting: Mutex::new(()),
+            reclaiming: Mutex::new(()),
+            beside: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             views: Mutex::default(),
         })
@@ -98,8 +113,13 @@ impl Fjall {
     ) -> Result<T, StorageError> {
         match self.read().as_ref() {
             Some(open) => work(open).map_err(|error| failed(&self.dir, error)),
-            None => Err(StorageError::Closed),
+            None => Err(self.shut()),
         }
+    }
+
+    /// What is answered until the next write opens the tables anew: only a full disk shuts them.
+    fn shut(&self) -> StorageError {
+        StorageError::DiskFull { path: self.dir.clone() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Option<Open>> {
@@ -121,6 +141,11 @@ impl Fjall {
             self.read().as_ref().is_some_and(|o| o.db.persist(PersistMode::Buffer).is_ok());
         if usable {
             return Ok(());
+        }
+        // Whoever waited for a compaction here would keep all readers waiting too.
+        let compacting = self.compacting.try_lock();
+        if matches!(compacting, Err(TryLockError::WouldBlock)) {
+            return Err(self.shut());
         }
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         self.end_views();
@@ -146,18 +171,32 @@ impl Fjall {
         self.reopen_if_shut()?;
         self.with(work)
     }
+
+    fn compacting(&self) -> MutexGuard<'_, ()> {
+        self.compacting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the end of a compaction if much was written beside it.
+    fn make_way(&self, bytes: u64) {
+        if self.beside.fetch_add(bytes, Ordering::Relaxed) + bytes > BESIDE_BYTES {
+            drop(self.compacting());
+        }
+    }
 }
 
 fn open_db(dir: &Path) -> Result<Open, StorageError> {
     // fjall answers some damage with a panic.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
-        let tree = |table: &Table| db.keyspace(table.name(), || options(*table)).map(Tree::from);
+        let tree = |table: &Table| {
+            let keyspace = db.keyspace(table.name(), || options(*table))?;
+            Ok(Tree::new(keyspace, table.holds_bodies()))
+        };
         let trees = Table::DURABLE.iter().map(tree).collect::<fjall::Result<Vec<_>>>()?;
         let filling = db.keyspace("filling", || {
             KeyspaceCreateOptions::default().max_memtable_size(4 * reclaim::JOURNAL_BYTES)
         })?;
-        Ok(Open { trees, filling: filling.into(), db })
+        Ok(Open { trees, filling: Tree::new(filling, false), db })
     }));
     match opened {
         Ok(opened) => opened.map_err(|error| failed(dir, error)),
@@ -286,6 +325,7 @@ impl Read for Fjall {
 
 impl Engine for Fjall {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        self.make_way(batch.bytes());
         self.write_now(|open| {
             let mut writes = open.db.batch().durability(Some(match durability {
                 Durability::Flushed => PersistMode::SyncData,

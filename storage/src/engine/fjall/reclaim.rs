@@ -7,11 +7,11 @@
 use super::{Fjall, Open, Tree, failed};
 use crate::StorageError;
 use crate::engine::{Reclaim, holes};
-use crate::schema::Table;
 use fjall::{PersistMode, Slice};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -36,15 +36,17 @@ const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 impl Fjall {
     pub(super) fn remove_for_good(&self, reclaim: Reclaim) -> Result<(), StorageError> {
+        // A flush beside a compaction would wait for the worker, which waits for the compaction.
+        let _reclaiming = self.reclaiming.lock().unwrap_or_else(PoisonError::into_inner);
         self.fill_journal()?;
-        let _writing = self.writer();
-        self.reopen_if_shut()?;
-        let guard = self.read();
-        let open = guard.as_ref().ok_or(StorageError::Closed)?;
-        self.flush_tables(open)?;
+        self.flush_alone(|tree| tree.unflushed.load(Ordering::Relaxed))?;
         match reclaim {
             Reclaim::Journal => Ok(()),
-            Reclaim::JournalAndTables => self.compact(open),
+            Reclaim::JournalAndTables => {
+                self.compact()?;
+                // fjall lets go of the files that this replaced when the next ones are made.
+                self.flush_alone(|tree| tree.holds_bodies)
+            }
         }
     }
 
@@ -69,22 +71,25 @@ impl Fjall {
         self.write_now(|open| open.filling.keyspace.clear())
     }
 
-    /// Makes files of all rows in memory and waits until the journals before the present one are
-    /// gone.
-    fn flush_tables(&self, open: &Open) -> Result<(), StorageError> {
-        let unflushed = |tree: &&Tree| tree.unflushed.load(Ordering::Relaxed);
-        self.flush(open, open.trees().filter(unflushed))
+    /// Makes files of the rows of some tables, with no writer beside it, and waits until the journals
+    /// before the present one are gone.
+    fn flush_alone(&self, wanted: impl Fn(&Tree) -> bool) -> Result<(), StorageError> {
+        let _writing = self.writer();
+        self.reopen_if_shut()?;
+        let guard = self.read();
+        let open = guard.as_ref().ok_or_else(|| self.shut())?;
+        self.flush(open, open.trees().filter(|tree| wanted(tree)))
     }
 
-    /// Removed rows leave the files of the tables with bodies.
-    fn compact(&self, open: &Open) -> Result<(), StorageError> {
-        let bodies = || Table::DURABLE.into_iter().filter(|table| table.holds_bodies());
-        let trees = || bodies().filter_map(|table| open.tree(table));
-        for tree in trees() {
-            tree.keyspace.major_compact().map_err(|error| failed(&self.dir, error))?;
-        }
-        // fjall lets go of the files that this replaced when the next ones are made.
-        self.flush(open, trees())
+    /// Removed rows leave the files of the tables with bodies. With gigabytes of them that takes tens
+    /// of seconds, so others may write meanwhile.
+    fn compact(&self) -> Result<(), StorageError> {
+        let _compacting = self.compacting();
+        self.beside.store(0, Ordering::Relaxed);
+        self.with(|open| {
+            let mut trees = open.trees().filter(|tree| tree.holds_bodies);
+            trees.try_for_each(|tree| tree.keyspace.major_compact())
+        })
     }
 
     fn flush<'a>(
@@ -129,8 +134,10 @@ fn journal(dir: &Path) -> std::io::Result<File> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use super::super::BESIDE_BYTES;
     use super::*;
     use crate::engine::{Batch, Durability, Engine, Read};
+    use crate::schema::Table;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -159,5 +166,53 @@ mod tests {
             let found = tables.get(Table::Messages, &[key; 10]).unwrap();
             assert_eq!(found, Some(vec![key; 100_000]));
         }
+    }
+
+    fn batch(bytes: u64) -> Batch {
+        let mut batch = Batch::default();
+        batch.put(Table::Messages, vec![1; 10], vec![1; usize::try_from(bytes).unwrap()]);
+        batch
+    }
+
+    #[test]
+    fn tables_are_written_while_they_are_compacted_up_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let tables = Fjall::open(dir.path()).unwrap();
+        {
+            let _writing = tables.writer();
+            tables.compact().unwrap();
+        }
+        let compacting = tables.compacting();
+        let (sender, written) = std::sync::mpsc::channel();
+        let within = Duration::from_secs(20);
+        thread::scope(|scope| {
+            let write = || {
+                tables.write(batch(1), Durability::Lazy).unwrap();
+                sender.send(()).unwrap();
+            };
+            scope.spawn(write);
+            assert_eq!(written.recv_timeout(within), Ok(()), "there is no end of it to wait for");
+            tables.beside.store(BESIDE_BYTES, Ordering::Relaxed);
+            scope.spawn(write);
+            assert!(written.recv_timeout(Duration::from_millis(300)).is_err(), "too much");
+            drop(compacting);
+            assert_eq!(written.recv_timeout(within), Ok(()));
+        });
+    }
+
+    #[test]
+    fn tables_that_a_full_disk_shut_say_so_until_a_write_opens_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let tables = Fjall::open(dir.path()).unwrap();
+        tables.write(batch(5), Durability::Flushed).unwrap();
+        *tables.open.write().unwrap() = None;
+        let read = || tables.get(Table::Messages, &[1; 10]);
+        assert!(matches!(read(), Err(StorageError::DiskFull { .. })), "{:?}", read());
+        let compacting = tables.compacting();
+        let refused = tables.write(batch(1), Durability::Lazy);
+        assert!(matches!(refused, Err(StorageError::DiskFull { .. })), "{refused:?}");
+        drop(compacting);
+        tables.write(batch(6), Durability::Lazy).unwrap();
+        assert_eq!(read().unwrap(), Some(vec![1; 6]));
     }
 }
