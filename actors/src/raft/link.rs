@@ -3,7 +3,8 @@
 //! Runs inside openraft's replication tasks, one for each member, and in its votes.
 //!
 //! # Invariants
-//! 1. A peer that is not connected is an error with a pause after it: it costs next to nothing.
+//! 1. A peer that is not connected is an error with a pause after it: it costs next to nothing. No
+//!    snapshot is begun for it.
 //! 2. What carries entries never delays heartbeats and votes: these go first.
 //! 3. What only tells how far the log is committed waits for the next entries or heartbeat, see
 //!    [`Told`]: a member is never further behind than that.
@@ -33,6 +34,9 @@ use tokio::time::Instant;
 /// Pauses of a member that cannot be reached, the last one for ever.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500)];
+
+/// How often a member that needs a snapshot is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What the group and its links share.
 pub(super) struct Wire {
@@ -201,6 +205,13 @@ impl Link {
             }
         })
     }
+
+    /// Returns when the member is connected.
+    async fn seen(&self) {
+        while !self.wire.peers.is_up(self.target) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
 }
 
 fn unexpected() -> CallFailed {
@@ -259,7 +270,16 @@ impl RaftNetwork<Types> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
-        let sending = snapshot::send(&self.wire, self.target, (vote, snapshot), option.hard_ttl());
+        let sending = async {
+            if self.wire.peers.is_up(self.target) {
+                let within = option.hard_ttl();
+                return snapshot::send(&self.wire, self.target, (vote, snapshot), within).await;
+            }
+            // openraft would open the tables again at each try.
+            drop(snapshot);
+            self.seen().await;
+            Err(LinkError::Call(CallError::NotUp).into())
+        };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => match sent {
@@ -279,6 +299,44 @@ impl RaftNetwork<Types> for Link {
 mod tests {
     use super::*;
     use openraft::{CommittedLeaderId, LogId, Vote};
+
+    const MEMBER: NodeId = NodeId(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn no_snapshot_is_held_for_a_member_that_is_not_connected() {
+        let network = peers::memory::Network::new(7);
+        let (me, attach) = network.node(NodeId(1), 1);
+        attach.attach(Arc::new(Silent));
+        let wire = Wire::new(ShardId(3), Arc::clone(&me), FRESH);
+        let mut link = Link { target: MEMBER, wire: Arc::new(wire), told: None };
+        let snapshot = Box::new(snapshot::SnapshotData::Elsewhere);
+        let snapshot = Snapshot { meta: openraft::SnapshotMeta::default(), snapshot };
+        let option = RPCOption::new(Duration::from_secs(1));
+        let vote = Vote::new_committed(3, 1);
+        let mut sent = std::pin::pin!(link.full_snapshot(
+            vote,
+            snapshot,
+            std::future::pending::<ReplicationClosed>(),
+            option
+        ));
+        let waited = tokio::time::timeout(Duration::from_secs(60), &mut sent).await;
+        assert!(waited.is_err(), "it would only be asked for again");
+
+        let (_member, attach) = network.node(MEMBER, 2);
+        attach.attach(Arc::new(Silent));
+        let sent = tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap();
+        assert!(matches!(sent, Err(StreamingError::Unreachable(_))), "openraft begins anew");
+        assert!(me.is_up(MEMBER));
+    }
+
+    struct Silent;
+
+    impl peers::Service for Silent {
+        fn up(&self, _peer: peers::PeerInfo) {}
+        fn down(&self, _peer: peers::PeerId) {}
+        fn cast(&self, _from: peers::PeerId, _parcel: bytes::Bytes) {}
+        fn call(&self, _: peers::PeerId, _: bytes::Bytes, _: Duration, _: peers::Respond) {}
+    }
 
     const FRESH: Duration = Duration::from_millis(125);
 

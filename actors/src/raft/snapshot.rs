@@ -105,7 +105,6 @@ pub(super) async fn send(
         membership_at: meta.last_membership.log_id().as_ref().map(convert::stored_id),
         ..cluster::SnapshotPiece::default()
     };
-    info!(shard = %wire.group, peer = %target, up_to = ?meta.last_log_id, "sending a snapshot");
     loop {
         let (bytes, rest) = next(export).await?;
         export = rest;
@@ -122,8 +121,12 @@ pub(super) async fn send(
             return Err(LinkError::NotTaken.into());
         }
         wire.pieces.fetch_add(1, Ordering::Relaxed);
+        let (shard, peer) = (wire.group, format!("{:016x}", target.0));
+        if piece.offset == 0 {
+            info!(%shard, peer, up_to = ?meta.last_log_id, "sending a snapshot");
+        }
         if piece.done {
-            info!(shard = %wire.group, peer = %target, bytes = wanted, "snapshot installed");
+            info!(%shard, peer, bytes = wanted, "snapshot installed");
             return Ok(theirs);
         }
         piece.offset = wanted;
