@@ -13,7 +13,7 @@ use ractor::ActorRef;
 use supervision::TaskGroup;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use crate::handshake::Handshakes;
@@ -23,8 +23,14 @@ use crate::peer::PeerMsg;
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Wait after an accept that failed for want of something.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Wait after an accept that failed for want of something, doubled up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Longest wait after a failed accept: nodes dial again for longer than that.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Least time between two warnings of failed accepts.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Takes `address`. Needs a tokio runtime around it.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -42,12 +48,19 @@ pub(crate) async fn listen(
     tasks: TaskGroup,
 ) {
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut failures = Failures::default();
     loop {
         let (stream, from) = match socket.accept().await {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                failures.pause = None;
+                accepted
+            }
             Err(error) => {
-                warn!(%error, "cannot accept a node, will try again");
-                tokio::time::sleep(PAUSE).await;
+                let (pause, warns) = failures.another(Instant::now());
+                if warns {
+                    warn!(%error, "cannot accept a node, will try again");
+                }
+                tokio::time::sleep(pause).await;
                 continue;
             }
         };
@@ -68,5 +81,48 @@ pub(crate) async fn listen(
                 }
             }
         });
+    }
+}
+
+/// Accepts that failed.
+#[derive(Default)]
+struct Failures {
+    /// The last pause, since an accept that did not fail.
+    pause: Option<Duration>,
+    warned_at: Option<Instant>,
+}
+
+impl Failures {
+    /// One more: how long to wait, and whether to say so.
+    fn another(&mut self, now: Instant) -> (Duration, bool) {
+        let pause = self.pause.map_or(PAUSE_MIN, |last| PAUSE_MAX.min(last * 2));
+        self.pause = Some(pause);
+        let warns = self.warned_at.is_none_or(|at| now >= at + WARN_EVERY);
+        if warns {
+            self.warned_at = Some(now);
+        }
+        (pause, warns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_file_descriptors_is_said_once_a_minute() {
+        let (mut failures, mut now) = (Failures::default(), Instant::now());
+        let (mut tries, mut said) = (0, 0);
+        let end = now + 2 * WARN_EVERY;
+        while now < end {
+            let (pause, warns) = failures.another(now);
+            now += pause;
+            tries += 1;
+            said += u32::from(warns);
+        }
+        assert_eq!(said, 2);
+        assert!(tries < 70, "{tries} tries");
+        failures.pause = None;
+        assert_eq!(failures.another(now).0, PAUSE_MIN, "an accept begins anew");
     }
 }
