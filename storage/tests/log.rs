@@ -370,7 +370,7 @@ fn a_log_whose_directory_is_gone_fails_and_does_not_wait_for_space() {
     let (storage, _) = open(dir.path(), &Arc::default()).unwrap();
     append_blocks(&storage, 0..1, 100);
     fs::remove_dir_all(dir.path().join("log")).unwrap();
-    let blocks =
+    let mut blocks =
         (1..100).map(|n| append(&storage, ShardId(1), n, vec![0; 100_000]).recv().unwrap());
     let refused = blocks.find_map(Result::err);
     assert_eq!(refused, Some(LogError::Failed), "no segment can be made");

@@ -128,7 +128,7 @@ impl Flusher {
         })
     }
 
-    fn fails(&mut self, cause: &std::io::Error) {
+    fn fails(&mut self, cause: &io::Error) {
         error!(file = %self.shared.dir.display(), error = %cause, "log shut: a flush failed");
         self.failed = true;
         self.shared.queue().shut.get_or_insert(Shut::Failed);

@@ -112,7 +112,7 @@ impl Fjall {
         work: impl FnOnce(&Open) -> Result<T, fjall::Error>,
     ) -> Result<T, StorageError> {
         match self.read().as_ref() {
-            Some(open) => work(open).map_err(|error| failed(&self.dir, error)),
+            Some(open) => guarded(&self.dir, || work(open)),
             None => Err(self.shut()),
         }
     }
@@ -185,8 +185,7 @@ impl Fjall {
 }
 
 fn open_db(dir: &Path) -> Result<Open, StorageError> {
-    // fjall answers some damage with a panic.
-    let opened = catch_unwind(AssertUnwindSafe(|| {
+    guarded(dir, || {
         let db = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
         let tree = |table: &Table| {
             let keyspace = db.keyspace(table.name(), || options(*table))?;
@@ -197,9 +196,16 @@ fn open_db(dir: &Path) -> Result<Open, StorageError> {
             KeyspaceCreateOptions::default().max_memtable_size(4 * reclaim::JOURNAL_BYTES)
         })?;
         Ok(Open { trees, filling: Tree::new(filling, false), db })
-    }));
-    match opened {
-        Ok(opened) => opened.map_err(|error| failed(dir, error)),
+    })
+}
+
+/// Does what fjall answers with a panic if the tables are damaged in some ways.
+fn guarded<T>(
+    dir: &Path,
+    work: impl FnOnce() -> Result<T, fjall::Error>,
+) -> Result<T, StorageError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| failed(dir, error)),
         Err(_panic) => Err(StorageError::corrupt(dir, 0, "it made the engine panic")),
     }
 }
@@ -265,7 +271,7 @@ impl View {
         };
         let keyspace = place(table).and_then(|place| held.keyspaces.get(place));
         let Some(keyspace) = keyspace else { return Ok(None) };
-        work(&held.snapshot, keyspace).map(Some).map_err(|error| failed(&self.dir, error))
+        guarded(&self.dir, || work(&held.snapshot, keyspace)).map(Some)
     }
 }
 
@@ -360,5 +366,20 @@ impl Engine for Fjall {
     fn table_bytes(&self, table: Table) -> u64 {
         let bytes = |open: &Open| open.tree(table).map(|tree| tree.keyspace.disk_space());
         self.read().as_ref().and_then(bytes).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_makes_fjall_panic_is_an_error_and_the_tables_stay_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let tables = Fjall::open(dir.path()).unwrap();
+        let read = tables.with(|_| -> Result<(), fjall::Error> { panic!("as the test wants") });
+        assert!(matches!(read, Err(StorageError::Corrupt { .. })), "{read:?}");
+        assert_eq!(tables.get(Table::Messages, b"none").unwrap(), None);
     }
 }
