@@ -17,6 +17,7 @@ pub mod identity;
 mod links;
 pub mod listener;
 mod membership;
+mod notices;
 pub mod pins;
 pub mod registration;
 pub mod secrets;

@@ -12,7 +12,9 @@ use tracing::{info, warn};
 
 use crate::boot::Node;
 use crate::links::Links;
+use crate::notices::Joining;
 use crate::telemetry::Metrics;
+use actors::cluster::{Cluster, Place};
 use actors::context::Context;
 
 /// How often message queues are sampled.
@@ -24,16 +26,24 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Looks between two requests to storage to give space back, which costs the disk some work.
 const MAINTAIN_LOOKS: u32 = 3;
 
-/// Samples message queues and storage once a second.
-pub(crate) fn telemetry(node: &Node) -> ChildSpec {
-    let (context, metrics, links) =
-        (node.context.clone(), node.metrics.clone(), node.links.clone());
+/// What is sampled.
+#[derive(Clone)]
+struct Sampled {
+    context: Arc<Context>,
+    links: Links,
+    cluster: Cluster,
+}
+
+/// Samples message queues, storage and the cluster once a second, and says what shows in that.
+pub(crate) fn telemetry(node: &Node, cluster: &Cluster) -> ChildSpec {
+    let (context, links, cluster) = (node.context.clone(), node.links.clone(), cluster.clone());
+    let (sampled, metrics) = (Sampled { context, links, cluster }, node.metrics.clone());
     ChildSpec::task("telemetry", move |stopping| {
-        let (context, metrics, links) = (context.clone(), metrics.clone(), links.clone());
+        let (sampled, metrics) = (sampled.clone(), metrics.clone());
         async move {
             tokio::select! {
                 () = stopping.wait() => {}
-                () = sample(&context, &links) => {}
+                () = sampled.sample() => {}
                 () = Metrics::tidy(&metrics) => {}
             }
             Ok(())
@@ -76,40 +86,57 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
     })
 }
 
-async fn sample(context: &Arc<Context>, links: &Links) {
-    let mut monitor = QueueMonitor::new();
-    let mut ticks = interval(SAMPLE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let now = ticks.tick().await;
-        record_queues(&mut monitor, now);
-        let usage = context.storage.usage();
-        gauge!("natter_log_bytes").set(usage.log_bytes as f64);
-        gauge!("natter_log_segments").set(usage.log_segments as f64);
-        gauge!("natter_disk_free_bytes").set(usage.free_bytes as f64);
-        counter!("natter_log_flushes_total").absolute(usage.flushes);
-        counter!("natter_log_records_total").absolute(usage.appended_records);
-        gauge!("natter_users_connected").set(context.users.count() as f64);
-        record_cluster(context, links);
+impl Sampled {
+    async fn sample(&self) {
+        let mut monitor = QueueMonitor::new();
+        let mut joining = Joining::default();
+        let mut ticks = interval(SAMPLE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let now = ticks.tick().await;
+            record_queues(&mut monitor, now);
+            let usage = self.context.storage.usage();
+            gauge!("natter_log_bytes").set(usage.log_bytes as f64);
+            gauge!("natter_log_segments").set(usage.log_segments as f64);
+            gauge!("natter_disk_free_bytes").set(usage.free_bytes as f64);
+            counter!("natter_log_flushes_total").absolute(usage.flushes);
+            counter!("natter_log_records_total").absolute(usage.appended_records);
+            gauge!("natter_users_connected").set(self.context.users.count() as f64);
+            self.record_cluster();
+            self.say_if_nobody_lets_it_in(&mut joining, now);
+        }
     }
-}
 
-fn record_cluster(context: &Context, links: &Links) {
-    let standings = context.groups.all().map(|(_, group)| group.standing());
-    let (mut leads, mut leaderless) = (0, 0);
-    for standing in standings {
-        leads += u32::from(standing.me_leads);
-        leaderless += u32::from(!standing.voters.is_empty() && standing.leader.is_none());
+    fn record_cluster(&self) {
+        let context = &self.context;
+        let standings = context.groups.all().map(|(_, group)| group.standing());
+        let (mut leads, mut leaderless) = (0, 0);
+        for standing in standings {
+            leads += u32::from(standing.me_leads);
+            leaderless += u32::from(!standing.voters.is_empty() && standing.leader.is_none());
+        }
+        gauge!("natter_groups_led").set(f64::from(leads));
+        gauge!("natter_groups_leaderless").set(f64::from(leaderless));
+        gauge!("natter_peers_up").set(context.peers.up().len() as f64);
+        let counts = self.links.counts();
+        counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
+        counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
+        let sessions = context.sessions.figures();
+        gauge!("natter_session_rows").set(sessions.rows as f64);
+        gauge!("natter_sessions_online").set(sessions.online as f64);
     }
-    gauge!("natter_groups_led").set(f64::from(leads));
-    gauge!("natter_groups_leaderless").set(f64::from(leaderless));
-    gauge!("natter_peers_up").set(context.peers.up().len() as f64);
-    let counts = links.counts();
-    counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
-    counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
-    let sessions = context.sessions.figures();
-    gauge!("natter_session_rows").set(sessions.rows as f64);
-    gauge!("natter_sessions_online").set(sessions.online as f64);
+
+    fn say_if_nobody_lets_it_in(&self, joining: &mut Joining, now: Instant) {
+        let looks = self.cluster.place() == Place::Joining;
+        let nodes = if looks { self.context.peers.up().len() } else { 0 };
+        if joining.is_news(nodes, now) {
+            warn!(
+                nodes,
+                "nodes answer but none lets this node in: they are joining too, or have no \
+                 majority; one node must start without cluster.seeds to found the cluster"
+            );
+        }
+    }
 }
 
 fn record_queues(monitor: &mut QueueMonitor, now: Instant) {

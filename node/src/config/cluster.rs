@@ -29,7 +29,8 @@ section! {
         advertise: String = String::new();
         /// Nodes that may be asked for the way into the cluster, each HOST:PORT; a name may stand for
         /// several. Without any the first start founds a cluster. With some a node without data joins
-        /// theirs, and never founds one.
+        /// theirs, and never founds one: so one node, the first, must start without seeds. It may
+        /// have some from its second start on.
         seeds: Vec<String> = Vec::new();
         /// The secret that all nodes of the cluster share, at least 32 characters. It lets a node in,
         /// and seals tickets and PINs.

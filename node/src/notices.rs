@@ -1,0 +1,69 @@
+//! What an operator should be told that no single event says: it shows in samples, over time.
+//!
+//! Kept by the task that takes the samples (`upkeep.rs`). Pure: it is told what there is and what
+//! time it is, and says whether that is news.
+//!
+//! **Invariant:** what lasts is said once, or again after a pause, and never with every sample.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long nodes may answer a node that joins before it is said that none lets it in. Who asks
+/// waits 6 s for an answer, and 10 s for what the cluster knows once it has been let in.
+const LET_IN_WAIT: Duration = Duration::from_secs(10);
+
+/// How often that is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// A node that looks for its cluster, and whom others answer.
+#[derive(Debug, Default)]
+pub(crate) struct Joining {
+    answered_since: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Joining {
+    /// Whether to say now that others answer and none lets this node in. `answering`: how many do; 0
+    /// also if the node does not look for a cluster.
+    pub(crate) fn is_news(&mut self, answering: usize, now: Instant) -> bool {
+        if answering == 0 {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.answered_since.get_or_insert(now);
+        let waits = now.duration_since(since) >= LET_IN_WAIT;
+        let quiet = self.said.is_none_or(|said| now.duration_since(said) >= SAY_AGAIN);
+        if waits && quiet {
+            self.said = Some(now);
+        }
+        waits && quiet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_nobody_lets_in_says_so_after_a_while_and_then_now_and_then() {
+        let (mut joining, start) = (Joining::default(), Instant::now());
+        let mut said = Vec::new();
+        for second in 0..=75 {
+            if joining.is_news(2, start + Duration::from_secs(second)) {
+                said.push(second);
+            }
+        }
+        assert_eq!(said, [10, 40, 70]);
+    }
+
+    #[test]
+    fn a_node_that_is_let_in_or_hears_nobody_begins_to_wait_anew() {
+        let (mut joining, start) = (Joining::default(), Instant::now());
+        let at = |second| start + Duration::from_secs(second);
+        assert!(!joining.is_news(1, at(0)) && !joining.is_news(1, at(9)));
+        assert!(!joining.is_news(0, at(10)) && !joining.is_news(1, at(11)));
+        assert!(!joining.is_news(1, at(20)), "it has waited for 9 s");
+        assert!(joining.is_news(1, at(21)));
+    }
+}
