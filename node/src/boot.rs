@@ -85,7 +85,7 @@ pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> any
     let dir = PathBuf::from(&config.node.data_dir);
     let addresses_file = dir.join("addresses.json");
     data_dir::prepare(&dir)?;
-    config.cluster.seeds = admin::seeds(&dir, &config.cluster.seeds)?;
+    config.cluster.seeds = seeds(&config, &dir).await?;
     let node = build(&config, &dir, metrics, handlers).await?;
     // Only now: until the storage was locked they may have been another process's.
     std::fs::remove_file(&addresses_file).ok();
@@ -122,6 +122,19 @@ pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> any
     }
 }
 
+fn storage_options(config: &NodeConfig) -> StorageOptions {
+    StorageOptions {
+        segment_bytes: config.storage.segment_bytes.0,
+        free_bytes_min: config.storage.free_bytes_min.0,
+    }
+}
+
+async fn seeds(config: &NodeConfig, dir: &Path) -> anyhow::Result<Vec<String>> {
+    let (configured, options) = (config.cluster.seeds.clone(), storage_options(config));
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || admin::seeds(&dir, &configured, options)).await?
+}
+
 async fn build(
     config: &NodeConfig,
     dir: &Path,
@@ -135,11 +148,7 @@ async fn build(
     let identity = Identity::open(dir, cookie)?;
     let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
     let sender = PinSender::new(&config.registration)?;
-    let options = StorageOptions {
-        segment_bytes: config.storage.segment_bytes.0,
-        free_bytes_min: config.storage.free_bytes_min.0,
-    };
-    let store = dir.join("store");
+    let (store, options) = (dir.join("store"), storage_options(config));
     let opened = tokio::task::spawn_blocking(move || Storage::open(&store, options)).await?;
     let (storage, recovered) = opened?;
     let founds = !joins && !membership::belongs(&storage).await?;

@@ -57,6 +57,7 @@ async fn an_empty_node_is_told_to_join_is_drained_and_leaves_and_nobody_misses_a
     ask(&new, &["cluster", "join", &seed]).await.unwrap();
     new.stop().await.unwrap();
     new.restart().await.unwrap();
+    assert!(new.errors().contains("store.given-up"), "it says what became of its store");
     let joined = until(&new, "the new node sees two members", |now| whole(now, 2)).await;
     let has_a_copy = |group: &Group| group.learners.union(&group.voters).count() == 2;
     until(&old, "the new node has a copy of all", |now| now.groups.iter().all(has_a_copy)).await;
@@ -90,6 +91,28 @@ async fn a_node_that_holds_people_joins_no_other_cluster_and_says_why() {
     let refused = ask(&other, &["cluster", "join", &seed]).await.unwrap_err().to_string();
     assert!(refused.contains("not empty") || refused.contains("holds"), "{refused}");
     assert!(!other.target().data_dir().join("join").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_which_people_registered_after_it_was_told_to_join_keeps_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let cookie = folder.path().join("cookie");
+    fs::write(&cookie, "a cookie for two nodes, long enough\n").unwrap();
+    let (one, mut other) = (founder("one", &cookie).await, founder("other", &cookie).await);
+    let seed = one.target().addresses().unwrap().cluster;
+    ask(&other, &["cluster", "join", &seed]).await.unwrap();
+    let mut ada = Person::join(&other, "ada").await;
+    other.kill().unwrap();
+    other.spawn().unwrap();
+    assert!(!other.ended().await.unwrap().success());
+    let (said, join) = (other.errors(), other.target().data_dir().join("join"));
+    for part in [join.to_str().unwrap(), "holds 1 account", "delete"] {
+        assert!(said.contains(part), "{said:?} lacks {part:?}");
+    }
+    fs::remove_file(join).unwrap();
+    other.restart().await.unwrap();
+    ada.again(&other.target()).await;
+    ada.still_served().await;
 }
 
 const KEY: &str = "limits.mailbox_messages";
