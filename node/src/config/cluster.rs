@@ -12,7 +12,7 @@ use crate::data_dir;
 use crate::identity::hex;
 
 /// Shortest cookie, in characters.
-const COOKIE_CHARS_MIN: usize = 32;
+pub(super) const COOKIE_CHARS_MIN: usize = 32;
 
 /// Random bytes in a cookie that a node makes; written as twice as many hex digits.
 const COOKIE_BYTES: usize = 32;
@@ -88,7 +88,9 @@ impl Cluster {
         }
         let file = data_dir.join("cookie");
         match std::fs::read_to_string(&file) {
-            Ok(text) if text.trim().len() < COOKIE_CHARS_MIN => Err(CookieError::TooShort { file }),
+            Ok(text) if text.trim().chars().count() < COOKIE_CHARS_MIN => {
+                Err(CookieError::TooShort { file })
+            }
             Ok(text) => Ok(Secret::new(text.trim().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && joins => {
                 Err(CookieError::Missing { file })

@@ -9,6 +9,8 @@ use figment::error::Kind;
 use figment::providers::{Env, Format as _, Toml};
 use figment::{Figment, Source};
 
+use super::cluster::COOKIE_CHARS_MIN;
+use super::validate::SECRET_BYTES_MIN;
 use super::{NodeConfig, Secret};
 
 /// Why settings cannot be used.
@@ -23,6 +25,16 @@ pub enum ConfigError {
         file: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file that should hold a secret holds none, or one that is easily guessed.
+    #[error("{key} {}: {problem}", file.display())]
+    PoorSecret {
+        /// The setting that names the file.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// How long the secret is, and the cure.
+        problem: String,
     },
     /// The file is no TOML.
     #[error("{origin}: not TOML: {problem}")]
@@ -108,27 +120,59 @@ impl NodeConfig {
 
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         let webhook = &mut self.registration.webhook;
-        let key = "registration.webhook.secret_file";
-        read_secret(key, &webhook.secret_file, &mut webhook.secret)?;
+        let file = SecretFile {
+            key: "registration.webhook.secret_file",
+            chars_min: SECRET_BYTES_MIN,
+            trim: without_line_end,
+        };
+        file.read(&webhook.secret_file, &mut webhook.secret)?;
         let smtp = &mut self.registration.smtp;
         let key = "registration.smtp.password_file";
-        read_secret(key, &smtp.password_file, &mut smtp.password)?;
+        let file = SecretFile { key, chars_min: 1, trim: without_line_end };
+        file.read(&smtp.password_file, &mut smtp.password)?;
         let cluster = &mut self.cluster;
-        read_secret("cluster.cookie_file", &cluster.cookie_file, &mut cluster.cookie)
+        let key = "cluster.cookie_file";
+        let file = SecretFile { key, chars_min: COOKIE_CHARS_MIN, trim: str::trim };
+        file.read(&cluster.cookie_file, &mut cluster.cookie)
     }
 }
 
-fn read_secret(key: &'static str, file: &str, into: &mut Secret) -> Result<(), ConfigError> {
-    if file.is_empty() {
-        return Ok(());
+/// A setting that names a file with a secret, and what is asked of that.
+struct SecretFile {
+    key: &'static str,
+    chars_min: usize,
+    /// What of the file's text is the secret.
+    trim: fn(&str) -> &str,
+}
+
+impl SecretFile {
+    /// Reads `file` if one is named.
+    fn read(self, file: &str, into: &mut Secret) -> Result<(), ConfigError> {
+        if file.is_empty() {
+            return Ok(());
+        }
+        let (key, file) = (self.key, PathBuf::from(file));
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(source) => return Err(ConfigError::Unreadable { key, file, source }),
+        };
+        let secret = (self.trim)(&text);
+        let (chars, chars_min) = (secret.chars().count(), self.chars_min);
+        if chars < chars_min {
+            let problem = if chars == 0 {
+                "holds nothing; write the secret there, or leave the setting out".to_owned()
+            } else {
+                format!("holds {chars} characters; write at least {chars_min} random ones")
+            };
+            return Err(ConfigError::PoorSecret { key, file, problem });
+        }
+        *into = Secret::new(secret.to_owned());
+        Ok(())
     }
-    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
-        key,
-        file: file.into(),
-        source,
-    })?;
-    *into = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
-    Ok(())
+}
+
+fn without_line_end(text: &str) -> &str {
+    text.trim_end_matches(['\r', '\n'])
 }
 
 fn origin_of(figment: &Figment, key: &str) -> String {
@@ -293,6 +337,41 @@ mod tests {
         let config = load(&toml).1.unwrap();
         assert_eq!(config.registration.webhook.secret.reveal(), "correct horse battery");
         assert!(!format!("{config:?}").contains("horse"));
+    }
+
+    #[test]
+    fn a_cookie_file_is_read_as_the_cookie_of_the_data_directory_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cookie");
+        std::fs::write(&file, format!(" \t{}\r\n \n", "\u{e9}".repeat(32))).unwrap();
+        let config = load(&format!("[cluster]\ncookie_file = {file:?}\n")).1.unwrap();
+        let own = config.cluster.open_cookie(Path::new("/nowhere"), true).unwrap();
+        let there = super::super::Cluster::default().open_cookie(folder.path(), true).unwrap();
+        assert_eq!(own.reveal(), "\u{e9}".repeat(32));
+        assert!(own == there);
+    }
+
+    #[test]
+    fn a_secret_file_with_too_little_in_it_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        for (section, key, text, cure) in [
+            ("cluster", "cookie_file", "", "holds nothing"),
+            ("cluster", "cookie_file", " \n\n", "holds nothing"),
+            ("cluster", "cookie_file", "short\n", "holds 5 characters; write at least 32"),
+            ("cluster", "cookie_file", &"\u{e9}".repeat(31), "at least 32"),
+            ("registration.webhook", "secret_file", "\n", "holds nothing"),
+            ("registration.webhook", "secret_file", "fifteen letters", "at least 16"),
+            ("registration.smtp", "password_file", "\r\n", "holds nothing"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let (_, result) = load(&format!("[{section}]\n{key} = {file:?}\n"));
+            let message = result.unwrap_err().to_string();
+            for part in [&format!("{section}.{key}"), file.to_str().unwrap(), cure] {
+                assert!(message.contains(part), "{message:?} lacks {part:?}");
+            }
+            assert!(!message.contains("letters"), "{message:?} shows the secret");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const WORKER_THREADS_MAX: u32 = 1_024;
 
 /// Shortest key of a webhook's signature, in bytes: 128 bits if it is random.
-const SECRET_BYTES_MIN: usize = 16;
+pub(super) const SECRET_BYTES_MIN: usize = 16;
 
 pub(super) type Checked = Result<(), Problem>;
 
