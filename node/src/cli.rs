@@ -38,7 +38,7 @@ pub struct Serve {
     /// Directory of everything durable; goes before `node.data_dir` of the settings.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Check the settings, say what is wrong, and end.
+    /// Check the settings, certificate and cookie, say what is wrong, and end. Writes nothing.
     #[arg(long)]
     pub check: bool,
     /// Print the default settings with their documentation, and end.

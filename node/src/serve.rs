@@ -6,6 +6,7 @@
 //! and nothing was changed on disk before the settings were found good.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     }
     let config = NodeConfig::load(serve.config.as_deref(), serve.data_dir.as_deref())?;
     if serve.check {
+        check_files(&config)?;
         return Ok(writeln!(out, "the settings are good")?);
     }
     tls::install_provider();
@@ -59,6 +61,13 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     }
     let runtime = workers(config.node.worker_threads).enable_all().build();
     runtime.context("the async runtime cannot start")?.block_on(boot::run(config, handlers))
+}
+
+/// Reads the files that a start needs beside the settings, and writes none.
+fn check_files(config: &NodeConfig) -> anyhow::Result<()> {
+    let dir = Path::new(&config.node.data_dir);
+    config.cluster.find_cookie(dir, admin::joins(dir, &config.cluster.seeds))?;
+    Ok(tls::Certificates::check(&config.tls, dir)?)
 }
 
 /// A runtime of `threads`; 0: one for each core.
@@ -88,4 +97,64 @@ fn raise_file_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// What `--check` says of these settings, with `DATA` and `DIR` filled in.
+    fn check(folder: &Path, settings: &str) -> Result<(), String> {
+        let file = folder.join("node.toml");
+        let settings = settings.replace("DIR", folder.to_str().unwrap());
+        fs::write(&file, settings).unwrap();
+        let data_dir = Some(folder.join("data"));
+        let serve = Serve { config: Some(file), data_dir, check: true, print_config: false };
+        run(&serve, Vec::new()).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn check_reads_the_files_that_a_start_reads_and_names_what_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        fs::write(folder.join("bad.pem"), "no certificate").unwrap();
+        for (settings, parts) in [
+            (
+                "[tls]\ncertificate = \"DIR/no.pem\"\nkey = \"DIR/no.pem\"",
+                ["tls.certificate", "no.pem"],
+            ),
+            (
+                "[tls]\ncertificate = \"DIR/bad.pem\"\nkey = \"DIR/bad.pem\"",
+                ["tls.certificate", "bad.pem"],
+            ),
+            ("[tls]\nnames = [\"\u{e9}\"]", ["tls.names", "\u{e9}"]),
+            ("[cluster]\nseeds = [\"a:1\"]", ["data/cookie", "copy"]),
+            ("[cluster]\ncookie_file = \"DIR/no\"", ["cluster.cookie_file", "DIR/no"]),
+        ] {
+            let said = check(folder, settings).unwrap_err();
+            for part in parts {
+                let part = part.replace("DIR", folder.to_str().unwrap());
+                assert!(said.contains(&part), "{said:?} lacks {part:?}");
+            }
+        }
+        let data = folder.join("data");
+        fs::create_dir_all(data.join("tls")).unwrap();
+        fs::write(data.join("cookie"), "short").unwrap();
+        assert!(check(folder, "").unwrap_err().contains("at least 32"));
+        fs::write(data.join("cookie"), "x".repeat(32)).unwrap();
+        for file in ["tls/cert.pem", "tls/key.pem"] {
+            fs::write(data.join(file), "damaged").unwrap();
+        }
+        assert!(check(folder, "").unwrap_err().contains("tls/cert.pem"));
+    }
+
+    #[test]
+    fn check_of_good_settings_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        check(folder.path(), "").unwrap();
+        let files: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(files, ["node.toml"]);
+    }
 }

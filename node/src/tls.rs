@@ -134,18 +134,25 @@ impl Certificates {
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
     pub fn open(config: &config::Tls, data_dir: &Path) -> Result<Self, TlsError> {
-        let files = if config.certificate.is_empty() {
-            development(&config.names, &data_dir.join("tls"))?
-        } else {
-            Files {
-                certificate: PathBuf::from(&config.certificate),
-                key: PathBuf::from(&config.key),
-                is_development: false,
-            }
-        };
+        let files = Files::of(config, data_dir);
+        if files.are_to_be_made() {
+            files.make(&config.names)?;
+        }
         let seen = Mutex::new(files.stamp());
         let resolver = Arc::new(Resolver(RwLock::new(files.read()?)));
         Ok(Self { files, resolver, seen })
+    }
+
+    /// Whether [`open`](Self::open) will find what it needs. Writes nothing.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and what is wrong with it.
+    pub fn check(config: &config::Tls, data_dir: &Path) -> Result<(), TlsError> {
+        let files = Files::of(config, data_dir);
+        if files.are_to_be_made() {
+            return self_signed(&config.names).map(drop);
+        }
+        files.read().map(drop)
     }
 
     /// The certificate's file. For the development certificate, what clients must trust.
@@ -197,6 +204,43 @@ impl Certificates {
 }
 
 impl Files {
+    /// Those of the settings, or those of the development certificate.
+    fn of(config: &config::Tls, data_dir: &Path) -> Self {
+        if config.certificate.is_empty() {
+            let folder = data_dir.join("tls");
+            return Self {
+                certificate: folder.join("cert.pem"),
+                key: folder.join("key.pem"),
+                is_development: true,
+            };
+        }
+        Self {
+            certificate: PathBuf::from(&config.certificate),
+            key: PathBuf::from(&config.key),
+            is_development: false,
+        }
+    }
+
+    fn are_to_be_made(&self) -> bool {
+        self.is_development && !(self.certificate.exists() && self.key.exists())
+    }
+
+    /// Makes the development certificate. It is self-signed: a client that trusts the file trusts the
+    /// node.
+    fn make(&self, names: &[String]) -> Result<(), TlsError> {
+        let (certificate, key) = self_signed(names)?;
+        let not_written = |file: &Path| {
+            let file = file.to_owned();
+            move |source| TlsError::NotWritten { file, source }
+        };
+        let folder = self.key.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(not_written(folder))?;
+        data_dir::write_private(&self.key, key.as_bytes()).map_err(not_written(&self.key))?;
+        fs::write(&self.certificate, certificate).map_err(not_written(&self.certificate))?;
+        info!(file = %self.certificate.display(), "development certificate made");
+        Ok(())
+    }
+
     fn stamp(&self) -> Stamp {
         [&self.certificate, &self.key].map(|file| {
             let metadata = fs::metadata(file).ok()?;
@@ -229,31 +273,12 @@ fn pem_error(error: pem::Error, key: &'static str, file: &Path, wanted: &'static
     TlsError::NotPem { key, file, wanted }
 }
 
-/// The development certificate in `folder`, made if it is not there. It is self-signed: a client
-/// that trusts the file trusts the node.
-fn development(names: &[String], folder: &Path) -> Result<Files, TlsError> {
-    let files = Files {
-        certificate: folder.join("cert.pem"),
-        key: folder.join("key.pem"),
-        is_development: true,
-    };
-    if files.certificate.exists() && files.key.exists() {
-        return Ok(files);
-    }
-    let (certificate, key) =
-        self_signed(names).map_err(|source| TlsError::Names { names: names.to_vec(), source })?;
-    let not_written = |file: &Path| {
-        let file = file.to_owned();
-        move |source| TlsError::NotWritten { file, source }
-    };
-    fs::create_dir_all(folder).map_err(not_written(folder))?;
-    data_dir::write_private(&files.key, key.as_bytes()).map_err(not_written(&files.key))?;
-    fs::write(&files.certificate, certificate).map_err(not_written(&files.certificate))?;
-    info!(file = %files.certificate.display(), "development certificate made");
-    Ok(files)
+/// A certificate that names itself as its authority, and its key, in PEM form.
+fn self_signed(names: &[String]) -> Result<(String, String), TlsError> {
+    sign(names).map_err(|source| TlsError::Names { names: names.to_vec(), source })
 }
 
-fn self_signed(names: &[String]) -> Result<(String, String), rcgen::Error> {
+fn sign(names: &[String]) -> Result<(String, String), rcgen::Error> {
     let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, "natter development");

@@ -85,6 +85,12 @@ pub fn seeds(
     Ok(all)
 }
 
+/// Whether a start joins somebody: by the settings, or because an operator told a running node to.
+pub fn joins(data_dir: &Path, configured: &[String]) -> bool {
+    let told = || ["join", "seeds"].iter().any(|file| data_dir.join(file).exists());
+    !configured.is_empty() || told()
+}
+
 /// How many accounts a store holds, in its tables and in its log. No node may have it open.
 fn accounts(store: &Path, options: StorageOptions) -> anyhow::Result<usize> {
     let (storage, recovered) = Storage::open(store, options)?;

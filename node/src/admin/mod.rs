@@ -26,7 +26,7 @@ mod tests;
 
 pub use client::run;
 pub use control::{Control, GroupStatus, MemberStatus, SessionsStatus, Status};
-pub use join::seeds;
+pub use join::{joins, seeds};
 pub use socket::socket_path;
 
 use std::sync::Arc;

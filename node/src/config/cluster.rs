@@ -83,26 +83,37 @@ impl Cluster {
     /// # Errors
     /// [`CookieError`] names the file and the cure.
     pub fn open_cookie(&self, data_dir: &Path, joins: bool) -> Result<Secret, CookieError> {
+        if let Some(cookie) = self.find_cookie(data_dir, joins)? {
+            return Ok(cookie);
+        }
+        let file = data_dir.join("cookie");
+        let mut bytes = [0; COOKIE_BYTES];
+        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CookieError::NoChance)?;
+        let cookie = hex(&bytes);
+        data_dir::write_private(&file, format!("{cookie}\n").as_bytes())
+            .map_err(|source| CookieError::File { file, source })?;
+        Ok(Secret::new(cookie))
+    }
+
+    /// The cookie that [`open_cookie`](Self::open_cookie) will find; `None`: it will make one. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`CookieError`] names the file and the cure.
+    pub fn find_cookie(&self, data_dir: &Path, joins: bool) -> Result<Option<Secret>, CookieError> {
         if !self.cookie.is_empty() {
-            return Ok(self.cookie.clone());
+            return Ok(Some(self.cookie.clone()));
         }
         let file = data_dir.join("cookie");
         match std::fs::read_to_string(&file) {
             Ok(text) if text.trim().chars().count() < COOKIE_CHARS_MIN => {
                 Err(CookieError::TooShort { file })
             }
-            Ok(text) => Ok(Secret::new(text.trim().to_owned())),
+            Ok(text) => Ok(Some(Secret::new(text.trim().to_owned()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound && joins => {
                 Err(CookieError::Missing { file })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut bytes = [0; COOKIE_BYTES];
-                aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CookieError::NoChance)?;
-                let cookie = hex(&bytes);
-                data_dir::write_private(&file, format!("{cookie}\n").as_bytes())
-                    .map_err(|source| CookieError::File { file, source })?;
-                Ok(Secret::new(cookie))
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CookieError::File { file, source }),
         }
     }
