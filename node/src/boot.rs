@@ -218,7 +218,7 @@ fn tree(
     let links = vec![node.links.child(member.service.clone())];
     let sessions = context.sessions.inbox().clone();
     Ok(vec![
-        upkeep::telemetry(node, &member.cluster),
+        upkeep::telemetry(config, node, &member.cluster),
         upkeep::storage(node),
         ChildSpec::supervisor("links", Strategy::OneForOne, INTENSITY, links),
         ChildSpec::process::<SessionsActor>("sessions", context.sessions.clone(), sessions),

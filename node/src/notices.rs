@@ -16,6 +16,39 @@ const LET_IN_WAIT: Duration = Duration::from_secs(10);
 /// How often that is said again.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long there must be space before that is said: a disk at its limit comes and goes.
+const SPACE_FOR: Duration = Duration::from_secs(10);
+
+/// The disk of this node.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    is_full: bool,
+    space_since: Option<Instant>,
+}
+
+/// What became of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskNews {
+    /// It is nearly full now.
+    Full,
+    /// There is space again, and has been for a while.
+    Space,
+}
+
+impl Disk {
+    /// What is to be said now, if anything.
+    pub(crate) fn news(&mut self, nearly_full: bool, now: Instant) -> Option<DiskNews> {
+        if nearly_full {
+            self.space_since = None;
+            return (!std::mem::replace(&mut self.is_full, true)).then_some(DiskNews::Full);
+        }
+        let since = *self.space_since.get_or_insert(now);
+        let stays = self.is_full && now.duration_since(since) >= SPACE_FOR;
+        self.is_full &= !stays;
+        stays.then_some(DiskNews::Space)
+    }
+}
+
 /// A node that looks for its cluster, and whom others answer.
 #[derive(Debug, Default)]
 pub(crate) struct Joining {
@@ -44,6 +77,18 @@ impl Joining {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_fills_is_told_once_and_once_more_when_it_has_had_space_for_a_while() {
+        let (mut disk, start) = (Disk::default(), Instant::now());
+        let is_full = |second| matches!(second, 5..20 | 22..30 | 60..);
+        let mut said = Vec::new();
+        for second in 0..=70 {
+            let news = disk.news(is_full(second), start + Duration::from_secs(second));
+            said.extend(news.map(|news| (second, news)));
+        }
+        assert_eq!(said, [(5, DiskNews::Full), (40, DiskNews::Space), (60, DiskNews::Full)]);
+    }
 
     #[test]
     fn a_node_that_nobody_lets_in_says_so_after_a_while_and_then_now_and_then() {

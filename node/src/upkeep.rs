@@ -11,8 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 
 use crate::boot::Node;
+use crate::config::NodeConfig;
 use crate::links::Links;
-use crate::notices::Joining;
+use crate::notices::{Disk, DiskNews, Joining};
 use crate::telemetry::Metrics;
 use actors::cluster::{Cluster, Place};
 use actors::context::Context;
@@ -32,12 +33,14 @@ struct Sampled {
     context: Arc<Context>,
     links: Links,
     cluster: Cluster,
+    data_dir: String,
 }
 
 /// Samples message queues, storage and the cluster once a second, and says what shows in that.
-pub(crate) fn telemetry(node: &Node, cluster: &Cluster) -> ChildSpec {
+pub(crate) fn telemetry(config: &NodeConfig, node: &Node, cluster: &Cluster) -> ChildSpec {
     let (context, links, cluster) = (node.context.clone(), node.links.clone(), cluster.clone());
-    let (sampled, metrics) = (Sampled { context, links, cluster }, node.metrics.clone());
+    let data_dir = config.node.data_dir.clone();
+    let (sampled, metrics) = (Sampled { context, links, cluster, data_dir }, node.metrics.clone());
     ChildSpec::task("telemetry", move |stopping| {
         let (sampled, metrics) = (sampled.clone(), metrics.clone());
         async move {
@@ -89,7 +92,7 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
 impl Sampled {
     async fn sample(&self) {
         let mut monitor = QueueMonitor::new();
-        let mut joining = Joining::default();
+        let (mut disk, mut joining) = (Disk::default(), Joining::default());
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -103,6 +106,7 @@ impl Sampled {
             counter!("natter_log_records_total").absolute(usage.appended_records);
             gauge!("natter_users_connected").set(self.context.users.count() as f64);
             self.record_cluster();
+            self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
         }
     }
@@ -124,6 +128,23 @@ impl Sampled {
         let sessions = context.sessions.figures();
         gauge!("natter_session_rows").set(sessions.rows as f64);
         gauge!("natter_sessions_online").set(sessions.online as f64);
+    }
+
+    fn say_how_full_it_is(&self, disk: &mut Disk, now: Instant) {
+        let (storage, data_dir) = (&self.context.storage, &self.data_dir);
+        let free_bytes = storage.usage().free_bytes;
+        match disk.news(storage.nearly_full(), now) {
+            Some(DiskNews::Full) => warn!(
+                file = data_dir,
+                free_bytes,
+                "the disk of the data directory is nearly full: less is free than \
+                 storage.free_bytes_min; until there is space nothing new is stored here"
+            ),
+            Some(DiskNews::Space) => {
+                info!(file = data_dir, free_bytes, "there is space on the disk again");
+            }
+            None => {}
+        }
     }
 
     fn say_if_nobody_lets_it_in(&self, joining: &mut Joining, now: Instant) {
