@@ -7,6 +7,7 @@
 //! 3. A node that cannot go on ends with an error; whoever runs it starts it again. So does one whose
 //!    replica of a group has died: it would be missed by others, and nobody would know.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use proto::{Code, ShardId};
 use serde::Serialize;
 use storage::{Storage, StorageOptions};
 use supervision::{ChildSpec, Intensity, Strategy, Supervisor, TaskGroup, timer};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::config::NodeConfig;
@@ -83,28 +85,23 @@ pub struct Addresses {
 pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     let metrics = telemetry::start(&config.log)?;
     let dir = PathBuf::from(&config.node.data_dir);
-    let addresses_file = dir.join("addresses.json");
     data_dir::prepare(&dir)?;
     config.cluster.seeds = seeds(&config, &dir).await?;
     let node = build(&config, &dir, metrics, handlers).await?;
     // Only now: until the storage was locked they may have been another process's.
-    std::fs::remove_file(&addresses_file).ok();
+    std::fs::remove_file(addresses_file(&dir)).ok();
     let doors = open_doors(&config, &node)?;
     let mut addresses = doors.addresses();
     let member = Membership::new(&config, &node, addresses.client.as_deref());
     addresses.cluster = node.links.address();
     addresses.admin = Some(admin::socket_path(&dir).display().to_string());
     let root = tree(&config, &node, &member, doors)?;
+    let mut signals = Signals::catch()?;
     let mut root = Supervisor::start("node", Strategy::RestForOne, INTENSITY, root).await?;
     timer_for_shards(&node.context.shards);
-    membership::wait_for_leaders(&node.context).await;
-    data_dir::write_private(&addresses_file, &serde_json::to_vec(&addresses)?)?;
-    node.readiness.ready();
-    info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
-
     let failed = tokio::select! {
         biased;
-        signal = shutdown_signal() => { info!(signal = signal?, "stopping"); None }
+        signal = signals.next() => { info!(signal, "stopping"); None }
         (group, reason) = membership::group_failed(&node.context) => {
             error!(%group, reason, "a group of this node has ended; only a new start brings it back");
             Some(format!("group {group} has ended: {reason}"))
@@ -113,13 +110,27 @@ pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> any
             error!(reason, "the supervision tree gave up");
             Some(reason)
         }
+        Err(error) = let_in(&node, &addresses, &dir) => Some(format!("{error:#}")),
     };
-    std::fs::remove_file(&addresses_file).ok();
+    std::fs::remove_file(addresses_file(&dir)).ok();
     stop(node, root).await;
     match failed {
         None => Ok(()),
         Some(reason) => anyhow::bail!("the node cannot go on: {reason}"),
     }
+}
+
+fn addresses_file(dir: &Path) -> PathBuf {
+    dir.join("addresses.json")
+}
+
+/// Waits for leaders, then lets clients in. Returns only if that fails.
+async fn let_in(node: &Node, addresses: &Addresses, dir: &Path) -> anyhow::Result<Infallible> {
+    membership::wait_for_leaders(&node.context).await;
+    data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
+    node.readiness.ready();
+    info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
+    std::future::pending().await
 }
 
 fn storage_options(config: &NodeConfig) -> StorageOptions {
@@ -257,14 +268,25 @@ async fn stop(node: Node, root: Supervisor) {
     info!("stopped");
 }
 
-async fn shutdown_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// The signals that end a node in order. From when they are caught they end nothing by themselves.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        let (term, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { term: signal(term)?, interrupt: signal(interrupt)? })
+    }
+
+    /// The next one, also if it came before this was called. Cancel safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// The number of this start: higher than any before, also when the clock went back.

@@ -115,6 +115,24 @@ async fn a_node_in_which_people_registered_after_it_was_told_to_join_keeps_them(
     ada.still_served().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_for_leaders_ends_with_status_0_when_it_is_told_to() {
+    let _turn = turn().await;
+    let mut cluster = cluster(three(Cables::Loopback)).await;
+    for node in 0..3 {
+        cluster.kill(node).unwrap();
+    }
+    let mut node = cluster.nodes()[0].command().unwrap().spawn().unwrap();
+    let asked = eventually(PATIENCE, async || cluster.admin(0, &["cluster", "status"]).await).await;
+    let waits = cluster.target(0).addresses().is_none();
+    let pid = rustix::process::Pid::from_child(&node);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = tests::node::until("the node to end", PATIENCE, || Ok(node.try_wait()?)).await;
+    node.kill().ok(); // If it has not ended.
+    assert!(asked.is_ok() && waits, "it runs and is not ready: {asked:?}");
+    assert!(ended.unwrap().success());
+}
+
 const KEY: &str = "limits.mailbox_messages";
 
 async fn setting(cluster: &Cluster, node: usize) -> String {
