@@ -46,9 +46,20 @@ pub struct Serve {
     pub print_config: bool,
 }
 
-/// What an operator asks of a running node. Exit status: 0 done, 1 not done, 2 not understood,
-/// 3 no node runs, 4 not permitted, 5 no majority answers.
+/// How `natter admin` ends; the numbers are in `admin/client.rs`.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    done
+  1    not done; standard error says why
+  2    the command line was not understood
+  3    no node runs in that directory
+  4    this user may not ask the node
+  5    no majority of the cluster answers; try again
+  130  interrupted; what was begun goes on";
+
+/// What an operator asks of a running node.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = EXIT_STATUS)]
 pub struct Admin {
     /// Data directory of the node that is asked.
     #[arg(long, global = true, value_name = "DIR", default_value = "natter-data")]

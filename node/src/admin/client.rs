@@ -150,3 +150,31 @@ async fn listen(mut stream: UnixStream, printed: &Printed<'_>) -> Result<(), Tro
 fn broken(error: &dyn std::error::Error) -> Trouble {
     Trouble::Broken(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_help_names_every_exit_status() {
+        let mut cli = Cli::command();
+        let help = cli.find_subcommand_mut("admin").unwrap().render_help().to_string();
+        let failed = |kind| Trouble::Failed(Failure::new(kind, "")).code();
+        for (status, words) in [
+            (0, "done"),
+            (failed(FailureKind::Refused), "not done"),
+            (2, "the command line"),
+            (Trouble::NotRunning(String::new()).code(), "no node runs"),
+            (failed(FailureKind::NotPermitted), "this user may not ask"),
+            (failed(FailureKind::NoMajority), "no majority"),
+            (Trouble::Interrupted.code(), "interrupted"),
+        ] {
+            assert!(
+                help.contains(&format!("\n  {status:<3}  {words}")),
+                "{status} {words}\n{help}"
+            );
+        }
+    }
+}
