@@ -51,6 +51,30 @@ enum Begun {
     },
 }
 
+impl Begun {
+    /// With a warning in its outcome.
+    fn warned(mut self, warning: Option<String>) -> Self {
+        let (Self::Done(done) | Self::Under { done, .. }) = &mut self;
+        if let Some(warning) = warning {
+            done["warning"] = Value::String(warning);
+        }
+        self
+    }
+}
+
+/// Members from which on a shard has three voters.
+const ENOUGH: usize = 3;
+
+/// What to say if few members stay when `gone` has gone.
+fn few_left(members: &[MemberStatus], gone: NodeId) -> Option<String> {
+    let stays = |member: &&MemberStatus| {
+        member.node != hex(gone) && !["leaving", "lost"].contains(&member.state.as_str())
+    };
+    let left = members.iter().filter(stays).count();
+    let s = if left == 1 { "" } else { "s" };
+    (left < ENOUGH).then(|| format!("now only {left} node{s}: each shard has one voter"))
+}
+
 async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Failure> {
     match request {
         Request::Status => {
@@ -83,7 +107,7 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
             // One that is up can hand over what it alone may have.
             let up = members.iter().any(|member| member.node == hex(node) && member.up);
             change(control, node, if up { State::Leaving } else { State::Lost }).await?;
-            Ok(under(control, Goal::Gone(node), Some(node), wait))
+            Ok(under(control, Goal::Gone(node), Some(node), wait).warned(few_left(&members, node)))
         }
         Request::Set { key, value } => {
             control.set_setting(key.clone(), value).await.map_err(|error| failure(&error))?;

@@ -32,6 +32,14 @@ impl Printed<'_> {
 
     /// For people.
     pub(super) fn text(&self, value: &Value) -> String {
+        let mut text = self.outcome(value);
+        if let Some(warning) = value.get("warning").and_then(Value::as_str) {
+            line(&mut text, format_args!("warning: {warning}"));
+        }
+        text
+    }
+
+    fn outcome(&self, value: &Value) -> String {
         let at = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
         let only_begun = value.get("waited").is_some_and(|waited| *waited == Value::Bool(false));
         let node = format!("{} {}", at("node"), at("name"));

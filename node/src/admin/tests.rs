@@ -25,6 +25,8 @@ struct Fake {
     set: Mutex<BTreeMap<String, String>>,
     left: Mutex<Vec<String>>,
     asked: Mutex<Vec<Goal>>,
+    /// Names of those who are on their way out.
+    gone: Mutex<Vec<String>>,
 }
 
 fn member(node: u64, name: &str, up: bool) -> MemberStatus {
@@ -67,12 +69,17 @@ impl Control for Fake {
 
     fn members(&self) -> Vec<MemberStatus> {
         let high = 0xa1 << 56;
-        vec![
+        let mut members = vec![
             member(0xa1, "ada", true),
             member(0xb2, "bob", false),
             member(high | 1, "cy", true),
             member(high | 2, "cy", true),
-        ]
+        ];
+        let gone = self.gone.lock().unwrap();
+        for member in members.iter_mut().filter(|member| gone.contains(&member.name)) {
+            member.state = "leaving".to_owned();
+        }
+        members
     }
 
     fn status(&self) -> Work<Status> {
@@ -286,6 +293,25 @@ async fn a_node_that_is_up_leaves_and_one_that_is_not_is_lost() {
         (0xa1, State::Active),
     ];
     assert_eq!(states, expected.map(|(node, state)| (NodeId(node), state)));
+}
+
+#[tokio::test]
+async fn who_removes_a_node_is_warned_when_few_are_left() {
+    let running = Running::start();
+    let remove = |node: &str| Request::Remove { node: node.to_owned(), wait: false };
+    let Reply::Done(done) = running.ask(remove("ada")).await else { panic!("not removed") };
+    assert_eq!(done.get("warning"), None, "three are left");
+    *running.fake.gone.lock().unwrap() = vec!["ada".to_owned()];
+    for wait in [false, true] {
+        let request = Request::Remove { node: "bob".to_owned(), wait };
+        let Reply::Done(done) = running.ask(request.clone()).await else { panic!("not removed") };
+        assert_eq!(done["warning"], "now only 2 nodes: each shard has one voter");
+        let text = Printed { request: &request, json: false }.text(&done);
+        assert!(
+            text.ends_with("\nwarning: now only 2 nodes: each shard has one voter\n"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]
