@@ -121,33 +121,61 @@ fn describe() {
     describe_counter!("natter_pins_failed_total", Unit::Count, "PINs that could not be sent.");
 }
 
+/// The page of a recorder that `work` feeds.
+#[cfg(test)]
+pub(crate) fn page_of(work: impl FnOnce()) -> String {
+    let recorder = builder().unwrap().build_recorder();
+    metrics::with_local_recorder(&recorder, work);
+    recorder.handle().render()
+}
+
+/// How many samples a page has. Each must be as promtool wants it: HELP and TYPE before it, `_total`
+/// on counters alone.
+#[cfg(test)]
+pub(crate) fn described(page: &str) -> usize {
+    let samples = page.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let check = |sample: &str| {
+        let name = sample.split(['{', ' ']).next().unwrap();
+        assert!(page.contains(&format!("# HELP {name} ")), "{page}");
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        assert!(page.contains(&format!("# TYPE {name} {kind}")), "{page}");
+    };
+    samples.map(check).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Limits;
     use crate::listener::Gate;
+    use std::collections::BTreeSet;
 
-    /// What promtool insists on: HELP and TYPE before each metric, `_total` on counters alone.
     #[test]
     fn metrics_are_as_promtool_wants_them() {
-        let recorder = builder().unwrap().build_recorder();
-        let metrics = Metrics(recorder.handle());
-        metrics::with_local_recorder(&recorder, || {
+        let page = page_of(|| {
             describe();
             let gate = Gate::new(&Limits { connections: 1, ..Limits::default() });
             let _permit = gate.admit([127, 0, 0, 1].into()).unwrap();
             gate.admit([127, 0, 0, 1].into()).unwrap_err();
             metrics::counter!("natter_pins_sent_total").increment(1);
         });
-        let page = metrics.render();
-        let mut samples = 0;
-        for sample in page.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            let name = sample.split(['{', ' ']).next().unwrap();
-            assert!(page.contains(&format!("# HELP {name} ")), "{page}");
-            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-            assert!(page.contains(&format!("# TYPE {name} {kind}")), "{page}");
-            samples += 1;
-        }
-        assert_eq!(samples, 4, "{page}");
+        assert_eq!(described(&page), 4, "{page}");
+    }
+
+    #[test]
+    fn every_metric_is_in_the_runbook() {
+        let sources = [
+            include_str!("telemetry.rs"),
+            include_str!("upkeep.rs"),
+            include_str!("../../actors/src/metrics.rs"),
+        ];
+        let runbook = include_str!("../../deploy/RUNBOOK.md");
+        let product = |text: &'static str| text.split("#[cfg(test)]").next().unwrap_or_default();
+        let words = sources.into_iter().flat_map(|text| product(text).split('"'));
+        let names: BTreeSet<_> = words.filter(|word| word.starts_with("natter_")).collect();
+        assert!(names.len() > 30, "{names:?}");
+        let missing = names.iter().filter(|name| !runbook.contains(&format!("`{name}`")));
+        let missing: Vec<_> = missing.collect();
+        assert!(missing.is_empty(), "deploy/RUNBOOK.md has no row for {missing:?}");
     }
 }

@@ -122,9 +122,8 @@ impl Sampled {
         gauge!("natter_groups_led").set(f64::from(leads));
         gauge!("natter_groups_leaderless").set(f64::from(leaderless));
         gauge!("natter_peers_up").set(context.peers.up().len() as f64);
-        let counts = self.links.counts();
-        counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
-        counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
+        gauge!("natter_members").set(self.cluster.meta().members.len() as f64);
+        record_links(&self.links.counts());
         let sessions = context.sessions.figures();
         gauge!("natter_session_rows").set(sessions.rows as f64);
         gauge!("natter_sessions_online").set(sessions.online as f64);
@@ -160,6 +159,31 @@ impl Sampled {
     }
 }
 
+fn record_links(counts: &peers::Counts) {
+    counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
+    counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
+    counter!("natter_link_sent_packets_total").absolute(counts.packets_sent);
+    counter!("natter_link_received_packets_total").absolute(counts.packets_received);
+    for (lane, refused) in [
+        ("urgent", counts.refused_urgent),
+        ("normal", counts.refused_normal),
+        ("bulk", counts.refused_bulk),
+    ] {
+        counter!("natter_link_parcels_refused_total", "lane" => lane).absolute(refused);
+    }
+    counter!("natter_link_calls_refused_total").absolute(counts.refused_calls);
+    for (reason, dropped) in [
+        ("undecodable", counts.undecodable),
+        ("unknown", counts.unknown),
+        ("incomplete", counts.incomplete),
+    ] {
+        counter!("natter_link_packets_dropped_total", "reason" => reason).absolute(dropped);
+    }
+    counter!("natter_link_handshakes_failed_total").absolute(counts.handshakes_failed);
+    counter!("natter_link_cookies_differed_total").absolute(counts.cookies_differed);
+    counter!("natter_links_ended_total").absolute(counts.links_ended);
+}
+
 fn record_queues(monitor: &mut QueueMonitor, now: Instant) {
     for (kind, queues) in monitor.sample(now.into_std()).kinds {
         gauge!("natter_queue_items", "kind" => kind).set(queues.len as f64);
@@ -184,8 +208,8 @@ pub(crate) fn describe() {
     describe_gauge!("natter_groups_led", Count, "Raft groups that this node leads.");
     describe_gauge!("natter_groups_leaderless", Count, "Groups it votes in that have no leader.");
     describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and alive.");
-    describe_counter!("natter_link_sent_bytes_total", Bytes, "Sent to other nodes.");
-    describe_counter!("natter_link_received_bytes_total", Bytes, "Received from other nodes.");
+    describe_gauge!("natter_members", Count, "Members of the cluster, this node with them.");
+    describe_links();
     describe_gauge!("natter_session_rows", Count, "Rows of the sessions table.");
     describe_gauge!("natter_sessions_online", Count, "Of them, devices that are connected.");
     describe_gauge!("natter_queue_items", Count, "Items in message queues, by kind of actor.");
@@ -194,4 +218,62 @@ pub(crate) fn describe() {
     describe_gauge!("natter_queues_high", Count, "Of them, at or over their high mark.");
     describe_counter!("natter_queue_entered_total", Count, "Items that entered, by kind.");
     describe_counter!("natter_queue_left_total", Count, "Items that left, by kind.");
+}
+
+fn describe_links() {
+    use metrics::Unit::{Bytes, Count};
+    use metrics::describe_counter;
+    describe_counter!("natter_link_sent_bytes_total", Bytes, "Sent to other nodes.");
+    describe_counter!("natter_link_received_bytes_total", Bytes, "Received from other nodes.");
+    describe_counter!("natter_link_sent_packets_total", Count, "Packets sent to other nodes.");
+    describe_counter!("natter_link_received_packets_total", Count, "Packets received from them.");
+    describe_counter!(
+        "natter_link_parcels_refused_total",
+        Count,
+        "Parcels to other nodes that were not taken, by lane: too much waited, or too large."
+    );
+    describe_counter!(
+        "natter_link_calls_refused_total",
+        Count,
+        "Calls to other nodes that were not made: too many were open."
+    );
+    describe_counter!(
+        "natter_link_packets_dropped_total",
+        Count,
+        "Packets and parcels of other nodes that were of no use, by reason."
+    );
+    describe_counter!(
+        "natter_link_handshakes_failed_total",
+        Count,
+        "TLS handshakes with other nodes that failed."
+    );
+    describe_counter!(
+        "natter_link_cookies_differed_total",
+        Count,
+        "Of them, those that failed because the cookie differs."
+    );
+    describe_counter!("natter_links_ended_total", Count, "Links to other nodes that went down.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{described, page_of};
+
+    #[test]
+    fn what_the_links_count_is_published_and_described() {
+        let counts = peers::Counts { refused_bulk: 3, links_ended: 2, ..peers::Counts::default() };
+        let page = page_of(|| {
+            describe();
+            record_links(&counts);
+        });
+        assert_eq!(described(&page), 14, "{page}");
+        for sample in [
+            "natter_link_parcels_refused_total{lane=\"bulk\"} 3\n",
+            "natter_links_ended_total 2\n",
+            "natter_link_cookies_differed_total 0\n",
+        ] {
+            assert!(page.contains(sample), "{page}");
+        }
+    }
 }
