@@ -43,7 +43,7 @@ impl Groups for NodeGroups {
         Some(GroupStanding {
             leader: standing.leader,
             leads: standing.me_leads && standing.quorum_seen,
-            is_led: standing.leader.is_some() && standing.quorum_seen,
+            is_led: standing.is_led(),
             term: standing.term,
             caught_up: group.caught_up(),
             voters: standing.voters,

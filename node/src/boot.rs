@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::cluster::Cluster;
 use actors::context::{Clock, Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
 use actors::raft::{Group, Timing};
@@ -25,6 +26,7 @@ use serde::Serialize;
 use storage::{Storage, StorageOptions};
 use supervision::{ChildSpec, Intensity, Strategy, Supervisor, TaskGroup, timer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::interval;
 use tracing::{error, info, warn};
 
 use crate::config::NodeConfig;
@@ -34,6 +36,7 @@ use crate::http::Readiness;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::membership::{self, Membership};
+use crate::notices::UseOfNode;
 use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
@@ -45,6 +48,9 @@ const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_sec
 
 /// Longest wait for clients to take their leave.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether clients are better off elsewhere.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How often shards look after their chores.
 const TICK: Duration = Duration::from_millis(TICK_MS);
@@ -110,7 +116,7 @@ pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> any
             error!(reason, "the supervision tree gave up");
             Some(reason)
         }
-        Err(error) = let_in(&node, &addresses, &dir) => Some(format!("{error:#}")),
+        Err(error) = let_in(&node, &member.cluster, &addresses, &dir) => Some(format!("{error:#}")),
     };
     std::fs::remove_file(addresses_file(&dir)).ok();
     stop(node, root).await;
@@ -124,13 +130,26 @@ fn addresses_file(dir: &Path) -> PathBuf {
     dir.join("addresses.json")
 }
 
-/// Waits for leaders, then lets clients in. Returns only if that fails.
-async fn let_in(node: &Node, addresses: &Addresses, dir: &Path) -> anyhow::Result<Infallible> {
+/// Waits for leaders, then lets clients in; from then on says whether they are better off elsewhere.
+/// Returns only if that fails.
+async fn let_in(
+    node: &Node,
+    cluster: &Cluster,
+    addresses: &Addresses,
+    dir: &Path,
+) -> anyhow::Result<Infallible> {
     membership::wait_for_leaders(&node.context).await;
     data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
-    node.readiness.ready();
     info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
-    std::future::pending().await
+    let (mut use_of_it, mut ticks) = (UseOfNode::default(), interval(LOOK));
+    loop {
+        let now = ticks.tick().await;
+        let groups = node.context.groups.all().map(|(_, group)| group.standing());
+        match use_of_it.none_because(cluster.place(), groups, now) {
+            None => node.readiness.ready(),
+            Some(reason) => node.readiness.not_ready(reason),
+        }
+    }
 }
 
 fn storage_options(config: &NodeConfig) -> StorageOptions {

@@ -133,7 +133,7 @@ pub(crate) async fn wait_for_leaders(context: &Context) {
     let began = Instant::now();
     let leaderless = || {
         let groups = context.groups.all().map(|(_, group)| group.standing());
-        groups.filter(|group| !group.voters.is_empty() && group.leader.is_none()).count()
+        groups.filter(|group| !group.voters.is_empty() && !group.is_led()).count()
     };
     while leaderless() > 0 {
         if began.elapsed() >= LEADERS_WAIT {

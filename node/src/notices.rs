@@ -1,12 +1,14 @@
 //! What an operator should be told that no single event says: it shows in samples, over time.
 //!
-//! Kept by the task that takes the samples (`upkeep.rs`). Pure: it is told what there is and what
+//! Kept by the tasks that take the samples (`upkeep.rs`, `boot.rs`). Pure: it is told what there is and what
 //! time it is, and says whether that is news.
 //!
 //! **Invariant:** what lasts is said once, or again after a pause, and never with every sample.
 
 use std::time::Duration;
 
+use actors::cluster::Place;
+use actors::raft::Standing;
 use tokio::time::Instant;
 
 /// How long nodes may answer a node that joins before it is said that none lets it in. Who asks
@@ -15,6 +17,9 @@ const LET_IN_WAIT: Duration = Duration::from_secs(10);
 
 /// How often that is said again.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long a node may be without any majority before clients are sent elsewhere: elections are shorter.
+const ELECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// How long there must be space before that is said: a disk at its limit comes and goes.
 const SPACE_FOR: Duration = Duration::from_secs(10);
@@ -74,9 +79,63 @@ impl Joining {
     }
 }
 
+/// Whether a node is of use to clients.
+#[derive(Debug, Default)]
+pub(crate) struct UseOfNode {
+    led_by_nobody_since: Option<Instant>,
+}
+
+impl UseOfNode {
+    /// Why clients are better off elsewhere, if they are. `groups`: how those stand of which it has a
+    /// replica.
+    pub(crate) fn none_because(
+        &mut self,
+        place: Place,
+        groups: impl Iterator<Item = Standing>,
+        now: Instant,
+    ) -> Option<&'static str> {
+        match place {
+            Place::Joining => return Some("it joins the cluster"),
+            Place::Removed => return Some("it was removed from the cluster"),
+            Place::Starting | Place::Member => {}
+        }
+        let mut groups = groups.filter(|group| !group.voters.is_empty()).peekable();
+        if groups.peek().is_none() || groups.any(|group| group.is_led()) {
+            self.led_by_nobody_since = None;
+            return None;
+        }
+        let since = *self.led_by_nobody_since.get_or_insert(now);
+        (now.duration_since(since) >= ELECTION_WAIT).then_some("no majority")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::NodeId;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_node_is_of_no_use_if_no_group_has_a_majority_for_longer_than_an_election() {
+        let (mut node, start) = (UseOfNode::default(), Instant::now());
+        let at = |second| start + Duration::from_secs(second);
+        let voters: BTreeSet<_> = [NodeId(1), NodeId(2)].into();
+        let leaderless = || Standing { voters: voters.clone(), ..Standing::default() };
+        let unseen = || Standing { leader: Some(NodeId(2)), ..leaderless() };
+        let led = || Standing { quorum_seen: true, ..unseen() };
+        let mut ask = |groups: [Standing; 2], second| {
+            node.none_because(Place::Member, groups.into_iter(), at(second))
+        };
+        assert_eq!(ask([unseen(), led()], 0), None, "it serves half of them");
+        assert_eq!(ask([unseen(), leaderless()], 1), None, "there may be an election");
+        assert_eq!(ask([led(), leaderless()], 5), None);
+        assert_eq!(ask([unseen(), leaderless()], 6), None);
+        assert_eq!(ask([unseen(), leaderless()], 11), Some("no majority"));
+        assert_eq!(ask([led(), leaderless()], 12), None);
+        let removed = node.none_because(Place::Removed, [led()].into_iter(), at(13));
+        assert!(removed.is_some_and(|reason| reason.contains("removed")));
+        assert_eq!(node.none_because(Place::Member, std::iter::empty(), at(14)), None);
+    }
 
     #[test]
     fn a_disk_that_fills_is_told_once_and_once_more_when_it_has_had_space_for_a_while() {

@@ -117,7 +117,7 @@ impl Sampled {
         let (mut leads, mut leaderless) = (0, 0);
         for standing in standings {
             leads += u32::from(standing.me_leads);
-            leaderless += u32::from(!standing.voters.is_empty() && standing.leader.is_none());
+            leaderless += u32::from(!standing.voters.is_empty() && !standing.is_led());
         }
         gauge!("natter_groups_led").set(f64::from(leads));
         gauge!("natter_groups_leaderless").set(f64::from(leaderless));
@@ -206,7 +206,11 @@ pub(crate) fn describe() {
     describe_counter!("natter_log_records_total", Count, "Records appended to the log.");
     describe_gauge!("natter_users_connected", Count, "Users with a device connected here.");
     describe_gauge!("natter_groups_led", Count, "Raft groups that this node leads.");
-    describe_gauge!("natter_groups_leaderless", Count, "Groups it votes in that have no leader.");
+    describe_gauge!(
+        "natter_groups_leaderless",
+        Count,
+        "Groups it votes in that have no leader, or none that a majority follows."
+    );
     describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and alive.");
     describe_gauge!("natter_members", Count, "Members of the cluster, this node with them.");
     describe_links();

@@ -30,7 +30,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Least time between two warnings of failed accepts.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// Takes `address`. Needs a tokio runtime around it.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -319,7 +319,7 @@ mod tests {
             std::future::pending::<ReplicationClosed>(),
             option
         ));
-        let waited = tokio::time::timeout(Duration::from_secs(60), &mut sent).await;
+        let waited = tokio::time::timeout(Duration::from_mins(1), &mut sent).await;
         assert!(waited.is_err(), "it would only be asked for again");
 
         let (_member, attach) = network.node(MEMBER, 2);

@@ -48,6 +48,11 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether the leader was heard lately; if it is this node, by a majority.
+    pub fn is_led(&self) -> bool {
+        self.leader.is_some() && self.quorum_seen
+    }
+
     fn without_indexes(&self) -> Self {
         Self { last_index: 0, applied_index: 0, ..self.clone() }
     }
