@@ -13,6 +13,7 @@
 //! 3. A record is written when the one before it is kept: the disk never has a hole.
 
 use super::convert;
+use super::held::{Held, bytes_of};
 use super::types::{Ballot, Id, LogEntry, StoreError, Types};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
@@ -56,12 +57,6 @@ struct Inner {
     refusals: AtomicUsize,
 }
 
-#[derive(Default)]
-struct Held {
-    purged: Option<Id>,
-    entries: VecDeque<LogEntry>,
-}
-
 /// The write that found no space. openraft has one under way at a time.
 #[derive(Default)]
 struct Refused {
@@ -100,26 +95,6 @@ struct Write {
     waiting: Mutex<Option<Waiting>>,
 }
 
-impl Held {
-    fn first(&self) -> u64 {
-        self.purged.map_or(0, |id| id.index + 1)
-    }
-
-    fn last(&self) -> Option<Id> {
-        self.entries.back().map(|entry| entry.log_id).or(self.purged)
-    }
-
-    /// The entries from `start` to before `end`, as far as they are here.
-    fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &LogEntry> {
-        let place = |index: u64| {
-            let place = usize::try_from(index.saturating_sub(self.first())).unwrap_or(usize::MAX);
-            place.min(self.entries.len())
-        };
-        let (start, end) = (place(start), place(end));
-        self.entries.range(start.min(end)..end)
-    }
-}
-
 impl Journal {
     /// The log as it was found at start: what the tables hold, and the records after it.
     pub(super) fn new(
@@ -131,7 +106,7 @@ impl Journal {
             group,
             demoted,
             storage,
-            held: Mutex::new(Held { purged: applied, entries }),
+            held: Mutex::new(Held::new(applied, entries)),
             refused: Mutex::default(),
             wake: Notify::new(),
             stuck: AtomicBool::new(false),
@@ -198,11 +173,16 @@ impl Journal {
         self.held().last()
     }
 
+    /// What the entries after `applied`, up to `committed`, take. Bytes.
+    pub(super) fn backlog(&self, applied: Option<u64>, committed: u64) -> u64 {
+        self.held().bytes_in(applied.map_or(0, |index| index + 1), committed + 1)
+    }
+
     /// The highest index such that the entries after it, up to `applied`, have at most `bytes`.
     pub(super) fn before_tail(&self, applied: u64, bytes: usize) -> u64 {
         let held = self.held();
         let mut total = 0;
-        let tail = held.entries.iter().rev().skip_while(|entry| entry.log_id.index > applied);
+        let tail = held.backwards().skip_while(|entry| entry.log_id.index > applied);
         let fits = tail.take_while(|entry| {
             total += bytes_of(entry);
             total <= bytes
@@ -244,7 +224,7 @@ impl Journal {
     /// The entry with this index, if the log still knows which it is.
     pub(super) fn id_at(&self, index: u64) -> Option<Id> {
         let held = self.held();
-        let purged = held.purged.filter(|purged| purged.index == index);
+        let purged = held.purged().filter(|purged| purged.index == index);
         purged.or_else(|| held.range(index, index + 1).next().map(|entry| entry.log_id))
     }
 
@@ -367,13 +347,6 @@ fn shut() -> io::Error {
     io::Error::other("the log is shut")
 }
 
-fn bytes_of(entry: &LogEntry) -> usize {
-    match &entry.payload {
-        EntryPayload::Normal(proposal) => proposal.content.len(),
-        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    }
-}
-
 impl RaftLogReader<Types> for Journal {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -413,7 +386,7 @@ impl RaftLogStorage<Types> for Journal {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StoreError> {
         let held = self.held();
-        Ok(LogState { last_purged_log_id: held.purged, last_log_id: held.last() })
+        Ok(LogState { last_purged_log_id: held.purged(), last_log_id: held.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -445,7 +418,7 @@ impl RaftLogStorage<Types> for Journal {
                 proposal.logged.set();
             }
             records.push(convert::stored_entry(&entry));
-            held.entries.push_back(entry);
+            held.push(entry);
         }
         drop(held);
         self.write(Content::Entries(records), Waiting::Append(callback));
@@ -453,25 +426,14 @@ impl RaftLogStorage<Types> for Journal {
     }
 
     async fn truncate(&mut self, id: Id) -> Result<(), StoreError> {
-        {
-            let mut held = self.held();
-            let kept = usize::try_from(id.index.saturating_sub(held.first()));
-            held.entries.truncate(kept.unwrap_or(usize::MAX));
-        }
+        self.held().truncate(id.index);
         info!(shard = %self.0.group, from = id.index, "entries that were never committed taken back");
         let truncated = self.end_before(id.index).await;
         truncated.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)).into())
     }
 
     async fn purge(&mut self, id: Id) -> Result<(), StoreError> {
-        let mut held = self.held();
-        while held.entries.front().is_some_and(|entry| entry.log_id.index <= id.index) {
-            held.entries.pop_front();
-        }
-        // Nothing follows what was skipped.
-        if held.purged.is_none_or(|purged| purged.index < id.index) {
-            held.purged = Some(id);
-        }
+        self.held().purge(id);
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod convert;
 mod election;
 mod error;
 mod forget;
+mod held;
 mod journal;
 mod link;
 mod machine;

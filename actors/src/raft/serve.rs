@@ -2,17 +2,23 @@
 //!
 //! # Invariants
 //! 1. What openraft has not handled is bounded: while it does not come along, entries are refused.
+//!    So is what the replica has not applied.
 //! 2. Nothing is answered that is not on disk.
 
 use super::Inner;
 use super::convert;
 use super::election;
 use super::snapshot;
+use openraft::raft::AppendEntriesResponse;
 use proto::cluster::{self, request, response};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Appends that openraft may have in hand.
 const APPENDS_MAX: u64 = 4;
+
+/// Committed entries that the replica may still have to apply when more are taken, in bytes: more than
+/// a hundred requests, so that it never waits for work, and with 17 groups that are all behind a GiB.
+const BACKLOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Appends handed to openraft, and how many of them it has handled. It handles them in order, so
 /// that the end of one is the end of all before, whoever waited for these.
@@ -20,14 +26,21 @@ const APPENDS_MAX: u64 = 4;
 pub(super) struct InHand {
     given: AtomicU64,
     handled: AtomicU64,
+    /// Up to this index the entries that were taken are committed, and so will be applied whatever
+    /// the leader says next.
+    committed: AtomicU64,
 }
 
 impl InHand {
-    /// The number of the next append; `None` if it has entries and too many are in hand. Heartbeats
-    /// always pass: they cost nothing, and tell how far openraft is.
-    fn give(&self, has_entries: bool) -> Option<u64> {
+    /// The number of the next append; `None` if it has entries, and too many are in hand or too much
+    /// is to be applied. Heartbeats always pass: they cost nothing, and tell how far openraft is.
+    fn give(&self, has_entries: bool, backlog: impl FnOnce(u64) -> u64) -> Option<u64> {
         let in_hand = self.given.load(Ordering::Relaxed) - self.handled.load(Ordering::Relaxed);
-        if has_entries && in_hand >= APPENDS_MAX {
+        let is_full = || {
+            let committed = self.committed.load(Ordering::Relaxed);
+            in_hand >= APPENDS_MAX || backlog(committed) > BACKLOG_BYTES_MAX
+        };
+        if has_entries && is_full() {
             return None;
         }
         Some(self.given.fetch_add(1, Ordering::Relaxed) + 1)
@@ -35,6 +48,11 @@ impl InHand {
 
     fn handled(&self, number: u64) {
         self.handled.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// The entries up to `committed` are here.
+    fn commits(&self, committed: u64) {
+        self.committed.fetch_max(committed, Ordering::Relaxed);
     }
 }
 
@@ -71,13 +89,39 @@ async fn append(inner: &Inner, asked: cluster::Append) -> Option<cluster::Append
     let _append = inner.appends.try_read().ok()?;
     let weak = asked.weak;
     let request = convert::append_request(asked)?;
-    let number = inner.in_hand.give(!request.entries.is_empty())?;
+    let backlog = |committed| {
+        let applied = inner.raft.data_metrics().borrow().last_applied.map(|id| id.index);
+        inner.journal.backlog(applied, committed)
+    };
+    let number = inner.in_hand.give(!request.entries.is_empty(), backlog)?;
     let vote = request.vote;
+    let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+    let committed = last.min(request.leader_commit);
     let response = inner.raft.append_entries(request).await.ok()?;
     inner.in_hand.handled(number);
+    if let (AppendEntriesResponse::Success, Some(committed)) = (&response, committed) {
+        inner.in_hand.commits(committed.index);
+    }
     let answer = convert::append_answer(&response);
-    if !weak && !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+    if !weak && !matches!(response, AppendEntriesResponse::HigherVote(_)) {
         inner.contact.heard(&vote);
     }
     Some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_refused_while_too_much_is_to_be_applied_and_heartbeats_are_not() {
+        let in_hand = InHand::default();
+        in_hand.commits(7);
+        let behind = |bytes: u64| move |committed| if committed == 7 { bytes } else { 0 };
+        assert_eq!(in_hand.give(true, behind(BACKLOG_BYTES_MAX)), Some(1));
+        assert_eq!(in_hand.give(true, behind(BACKLOG_BYTES_MAX + 1)), None);
+        assert_eq!(in_hand.give(false, behind(BACKLOG_BYTES_MAX + 1)), Some(2));
+        in_hand.commits(5);
+        assert_eq!(in_hand.give(true, behind(u64::MAX)), None, "what is committed stays so");
+    }
 }

@@ -163,3 +163,29 @@ async fn lost_and_late_parcels_lose_nothing() {
     }
     assert_eq!(first_seen, accepted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_member_that_applies_slowly_takes_a_bounded_amount_and_catches_up() {
+    const ITEMS: usize = 90;
+    let cluster = Cluster::of_three(quick()).await;
+    let leader = cluster.wait_for_leader().await;
+    let slow = &cluster.nodes[&(leader % 3 + 1)];
+    let replica = Arc::clone(slow.replica());
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let busy = std::thread::spawn(move || {
+        let _list = replica.list();
+        waits.recv().ok();
+    });
+    for item in 0..ITEMS {
+        cluster.add(&format!("{item:02}").repeat(512 * 1024)).await;
+    }
+    let taken = || slow.group().standing().last_index;
+    let offered = cluster.nodes[&leader].group().standing().last_index;
+    until("it takes some", || taken() > 60).await;
+    sleep(3 * quick().request).await;
+    assert!(taken() < offered - 10, "{} of {offered}", taken());
+    assert!(slow.group().standing().leader.is_some(), "it hears heartbeats");
+    drop(go_on);
+    busy.join().unwrap();
+    until("it has all", || slow.replica().list().items.len() == ITEMS).await;
+}
