@@ -220,6 +220,7 @@ pub fn open(config: Config, identity: Identity, me: Me) -> Result<Opened, OpenEr
         version: me.version,
         client_address: me.client_address,
         heard: false,
+        later: 0,
     };
     let hub = Arc::new(Hub::new(id, config.seeds));
     let port = Port { hub: Arc::clone(&hub), hello: Arc::new(Mutex::new(hello)), bound };

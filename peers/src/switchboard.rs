@@ -24,7 +24,7 @@ use proto::NodeId;
 use proto::cluster::{Hello, Packet};
 use ractor::{ActorId, ActorRef};
 use ractor_cluster::{ClusterBidiStream, NodeServerMessage};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::counters::add;
 use crate::door::{Lane, PeerId, Service};
@@ -42,6 +42,12 @@ const SUSPECT_TICKS: u32 = 3;
 
 /// Starts of peers that were refused and are remembered, so as to warn of each once.
 const REFUSED_MAX: usize = 1_024;
+
+/// Whole ticks for which a refused connection stays, so that the peer hears why: a hello takes one way.
+const PARTING_TICKS: u32 = 3;
+
+/// Least time between two errors about another process with this node's key.
+const SAY_EVERY_MS: u64 = 60_000;
 
 /// A connection that has shaken hands.
 pub(crate) struct Connected {
@@ -74,6 +80,8 @@ struct Connection {
     unacknowledged: usize,
     silent_ticks: u32,
     age_ticks: u32,
+    /// Refused: ticks until it is closed, in which the peer hears why.
+    parting_ticks: Option<u32>,
 }
 
 /// How fast it must be noticed that a peer hangs.
@@ -121,6 +129,8 @@ pub(crate) struct Switchboard {
     held: Vec<Connected>,
     floors: BTreeMap<NodeId, u64>,
     refused: BTreeSet<PeerId>,
+    /// When people were told that another process has this node's key.
+    copy_said_ms: Option<u64>,
 }
 
 impl Switchboard {
@@ -134,6 +144,7 @@ impl Switchboard {
             held: Vec::new(),
             floors: BTreeMap::new(),
             refused: BTreeSet::new(),
+            copy_said_ms: None,
         }
     }
 
@@ -176,6 +187,7 @@ impl Switchboard {
             unacknowledged: 0,
             silent_ticks: 0,
             age_ticks: 0,
+            parting_ticks: None,
         };
         self.labels.insert(link, label.clone());
         self.connections.insert(label, connection);
@@ -219,7 +231,7 @@ impl Switchboard {
         let (Some((peer, route)), Some(hello)) = (&connection.session, &connection.hello) else {
             return;
         };
-        if connection.up.is_some() {
+        if connection.up.is_some() || connection.parting_ticks.is_some() {
             return;
         }
         let (peer, route) = (*peer, Arc::clone(route));
@@ -229,8 +241,11 @@ impl Switchboard {
                 return self.refuse(label, peer, &refusal.to_string());
             }
         };
-        if self.floors.get(&peer.node).is_some_and(|floor| peer.incarnation < *floor) {
-            return self.refuse(label, peer, "a later start of it was seen");
+        if let Some(later) = self.floors.get(&peer.node).filter(|floor| peer.incarnation < **floor)
+        {
+            connection.parting_ticks = Some(PARTING_TICKS);
+            route.greet(Hello { later: *later, ..self.parts.hello() });
+            return self.complain(peer, "a later start of it was seen");
         }
         let info = greeting::info(peer, schema, connection.source, hello.clone());
         connection.up = Some(peer);
@@ -248,13 +263,37 @@ impl Switchboard {
 
     /// Closes a connection for good reason; says so once for each start of a peer.
     fn refuse(&mut self, label: &str, peer: PeerId, reason: &str) {
+        self.complain(peer, reason);
+        self.close(label, "refused");
+    }
+
+    /// Says why a peer is refused.
+    fn complain(&mut self, peer: PeerId, reason: &str) {
         if self.refused.len() >= REFUSED_MAX {
             self.refused.clear();
         }
         if self.refused.insert(peer) {
             warn!(peer = %hex(peer.node), reason, "peer refused");
         }
-        self.close(label, "refused");
+    }
+
+    /// A peer refuses us because it has seen a later start of this node: two processes have its key.
+    fn refused_for(&mut self, label: &str, later: u64) {
+        let Some(connection) = self.connections.get(label) else { return };
+        if later <= self.parts.hub.me.incarnation {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        if self.copy_said_ms.is_none_or(|at_ms| now_ms >= at_ms + SAY_EVERY_MS) {
+            self.copy_said_ms = Some(now_ms);
+            error!(
+                peer = %hex(connection.node),
+                later,
+                "another process runs with a copy of this data directory; it was seen with a later \
+                 start: stop one of them, then restart the other"
+            );
+        }
+        self.close(label, "it refuses us");
     }
 
     /// A packet came from somewhere.
@@ -264,6 +303,7 @@ impl Switchboard {
             return;
         };
         let hello = packet.hello.take();
+        self.refused_for(&label, hello.as_ref().map_or(0, |hello| hello.later));
         let again = self.hear(&label, hello);
         self.greeted(&label);
         self.take(&label, packet);
@@ -333,7 +373,12 @@ impl Switchboard {
         for (label, connection) in &mut self.connections {
             connection.silent_ticks += 1;
             connection.age_ticks += 1;
-            if connection.up.is_none() && connection.age_ticks > pace.ticks(GREETING_WAIT) {
+            if let Some(left) = &mut connection.parting_ticks {
+                if *left == 0 {
+                    overdue.push((label.clone(), "refused"));
+                }
+                *left = left.saturating_sub(1);
+            } else if connection.up.is_none() && connection.age_ticks > pace.ticks(GREETING_WAIT) {
                 overdue.push((label.clone(), "it did not say hello"));
             } else if connection.up.is_some() && connection.silent_ticks > pace.ticks(pace.silence)
             {

@@ -95,6 +95,7 @@ fn an_earlier_start_of_a_node_does_not_displace_a_later_one() {
     ada.wait_for(&format!("up {} 2", bob.id), SOON);
     let mut ghost = Start::new(2).incarnation(1).seeds(&[&ada.address]).start();
     ada.wait_for("a later start of it was seen", SOON);
+    ghost.wait_for("another process runs with a copy of this data directory", SOON);
     assert_eq!(ada.ask(&format!("call {} urgent 10 2000", bob.id)), "answer 10");
     ghost.kill();
 }
