@@ -79,6 +79,12 @@ pub trait Links: Send + Sync + std::fmt::Debug {
     /// Asks a peer. The peer is told how much time is left.
     fn call(&self, to: NodeId, lane: Lane, parcel: Bytes, within: Duration) -> Answered;
 
+    /// The same, for the few calls without which nothing goes on: there is room for them, and for all in
+    /// lane [`Lane::Urgent`], when others have taken all of theirs.
+    fn call_vital(&self, to: NodeId, lane: Lane, parcel: Bytes, within: Duration) -> Answered {
+        self.call(to, lane, parcel, within)
+    }
+
     /// The peers that are connected and alive.
     fn up(&self) -> Vec<PeerInfo>;
 

@@ -108,6 +108,13 @@ impl Links for Hub {
         }
     }
 
+    fn call_vital(&self, to: NodeId, lane: Lane, parcel: Bytes, within: Duration) -> Answered {
+        match self.route(to) {
+            Some(route) => route.call_vital(lane, parcel, within),
+            None => Box::pin(std::future::ready(Err(CallError::NotUp))),
+        }
+    }
+
     fn up(&self) -> Vec<PeerInfo> {
         self.read(|up| up.values().map(|up| up.info.clone()).collect())
     }

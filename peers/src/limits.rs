@@ -61,6 +61,10 @@ pub const NORMAL_SHARE: u64 = 4;
 /// Calls that may wait for the answer of one peer.
 pub const CALLS_MAX: usize = 16 << 10;
 
+/// Of these what is left to urgent and vital calls, of which each group has a few at a time: users may
+/// ask by the thousand.
+pub const CALLS_KEPT: usize = CALLS_MAX / 4;
+
 /// Packets within which reordering and duplicates are seen; older ones are dropped.
 pub const REORDER_PACKETS: usize = 1024;
 

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::counters::{Counters, add};
 use crate::door::{Answered, CallError, Lane};
-use crate::limits::CALLS_MAX;
+use crate::limits::{CALLS_KEPT, CALLS_MAX};
 use crate::outbox::Outbox;
 use crate::parcel::{Kind, Parcel};
 
@@ -138,8 +138,29 @@ impl Route {
 
     /// Asks the peer. The future ends with the answer, the link, or the time.
     pub(crate) fn call(self: &Arc<Self>, lane: Lane, bytes: Bytes, within: Duration) -> Answered {
+        let kept = if lane == Lane::Urgent { 0 } else { CALLS_KEPT };
+        self.call_within((lane, CALLS_MAX - kept), bytes, within)
+    }
+
+    /// The same, with a place that is kept for such calls.
+    pub(crate) fn call_vital(
+        self: &Arc<Self>,
+        lane: Lane,
+        bytes: Bytes,
+        within: Duration,
+    ) -> Answered {
+        self.call_within((lane, CALLS_MAX), bytes, within)
+    }
+
+    /// `most` calls may be open, with this one.
+    fn call_within(
+        self: &Arc<Self>,
+        (lane, most): (Lane, usize),
+        bytes: Bytes,
+        within: Duration,
+    ) -> Answered {
         let deadline = Instant::now() + within;
-        let asked = self.ask(lane, bytes, within);
+        let asked = self.ask((lane, most), bytes, within);
         Box::pin(async move {
             let (_open, answer) = asked?;
             match timeout_at(deadline, answer).await {
@@ -152,7 +173,7 @@ impl Route {
 
     fn ask(
         self: &Arc<Self>,
-        lane: Lane,
+        (lane, most): (Lane, usize),
         bytes: Bytes,
         within: Duration,
     ) -> Result<(Open, oneshot::Receiver<Result<Bytes, CallError>>), CallError> {
@@ -162,7 +183,7 @@ impl Route {
             if calls.closed {
                 return Err(CallError::NotUp);
             }
-            if calls.waiting.len() >= CALLS_MAX {
+            if calls.waiting.len() >= most {
                 add(&self.counters.refused_calls, 1);
                 return Err(CallError::Full);
             }

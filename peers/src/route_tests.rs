@@ -121,11 +121,25 @@ async fn a_call_ends_with_its_answer_its_time_or_its_link() {
 async fn open_calls_are_bounded() {
     let (route, _) = heard();
     let open: Vec<_> =
-        (0..CALLS_MAX).map(|_| route.call(Lane::Normal, Bytes::new(), SECOND)).collect();
+        (0..CALLS_MAX).map(|_| route.call_vital(Lane::Normal, Bytes::new(), SECOND)).collect();
     let over = route.call(Lane::Normal, Bytes::new(), SECOND);
     assert_eq!(over.await, Err(CallError::Full));
     assert_eq!(route.counters.counts().refused_calls, 1);
     drop(open);
     let again = route.call(Lane::Normal, Bytes::new(), SECOND);
     assert_eq!(again.await, Err(CallError::TimedOut));
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_by_the_thousand_leave_room_for_what_is_urgent_or_vital() {
+    let (route, _) = heard();
+    let ask = |lane| route.call(lane, Bytes::new(), SECOND);
+    let refused = || route.counters.counts().refused_calls;
+    let mut open: Vec<_> = (CALLS_KEPT..CALLS_MAX).map(|_| ask(Lane::Normal)).collect();
+    assert_eq!(refused(), 0);
+    drop((ask(Lane::Normal), ask(Lane::Bulk)));
+    assert_eq!(refused(), 2);
+    open.push(ask(Lane::Urgent));
+    open.push(route.call_vital(Lane::Normal, Bytes::new(), SECOND));
+    assert_eq!(refused(), 2, "there is room for these");
 }

@@ -134,7 +134,7 @@ impl Wire {
         within: Duration,
     ) -> Result<response::Kind, LinkError> {
         let parcel = cluster::Request { kind: Some(question) }.encode_to_vec();
-        let answer = self.peers.call(node, lane, parcel.into(), within).await?;
+        let answer = self.peers.call_vital(node, lane, parcel.into(), within).await?;
         let answer = cluster::Response::decode(answer).map_err(|_| LinkError::Unexpected)?;
         answer.kind.ok_or(LinkError::Unexpected)
     }
