@@ -4,7 +4,7 @@ use crate::people::{Person, ada_and_bob, code, message, message_by_alias, node};
 use proto::Code;
 use proto::wire::{
     Block, DeleteAccount, GetAccount, Logout, Lookup, Resume, UnlinkDevice,
-    client_frame::Kind as Ask, lookup::Who, receipt::Kind, send::To, server_frame::Kind as Say,
+    client_frame::Kind as Ask, lookup::Who, receipt::Kind, server_frame::Kind as Say,
 };
 use tests::wire::{Phone, Wire};
 use tests::workload::link;
