@@ -20,12 +20,15 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long the members that this node knows may lack it before it takes that for its removal.
 const DOUBT: Duration = Duration::from_secs(10);
 
+/// How long seeds are dialed before it is said that none answers.
+const DIAL_WAIT: Duration = Duration::from_secs(5);
+
 /// How often it says again that it cannot join.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs until `stopping`.
 pub(super) async fn run(cluster: Cluster, stopping: Stopping) -> Result<(), ProcessError> {
-    let mut task = Membership { cluster, missing_since: None, said: None };
+    let mut task = Membership { cluster, joins_since: None, missing_since: None, said: None };
     let work = async {
         loop {
             task.look().await;
@@ -40,6 +43,7 @@ pub(super) async fn run(cluster: Cluster, stopping: Stopping) -> Result<(), Proc
 
 struct Membership {
     cluster: Cluster,
+    joins_since: Option<Instant>,
     missing_since: Option<Instant>,
     said: Option<(String, Instant)>,
 }
@@ -119,8 +123,9 @@ impl Membership {
         if cluster.set_place(Place::Joining) {
             info!("looking for a member of the cluster");
         }
+        let since = *self.joins_since.get_or_insert_with(Instant::now);
         let there: Vec<_> = cluster.0.peers.up().into_iter().map(|peer| peer.id.node).collect();
-        if there.is_empty() {
+        if there.is_empty() && since.elapsed() >= DIAL_WAIT {
             self.say("no seed answers; are cluster.seeds and the cookie right?".to_owned());
         }
         for node in there {
