@@ -14,7 +14,7 @@ use proto::stored::Session;
 use proto::{Code, DeviceId, NodeId, Seq, ShardId, UserId, wire};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 /// The node as its peers see it.
 #[derive(Clone, Debug)]
@@ -27,14 +27,12 @@ pub struct NodeService {
 
 impl Service for NodeService {
     fn up(&self, peer: PeerInfo) {
-        info!(peer = %peer.name, address = peer.address, "peer is up");
         self.context.sessions.peer_up(peer.id);
         self.cluster.peer_up(&peer);
         self.context.shards.peer_changed(peer.id.node, true);
     }
 
     fn down(&self, peer: PeerId) {
-        warn!(peer = format!("{:016x}", peer.node.0), "peer is down");
         self.context.sessions.peer_down(peer);
         for (_, group) in self.context.groups.all() {
             group.peer_down(peer.node);

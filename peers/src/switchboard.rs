@@ -256,7 +256,7 @@ impl Switchboard {
         if let Some(older) = older.map(|(label, _)| label.clone()) {
             self.close(&older, "another connection took its place");
         }
-        info!(peer = %hex(peer.node), name = %info.name, schema, "peer up");
+        info!(peer = %hex(peer.node), name = %info.name, address = info.address, schema, "peer is up");
         self.parts.hub.insert(info.clone(), route);
         self.parts.service.up(info);
     }
@@ -414,7 +414,7 @@ impl Switchboard {
         }
         if let Some(peer) = connection.up {
             self.parts.hub.remove(peer);
-            warn!(peer = %hex(peer.node), reason, "peer down");
+            warn!(peer = %hex(peer.node), reason, "peer is down");
             self.parts.service.down(peer);
         } else {
             debug!(peer = %hex(connection.node), reason, "connection closed");

@@ -231,7 +231,7 @@ section! {
     Log {
         /// Levels for each part: error, warn, info, debug or trace, for example
         /// `info,actors::shard=debug`.
-        filter: String = "info,ractor=warn,ractor_cluster=warn,openraft=off".into();
+        filter: String = "info,ractor=warn,ractor_cluster=error,openraft=off".into();
         /// "text" for people, "json" for machines.
         format: LogFormat = LogFormat::Text;
     }
