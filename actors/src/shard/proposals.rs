@@ -179,7 +179,8 @@ impl Proposals {
         if self.is_idle() {
             return self.next(lazily, now);
         }
-        if self.under_way.len() >= BESIDE_MAX {
+        self.now = now.tick;
+        if self.waiting.is_empty() || self.under_way.len() >= BESIDE_MAX {
             return None;
         }
         let commands = self.under_way.iter().flat_map(|batch| &batch.commands);
