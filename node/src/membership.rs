@@ -1,6 +1,7 @@
 //! This node as a member of its cluster: what it says of itself, the settings that hold for all, and
 //! leadership handed over before it goes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,10 +35,14 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// `client`: where clients reach this node.
+    /// `client`: where this node listens for clients.
     pub(crate) fn new(config: &NodeConfig, node: &Node, client: Option<&str>) -> Self {
         let context = &node.context;
-        let client = client.filter(|address| is_reachable(address)).unwrap_or_default();
+        let client = match config.listen.advertise.as_str() {
+            "" => client.filter(|client| is_for_others(client, &node.links.advertised())),
+            advertised => Some(advertised),
+        };
+        let client = client.unwrap_or_default();
         node.links.tell_client_address(client);
         let mut chance = [0; 8];
         context.secrets.fill(&mut chance);
@@ -123,9 +128,16 @@ pub(crate) fn settings(config: &NodeConfig, now: ClusterSettings) -> Settings {
     }
 }
 
-/// Whether others can be sent to this address.
-fn is_reachable(address: &str) -> bool {
-    address.parse().is_ok_and(|address: std::net::SocketAddr| !address.ip().is_unspecified())
+/// Whether clients of other nodes can be sent to where this node listens for clients, `client`. To a
+/// loopback address only if the nodes, too, meet on one: `cluster`.
+fn is_for_others(client: &str, cluster: &str) -> bool {
+    let ip = |address: &str| address.parse().map(|address: SocketAddr| address.ip());
+    match (ip(client), ip(cluster)) {
+        (Ok(client), _) if client.is_unspecified() => false,
+        (Ok(client), cluster) if client.is_loopback() => cluster.is_ok_and(|ip| ip.is_loopback()),
+        (Ok(_), _) => true,
+        (Err(_), _) => false,
+    }
 }
 
 /// Waits until each group in which this node votes has a leader.
@@ -181,5 +193,26 @@ pub(crate) async fn hand_over(context: &Context) {
         info!(taken, of = count, "leadership handed over");
     } else {
         warn!("others did not take over leadership in time; they will elect");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_for_others;
+
+    #[test]
+    fn clients_are_sent_only_to_where_they_can_connect() {
+        for (client, cluster, is) in [
+            ("10.0.0.1:7400", "10.0.0.1:7403", true),
+            ("[2001:db8::1]:7400", "node-1.natter.svc:7403", true),
+            ("127.0.0.1:7400", "127.0.0.2:7403", true),
+            ("127.0.0.1:7400", "10.0.0.1:7403", false),
+            ("127.0.0.1:7400", "node-1.natter.svc:7403", false),
+            ("[::1]:7400", "10.0.0.1:7403", false),
+            ("0.0.0.0:7400", "127.0.0.1:7403", false),
+            ("", "10.0.0.1:7403", false),
+        ] {
+            assert_eq!(is_for_others(client, cluster), is, "{client} {cluster}");
+        }
     }
 }

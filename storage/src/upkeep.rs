@@ -42,7 +42,7 @@ impl Storage {
         self.0.log.rotate_if_spent(1);
         self.restore_reserve();
         self.clear_leftovers();
-        self.carry(if force { 0 } else { CARRY_SEGMENTS })?;
+        let carried = self.carry(if force { 0 } else { CARRY_SEGMENTS });
         let removed = self.0.removed.swap(0, Ordering::Relaxed);
         // Giving space back takes some first: on a disk that is nearly full it waits.
         if self.0.space.ask() < RECLAIM_FREE_BYTES {
@@ -57,7 +57,7 @@ impl Storage {
         if force {
             self.0.log.settle();
         }
-        Ok(())
+        carried
     }
 
     /// Lets go of segments that are kept by a group which stands still.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{append, at, files, size, user_of};
+use common::{append, at, files, segments, size, user_of};
 use proto::{Seq, ShardId, stored};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -120,6 +120,29 @@ fn what_was_removed_before_a_restart_leaves_all_files_after_it() {
     let (storage, _) = Storage::open(dir.path(), options()).unwrap();
     assert!(!marked_files(dir.path()).is_empty(), "the search finds what is there");
     storage.maintain(false).unwrap();
+    assert_eq!(marked_files(dir.path()), Vec::<String>::new());
+    storage.close();
+}
+
+#[test]
+fn a_damaged_segment_keeps_nothing_else_from_leaving() {
+    let dir = tempfile::tempdir().unwrap();
+    let user = user_of(ShardId(6), 0);
+    let (storage, _) = Storage::open(dir.path(), options()).unwrap();
+    append(&storage, ShardId(5), 0, vec![0; 10]).recv().unwrap().unwrap();
+    for index in 0..40 {
+        append(&storage, ShardId(1), index, vec![0; 500_000]).recv().unwrap().unwrap();
+    }
+    storage.checkpoint(ShardId(1), at(39), Vec::new()).unwrap();
+    let rows = (1..=20).map(|n| Row::Message(user, Seq(n), Some(marked(n)))).collect();
+    storage.checkpoint(ShardId(6), at(0), rows).unwrap();
+    let gone = Row::MessagesGone { user, first: Seq(1), last: Seq(20) };
+    storage.checkpoint(ShardId(6), at(1), vec![gone]).unwrap();
+    assert!(!marked_files(dir.path()).is_empty(), "the search finds what is there");
+    let segment = segments(dir.path()).swap_remove(0);
+    std::fs::write(segment, b"damaged").unwrap();
+
+    storage.maintain(true).unwrap_err();
     assert_eq!(marked_files(dir.path()), Vec::<String>::new());
     storage.close();
 }

@@ -3,6 +3,9 @@
 use crate::clusters::{cluster, three, turn};
 use crate::people::{PROGRAM, Person, settings};
 use anyhow::{Result, ensure};
+use proto::wire::server_frame::Kind as Say;
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -125,12 +128,26 @@ async fn a_node_that_waits_for_leaders_ends_with_status_0_when_it_is_told_to() {
     let mut node = cluster.nodes()[0].command().unwrap().spawn().unwrap();
     let asked = eventually(PATIENCE, async || cluster.admin(0, &["cluster", "status"]).await).await;
     let waits = cluster.target(0).addresses().is_none();
-    let pid = rustix::process::Pid::from_child(&node);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
     let ended = tests::node::until("the node to end", PATIENCE, || Ok(node.try_wait()?)).await;
     node.kill().ok(); // If it has not ended.
     assert!(asked.is_ok() && waits, "it runs and is not ready: {asked:?}");
     assert!(ended.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_goes_tells_its_clients_where_the_others_are() {
+    let _turn = turn().await;
+    let cluster = cluster(three(Cables::Loopback)).await;
+    let mut ada = Person::join(&cluster.nodes()[0], "ada").await;
+    let client = |node: &Node| node.target().addresses().unwrap().client;
+    let others: BTreeSet<_> = cluster.nodes()[1..].iter().map(client).collect();
+    cluster.nodes()[0].signal(Signal::TERM).unwrap();
+    let told = ada.wire.expect(|frame| match &frame.kind {
+        Some(Say::GoAway(away)) => Some(away.addresses.iter().cloned().collect::<BTreeSet<_>>()),
+        _ => None,
+    });
+    assert_eq!(told.await.unwrap(), others);
 }
 
 const KEY: &str = "limits.mailbox_messages";

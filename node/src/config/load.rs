@@ -288,6 +288,7 @@ mod tests {
             ("[node]\nworker_threads = 2000", ["node.worker_threads", "2000", "1024"]),
             ("[limit]\nconnections = 5", ["limit", "is no setting", "limits"]),
             ("[listen]\nclient = \"localhost:1\"", ["listen.client", "localhost:1", "IP:PORT"]),
+            ("[listen]\nadvertise = \"ada\"", ["listen.advertise", "ada", "HOST:PORT"]),
             ("[registration]\npin_digits = 4", ["registration.pin_digits", "4", "5"]),
             ("[registration]\nsender = \"sms\"", ["registration.sender", "sms", "webhook"]),
             ("[registration]\nsender = \"webhook\"", ["registration.webhook.url", "\"\"", "http"]),

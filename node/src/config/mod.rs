@@ -96,6 +96,9 @@ section! {
     Listen {
         /// Clients, over TLS 1.3 (ALPN natter/1).
         client: Address = local(7400);
+        /// Where clients reach this node, HOST:PORT: clients of a node that goes are sent there. Empty:
+        /// where `client` listens, if that is an address for others.
+        advertise: String = String::new();
         /// Clients in browsers: WebSocket over TLS (subprotocol natter.v1).
         websocket: Address = local(7401);
         /// Clients without TLS. Only behind something that terminates TLS, or for tests.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::cluster::is_host_port;
 use super::load::Problem;
 use super::units::Setting;
 use super::{ByteSize, Limits, Listen, NodeConfig, Registration, Secret, Sender, Storage, Tls};
@@ -62,6 +63,10 @@ impl Listen {
             let problem =
                 "\"\", and websocket and plain are off too; turn one of them on".to_owned();
             return Err(Problem { key: "listen.client", problem });
+        }
+        if !self.advertise.is_empty() && !is_host_port(&self.advertise) {
+            let problem = format!("{:?} is no address; write HOST:PORT", self.advertise);
+            return Err(Problem { key: "listen.advertise", problem });
         }
         Ok(())
     }
