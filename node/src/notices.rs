@@ -11,6 +11,8 @@ use actors::cluster::Place;
 use actors::raft::Standing;
 use tokio::time::Instant;
 
+use crate::tls::Term;
+
 /// How long nodes may answer a node that joins before it is said that none lets it in. Who asks
 /// waits 6 s for an answer, and 10 s for what the cluster knows once it has been let in.
 const LET_IN_WAIT: Duration = Duration::from_secs(10);
@@ -23,6 +25,12 @@ const ELECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// How long there must be space before that is said: a disk at its limit comes and goes.
 const SPACE_FOR: Duration = Duration::from_secs(10);
+
+/// How long before its end a certificate should have been renewed: a tenth of its term, this at most.
+const RENEWED_BEFORE_S: u64 = 14 * 24 * 60 * 60;
+
+/// How often it is said that a certificate must be renewed.
+const RENEW_AGAIN: Duration = Duration::from_hours(24);
 
 /// The disk of this node.
 #[derive(Debug, Default)]
@@ -76,6 +84,43 @@ impl Joining {
             self.said = Some(now);
         }
         waits && quiet
+    }
+}
+
+/// The certificate that clients see.
+#[derive(Debug, Default)]
+pub(crate) struct Renewal {
+    said: Option<(Due, Instant)>,
+}
+
+/// How urgent it is to renew a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// It ends soon.
+    Soon,
+    /// It has ended.
+    Over,
+}
+
+impl Renewal {
+    /// What is to be said now, if anything. `now_s`: Unix time.
+    pub(crate) fn news(&mut self, term: Term, now_s: u64, now: Instant) -> Option<Due> {
+        let tenth_s = term.until_s.saturating_sub(term.from_s) / 10;
+        let soon_s = term.until_s.saturating_sub(tenth_s.min(RENEWED_BEFORE_S));
+        let due = match now_s {
+            _ if now_s > term.until_s => Due::Over,
+            _ if now_s > soon_s => Due::Soon,
+            _ => {
+                self.said = None;
+                return None;
+            }
+        };
+        let known = |(said, at)| said == due && now.duration_since(at) < RENEW_AGAIN;
+        if self.said.is_some_and(known) {
+            return None;
+        }
+        self.said = Some((due, now));
+        Some(due)
     }
 }
 
@@ -147,6 +192,25 @@ mod tests {
             said.extend(news.map(|news| (second, news)));
         }
         assert_eq!(said, [(5, DiskNews::Full), (40, DiskNews::Space), (60, DiskNews::Full)]);
+    }
+
+    #[test]
+    fn a_certificate_is_to_be_renewed_once_a_day_in_the_last_tenth_of_its_term() {
+        const DAY: u64 = 24 * 60 * 60;
+        let (mut renewal, start) = (Renewal::default(), Instant::now());
+        let mut said = |days: u64| {
+            let term = Term { from_s: 0, until_s: days * DAY };
+            let mut said = Vec::new();
+            for hour in 0..=(days + 2) * 24 {
+                let now = start + Duration::from_hours(hour);
+                let due = renewal.news(term, hour * 60 * 60, now);
+                said.extend(due.map(|due| (hour, due)));
+            }
+            said
+        };
+        let week = [(152, Due::Soon), (169, Due::Over), (193, Due::Over)];
+        assert_eq!(said(7), week, "two days after it ended");
+        assert_eq!(said(400)[..2], [(386 * 24 + 1, Due::Soon), (387 * 24 + 1, Due::Soon)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use actors::context::Handler;
 use anyhow::Context as _;
@@ -67,7 +68,7 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
 fn check_files(config: &NodeConfig) -> anyhow::Result<()> {
     let dir = Path::new(&config.node.data_dir);
     config.cluster.find_cookie(dir, admin::joins(dir, &config.cluster.seeds))?;
-    Ok(tls::Certificates::check(&config.tls, dir)?)
+    Ok(tls::Certificates::check(&config.tls, dir, SystemTime::now())?)
 }
 
 /// A runtime of `threads`; 0: one for each core.
@@ -147,6 +148,27 @@ mod tests {
             fs::write(data.join(file), "damaged").unwrap();
         }
         assert!(check(folder, "").unwrap_err().contains("tls/cert.pem"));
+    }
+
+    #[test]
+    fn check_refuses_a_certificate_that_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let mut said = |year| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let certificate = params.self_signed(&key).unwrap();
+            fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+            check(folder, "[tls]\ncertificate = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"")
+        };
+        said(2999).unwrap();
+        let error = said(2021).unwrap_err();
+        for part in ["tls.certificate", "cert.pem", "ended 2021-01-01T00:00:00Z", "renew"] {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
     }
 
     #[test]

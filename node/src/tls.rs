@@ -10,9 +10,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use humantime::Rfc3339Timestamp as Timestamp;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -20,6 +21,7 @@ use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use crate::config;
 use crate::data_dir;
@@ -66,6 +68,14 @@ pub enum TlsError {
         /// What rustls says.
         source: rustls::Error,
     },
+    /// It has ended.
+    #[error("tls.certificate {}: ended {until}; clients refuse it, renew it", file.display())]
+    Ended {
+        /// The file.
+        file: PathBuf,
+        /// When.
+        until: Timestamp,
+    },
     /// The development certificate cannot be made.
     #[error(
         "tls.names {names:?}: no certificate can be made for them; write host names or IP addresses"
@@ -107,12 +117,50 @@ struct Files {
 /// When and how long the files were.
 type Stamp = [Option<(SystemTime, u64)>; 2];
 
+/// What is served.
 #[derive(Debug)]
-struct Resolver(RwLock<Arc<CertifiedKey>>);
+struct Chain {
+    key: Arc<CertifiedKey>,
+    term: Option<Term>,
+}
+
+/// When a certificate holds, in seconds of Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The first second.
+    pub from_s: u64,
+    /// The last one.
+    pub until_s: u64,
+}
+
+impl Term {
+    /// Of the certificate that ends first. `None` if none can be read.
+    fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let terms = chain.iter().filter_map(|certificate| {
+            let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+            let validity = certificate.validity();
+            let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+            Some(Self {
+                from_s: seconds(validity.not_before),
+                until_s: seconds(validity.not_after),
+            })
+        });
+        terms.min_by_key(|term| term.until_s)
+    }
+}
+
+#[derive(Debug)]
+struct Resolver(RwLock<Chain>);
+
+impl Resolver {
+    fn read(&self) -> RwLockReadGuard<'_, Chain> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&self.read().key))
     }
 }
 
@@ -143,16 +191,29 @@ impl Certificates {
         Ok(Self { files, resolver, seen })
     }
 
-    /// Whether [`open`](Self::open) will find what it needs. Writes nothing.
+    /// Whether [`open`](Self::open) will find what it needs, and clients will take it at `now`. Writes
+    /// nothing.
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
-    pub fn check(config: &config::Tls, data_dir: &Path) -> Result<(), TlsError> {
+    pub fn check(config: &config::Tls, data_dir: &Path, now: SystemTime) -> Result<(), TlsError> {
         let files = Files::of(config, data_dir);
         if files.are_to_be_made() {
             return self_signed(&config.names).map(drop);
         }
-        files.read().map(drop)
+        let until_s = files.read()?.term.map(|term| term.until_s);
+        match until_s.map(|until_s| UNIX_EPOCH + Duration::from_secs(until_s)) {
+            Some(until) if until < now => Err(TlsError::Ended {
+                file: files.certificate,
+                until: humantime::format_rfc3339_seconds(until),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// When what is served holds: of the certificate in the chain that ends first.
+    pub fn term(&self) -> Option<Term> {
+        self.resolver.read().term
     }
 
     /// The certificate's file. For the development certificate, what clients must trust.
@@ -248,7 +309,7 @@ impl Files {
         })
     }
 
-    fn read(&self) -> Result<Arc<CertifiedKey>, TlsError> {
+    fn read(&self) -> Result<Chain, TlsError> {
         let (key, file, wanted) = ("tls.certificate", &self.certificate, "certificate");
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
             .and_then(Iterator::collect)
@@ -258,10 +319,12 @@ impl Files {
         }
         let private = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| pem_error(error, "tls.key", &self.key, "private key"))?;
-        CertifiedKey::from_der(chain, private, &provider()).map(Arc::new).map_err(|source| {
+        let term = Term::of(&chain);
+        let key = CertifiedKey::from_der(chain, private, &provider()).map_err(|source| {
             let (certificate, key) = (self.certificate.clone(), self.key.clone());
             TlsError::Mismatch { certificate, key, source }
-        })
+        })?;
+        Ok(Chain { key: Arc::new(key), term })
     }
 }
 

@@ -3,18 +3,20 @@
 #![allow(clippy::cast_precision_loss, reason = "metrics are floating point")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use humantime::format_rfc3339_seconds;
 use metrics::{counter, gauge};
 use supervision::{ChildSpec, QueueMonitor};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::boot::Node;
 use crate::config::NodeConfig;
 use crate::links::Links;
-use crate::notices::{Disk, DiskNews, Joining};
+use crate::notices::{Disk, DiskNews, Due, Joining, Renewal};
 use crate::telemetry::Metrics;
+use crate::tls::Certificates;
 use actors::cluster::{Cluster, Place};
 use actors::context::Context;
 
@@ -33,14 +35,16 @@ struct Sampled {
     context: Arc<Context>,
     links: Links,
     cluster: Cluster,
+    certificates: Arc<Certificates>,
     data_dir: String,
 }
 
 /// Samples message queues, storage and the cluster once a second, and says what shows in that.
 pub(crate) fn telemetry(config: &NodeConfig, node: &Node, cluster: &Cluster) -> ChildSpec {
     let (context, links, cluster) = (node.context.clone(), node.links.clone(), cluster.clone());
-    let data_dir = config.node.data_dir.clone();
-    let (sampled, metrics) = (Sampled { context, links, cluster, data_dir }, node.metrics.clone());
+    let (certificates, data_dir) = (node.certificates.clone(), config.node.data_dir.clone());
+    let sampled = Sampled { context, links, cluster, certificates, data_dir };
+    let metrics = node.metrics.clone();
     ChildSpec::task("telemetry", move |stopping| {
         let (sampled, metrics) = (sampled.clone(), metrics.clone());
         async move {
@@ -93,6 +97,7 @@ impl Sampled {
     async fn sample(&self) {
         let mut monitor = QueueMonitor::new();
         let (mut disk, mut joining) = (Disk::default(), Joining::default());
+        let mut renewal = Renewal::default();
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -108,6 +113,7 @@ impl Sampled {
             self.record_cluster();
             self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
+            self.say_when_to_renew(&mut renewal, now);
         }
     }
 
@@ -157,6 +163,18 @@ impl Sampled {
             );
         }
     }
+
+    fn say_when_to_renew(&self, renewal: &mut Renewal, now: Instant) {
+        let Some(term) = self.certificates.term() else { return };
+        gauge!("natter_certificate_end_timestamp_seconds").set(term.until_s as f64);
+        let Some(due) = renewal.news(term, self.context.clock.now_ms() / 1000, now) else { return };
+        let until = UNIX_EPOCH + Duration::from_secs(term.until_s);
+        let (until, file) = (format_rfc3339_seconds(until), self.certificates.file().display());
+        match due {
+            Due::Soon => warn!(%until, %file, "the certificate ends soon; renew it"),
+            Due::Over => error!(%until, %file, "the certificate has ended: clients refuse it"),
+        }
+    }
 }
 
 fn record_links(counts: &peers::Counts) {
@@ -197,7 +215,7 @@ fn record_queues(monitor: &mut QueueMonitor, now: Instant) {
 
 /// What the metrics of this file mean.
 pub(crate) fn describe() {
-    use metrics::Unit::{Bytes, Count};
+    use metrics::Unit::{Bytes, Count, Seconds};
     use metrics::{describe_counter, describe_gauge};
     describe_gauge!("natter_log_bytes", Bytes, "Records in the log.");
     describe_gauge!("natter_log_segments", Count, "Segments of the log.");
@@ -213,6 +231,11 @@ pub(crate) fn describe() {
     );
     describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and alive.");
     describe_gauge!("natter_members", Count, "Members of the cluster, this node with them.");
+    describe_gauge!(
+        "natter_certificate_end_timestamp_seconds",
+        Seconds,
+        "Unix time at which the certificate that clients see ends."
+    );
     describe_links();
     describe_gauge!("natter_session_rows", Count, "Rows of the sessions table.");
     describe_gauge!("natter_sessions_online", Count, "Of them, devices that are connected.");
