@@ -9,7 +9,6 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use actors::context::Handler;
 use anyhow::Context as _;
@@ -18,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Serve};
 use crate::config::NodeConfig;
-use crate::{admin, boot, demo, tls};
+use crate::{admin, boot, clock, demo, tls};
 
 /// File descriptors that are not client connections: log segments, tables, listeners.
 const OTHER_FILES: u64 = 500;
@@ -68,7 +67,7 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
 fn check_files(config: &NodeConfig) -> anyhow::Result<()> {
     let dir = Path::new(&config.node.data_dir);
     config.cluster.find_cookie(dir, admin::joins(dir, &config.cluster.seeds))?;
-    Ok(tls::Certificates::check(&config.tls, dir, SystemTime::now())?)
+    Ok(tls::Certificates::check(&config.tls, dir, clock::now_ms() / 1000)?)
 }
 
 /// A runtime of `threads`; 0: one for each core.

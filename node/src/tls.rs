@@ -191,21 +191,20 @@ impl Certificates {
         Ok(Self { files, resolver, seen })
     }
 
-    /// Whether [`open`](Self::open) will find what it needs, and clients will take it at `now`. Writes
-    /// nothing.
+    /// Whether [`open`](Self::open) will find what it needs, and clients will take it at `now_s`, Unix
+    /// time. Writes nothing.
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
-    pub fn check(config: &config::Tls, data_dir: &Path, now: SystemTime) -> Result<(), TlsError> {
+    pub fn check(config: &config::Tls, data_dir: &Path, now_s: u64) -> Result<(), TlsError> {
         let files = Files::of(config, data_dir);
         if files.are_to_be_made() {
             return self_signed(&config.names).map(drop);
         }
-        let until_s = files.read()?.term.map(|term| term.until_s);
-        match until_s.map(|until_s| UNIX_EPOCH + Duration::from_secs(until_s)) {
-            Some(until) if until < now => Err(TlsError::Ended {
+        match files.read()?.term {
+            Some(Term { until_s, .. }) if until_s < now_s => Err(TlsError::Ended {
                 file: files.certificate,
-                until: humantime::format_rfc3339_seconds(until),
+                until: humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(until_s)),
             }),
             Some(_) | None => Ok(()),
         }
