@@ -336,10 +336,13 @@ impl Read for Sled {
     }
 
     fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
-        let db = self.shared.db();
-        let kept = self.shared.backlog_if_refused();
-        let kept = kept.map(|backlog| backlog.range(scan.from, scan.to)).unwrap_or_default();
-        let db = db.as_ref().ok_or_else(|| self.shared.shut())?;
+        // No lock is held while rows are visited: `visit` may read others.
+        let (db, kept) = {
+            let db = self.shared.db();
+            let kept = self.shared.backlog_if_refused();
+            (db.clone(), kept.map(|backlog| backlog.range(scan.from, scan.to)))
+        };
+        let (db, kept) = (db.ok_or_else(|| self.shared.shut())?, kept.unwrap_or_default());
         visit_over(db.range(scan.from..scan.to), kept, visit)
             .map_err(|error| self.shared.failed(error))
     }

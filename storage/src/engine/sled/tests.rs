@@ -1,3 +1,5 @@
+//! A disk that refuses session rows, and takes them again.
+
 use super::*;
 use std::ops::ControlFlow;
 
