@@ -24,7 +24,7 @@ use proto::ids::SHARDS;
 use proto::{Code, ShardId};
 use serde::Serialize;
 use storage::{Storage, StorageOptions};
-use supervision::{ChildSpec, Intensity, Strategy, Supervisor, TaskGroup, timer};
+use supervision::{ChildSpec, Intensity, StopSource, Strategy, Supervisor, TaskGroup, timer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
 use tracing::{error, info, warn};
@@ -60,6 +60,8 @@ const TICK: Duration = Duration::from_millis(TICK_MS);
 pub(crate) struct Node {
     pub(crate) context: Arc<Context>,
     pub(crate) reception: Arc<Reception>,
+    /// For strangers.
+    pub(crate) close: StopSource,
     pub(crate) connections: TaskGroup,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: telemetry::Metrics,
@@ -210,6 +212,7 @@ async fn build(
         node: me.node,
         incarnation,
     });
+    let (close, closing) = StopSource::new();
     let reception = Arc::new(Reception {
         context: context.clone(),
         registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
@@ -223,10 +226,11 @@ async fn build(
             frames: config.limits.frames_before_login,
             bytes: config.limits.bytes_before_login.0,
         },
+        closing,
     });
     let connections = TaskGroup::new();
     let readiness = Readiness::new();
-    Ok(Node { context, reception, connections, readiness, metrics, certificates, links })
+    Ok(Node { context, reception, close, connections, readiness, metrics, certificates, links })
 }
 
 /// The supervision tree, in start order.
@@ -272,6 +276,7 @@ async fn stop(node: Node, root: Supervisor) {
     node.readiness.not_ready("stopping");
     membership::hand_over(&node.context).await;
     node.context.users.end_all(Code::GoingAway);
+    node.close.fire();
     let late = node.connections.finish(LEAVE).await;
     if late > 0 {
         warn!(late, "connections did not take their leave in time");

@@ -23,6 +23,7 @@ use bytes::BytesMut;
 use proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, UNANSWERED_MAX};
 use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
 use proto::{Code, Seq, UserId, frame};
+use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -49,6 +50,8 @@ pub struct Reception {
     pub times: Times,
     /// What strangers may send.
     pub strangers: Strangers,
+    /// Tells strangers to go: the node ends. Who is attached hears it from their actor.
+    pub closing: Stopping,
 }
 
 /// Time limits of a connection.
@@ -162,8 +165,17 @@ impl Socket {
                 self.readable = true;
             }
             () = tokio::time::sleep_until(wake_at) => self.silence()?,
+            () = self.closing() => return Err(Over::Ended(Ending::Told(Code::GoingAway))),
         }
         Ok(())
+    }
+
+    /// Returns when strangers are to go, if this is one. Boxed, for most connections never need it.
+    async fn closing(&self) {
+        match self.standing {
+            Standing::Stranger { .. } => Box::pin(self.reception.closing.wait()).await,
+            Standing::Attached { .. } => pending().await,
+        }
     }
 
     async fn write_queued(&mut self) -> Result<Drained, Over> {

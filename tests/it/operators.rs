@@ -17,8 +17,10 @@ async fn sigterm_says_go_away_and_ends_with_exit_0() {
     let mut node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
     let id = ada.say(bob.user(), "before the stop").await;
+    let mut stranger = Wire::connect(&node.target()).await.unwrap();
     node.signal(Signal::TERM).unwrap();
     assert_eq!(ada.wire.ended().await.unwrap(), Some(Code::GoingAway));
+    assert_eq!(stranger.ended().await.unwrap(), Some(Code::GoingAway));
     assert!(node.ended().await.unwrap().success());
     assert!(node.target().addresses().is_none(), "no address of a node that is gone");
     node.restart().await.unwrap();
