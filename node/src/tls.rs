@@ -134,18 +134,13 @@ pub struct Term {
 }
 
 impl Term {
-    /// Of the certificate that ends first. `None` if none can be read.
+    /// Of the first certificate, the node's own. `None` if it cannot be read. Those behind it may have
+    /// ended: clients that know another way to a root do not mind.
     fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
-        let terms = chain.iter().filter_map(|certificate| {
-            let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-            let validity = certificate.validity();
-            let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
-            Some(Self {
-                from_s: seconds(validity.not_before),
-                until_s: seconds(validity.not_after),
-            })
-        });
-        terms.min_by_key(|term| term.until_s)
+        let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+        let validity = certificate.validity();
+        let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+        Some(Self { from_s: seconds(validity.not_before), until_s: seconds(validity.not_after) })
     }
 }
 
@@ -210,7 +205,7 @@ impl Certificates {
         }
     }
 
-    /// When what is served holds: of the certificate in the chain that ends first.
+    /// When the certificate that is served holds, if that can be read.
     pub fn term(&self) -> Option<Term> {
         self.resolver.read().term
     }
