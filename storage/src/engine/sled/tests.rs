@@ -89,3 +89,32 @@ fn a_row_is_flushed_soon_though_nobody_asks() {
     eventually("it is flushed", || table.shared.backlog().get(b"a").is_none());
     assert_eq!(all(&table), rows(&[("a", "1")]));
 }
+
+#[test]
+fn a_table_that_cannot_be_opened_anew_keeps_what_is_written_and_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("sessions");
+    let table = Sled::open(&dir).unwrap();
+    write(&table, &[("a", Some("1")), ("b", Some("1"))]);
+    table.flush().unwrap();
+    let (file, away) = (dir.join("db"), dir.join("db.away"));
+    fs::rename(&file, &away).unwrap();
+    fs::create_dir(&file).unwrap();
+    table.shared.is_refused(&io::Error::from(io::ErrorKind::StorageFull));
+    let round = || table.flusher.as_ref().unwrap().thread().unpark();
+    eventually("it cannot be opened", || {
+        round();
+        table.shared.db().is_none()
+    });
+    write(&table, &[("b", Some("2"))]);
+    assert_eq!(table.get(Table::Sessions, b"b").unwrap(), Some(b"2".to_vec()));
+    assert!(matches!(table.get(Table::Sessions, b"a"), Err(StorageError::DiskFull { .. })));
+
+    fs::remove_dir(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    eventually("it is opened", || {
+        round();
+        table.flush().is_ok()
+    });
+    assert_eq!(all(&table), rows(&[("a", "1"), ("b", "2")]));
+}
