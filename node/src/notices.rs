@@ -107,14 +107,11 @@ impl Renewal {
     pub(crate) fn news(&mut self, term: Term, now_s: u64, now: Instant) -> Option<Due> {
         let tenth_s = term.until_s.saturating_sub(term.from_s) / 10;
         let soon_s = term.until_s.saturating_sub(tenth_s.min(RENEWED_BEFORE_S));
-        let due = match now_s {
-            _ if now_s > term.until_s => Due::Over,
-            _ if now_s > soon_s => Due::Soon,
-            _ => {
-                self.said = None;
-                return None;
-            }
-        };
+        if now_s <= soon_s {
+            self.said = None;
+            return None;
+        }
+        let due = if now_s > term.until_s { Due::Over } else { Due::Soon };
         let known = |(said, at)| said == due && now.duration_since(at) < RENEW_AGAIN;
         if self.said.is_some_and(known) {
             return None;

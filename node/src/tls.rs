@@ -134,6 +134,11 @@ pub struct Term {
 }
 
 impl Term {
+    /// The last second, as people write it.
+    pub fn until(self) -> Timestamp {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.until_s))
+    }
+
     /// Of the first certificate, the node's own. `None` if it cannot be read. Those behind it may have
     /// ended: clients that know another way to a root do not mind.
     fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
@@ -197,10 +202,9 @@ impl Certificates {
             return self_signed(&config.names).map(drop);
         }
         match files.read()?.term {
-            Some(Term { until_s, .. }) if until_s < now_s => Err(TlsError::Ended {
-                file: files.certificate,
-                until: humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(until_s)),
-            }),
+            Some(term) if term.until_s < now_s => {
+                Err(TlsError::Ended { file: files.certificate, until: term.until() })
+            }
             Some(_) | None => Ok(()),
         }
     }

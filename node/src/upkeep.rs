@@ -3,9 +3,8 @@
 #![allow(clippy::cast_precision_loss, reason = "metrics are floating point")]
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use humantime::format_rfc3339_seconds;
 use metrics::{counter, gauge};
 use supervision::{ChildSpec, QueueMonitor};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
@@ -168,8 +167,7 @@ impl Sampled {
         let Some(term) = self.certificates.term() else { return };
         gauge!("natter_certificate_end_timestamp_seconds").set(term.until_s as f64);
         let Some(due) = renewal.news(term, self.context.clock.now_ms() / 1000, now) else { return };
-        let until = UNIX_EPOCH + Duration::from_secs(term.until_s);
-        let (until, file) = (format_rfc3339_seconds(until), self.certificates.file().display());
+        let (until, file) = (term.until(), self.certificates.file().display());
         match due {
             Due::Soon => warn!(%until, %file, "the certificate ends soon; renew it"),
             Due::Over => error!(%until, %file, "the certificate has ended: clients refuse it"),

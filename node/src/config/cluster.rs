@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::Problem;
 use super::units::{Setting, print_line, section};
-use super::validate::Checked;
+use super::validate::{Checked, host_port};
 use super::{Address, Secret, local};
 use crate::data_dir;
 use crate::identity::hex;
@@ -145,13 +145,10 @@ impl Cluster {
             }
             Some(_) | None => {}
         }
-        if !self.advertise.is_empty() && !is_host_port(&self.advertise) {
-            let why = format!("{:?} is no address; write HOST:PORT", self.advertise);
-            return problem("cluster.advertise", why);
+        if !self.advertise.is_empty() {
+            host_port("cluster.advertise", &self.advertise)?;
         }
-        if let Some(seed) = self.seeds.iter().find(|seed| !is_host_port(seed)) {
-            return problem("cluster.seeds", format!("{seed:?} is no address; write HOST:PORT"));
-        }
+        self.seeds.iter().try_for_each(|seed| host_port("cluster.seeds", seed))?;
         let chars = self.cookie.reveal().chars().count();
         if chars > 0 && chars < COOKIE_CHARS_MIN {
             let why = format!("{chars} characters; write at least {COOKIE_CHARS_MIN} random ones");

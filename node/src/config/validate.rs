@@ -64,11 +64,10 @@ impl Listen {
                 "\"\", and websocket and plain are off too; turn one of them on".to_owned();
             return Err(Problem { key: "listen.client", problem });
         }
-        if !self.advertise.is_empty() && !is_host_port(&self.advertise) {
-            let problem = format!("{:?} is no address; write HOST:PORT", self.advertise);
-            return Err(Problem { key: "listen.advertise", problem });
+        if self.advertise.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        host_port("listen.advertise", &self.advertise)
     }
 }
 
@@ -159,6 +158,13 @@ fn within<T: PartialOrd + Setting>(key: &'static str, value: &T, low: &T, high: 
     }
     let (value, low, high) = (value.text(), low.text(), high.text());
     Err(Problem { key, problem: format!("{value} is out of range; write {low} to {high}") })
+}
+
+pub(super) fn host_port(key: &'static str, text: &str) -> Checked {
+    if is_host_port(text) {
+        return Ok(());
+    }
+    Err(Problem { key, problem: format!("{text:?} is no address; write HOST:PORT") })
 }
 
 fn given(key: &'static str, value: &str, cure: &str) -> Checked {

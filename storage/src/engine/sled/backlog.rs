@@ -54,12 +54,9 @@ impl Backlog {
         of(&self.older).into_iter().chain(of(&self.newer)).collect()
     }
 
-    /// All that is kept, in pieces of `rows`.
-    pub(super) fn pieces(&self, rows: usize) -> Vec<Vec<Row>> {
-        let mut all = self.older.clone();
-        all.extend(self.newer.iter().map(|(key, value)| (key.clone(), value.clone())));
-        let all: Vec<_> = all.into_iter().collect();
-        all.chunks(rows).map(<[Row]>::to_vec).collect()
+    /// What the flush under way is to bring to the disk.
+    pub(super) fn to_flush(&self) -> Vec<Row> {
+        self.older.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
 
@@ -122,7 +119,7 @@ mod tests {
         assert!(backlog.flush_begins(), "and ends badly");
         backlog.keep(vec![row(3, None)]);
         assert!(backlog.flush_begins());
-        assert_eq!(backlog.pieces(9), [[row(2, Some(2)), row(3, None)]]);
+        assert_eq!(backlog.to_flush(), [row(2, Some(2)), row(3, None)]);
         backlog.flush_ended_well();
         assert!(!backlog.flush_begins());
     }

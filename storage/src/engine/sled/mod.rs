@@ -7,7 +7,8 @@
 //! ```
 //!
 //! # Invariants
-//! 1. What was written is read, whatever becomes of the disk, until the process ends.
+//! 1. What was written is never read as it was before, until the process ends: if sled cannot be opened
+//!    anew, what only the disk has is not read at all.
 //! 2. Rows are in the backlog and in sled in the order in which they were written.
 
 mod backlog;
@@ -220,7 +221,7 @@ impl Shared {
         while !self.ending.load(Ordering::Acquire) {
             thread::park_timeout(FLUSH_EVERY);
             if !self.refused.load(Ordering::Acquire) {
-                // `is_refused` says what there is to say.
+                // `is_refused` has said it; of anything but the disk's refusal hears who writes next.
                 self.flush().ok();
             } else if pause > 0 {
                 pause -= 1;
@@ -245,11 +246,12 @@ impl Shared {
         *open = None;
         let db = try_open(&self.dir).map_err(|refused| refused.into_error(&self.dir))?;
         let mut backlog = self.backlog();
-        for rows in backlog.pieces(PIECE_ROWS) {
-            write_rows(&db, &rows).map_err(|error| self.failed(error))?;
+        backlog.flush_begins();
+        for rows in backlog.to_flush().chunks(PIECE_ROWS) {
+            write_rows(&db, rows).map_err(|error| self.failed(error))?;
         }
         db.flush().map_err(|error| self.failed(error))?;
-        *backlog = Backlog::default();
+        backlog.flush_ended_well();
         self.refused.store(false, Ordering::Release);
         *open = Some(db);
         Ok(())
