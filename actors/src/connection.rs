@@ -53,7 +53,7 @@ struct State {
 enum Outgoing {
     Frame(Box<ServerFrame>),
     Accepted { id: u64, at_ms: u64, user: u64 },
-    Deliver { seq: Seq, after: Option<Seq>, device: DeviceId, envelope: Arc<stored::Envelope> },
+    Deliver { seq: Seq, after: Option<Seq>, envelope: Arc<stored::Envelope> },
 }
 
 /// How a connection ends, after what is queued was written.
@@ -133,20 +133,14 @@ impl Connection {
     }
 
     /// Queues an entry of the mailbox.
-    pub fn deliver(
-        &self,
-        seq: Seq,
-        after: Option<Seq>,
-        device: DeviceId,
-        envelope: Arc<stored::Envelope>,
-    ) {
+    pub fn deliver(&self, seq: Seq, after: Option<Seq>, envelope: Arc<stored::Envelope>) {
         let mut state = self.state();
         if state.ending.is_some() {
             return;
         }
         state.delivered = seq;
         drop(state);
-        self.queue(Outgoing::Deliver { seq, after, device, envelope });
+        self.queue(Outgoing::Deliver { seq, after, envelope });
     }
 
     /// Ends the connection once everything queued was written.
@@ -252,9 +246,7 @@ impl State {
 /// Bytes of the bodies in a request.
 fn body_bytes(frame: &ClientFrame) -> usize {
     match &frame.kind {
-        Some(wire::client_frame::Kind::Send(send)) => {
-            send.body.len() + send.bodies.iter().map(|body| body.body.len()).sum::<usize>()
-        }
+        Some(wire::client_frame::Kind::Send(send)) => send.body.len(),
         _ => 0,
     }
 }
@@ -272,8 +264,8 @@ impl Outgoing {
             Self::Accepted { id, at_ms, user } => {
                 ServerFrame { id, kind: Some(Kind::Accepted(wire::Accepted { at_ms, user })) }
             }
-            Self::Deliver { seq, after, device, envelope } => {
-                let content = envelope.content.as_ref().map(|content| to_wire(content, device));
+            Self::Deliver { seq, after, envelope } => {
+                let content = envelope.content.as_ref().map(to_wire);
                 let after = after.map(|seq| seq.0);
                 let deliver = wire::Deliver { seq: seq.0, after, at_ms: envelope.at_ms, content };
                 ServerFrame { id: 0, kind: Some(Kind::Deliver(deliver)) }
@@ -282,19 +274,16 @@ impl Outgoing {
     }
 }
 
-/// What `device` is shown of an entry.
-fn to_wire(content: &Content, device: DeviceId) -> wire::deliver::Content {
+/// What a device is shown of an entry.
+fn to_wire(content: &Content) -> wire::deliver::Content {
     use wire::deliver::Content as Wire;
     match content {
-        Content::Message(message) => {
-            let own = message.bodies.iter().find(|body| body.device == device.0);
-            Wire::Message(wire::Message {
-                from: message.from,
-                from_device: message.from_device,
-                send_id: message.send_id,
-                body: own.map_or_else(|| message.body.clone(), |own| own.body.clone()),
-            })
-        }
+        Content::Message(message) => Wire::Message(wire::Message {
+            from: message.from,
+            from_device: message.from_device,
+            send_id: message.send_id,
+            body: message.body.clone(),
+        }),
         Content::Receipt(receipt) => Wire::Receipt(wire::Receipt {
             kind: receipt.kind.cast_signed(),
             user: receipt.user,
@@ -315,15 +304,10 @@ fn to_wire(content: &Content, device: DeviceId) -> wire::deliver::Content {
     }
 }
 
-/// Whether an entry is for this device: not what it did itself, and not what has no body for it.
+/// Whether an entry is for this device: not what it did itself.
 pub fn is_for(content: &Content, user: proto::UserId, device: DeviceId) -> bool {
     match content {
-        Content::Message(message) => {
-            let own = message.from == user.0 && message.from_device == device.0;
-            let meant =
-                message.bodies.is_empty() || message.bodies.iter().any(|b| b.device == device.0);
-            !own && meant
-        }
+        Content::Message(message) => message.from != user.0 || message.from_device != device.0,
         Content::Receipt(_) => true,
         Content::SentCopy(copy) => copy.from_device != device.0,
         Content::ReadCopy(copy) => copy.by_device != device.0,

@@ -121,8 +121,6 @@ codes! {
     UnknownDevice = 32, Client, Never;
     /// The recipient takes no messages from you.
     Blocked = 33, Client, Never;
-    /// The bodies do not fit the recipient's devices: look them up again.
-    DevicesChanged = 34, Client, SameConnection;
     /// This node does not know the request.
     NotSupported = 35, Client, Never;
 

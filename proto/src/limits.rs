@@ -4,8 +4,7 @@
 /// and thumbnails.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 
-/// Longest body of one message, in bytes; for a set of bodies, their sum. Leaves a frame room for
-/// its envelope.
+/// Longest body of one message, in bytes. Leaves a frame room for its envelope.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 8 * 1024;
 
 /// Longest frame before login: the longest legitimate one, `RegisterProve`, is under 1 KiB.

@@ -1,11 +1,11 @@
-//! Stories of several devices: copies of what the others sent and read, bodies for single devices.
+//! Stories of several devices: copies of what the others sent and read.
 
 use crate::people::{Person, ada_and_bob, node};
 use proto::Code;
 use proto::limits::DEVICES_MAX;
 use proto::wire::{
-    DeviceBody, LinkDevice, MarkRead, ReadCopy, Send, SentCopy, client_frame::Kind as Ask,
-    deliver::Content, receipt::Kind, send::To, server_frame::Kind as Say,
+    LinkDevice, MarkRead, ReadCopy, SentCopy, client_frame::Kind as Ask, deliver::Content,
+    receipt::Kind,
 };
 use tests::node::Node;
 use tests::workload::link;
@@ -51,29 +51,6 @@ async fn two_ticks_come_to_every_device_of_the_sender() {
     bob.ack().await;
     ada.told(Kind::Delivered, id).await;
     tablet.told(Kind::Delivered, id).await;
-}
-
-#[tokio::test]
-async fn each_device_gets_its_own_body_and_a_wrong_set_is_refused() {
-    let node = node("").await;
-    let (mut ada, mut bob) = ada_and_bob(&node).await;
-    let mut tablet = tablet_of(&node, &mut bob).await;
-    let set = |bodies: &[(u32, &'static str)]| {
-        let body = |(device, body): &(u32, &'static str)| DeviceBody {
-            device: *device,
-            body: (*body).into(),
-        };
-        let bodies = bodies.iter().map(body).collect();
-        Ask::Send(Send { to: Some(To::User(bob.user())), bodies, ..Send::default() })
-    };
-    let (one, two) = (bob.phone.device, tablet.phone.device);
-    let good = ada.wire.ask(set(&[(one, "for the phone"), (two, "for the tablet")])).await.unwrap();
-    assert!(matches!(good, Say::Accepted(_)), "{good:?}");
-    for wrong in [vec![(one, "a")], vec![(one, "a"), (two, "b"), (99, "c")], vec![(99, "c")]] {
-        assert_eq!(ada.wire.refused(set(&wrong)).await.unwrap(), Code::DevicesChanged, "{wrong:?}");
-    }
-    assert_eq!(bob.hear_text().await, "for the phone");
-    assert_eq!(tablet.hear_text().await, "for the tablet");
 }
 
 #[tokio::test]

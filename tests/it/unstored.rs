@@ -108,7 +108,7 @@ async fn the_sender_is_told_when_the_time_to_live_ends_and_the_message_does_not_
     let to = phone.user;
     let short = |ttl_s| {
         let to = Some(To::User(to));
-        Ask::Send(Send { to, body: "short-lived".into(), ttl_s, ..Send::default() })
+        Ask::Send(Send { to, body: "short-lived".into(), ttl_s })
     };
     let first = ada.fresh_id();
     assert!(matches!(ada.wire.ask_as(first, short(1)).await.unwrap(), Say::Accepted(_)));

@@ -104,7 +104,6 @@ impl Users {
                     send_id: id,
                     ttl_s,
                     body,
-                    bodies: Vec::new(),
                     copy,
                 };
                 let voice = stage.voice(self.me);

@@ -191,11 +191,8 @@ impl Machine {
         if user.account.blocked.contains(&origin.from) {
             return Err(Code::Blocked);
         }
-        if !append.bodies.is_empty() && !fits_devices(&user.account, &append.bodies, to, origin) {
-            return Err(Code::DevicesChanged);
-        }
         let held = user.mailbox.held();
-        let bytes = append.body.len() + append.bodies.iter().map(|b| b.body.len()).sum::<usize>();
+        let bytes = append.body.len();
         let full = held.messages >= self.limits.mailbox_messages
             || held.bytes + bytes as u64 > self.limits.mailbox_bytes;
         if user.mailbox.holds_back(origin, now_ms) {
@@ -223,7 +220,6 @@ impl Machine {
             from_device: append.from_device,
             send_id: append.send_id,
             body: append.body,
-            bodies: append.bodies,
         };
         self.put(to, Content::Message(message), expires_ms);
         Ok(Outcome::Accepted { at_ms: now_ms })
@@ -375,19 +371,6 @@ impl Machine {
         }
         Ok(Outcome::Done)
     }
-}
-
-/// Whether there is a body for each device that will get the message, and none for others.
-fn fits_devices(
-    account: &Account,
-    bodies: &[stored::DeviceBody],
-    to: UserId,
-    origin: Origin,
-) -> bool {
-    let named: BTreeSet<u32> = bodies.iter().map(|body| body.device).collect();
-    let own = |id: DeviceId| to == origin.from && id == origin.device;
-    let wanted = account.devices.keys().filter(|id| !own(**id)).map(|id| id.0);
-    named.len() == bodies.len() && named.into_iter().eq(wanted)
 }
 
 /// The origin that a `Release` or `Expire` command names, if anyone waits for news of it.

@@ -339,9 +339,7 @@ impl Mailbox {
 /// What an entry counts against the quota, in bytes.
 pub fn bytes_of(envelope: &stored::Envelope) -> usize {
     let body = match &envelope.content {
-        Some(Content::Message(message)) => {
-            message.body.len() + message.bodies.iter().map(|b| b.body.len()).sum::<usize>()
-        }
+        Some(Content::Message(message)) => message.body.len(),
         Some(Content::SentCopy(copy)) => copy.body.len(),
         Some(Content::Receipt(receipt)) => receipt.send_ids.len() * 4,
         Some(Content::ReadCopy(copy)) => copy.send_ids.len() * 4,

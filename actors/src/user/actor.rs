@@ -240,7 +240,7 @@ impl UserActor {
             session.window.offer(seq, weight)
         };
         if let Offer::Deliver { after } = offer {
-            session.connection.deliver(seq, after, session.device, envelope.clone());
+            session.connection.deliver(seq, after, envelope.clone());
             self.context.metrics.delivered.increment(1);
         }
         offer

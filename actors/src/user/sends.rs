@@ -76,12 +76,10 @@ impl UserActor {
     }
 
     fn check_send(&mut self, place: usize, id: u64, send: &wire::Send) -> Result<(), Code> {
-        let bytes = send.body.len() + send.bodies.iter().map(|b| b.body.len()).sum::<usize>();
-        if bytes > BODY_BYTES_MAX {
+        if send.body.len() > BODY_BYTES_MAX {
             return Err(Code::BodyTooLarge);
         }
-        let both = !send.body.is_empty() && !send.bodies.is_empty();
-        if both || send.ttl_s > TTL_S_MAX || send.to.is_none() {
+        if send.ttl_s > TTL_S_MAX || send.to.is_none() {
             return Err(Code::BadRequest);
         }
         let device = self.sessions[place].device;
@@ -175,10 +173,6 @@ impl UserActor {
         let session = &self.sessions[place];
         let longest_s = self.context.settings().message_ttl_max_s;
         let others = self.account.as_ref().is_some_and(|account| account.devices.len() > 1);
-        let bodies = send
-            .bodies
-            .into_iter()
-            .map(|body| stored::DeviceBody { device: body.device, body: own(&body.body) });
         let append = stored::Append {
             to: to.0,
             from: self.user.0,
@@ -186,7 +180,6 @@ impl UserActor {
             send_id: id,
             ttl_s: if send.ttl_s == 0 { longest_s } else { send.ttl_s.min(longest_s) },
             body: own(&send.body),
-            bodies: bodies.collect(),
             copy: others && to != self.user,
         };
         let connection = session.connection.clone();

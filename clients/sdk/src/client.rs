@@ -10,7 +10,7 @@ use crate::{
     store::Store,
 };
 use bytes::Bytes;
-use proto::{Alias, Code, DeviceId, SendId, UserId, limits, wire};
+use proto::{Alias, Code, SendId, UserId, limits, wire};
 use std::{
     pin::Pin,
     sync::Arc,
@@ -48,24 +48,13 @@ impl From<Alias> for Recipient {
 pub struct Outgoing {
     to: Recipient,
     body: Bytes,
-    bodies: Vec<(DeviceId, Bytes)>,
     ttl: Option<Duration>,
 }
 
 impl Outgoing {
-    /// The same body for every device of the recipient.
+    /// The body goes to every device of the recipient, and to the sender's own others.
     pub fn new(to: impl Into<Recipient>, body: impl Into<Bytes>) -> Self {
-        Self { to: to.into(), body: body.into(), bodies: Vec::new(), ttl: None }
-    }
-
-    /// One body for each device of the recipient, as end-to-end encryption needs it. Refused with
-    /// `DevicesChanged` if the recipient has others by now: look them up again.
-    pub fn for_devices(
-        to: impl Into<Recipient>,
-        bodies: impl IntoIterator<Item = (DeviceId, Bytes)>,
-    ) -> Self {
-        let bodies = bodies.into_iter().collect();
-        Self { to: to.into(), body: Bytes::new(), bodies, ttl: None }
+        Self { to: to.into(), body: body.into(), ttl: None }
     }
 
     /// How long the node keeps it for a device that is away: whole seconds, 1 s to 30 days. Without
@@ -77,7 +66,7 @@ impl Outgoing {
     }
 
     pub(crate) fn into_wire(self) -> Result<(Recipient, wire::Send), SendError> {
-        let bytes = self.body.len() + self.bodies.iter().map(|(_, b)| b.len()).sum::<usize>();
+        let bytes = self.body.len();
         let limit = limits::BODY_BYTES_MAX;
         if bytes > limit {
             return Err(SendError::TooLarge { bytes, limit });
@@ -86,12 +75,10 @@ impl Outgoing {
             Recipient::User(user) => wire::send::To::User(user.0),
             Recipient::Alias(alias) => wire::send::To::Alias(alias.as_str().to_owned()),
         };
-        let body = |(device, body): (DeviceId, Bytes)| wire::DeviceBody { device: device.0, body };
         let ttl_s = self.ttl.map_or(0, |ttl| {
             u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).clamp(1, limits::TTL_S_MAX)
         });
-        let bodies = self.bodies.into_iter().map(body).collect();
-        Ok((self.to, wire::Send { to: Some(to), body: self.body, bodies, ttl_s }))
+        Ok((self.to, wire::Send { to: Some(to), body: self.body, ttl_s }))
     }
 
     pub(crate) fn recipient_of(send: &wire::Send) -> Option<Recipient> {
@@ -250,18 +237,6 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> Result<SendHandle, SendError> {
         self.post(Outgoing::new(to, body))
-    }
-
-    /// Queues a message with a body for each device.
-    ///
-    /// # Errors
-    /// As [`Client::send`].
-    pub fn send_to_devices(
-        &self,
-        to: impl Into<Recipient>,
-        bodies: impl IntoIterator<Item = (DeviceId, Bytes)>,
-    ) -> Result<SendHandle, SendError> {
-        self.post(Outgoing::for_devices(to, bodies))
     }
 
     /// Queues a message with all its options.

@@ -87,7 +87,7 @@ pub enum SendError {
     /// The body is longer than the protocol allows; nothing was queued.
     #[error("a body of {bytes} bytes, {limit} allowed")]
     TooLarge {
-        /// Bytes of the body, or of all bodies.
+        /// Bytes of the body.
         bytes: usize,
         /// The limit.
         limit: usize,

@@ -261,8 +261,7 @@ impl<A> Outbox<A> {
 fn worth_another(refusal: &Refusal, refusals: u32) -> bool {
     match refusal.code.retry() {
         Retry::Never => false,
-        // Of the codes a send can get this is `DevicesChanged`, which needs new bodies; a lost login
-        // shows itself on the connection.
+        // No other code of this kind answers a send.
         Retry::SameConnection => refusal.code == proto::Code::NotLoggedIn,
         Retry::Reconnect => refusals < REFUSALS_MAX,
         Retry::After => refusal.code.fault() == Fault::Server || refusals < REFUSALS_MAX,

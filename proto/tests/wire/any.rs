@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 use proto::wire::{
-    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
-    DeviceBody, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
-    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
-    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence,
-    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
+    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device, Done,
+    Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
+    Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused, RegisterProve,
+    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence, SetPrivacy,
+    Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
     deliver::Content, lookup::Who, send::To, server_frame::Kind as Say,
 };
 
@@ -34,9 +34,11 @@ fn privacy() -> impl Strategy<Value = Privacy> {
 
 fn send() -> impl Strategy<Value = Send> {
     let to = prop_oneof![any::<u64>().prop_map(To::User), text().prop_map(To::Alias)];
-    let body = (any::<u32>(), bytes()).prop_map(|(device, body)| DeviceBody { device, body });
-    (proptest::option::of(to), bytes(), vec(body, 0..4), any::<u32>())
-        .prop_map(|(to, body, bodies, ttl_s)| Send { to, body, bodies, ttl_s })
+    (proptest::option::of(to), bytes(), any::<u32>()).prop_map(|(to, body, ttl_s)| Send {
+        to,
+        body,
+        ttl_s,
+    })
 }
 
 fn ask_account() -> impl Strategy<Value = Ask> {

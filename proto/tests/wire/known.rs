@@ -3,11 +3,11 @@
 //! **Invariant:** an entry is added, never edited; its name is its file.
 
 use proto::wire::{
-    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
-    DeviceBody, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
-    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
-    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence,
-    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
+    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device, Done,
+    Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
+    Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused, RegisterProve,
+    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence, SetPrivacy,
+    Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
     deliver::Content, lookup::Who, receipt, send::To, server_frame::Kind as Say,
 };
 
@@ -65,17 +65,11 @@ fn opening() -> Vec<Named<Ask>> {
 }
 
 fn messages() -> Vec<Named<Ask>> {
-    let body = |device, text: &'static str| DeviceBody { device, body: text.into() };
     vec![
         (
             "client-send",
             1000,
-            Ask::Send(Send {
-                to: Some(To::User(BOB)),
-                body: "hello".into(),
-                ttl_s: 3600,
-                ..Send::default()
-            }),
+            Ask::Send(Send { to: Some(To::User(BOB)), body: "hello".into(), ttl_s: 3600 }),
         ),
         (
             "client-send-to_alias",
@@ -83,15 +77,6 @@ fn messages() -> Vec<Named<Ask>> {
             Ask::Send(Send {
                 to: Some(To::Alias("bob".into())),
                 body: "hello".into(),
-                ..Send::default()
-            }),
-        ),
-        (
-            "client-send-bodies",
-            1002,
-            Ask::Send(Send {
-                to: Some(To::User(BOB)),
-                bodies: vec![body(1, "one"), body(3, "three")],
                 ..Send::default()
             }),
         ),
