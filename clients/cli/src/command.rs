@@ -13,6 +13,7 @@ pub(crate) enum Command {
     Devices,
     Link { key: Vec<u8>, name: String },
     Unlink(u32),
+    LogOut,
     Privacy(Option<Setting>),
     DeleteAccount(Alias),
     Help,
@@ -27,19 +28,30 @@ pub(crate) enum Setting {
     ReadReceipts(bool),
 }
 
-/// The commands, for `/help`.
+/// The commands, for `/help`: each line fits a narrow screen.
 pub(crate) const HELP: &[&str] = &[
-    "/to ALIAS  open a conversation          Tab  the next one",
-    "/who  who you are, and who this is      /block, /unblock  this person",
-    "/devices  your devices                  /link CODE NAME  admit one (natter chat --link)",
-    "/unlink NUMBER  remove one              /privacy [last-seen|online|read-receipts on|off]",
-    "/delete-account ALIAS  for good         /quit  or Ctrl-C",
-    "◷ waits  ✓ on the node's disk  ✓✓ delivered  ✓✓ in color: read  ✗ refused",
+    "/to ALIAS   open a conversation",
+    "/who        you, and this person",
+    "/block, /unblock   this person",
+    "/devices    your devices",
+    "/link CODE NAME   add a device",
+    "/unlink NUMBER    remove a device",
+    "/privacy    what others see of you",
+    "/logout     end on this device",
+    "/delete-account ALIAS   for good",
+    "/quit       also Ctrl-C and Ctrl-D",
+    "Enter sends. Alt-Enter, Ctrl-J or \\",
+    "at the end of the line: a new line.",
+    "Tab: next conversation. Esc: clear.",
+    "◷ waits  ✓ on disk  ✓✓ delivered",
+    "✓✓ in color: read  ✗ refused",
 ];
 
-/// Reads one line; the error is for the person who typed it.
+/// Reads what was typed; the error is for the person who typed it. Several lines are always text: a command
+/// has one.
 pub(crate) fn parse(line: &str) -> Result<Command, String> {
-    let Some(rest) = line.strip_prefix('/').filter(|rest| !rest.starts_with('/')) else {
+    let command = line.strip_prefix('/').filter(|rest| !rest.starts_with('/'));
+    let Some(rest) = command.filter(|rest| !rest.contains('\n')) else {
         let text = if line.starts_with("//") { &line[1..] } else { line };
         return Ok(Command::Say(text.to_owned()));
     };
@@ -56,6 +68,8 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
             .parse()
             .map(Command::Unlink)
             .map_err(|_| "/unlink NUMBER: /devices shows the numbers".to_owned()),
+        "logout" if rest.is_empty() => Ok(Command::LogOut),
+        "logout" => Err("/logout has nothing behind it".to_owned()),
         "privacy" if rest.is_empty() => Ok(Command::Privacy(None)),
         "privacy" => setting(rest).map(|setting| Command::Privacy(Some(setting))),
         "delete-account" => alias(rest)
@@ -122,6 +136,11 @@ mod tests {
         assert_eq!(parse("hello /you"), Ok(Command::Say("hello /you".into())));
         assert_eq!(parse("//etc"), Ok(Command::Say("/etc".into())));
         assert_eq!(parse("/to  Bob "), Ok(Command::To(Alias::parse("bob").unwrap())));
+        assert_eq!(
+            parse("/usr/bin\nis a folder"),
+            Ok(Command::Say("/usr/bin\nis a folder".into()))
+        );
+        assert_eq!(parse("/logout"), Ok(Command::LogOut));
         assert_eq!(parse("/privacy"), Ok(Command::Privacy(None)));
         let hidden = Command::Privacy(Some(Setting::LastSeen(false)));
         assert_eq!(parse("/privacy last-seen off"), Ok(hidden));

@@ -81,6 +81,32 @@ impl Profile {
         write_json(&self.dir.join("contacts.json"), &names)
     }
 
+    /// Forgets who this device was: its key, its identity, and messages that were not sent. The history stays.
+    pub(crate) fn forget_identity(&self) -> anyhow::Result<()> {
+        ["identity", "state", "device.key"].into_iter().try_for_each(|name| {
+            let file = self.dir.join(name);
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("removing {}", file.display()))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            }
+        })
+    }
+
+    /// Puts the history of an earlier registration aside, if there is one, and says where. Devices and messages
+    /// are numbered anew, so the two must not be mixed.
+    pub(crate) fn set_history_aside(&self) -> anyhow::Result<Option<PathBuf>> {
+        let history = self.history_dir();
+        if !history.exists() {
+            return Ok(None);
+        }
+        let free = (1..).map(|number| self.dir.join(format!("history-{number}")));
+        let Some(aside) = free.into_iter().find(|aside| !aside.exists()) else { return Ok(None) };
+        fs::rename(&history, &aside).with_context(|| format!("moving {}", history.display()))?;
+        Ok(Some(aside))
+    }
+
     /// Removes everything: the account is gone.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         fs::remove_dir_all(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
@@ -154,6 +180,15 @@ mod tests {
         let server = Server { alias: "ada".into(), address, certificate_name: None, ca: None };
         profile.save_server(&server).unwrap();
         assert_eq!(Profile::all(home.path()).unwrap()[0].alias, "ada");
+        for file in ["identity", "state", "device.key"] {
+            fs::write(profile.dir().join(file), "x").unwrap();
+        }
+        profile.forget_identity().unwrap();
+        profile.forget_identity().unwrap();
+        assert!(!profile.dir().join("device.key").exists());
+        fs::create_dir_all(profile.history_dir()).unwrap();
+        assert_eq!(profile.set_history_aside().unwrap(), Some(profile.dir().join("history-1")));
+        assert_eq!(profile.set_history_aside().unwrap(), None);
         profile.save_names(&[(5, ada.clone())].into()).unwrap();
         assert_eq!(profile.names().unwrap(), [(5, ada)].into());
     }

@@ -14,8 +14,11 @@ mod lines;
 mod model;
 mod run;
 mod setup;
+mod tick;
 mod view;
 mod work;
+
+pub use tick::Tick;
 
 use anyhow::Context;
 use clap::Args;
@@ -26,7 +29,7 @@ use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf};
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Args, Clone, Debug, Default)]
 pub struct ChatArgs {
-    /// Who to write to: a user name, a phone number or an e-mail address
+    /// The person to write to: a user name, a phone number or an e-mail address
     #[arg(value_name = "ALIAS")]
     pub peer: Option<String>,
     /// The same, for scripts
@@ -40,7 +43,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     pub ca: Option<PathBuf>,
     /// The name in the node's certificate, where it is not the host of --server
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "plain")]
     pub server_name: Option<String>,
     /// Without TLS; only where nobody listens
     #[arg(long)]
@@ -58,8 +61,11 @@ pub struct ChatArgs {
     #[arg(long, conflicts_with = "pin")]
     pub request_pin: bool,
     /// Make this a further device of an account that another device is logged in to
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["pin", "request_pin"])]
     pub link: bool,
+    /// Forget who this device was, and register with a new PIN; with --link, link it anew
+    #[arg(long)]
+    pub register_again: bool,
     /// Plain lines instead of a screen; chosen by itself when the output is no terminal
     #[arg(long)]
     pub lines: bool,
@@ -81,7 +87,9 @@ pub async fn chat(args: ChatArgs) -> anyhow::Result<()> {
     let history = history::History::open(profile.history_dir())?;
     let (client, events) = Client::login(options, identity, store)?;
     let chat = work::Chat { client, alias, profile, history, waiting: BTreeMap::new() };
-    if args.lines || !std::io::stdout().is_terminal() {
+    let lines = args.lines || !std::io::stdout().is_terminal();
+    anyhow::ensure!(lines || !args.stay, "--stay goes with --lines");
+    if lines {
         let peer = peer.context("plain lines need someone to write to: natter chat ALIAS")?;
         lines::run(chat, events, peer, args.stay).await
     } else {

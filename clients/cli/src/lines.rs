@@ -2,21 +2,25 @@
 
 use crate::{
     model::{Happening, Tick},
-    work::Chat,
+    work::{Chat, advice_at_the_end, nobody_is},
 };
 use anyhow::{Context, bail};
 use natter_sdk::{Alias, Code, Event, Events, RequestError, UserId};
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, Write},
+    time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 /// Texts of one's own whose later ticks are still shown.
 const TEXTS_MAX: usize = 10_000;
 
 /// Lines that are read before they are sent.
 const LINES_AHEAD: usize = 64;
+
+/// Longest wait for whose a remembered alias is now.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 struct Plain {
     chat: Chat,
@@ -38,9 +42,14 @@ pub(crate) async fn run(
     let mut names = chat.profile.names()?;
     let known = names.iter().find(|(_, alias)| **alias == peer).map(|(user, _)| *user);
     let to = match known {
-        Some(user) => user,
+        // The alias may belong to somebody else by now. Without a connection, what is known holds.
+        Some(user) => match timeout(ASK_AGAIN, find(&chat, &peer)).await {
+            Ok(found) => found?,
+            Err(_) => user,
+        },
         None => find(&chat, &peer).await?,
     };
+    names.retain(|_, alias| *alias != peer);
     names.insert(to, peer.clone());
     chat.profile.save_names(&names)?;
     let mut plain = Plain { chat, peer, to, names, texts };
@@ -69,7 +78,8 @@ async fn find(chat: &Chat, peer: &Alias) -> anyhow::Result<u64> {
         match chat.client.lookup(peer.clone()).await {
             Ok(found) => return Ok(found.user.0),
             Err(RequestError::TimedOut(_) | RequestError::Disconnected) => {}
-            Err(error) if error.code() == Some(Code::UnknownUser) => bail!("nobody here is {peer}"),
+            Err(error) if error.code() == Some(Code::UnknownUser) => bail!(nobody_is(peer)),
+            Err(RequestError::Ended(code)) => bail!(advice_at_the_end(code, &chat.alias)),
             Err(error) => return Err(error).with_context(|| format!("looking for {peer}")),
         }
     }
@@ -102,7 +112,7 @@ impl Plain {
                     None => reading = false,
                 },
                 event = events.next() => match event {
-                    Some(Event::Ended { code }) => bail!("the session ended: {}", code.name()),
+                    Some(Event::Ended { code }) => bail!(advice_at_the_end(code, &self.chat.alias)),
                     Some(event) => self.take_in(&event).await?,
                     None => return Ok(()),
                 },
@@ -114,7 +124,9 @@ impl Plain {
     fn say(&mut self, text: String) -> anyhow::Result<()> {
         let sent = match self.chat.send(self.to, text.clone()) {
             Ok(sent) => sent,
-            Err(error) => return print(&format!("✗ {text} ({error})")),
+            Err(error) => {
+                return print(&format!("{} {text} ({error})", Tick::Failed(String::new()).sign()));
+            }
         };
         if let Happening::Sent { send_id, .. } = &sent {
             self.texts.insert(*send_id, text);
@@ -137,7 +149,7 @@ impl Plain {
             let client = self.chat.client.clone();
             let (from, device, id) = (message.from, message.from_device, message.send_id);
             let telling = async move { client.mark_read(from, device, &[id]).await };
-            tokio::time::timeout(std::time::Duration::from_secs(2), telling).await.ok();
+            timeout(Duration::from_secs(2), telling).await.ok();
         }
         Ok(())
     }
@@ -166,23 +178,23 @@ impl Plain {
             | Happening::NotMarked { .. }
             | Happening::Presence { .. }
             | Happening::Found { .. }
-            | Happening::Ended(_) => Ok(()),
+            | Happening::Ended { .. } => Ok(()),
         }
     }
 
     fn tick(&mut self, send_id: u64, tick: &Tick) -> anyhow::Result<()> {
         let Some(text) = self.texts.get(&send_id).cloned() else { return Ok(()) };
+        let sign = tick.plain();
         match tick {
             Tick::Waiting => Ok(()),
-            Tick::Accepted => print(&format!("✓ {text}")),
-            Tick::Delivered => print(&format!("✓✓ {text}")),
+            Tick::Accepted | Tick::Delivered => print(&format!("{sign} {text}")),
             Tick::Read => {
                 self.texts.remove(&send_id);
-                print(&format!("✓✓ read: {text}"))
+                print(&format!("{sign}: {text}"))
             }
             Tick::Failed(why) => {
                 self.texts.remove(&send_id);
-                print(&format!("✗ {text} ({why})"))
+                print(&format!("{sign} {text} ({why})"))
             }
         }
     }

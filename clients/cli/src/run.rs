@@ -7,12 +7,16 @@ use crate::{
     work::{self, Chat},
 };
 use anyhow::Context;
-use crossterm::event::{
-    Event as TermEvent, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
+use crossterm::{
+    event::{
+        DisableBracketedPaste, EnableBracketedPaste, Event as TermEvent, EventStream, KeyCode,
+        KeyEvent, KeyEventKind, KeyModifiers,
+    },
+    execute,
 };
 use futures_util::{FutureExt, StreamExt};
 use jiff::tz::TimeZone;
-use natter_sdk::{Alias, Event, Events};
+use natter_sdk::{Alias, Code, Event, Events, RequestError};
 use ratatui::DefaultTerminal;
 use std::time::Duration;
 use tokio::{task::JoinSet, time::interval};
@@ -33,6 +37,19 @@ struct Screen {
     /// Looked for as soon as there is a connection.
     wanted: Option<Alias>,
     leaving: bool,
+    /// What is removed from the disk at the end.
+    removal: Option<Removal>,
+    /// What stays to be said when the screen is gone.
+    last_words: Option<String>,
+}
+
+/// What leaves the disk with the person.
+#[derive(Clone, Copy, Debug)]
+enum Removal {
+    /// Who this device was.
+    Identity,
+    /// Everything: the account is deleted.
+    Everything,
 }
 
 /// Shows the screen until the person leaves. The terminal is put back as it was, after a panic too.
@@ -41,17 +58,36 @@ pub(crate) async fn run(mut chat: Chat, events: Events, peer: Option<Alias>) -> 
     let mut model = Model::new(chat.alias.clone(), identity.user.0, identity.device.0);
     model.conversations = chat.load()?;
     model.names = chat.profile.names()?;
-    let mut screen = Screen { chat, model, requests: JoinSet::new(), wanted: None, leaving: false };
+    let mut screen = Screen {
+        chat,
+        model,
+        requests: JoinSet::new(),
+        wanted: None,
+        leaving: false,
+        removal: None,
+        last_words: None,
+    };
     if let Some(peer) = peer {
         let acts = screen.model.go_to(peer);
         screen.act(acts).await?;
     }
     let terminal =
         ratatui::try_init().context("this terminal cannot show a screen: use --lines")?;
+    // Pasted text comes in one piece. A terminal that does not know it ignores this.
+    execute!(std::io::stdout(), EnableBracketedPaste)?;
     let result = screen.live(terminal, events).await;
+    let plain_paste = execute!(std::io::stdout(), DisableBracketedPaste);
     ratatui::restore();
     screen.chat.client.close().await;
-    result
+    match screen.removal {
+        Some(Removal::Identity) => screen.chat.profile.forget_identity()?,
+        Some(Removal::Everything) => screen.chat.profile.remove()?,
+        None => {}
+    }
+    if let Some(words) = screen.last_words {
+        crate::setup::tell(&format!("{words}\n"))?;
+    }
+    result.and(plain_paste.map_err(Into::into))
 }
 
 impl Screen {
@@ -98,11 +134,8 @@ impl Screen {
                 }
             }
             TermEvent::Paste(text) => {
-                for c in text.chars() {
-                    let c = if c.is_control() { ' ' } else { c };
-                    let acts = self.model.key(Key::Edit(Edit::Insert(c)), work::now_ms());
-                    self.act(acts).await?;
-                }
+                let acts = self.model.pasted(text, work::now_ms());
+                self.act(acts).await?;
             }
             TermEvent::Key(_)
             | TermEvent::Resize(..)
@@ -134,6 +167,9 @@ impl Screen {
     async fn happened(&mut self, happening: Happening) -> anyhow::Result<()> {
         self.chat.keep(&happening)?;
         let connected = happening == Happening::Connected;
+        if let Happening::Ended { advice, .. } = &happening {
+            self.last_words.get_or_insert_with(|| advice.clone());
+        }
         let mut acts = self.model.happened(happening, work::now_ms());
         if connected {
             let again = self.wanted.take().map(|alias| Act::Lookup { alias, open: true });
@@ -145,19 +181,23 @@ impl Screen {
     async fn act(&mut self, acts: Vec<Act>) -> anyhow::Result<()> {
         for act in acts {
             match act {
-                Act::Send { to, text } => match self.chat.send(to, text) {
+                Act::Send { to, text } => match self.chat.send(to, text.clone()) {
                     Ok(sent) => {
                         self.chat.keep(&sent)?;
                         self.model.happened(sent, work::now_ms());
                     }
-                    Err(error) => self.model.notice = vec![work::send_error_in_words(&error)],
+                    Err(error) => {
+                        self.model.input.put(&text);
+                        self.model.notice = vec![work::send_error_in_words(&error)];
+                    }
                 },
                 Act::Typing { to, typing } => {
                     self.chat.client.typing(natter_sdk::UserId(to), typing);
                 }
                 Act::SaveNames => self.chat.profile.save_names(&self.model.names)?,
                 Act::Quit => self.leaving = true,
-                Act::DeleteAccount => self.delete_account().await?,
+                Act::DeleteAccount => self.delete_account().await,
+                Act::LogOut => self.log_out().await,
                 Act::Lookup { alias, open: true } if !self.model.is_online() => {
                     self.wanted = Some(alias);
                 }
@@ -182,17 +222,35 @@ impl Screen {
         self.requests.spawn(work::request(self.chat.client.clone(), act));
     }
 
-    async fn delete_account(&mut self) -> anyhow::Result<()> {
+    async fn delete_account(&mut self) {
         match self.chat.client.delete_account().await {
-            Ok(()) => {
-                self.leaving = true;
-                self.chat.profile.remove()
-            }
-            Err(error) => {
-                self.model.notice = vec![format!("not deleted: {error}")];
-                Ok(())
-            }
+            Ok(()) => self.leave(
+                "Your account and everything of it on this device are deleted.",
+                Removal::Everything,
+            ),
+            Err(error) => self.model.notice = vec![format!("not deleted: {error}")],
         }
+    }
+
+    async fn log_out(&mut self) {
+        let this = self.chat.client.identity().device;
+        match self.chat.client.unlink_device(this).await {
+            // The node may throw the device out before it answers it.
+            Ok(()) | Err(RequestError::Ended(Code::Unlinked)) => {
+                let alias = &self.chat.alias;
+                let words = format!(
+                    "This device is unlinked. Its history stays. To come back: natter chat --as {alias}"
+                );
+                self.leave(&words, Removal::Identity);
+            }
+            Err(error) => self.model.notice = vec![format!("not unlinked: {error}")],
+        }
+    }
+
+    fn leave(&mut self, words: &str, removal: Removal) {
+        self.leaving = true;
+        self.removal = Some(removal);
+        self.last_words = Some(words.to_owned());
     }
 }
 
@@ -201,6 +259,8 @@ impl Screen {
 fn meaning(key: KeyEvent) -> Option<Key> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
+        KeyCode::Char('d') if control => Some(Key::EndOfInput),
+        KeyCode::Char('j') if control => Some(Key::NewLine),
         KeyCode::Char('c' | 'q') if control => Some(Key::Quit),
         KeyCode::Char('a') if control => Some(Key::Edit(Edit::Home)),
         KeyCode::Char('e') if control => Some(Key::Edit(Edit::End)),
@@ -215,6 +275,9 @@ fn meaning(key: KeyEvent) -> Option<Key> {
         KeyCode::Right => Some(Key::Edit(Edit::Right)),
         KeyCode::Home => Some(Key::Edit(Edit::Home)),
         KeyCode::End => Some(Key::Edit(Edit::End)),
+        KeyCode::Enter if key.modifiers.intersects(KeyModifiers::ALT | KeyModifiers::SHIFT) => {
+            Some(Key::NewLine)
+        }
         KeyCode::Enter => Some(Key::Enter),
         KeyCode::Up => Some(Key::Up),
         KeyCode::Down => Some(Key::Down),

@@ -17,6 +17,9 @@ use std::{
 /// Where a node on this machine listens.
 const SERVER_DEFAULT: &str = "127.0.0.1:7400";
 
+/// The name of this device, for the other devices of its person.
+const DEVICE_NAME: &str = "natter chat";
+
 /// Everything a client needs.
 pub(crate) struct Ready {
     pub(crate) profile: Profile,
@@ -31,20 +34,44 @@ pub(crate) async fn prepare(args: &ChatArgs) -> anyhow::Result<Option<Ready>> {
     let home = home::home(args.home.as_deref())?;
     let alias = who(args, &home)?;
     let profile = Profile::of(&home, &alias);
-    let store = FileStore::open(profile.dir())?;
     let server = server(args, &profile, &alias)?;
     let options = server.options()?;
-    let identity = match store.identity()? {
-        Some(identity) => identity,
-        None if args.link => link(&store)?,
-        None => match register(args, &options, &alias, &store).await? {
-            Some(identity) => identity,
-            None => return Ok(None),
-        },
+    let mut store = FileStore::open(profile.dir())?;
+    if args.register_again {
+        // The store was opened before: no other process uses these files.
+        profile.forget_identity()?;
+        drop(store);
+        store = FileStore::open(profile.dir())?;
+    }
+    let identity = if let Some(identity) = store.identity()? {
+        refuse_what_is_for_a_registration(args, &alias)?;
+        identity
+    } else {
+        let new = if args.link {
+            Some(link(&store)?)
+        } else {
+            register(args, &options, &alias, &store).await?
+        };
+        let Some(new) = new else { return Ok(None) };
+        if let Some(aside) = profile.set_history_aside()? {
+            tell(&format!("The earlier history is kept in {}.\n", aside.display()))?;
+        }
+        new
     };
     store.save_identity(&identity)?;
     profile.save_server(&server)?;
     Ok(Some(Ready { profile, alias, options, identity, store }))
+}
+
+/// What a device that is registered would ignore, it refuses.
+fn refuse_what_is_for_a_registration(args: &ChatArgs, alias: &Alias) -> anyhow::Result<()> {
+    let flags =
+        [(args.pin.is_some(), "--pin"), (args.request_pin, "--request-pin"), (args.link, "--link")];
+    let Some((_, flag)) = flags.into_iter().find(|(given, _)| *given) else { return Ok(()) };
+    bail!(
+        "{alias} is registered on this device, so there is nothing to do for {flag}. Leave it out to chat, or \
+         add --register-again to start anew"
+    )
 }
 
 fn who(args: &ChatArgs, home: &Path) -> anyhow::Result<Alias> {
@@ -95,9 +122,9 @@ async fn register(
     store: &FileStore,
 ) -> anyhow::Result<Option<Identity>> {
     let key = store.device_key()?;
-    let device = "natter chat";
     if let Some(pin) = &args.pin {
-        let identity = register_prove(options, alias, pin, key, device).await;
+        may_be_pin(pin, None).map_err(anyhow::Error::msg).context("--pin")?;
+        let identity = register_prove(options, alias, pin, key, DEVICE_NAME).await;
         return identity.map(Some).with_context(|| format!("registering {alias}"));
     }
     let sent = register_start(options, alias).await;
@@ -109,17 +136,40 @@ async fn register(
         bail!("a PIN was sent to {alias}: call again with --pin PIN");
     }
     let minutes = sent.expires.as_secs().div_ceil(60);
+    tell(&format!(
+        "A PIN was sent to {alias}: {} digits, good for {minutes} minutes.\n\
+         If {alias} has other devices, entering it here unlinks them. To keep them, press Ctrl-C and run\n\
+         natter chat --as {alias} --link\n",
+        sent.digits
+    ))?;
     loop {
-        let question =
-            format!("PIN sent to {alias} ({} digits, good for {minutes} min): ", sent.digits);
-        let pin = ask(&question)?;
-        match register_prove(options, alias, &pin, key.clone(), device).await {
+        let pin = ask("PIN: ")?;
+        if let Err(words) = may_be_pin(&pin, Some(sent.digits)) {
+            tell(&format!("{words}\n"))?;
+            continue;
+        }
+        match register_prove(options, alias, &pin, key.clone(), DEVICE_NAME).await {
             Ok(identity) => return Ok(Some(identity)),
             Err(ConnectError::Refused(refusal)) if refusal.code == Code::WrongPin => {
-                tell("That PIN is wrong.\n")?;
+                tell("That PIN is wrong. Look at the newest one.\n")?;
             }
             Err(error) => return Err(error).with_context(|| format!("registering {alias}")),
         }
+    }
+}
+
+/// Whether this can be a PIN: what cannot must not use up an attempt. `digits`: how many it has, if known.
+///
+/// The error is for the person who typed it.
+fn may_be_pin(pin: &str, digits: Option<u32>) -> Result<(), String> {
+    let pin = pin.trim();
+    let is_number = !pin.is_empty() && pin.bytes().all(|byte| byte.is_ascii_digit());
+    match digits {
+        Some(digits) if !is_number || u32::try_from(pin.len()) != Ok(digits) => {
+            Err(format!("The PIN is a number of {digits} digits."))
+        }
+        None if !is_number => Err("a PIN is a number".to_owned()),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -137,7 +187,8 @@ fn link(store: &FileStore) -> anyhow::Result<Identity> {
     }
 }
 
-fn tell(words: &str) -> anyhow::Result<()> {
+/// Says something on standard error.
+pub(crate) fn tell(words: &str) -> anyhow::Result<()> {
     let mut out = io::stderr();
     out.write_all(words.as_bytes())?;
     Ok(out.flush()?)
@@ -150,4 +201,34 @@ fn ask(question: &str) -> anyhow::Result<String> {
         bail!("no answer");
     }
     Ok(line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_a_pin_uses_up_no_attempt() {
+        for wrong in ["", "abc", "12", "1234567", "12345a", "12 456"] {
+            assert!(may_be_pin(wrong, Some(6)).is_err(), "{wrong:?}");
+        }
+        assert_eq!(may_be_pin(" 123456 ", Some(6)), Ok(()));
+        assert_eq!(may_be_pin("12345", None), Ok(()));
+        assert!(may_be_pin("abc", None).is_err());
+    }
+
+    #[test]
+    fn a_registered_device_ignores_nothing_that_was_asked_of_it() {
+        let ada = Alias::parse("ada").unwrap();
+        let refused = |args: &ChatArgs| {
+            refuse_what_is_for_a_registration(args, &ada).unwrap_err().to_string()
+        };
+        let pin = ChatArgs { pin: Some("123456".into()), ..ChatArgs::default() };
+        let request = ChatArgs { request_pin: true, ..ChatArgs::default() };
+        let link = ChatArgs { link: true, ..ChatArgs::default() };
+        for (args, flag) in [(pin, "--pin"), (request, "--request-pin"), (link, "--link")] {
+            assert!(refused(&args).contains(flag));
+        }
+        refuse_what_is_for_a_registration(&ChatArgs::default(), &ada).unwrap();
+    }
 }

@@ -1,7 +1,10 @@
 //! The screen: conversations on the left, the open one on the right, the line being typed, the
 //! state of the connection. Pure: draws the model.
 
-use crate::model::{Connection, Conversation, Line as Said, Model, Side, Tick};
+use crate::{
+    input::Input,
+    model::{Connection, Conversation, Line as Said, Model, Side, Tick},
+};
 use jiff::{Timestamp, tz::TimeZone};
 use ratatui::{
     Frame,
@@ -14,6 +17,9 @@ use ratatui::{
 /// Columns of the list of conversations; left out on a narrower screen than [`LIST_FROM`].
 const LIST_COLUMNS: u16 = 24;
 const LIST_FROM: u16 = 60;
+
+/// Stands before the text being typed.
+const PROMPT: &str = "> ";
 
 /// Draws the model as of `now_ms`. Returns how far it is really scrolled up.
 pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &TimeZone) -> usize {
@@ -30,20 +36,27 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &Tim
     };
     let columns = usize::from(main.width).max(8);
     let notice: Vec<String> = model.notice.iter().flat_map(|line| wrap(line, columns)).collect();
-    let notice_rows = u16::try_from(notice.len()).unwrap_or(u16::MAX).min(main.height / 2);
+    let typed = Typed::of(&model.input, usize::from(main.width));
+    let input_rows = rows_of(typed.rows.len()).min((main.height / 2).max(1));
+    // The newest message stays in sight, if there is room for anything.
+    let spare = main.height.saturating_sub(input_rows + 3);
     let rows = [
         Constraint::Length(1),
         Constraint::Min(1),
-        Constraint::Length(notice_rows),
-        Constraint::Length(1),
+        Constraint::Length(rows_of(notice.len()).min(spare)),
+        Constraint::Length(input_rows),
     ];
     let [head, body, words, input] = Layout::vertical(rows).areas(main);
     frame.render_widget(Paragraph::new(head_line(model, now_ms, zone)), head);
     let scrolled = draw_messages(frame, model, body, now_ms, zone);
     let lines = notice.iter().map(|line| Line::from(line.as_str()).yellow());
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), words);
-    draw_input(frame, model, input);
+    draw_input(frame, &typed, input);
     scrolled
+}
+
+fn rows_of(lines: usize) -> u16 {
+    u16::try_from(lines).unwrap_or(u16::MAX)
 }
 
 fn status_line(model: &Model) -> Line<'static> {
@@ -161,39 +174,64 @@ fn message(said: &Said, name: &str, columns: usize, at: &str) -> Vec<Line<'stati
 }
 
 fn tick_spans(tick: &Tick) -> Vec<Span<'static>> {
+    let sign = Span::raw(format!(" {}", tick.sign()));
     match tick {
-        Tick::Waiting => vec![Span::raw(" ◷").dim()],
-        Tick::Accepted => vec![Span::raw(" ✓").dim()],
-        Tick::Delivered => vec![Span::raw(" ✓✓").dim()],
-        Tick::Read => vec![Span::raw(" ✓✓").light_blue()],
-        Tick::Failed(why) => vec![Span::raw(format!(" ✗ {why}")).red()],
+        Tick::Waiting | Tick::Accepted | Tick::Delivered => vec![sign.dim()],
+        Tick::Read => vec![sign.light_blue()],
+        Tick::Failed(why) => vec![sign.red(), Span::raw(format!(" {why}")).red()],
     }
 }
 
-fn draw_input(frame: &mut Frame<'_>, model: &Model, area: Rect) {
-    let room = usize::from(area.width.saturating_sub(3));
-    let before = model.input.before_cursor();
-    // The part around the cursor, if the line is longer than the screen.
-    let hidden = before.chars().count().saturating_sub(fitting_end(&before, room));
-    let shown: String = model.input.text().chars().skip(hidden).collect();
-    let visible_before: String = before.chars().skip(hidden).collect();
-    let prompt = Span::raw("> ").green();
-    frame.render_widget(Paragraph::new(Line::from(vec![prompt, Span::raw(shown)])), area);
-    let column = u16::try_from(2 + width(&visible_before)).unwrap_or(u16::MAX);
-    let x = area.x.saturating_add(column.min(area.width.saturating_sub(1)));
-    frame.set_cursor_position(Position::new(x, area.y));
+/// The text being typed, as rows of the screen.
+struct Typed {
+    rows: Vec<String>,
+    /// Row and column of the cursor.
+    cursor: (usize, usize),
 }
 
-/// How many of the last characters fit into `room` columns.
-fn fitting_end(text: &str, room: usize) -> usize {
-    let mut used = 0;
-    text.chars()
-        .rev()
-        .take_while(|c| {
-            used += char_width(*c);
-            used <= room
-        })
-        .count()
+impl Typed {
+    /// Breaks the text anywhere: what is typed must not jump to another row with each letter.
+    fn of(input: &Input, columns: usize) -> Self {
+        let room = columns.saturating_sub(PROMPT.len() + 1).max(1);
+        let mut rows = vec![String::new()];
+        let (mut used, mut cursor) = (0, (0, 0));
+        for (index, c) in input.text().chars().enumerate() {
+            let wide = char_width(c);
+            if c != '\n' && used + wide > room {
+                rows.push(String::new());
+                used = 0;
+            }
+            if index == input.cursor() {
+                cursor = (rows.len() - 1, used);
+            }
+            if c == '\n' {
+                rows.push(String::new());
+                used = 0;
+            } else if let Some(row) = rows.last_mut() {
+                row.push(c);
+                used += wide;
+            }
+        }
+        if input.cursor() == input.text().chars().count() {
+            cursor = (rows.len() - 1, used);
+        }
+        Self { rows, cursor }
+    }
+}
+
+fn draw_input(frame: &mut Frame<'_>, typed: &Typed, area: Rect) {
+    let (row, column) = typed.cursor;
+    // Of a text that is taller than its box, the rows around the cursor.
+    let hidden = (row + 1).saturating_sub(usize::from(area.height).max(1));
+    let shown = typed.rows.iter().enumerate().skip(hidden).take(usize::from(area.height));
+    let line = |(index, text): (usize, &String)| {
+        let prompt = if index == 0 { PROMPT } else { "  " };
+        Line::from(vec![Span::raw(prompt).green(), Span::raw(text.clone())])
+    };
+    frame.render_widget(Paragraph::new(shown.map(line).collect::<Vec<_>>()), area);
+    let x = rows_of(PROMPT.len() + column).min(area.width.saturating_sub(1));
+    let y = rows_of(row - hidden).min(area.height.saturating_sub(1));
+    frame.set_cursor_position(Position::new(area.x.saturating_add(x), area.y.saturating_add(y)));
 }
 
 /// The time of day, with the date if it was another day.

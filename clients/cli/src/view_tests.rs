@@ -107,13 +107,48 @@ fn text_is_broken_between_words_and_long_words_anywhere() {
 }
 
 #[test]
-fn the_end_of_a_long_line_is_seen_while_it_is_typed() {
+fn a_long_text_wraps_and_its_box_grows_to_half_of_the_screen() {
     let mut model = talk();
-    "0123456789".repeat(10).chars().for_each(|c| {
-        model.key(Key::Edit(Edit::Insert(c)), NOON_MS);
-    });
-    let rows = screen(&model, 30, 5);
-    assert!(rows[3].ends_with("789"), "{rows:?}");
+    model.pasted(&"0123456789".repeat(5), NOON_MS);
+    let rows = screen(&model, 30, 9);
+    assert_eq!(
+        rows[6..8],
+        ["> 012345678901234567890123456", "  78901234567890123456789"],
+        "{rows:?}"
+    );
+    model.pasted(&"\nx".repeat(70), NOON_MS);
+    let rows = screen(&model, 30, 9);
+    assert_eq!(rows[4..8], ["  x", "  x", "  x", "  x"], "the end is seen: {rows:?}");
+    (0..70).for_each(|_| drop(model.key(Key::Up, NOON_MS)));
+    let rows = screen(&model, 30, 9);
+    assert!(rows[4].starts_with("> 0123"), "the cursor is seen: {rows:?}");
+}
+
+#[test]
+fn the_cursor_stands_where_the_next_letter_goes() {
+    let mut model = talk();
+    let at = |model: &Model| Typed::of(&model.input, 13).cursor;
+    model.pasted("0123456789", NOON_MS);
+    assert_eq!(at(&model), (0, 10));
+    model.key(Key::Edit(Edit::Insert('a')), NOON_MS);
+    assert_eq!(at(&model), (1, 1));
+    model.key(Key::Edit(Edit::Left), NOON_MS);
+    assert_eq!(at(&model), (1, 0));
+    model.key(Key::NewLine, NOON_MS);
+    assert_eq!(at(&model), (1, 0), "a line feed at the end of a row makes no row of its own");
+}
+
+#[test]
+fn help_is_whole_on_80_and_on_40_columns() {
+    let mut model = talk();
+    model.pasted("/help", NOON_MS);
+    model.key(Key::Enter, NOON_MS);
+    for columns in [40, 80] {
+        let shown = screen(&model, columns, 24).join("\n");
+        for line in crate::command::HELP {
+            assert!(shown.contains(line), "{line:?} is broken or missing:\n{shown}");
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
 };
 use natter_sdk::{
     Account, Alias, Client, Code, DeviceId, Event, ReceiptKind, RequestError, SIGNAL_STOPPED,
-    SIGNAL_TYPING, SendError, SendId, UserId,
+    SIGNAL_TYPING, SendError, SendId, UserId, explain,
 };
 use std::{
     collections::BTreeMap,
@@ -41,9 +41,9 @@ impl Chat {
 
     /// The conversations on disk.
     pub(crate) fn load(&mut self) -> anyhow::Result<Vec<Conversation>> {
-        let conversations = self.history.load()?;
-        for conversation in &conversations {
-            for line in &conversation.lines {
+        let mut conversations = self.history.load()?;
+        for conversation in &mut conversations {
+            for line in &mut conversation.lines {
                 if let Side::Mine { device, send_id, tick: Tick::Waiting } = line.side
                     && device == self.device()
                 {
@@ -94,7 +94,7 @@ impl Chat {
             )),
             Happening::Connected
             | Happening::Disconnected(_)
-            | Happening::Ended(_)
+            | Happening::Ended { .. }
             | Happening::Typing { .. }
             | Happening::Presence { .. }
             | Happening::Found { .. }
@@ -108,7 +108,10 @@ impl Chat {
         match event {
             Event::Connected => Some(Happening::Connected),
             Event::Disconnected { reason } => Some(Happening::Disconnected(reason.to_string())),
-            Event::Ended { code } => Some(Happening::Ended(end_in_words(*code).to_owned())),
+            Event::Ended { code } => Some(Happening::Ended {
+                short: explain(*code).to_owned(),
+                advice: advice_at_the_end(*code, &self.alias),
+            }),
             Event::Message(message) => Some(Happening::Message {
                 from: message.from.0,
                 device: message.from_device.0,
@@ -189,9 +192,7 @@ pub(crate) async fn request(client: Client, act: Act) -> Option<Happening> {
         Act::Lookup { alias, open } => match client.lookup(alias.clone()).await {
             Ok(found) => Some(Happening::Found { alias, user: found.user.0, open }),
             Err(_) if !open => None,
-            Err(error) if error.code() == Some(Code::UnknownUser) => {
-                note(format!("nobody here is {alias}"))
-            }
+            Err(error) if error.code() == Some(Code::UnknownUser) => note(nobody_is(&alias)),
             Err(error) => note(format!("{alias} was not found: {error}")),
         },
         Act::Block { user, block: true } => done(client.block(UserId(user)).await, "blocked"),
@@ -209,9 +210,12 @@ pub(crate) async fn request(client: Client, act: Act) -> Option<Happening> {
         },
         Act::Unlink(device) => done(client.unlink_device(DeviceId(device)).await, "unlinked"),
         Act::Privacy(setting) => privacy(&client, setting).await,
-        Act::Send { .. } | Act::Typing { .. } | Act::SaveNames | Act::DeleteAccount | Act::Quit => {
-            None
-        }
+        Act::Send { .. }
+        | Act::Typing { .. }
+        | Act::SaveNames
+        | Act::DeleteAccount
+        | Act::LogOut
+        | Act::Quit => None,
     }
 }
 
@@ -259,23 +263,29 @@ fn tick_of(kind: ReceiptKind) -> Option<Tick> {
     }
 }
 
-fn end_in_words(code: Code) -> &'static str {
+/// That nobody has this alias, and what to do.
+pub(crate) fn nobody_is(alias: &Alias) -> String {
+    format!(
+        "Nobody here is {alias}. Whoever wants to be {alias} registers first: natter chat --as {alias} \
+         with the same --server and --ca."
+    )
+}
+
+/// What a person can do after the session has ended for good.
+pub(crate) fn advice_at_the_end(code: Code, alias: &Alias) -> String {
+    let why = explain(code);
     if code == Code::Replaced {
-        "this device is logged in elsewhere"
-    } else if code == Code::Unlinked {
-        "this device was unlinked, or its account deleted"
-    } else if code == Code::BadCredentials {
-        "the node does not know this device"
-    } else {
-        code.name()
+        return format!("The chat has ended: {why}. Close that one, then start natter chat again.");
     }
+    if matches!(code, Code::Unlinked | Code::BadCredentials) {
+        return format!(
+            "The chat has ended: {why}. To come back with a new PIN: \
+             natter chat --as {alias} --register-again. To join the devices that {alias} has: add --link."
+        );
+    }
+    format!("The chat has ended: {why}. Start natter chat again.")
 }
 
 pub(crate) fn send_error_in_words(error: &SendError) -> String {
-    match error.code() {
-        Some(Code::Blocked) => "takes no messages from you".into(),
-        Some(Code::UnknownUser) => "no such person".into(),
-        Some(Code::MailboxFull) => "has too many messages waiting".into(),
-        Some(_) | None => error.to_string(),
-    }
+    error.to_string()
 }

@@ -1,11 +1,11 @@
 //! What can go wrong, one type for each door.
 
+use crate::words::explain;
 use proto::{Code, Retry, wire};
-use std::{io, path::PathBuf, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
-/// A node's refusal of one request, or of the connection.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("refused: {} ({text})", code.name())]
+/// A node's refusal of one request, or of the connection. Shown as a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Why.
     pub code: Code,
@@ -14,6 +14,19 @@ pub struct Refusal {
     /// How long to wait where the code says to wait; zero if the node named no time.
     pub retry_after: Duration,
 }
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(explain(self.code))?;
+        if self.text.is_empty() || self.text == self.code.name() {
+            return Ok(());
+        }
+        let text: String = self.text.chars().filter(|c| !c.is_control()).take(200).collect();
+        write!(f, " ({text})")
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 impl From<wire::Refused> for Refusal {
     fn from(refused: wire::Refused) -> Self {
@@ -100,7 +113,7 @@ pub enum SendError {
     #[error(transparent)]
     Refused(Refusal),
     /// The session ended for good; the message stays in the store.
-    #[error("the session ended: {}", .0.name())]
+    #[error("the session ended: {}", explain(*.0))]
     Ended(Code),
     /// The client was closed before the answer came; the message stays in the store.
     #[error("the client was closed")]
@@ -147,7 +160,7 @@ pub enum RequestError {
     #[error("the node answered with another frame than expected")]
     Unexpected,
     /// The session ended for good.
-    #[error("the session ended: {}", .0.name())]
+    #[error("the session ended: {}", explain(*.0))]
     Ended(Code),
     /// The client was closed.
     #[error("the client was closed")]

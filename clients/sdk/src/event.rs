@@ -4,6 +4,7 @@ use crate::{
     client::Accepted,
     error::{ConnectError, SendError},
     shared::Shared,
+    words::explain,
 };
 use bytes::Bytes;
 use proto::{Code, DeviceId, SendId, Seq, UserId, wire};
@@ -161,10 +162,10 @@ pub enum DisconnectReason {
     #[error("the node fell silent")]
     Silent,
     /// The node asked this client to leave.
-    #[error("the node asked to reconnect: {}", .0.name())]
+    #[error("the node asked to reconnect: {}", explain(*.0))]
     GoAway(Code),
     /// The node refused a request in a way that asks for a new connection.
-    #[error("the node asked for a new connection: {}", .0.name())]
+    #[error("the node asked for a new connection: {}", explain(*.0))]
     Refused(Code),
     /// An entry of the mailbox was missing; the next connection resumes before it.
     #[error("entries before {} of the mailbox are missing", .seq.0)]

@@ -47,6 +47,7 @@ mod session;
 mod shared;
 mod store;
 mod transport;
+mod words;
 
 pub use bytes::Bytes;
 pub use client::{Accepted, Client, Outgoing, Recipient, SendHandle};
@@ -62,3 +63,4 @@ pub use register::{PinSent, register_prove, register_start};
 pub use requests::{Account, Device, DeviceOwner, Privacy, SIGNAL_STOPPED, SIGNAL_TYPING};
 pub use shared::Status;
 pub use store::{Change, FileStore, MemoryStore, Saved, Store, Unsent};
+pub use words::explain;

@@ -1,21 +1,11 @@
 //! One conversation: its lines, bounded, and their ticks.
 
+use crate::tick::Tick;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Lines that are kept of one conversation, on screen and on disk.
 pub(crate) const LINES_MAX: usize = 1_000;
-
-/// How far a message of one's own has come; later ones are higher.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Tick {
-    Waiting,
-    Accepted,
-    Delivered,
-    Read,
-    Failed(String),
-}
 
 /// Who wrote a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

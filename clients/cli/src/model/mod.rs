@@ -8,10 +8,11 @@
 mod conversation;
 mod screen;
 
-pub(crate) use conversation::{Conversation, LINES_MAX, Line, Side, Tick};
+pub(crate) use crate::tick::Tick;
+pub(crate) use conversation::{Conversation, LINES_MAX, Line, Side};
 pub(crate) use screen::{Act, Key};
 
-use crate::{body::Body, input::Input};
+use crate::{body::Body, command::Command, input::Input};
 use natter_sdk::Alias;
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub(crate) enum Connection {
     Connecting,
     Online,
     Offline(String),
+    /// The session ended for good; in short.
     Ended(String),
 }
 
@@ -32,7 +34,11 @@ pub(crate) enum Connection {
 pub(crate) enum Happening {
     Connected,
     Disconnected(String),
-    Ended(String),
+    /// The session ended for good: in short, and what to do.
+    Ended {
+        short: String,
+        advice: String,
+    },
     /// A message came.
     Message {
         from: u64,
@@ -105,6 +111,8 @@ pub(crate) struct Model {
     pub(crate) names: BTreeMap<u64, Alias>,
     /// When typing was last told, in ms; 0: not typing.
     typing_told_ms: u64,
+    /// The command that does harm and was typed once; typed again it is carried out.
+    asked: Option<Command>,
 }
 
 impl Model {
@@ -121,6 +129,7 @@ impl Model {
             notice: vec!["/to ALIAS opens a conversation, /help shows the rest".into()],
             names: BTreeMap::new(),
             typing_told_ms: 0,
+            asked: None,
         }
     }
 
@@ -154,7 +163,10 @@ impl Model {
                     conversation.typing_until_ms = 0;
                 }
             }
-            Happening::Ended(reason) => self.connection = Connection::Ended(reason),
+            Happening::Ended { short, advice } => {
+                self.connection = Connection::Ended(short);
+                self.notice = vec![advice];
+            }
             Happening::Message { from, device, send_id, at_ms, body } => {
                 let side = Side::Theirs { device, send_id, read: false };
                 return self.received(from, Line { at_ms, text: body.text, side }, body.claims);
@@ -213,6 +225,8 @@ impl Model {
             // Somebody claimed an alias that is not theirs.
             return Vec::new();
         }
+        // The alias may have had another owner, who is that no longer.
+        self.names.retain(|known, name| *known == user || *name != alias);
         self.names.insert(user, alias);
         let mut acts = vec![Act::SaveNames];
         if open {

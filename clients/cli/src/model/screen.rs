@@ -18,6 +18,8 @@ const PAGE: usize = 10;
 pub(crate) enum Key {
     Edit(Edit),
     Enter,
+    /// A further line of the same message.
+    NewLine,
     Up,
     Down,
     PageUp,
@@ -26,21 +28,47 @@ pub(crate) enum Key {
     PreviousConversation,
     Escape,
     Quit,
+    /// Ctrl-D: quits if nothing is typed.
+    EndOfInput,
 }
 
 /// Something the edge is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    Send { to: u64, text: String },
-    Typing { to: u64, typing: bool },
-    MarkRead { from: u64, device: u32, send_ids: Vec<u64> },
-    Watch { user: u64, watch: bool },
-    Lookup { alias: Alias, open: bool },
+    Send {
+        to: u64,
+        text: String,
+    },
+    Typing {
+        to: u64,
+        typing: bool,
+    },
+    MarkRead {
+        from: u64,
+        device: u32,
+        send_ids: Vec<u64>,
+    },
+    Watch {
+        user: u64,
+        watch: bool,
+    },
+    Lookup {
+        alias: Alias,
+        open: bool,
+    },
     SaveNames,
-    Block { user: u64, block: bool },
+    Block {
+        user: u64,
+        block: bool,
+    },
     ShowAccount,
-    Link { key: Vec<u8>, name: String },
+    Link {
+        key: Vec<u8>,
+        name: String,
+    },
     Unlink(u32),
+    /// Unlinks this device and forgets who it was.
+    LogOut,
     Privacy(Option<Setting>),
     DeleteAccount,
     Quit,
@@ -54,7 +82,14 @@ impl Model {
                 self.input.edit(edit);
                 self.typing(now_ms)
             }
+            Key::NewLine => {
+                self.input.edit(Edit::Insert('\n'));
+                self.typing(now_ms)
+            }
+            Key::Enter if self.input.continue_line() => Vec::new(),
             Key::Enter => self.enter(),
+            Key::Up if self.input.line_up() => Vec::new(),
+            Key::Down if self.input.line_down() => Vec::new(),
             Key::Up => self.scrolled(1),
             Key::PageUp => self.scrolled(PAGE),
             Key::Down => {
@@ -72,8 +107,23 @@ impl Model {
                 self.scroll = 0;
                 Vec::new()
             }
-            Key::Quit => vec![Act::Quit],
+            Key::EndOfInput if !self.input.is_empty() => {
+                self.input.edit(Edit::Delete);
+                self.typing(now_ms)
+            }
+            Key::Quit | Key::EndOfInput => vec![Act::Quit],
         }
+    }
+
+    /// Takes in pasted text. Nothing is sent: the person looks at it first, and presses Enter.
+    pub(crate) fn pasted(&mut self, text: &str, now_ms: u64) -> Vec<Act> {
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let text = crate::body::printable(&text);
+        let left = self.input.paste(text.trim_end_matches('\n'));
+        if left > 0 {
+            self.notice = vec![format!("the last {left} characters of the paste had no room")];
+        }
+        self.typing(now_ms)
     }
 
     fn scrolled(&mut self, lines: usize) -> Vec<Act> {
@@ -129,13 +179,53 @@ impl Model {
         }
         self.notice.clear();
         match command::parse(&line) {
+            Ok(Command::Say(_)) if self.open.is_none() => {
+                self.input.put(&line);
+                self.note("no conversation is open: /to ALIAS".into())
+            }
             Ok(command) => self.obey(command),
-            Err(words) => self.note(words),
+            Err(words) => {
+                // What was typed may be long, and only its beginning wrong.
+                self.input.put(&line);
+                self.note(words)
+            }
         }
+    }
+
+    /// Whether this command, which does harm, was typed twice in a row.
+    fn confirm(&mut self, asked: Option<&Command>, command: &Command) -> bool {
+        let confirmed = asked == Some(command);
+        if !confirmed {
+            self.asked = Some(command.clone());
+        }
+        confirmed
+    }
+
+    fn unlink(&mut self, device: u32, asked: Option<&Command>) -> Vec<Act> {
+        if device != self.device {
+            return vec![Act::Unlink(device)];
+        }
+        self.log_out(&Command::Unlink(device), asked, &format!("/unlink {device}"))
+    }
+
+    /// Says what follows, and does it when it is typed again.
+    fn log_out(&mut self, command: &Command, asked: Option<&Command>, typed: &str) -> Vec<Act> {
+        if self.confirm(asked, command) {
+            return vec![Act::LogOut];
+        }
+        self.notice = vec![
+            format!("This is device {}, the one that you use now.", self.device),
+            "Without it this chat ends. If it is your only device, you need a new PIN to come back, \
+             and you may miss messages that wait for you."
+                .to_owned(),
+            format!("To do it, type {typed} once more."),
+        ];
+        Vec::new()
     }
 
     fn obey(&mut self, command: Command) -> Vec<Act> {
         let open = self.opened().map(|c| c.user);
+        let asked = self.asked.take();
         match (command, open) {
             (Command::Say(text), Some(to)) => {
                 self.scroll = 0;
@@ -159,7 +249,8 @@ impl Model {
             }
             (Command::Devices, _) => vec![Act::ShowAccount],
             (Command::Link { key, name }, _) => vec![Act::Link { key, name }],
-            (Command::Unlink(device), _) => vec![Act::Unlink(device)],
+            (Command::Unlink(device), _) => self.unlink(device, asked.as_ref()),
+            (Command::LogOut, _) => self.log_out(&Command::LogOut, asked.as_ref(), "/logout"),
             (Command::Privacy(setting), _) => vec![Act::Privacy(setting)],
             (Command::DeleteAccount(alias), _) if alias == self.me => vec![Act::DeleteAccount],
             (Command::DeleteAccount(_), _) => {
@@ -178,7 +269,12 @@ impl Model {
         let known = self.names.iter().find(|(_, name)| **name == alias).map(|(user, _)| *user);
         if let Some(user) = known {
             let index = self.conversation(user);
-            return self.show(index);
+            let mut acts = self.show(index);
+            if self.is_online() {
+                // The alias may belong to somebody else by now.
+                acts.push(Act::Lookup { alias, open: true });
+            }
+            return acts;
         }
         self.notice = match self.connection {
             Connection::Online => vec![format!("looking for {alias} …")],

@@ -145,6 +145,67 @@ fn commands_without_a_conversation_say_what_is_missing() {
     let mut model = model();
     assert_eq!(type_line(&mut model, "hello"), []);
     assert_eq!(model.notice, ["no conversation is open: /to ALIAS"]);
+    assert_eq!(model.input.take(), "hello", "nothing that was typed is lost");
     let look = Act::Lookup { alias: alias("bob"), open: true };
     assert_eq!(type_line(&mut model, "/to bob"), [look]);
+}
+
+#[test]
+fn seventy_pasted_lines_are_one_message_that_is_sent_by_enter() {
+    let mut model = with_bob();
+    let lines: Vec<String> = (1..=70).map(|line| format!("line {line}")).collect();
+    let acts = model.pasted(&(lines.join("\r\n") + "\r\n"), 10_000);
+    assert_eq!(acts, [Act::Typing { to: BOB, typing: true }], "nothing is sent yet");
+    let text = lines.join("\n");
+    assert_eq!(model.key(Key::Enter, 10_000), [Act::Send { to: BOB, text }]);
+}
+
+#[test]
+fn a_message_of_several_lines_is_typed_with_alt_enter_or_a_backslash() {
+    let mut model = with_bob();
+    model.pasted("one", 0);
+    model.key(Key::NewLine, 0);
+    model.pasted("two\\", 0);
+    assert_eq!(model.key(Key::Enter, 0), []);
+    let sent = type_line(&mut model, "three");
+    assert_eq!(sent, [Act::Send { to: BOB, text: "one\ntwo\nthree".into() }]);
+}
+
+#[test]
+fn the_end_of_input_ends_the_chat_only_if_nothing_is_typed() {
+    let mut model = with_bob();
+    model.key(Key::Edit(Edit::Insert('x')), 0);
+    assert_eq!(model.key(Key::EndOfInput, 0), []);
+    model.key(Key::Edit(Edit::Backspace), 0);
+    assert_eq!(model.key(Key::EndOfInput, 0), [Act::Quit]);
+}
+
+#[test]
+fn ones_own_device_is_unlinked_only_when_it_is_said_twice() {
+    let mut model = model();
+    assert_eq!(type_line(&mut model, "/unlink 2"), [Act::Unlink(2)], "another device");
+    assert_eq!(type_line(&mut model, "/unlink 1"), []);
+    assert!(model.notice.concat().contains("new PIN"), "{:?}", model.notice);
+    assert_eq!(type_line(&mut model, "/who"), []);
+    assert_eq!(type_line(&mut model, "/unlink 1"), [], "something else was typed between");
+    assert_eq!(type_line(&mut model, "/unlink 1"), [Act::LogOut]);
+    assert_eq!(type_line(&mut model, "/logout"), []);
+    assert_eq!(type_line(&mut model, "/logout"), [Act::LogOut]);
+}
+
+#[test]
+fn a_wrong_command_stays_to_be_mended() {
+    let mut model = with_bob();
+    assert_eq!(type_line(&mut model, "/nope and a long text"), []);
+    assert_eq!(model.input.take(), "/nope and a long text");
+}
+
+#[test]
+fn an_alias_that_has_a_new_owner_leads_to_the_new_one() {
+    let mut model = with_bob();
+    let look = Act::Lookup { alias: alias("bob"), open: true };
+    assert_eq!(type_line(&mut model, "/to bob"), [look], "what is remembered is asked again");
+    model.happened(Happening::Found { alias: alias("bob"), user: 6, open: true }, 0);
+    assert_eq!(model.opened().unwrap().user, 6);
+    assert_eq!(model.name(BOB), "user 5");
 }

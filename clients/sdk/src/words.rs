@@ -1,0 +1,82 @@
+//! Every code in words for the person in front of the screen. The one place for them: clients, the demo and
+//! the errors of this crate show these sentences.
+
+use proto::Code;
+
+/// The code as a sentence for a person, without a full stop: what happened, and what to do if something can
+/// be done.
+pub fn explain(code: Code) -> &'static str {
+    match code {
+        Code::BadFrame => "the node could not read this client; one of them needs an update",
+        Code::FrameTooLarge => "that is more than the node takes at once",
+        Code::TimedOut => "the node heard nothing from this client for too long",
+        Code::GoingAway => "the node is shutting down",
+        Code::TooManyConnections => "the node has too many connections; try again later",
+        Code::NotLoggedIn => "that needs a login first",
+        Code::BadCredentials => "the node does not know this device",
+        Code::BadTicket => "the login ticket is no longer good",
+        Code::WrongPin => "the PIN is wrong",
+        Code::NoPin => "the PIN has expired or was tried too often; ask for a new one",
+        Code::PinNotSent => "the PIN could not be sent; try again later",
+        Code::AlreadyLoggedIn => "this connection is logged in already",
+        Code::Replaced => "this device is logged in elsewhere",
+        Code::Unlinked => "this device was unlinked, or its account was deleted",
+        Code::BadRequest => "the node does not take that: something is missing or out of range",
+        Code::UnknownUser => "there is no such person here",
+        Code::UnknownDevice => "there is no device with that number",
+        Code::Blocked => "they take no messages from you",
+        Code::NotSupported => {
+            "the node does not know that request; it may be older than this client"
+        }
+        Code::TooFast => "too many requests; try again later",
+        Code::MailboxFull => "too many messages wait for them; try again later",
+        Code::BodyTooLarge => "the message is too long",
+        Code::TooMany => "the limit for devices, blocks or subscriptions is reached",
+        Code::Unavailable => "the node cannot do that right now; try again in a moment",
+        Code::StorageFull => "the node's disk is full; it takes nothing new until there is space",
+        Code::Internal => "the node has a fault; try again",
+        Code::Unknown(_) => "the node gave a reason that this client does not know",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DisconnectReason, Refusal, RequestError, SendError};
+    use std::{collections::BTreeSet, time::Duration};
+
+    #[test]
+    fn people_read_a_sentence_for_each_code_and_never_its_name() {
+        let codes = Code::ALL.iter().copied().chain([Code::Unknown(99)]);
+        for code in codes {
+            let text = code.name().to_owned();
+            let refusal = Refusal { code, text, retry_after: Duration::ZERO };
+            for shown in [
+                refusal.to_string(),
+                RequestError::Refused(refusal.clone()).to_string(),
+                RequestError::Ended(code).to_string(),
+                SendError::Refused(refusal).to_string(),
+                SendError::Ended(code).to_string(),
+                DisconnectReason::GoAway(code).to_string(),
+                DisconnectReason::Refused(code).to_string(),
+            ] {
+                assert!(shown.contains(explain(code)), "{shown}");
+                assert!(!shown.contains(code.name()), "{shown}");
+                assert!(shown.split_whitespace().count() >= 4, "{shown} is no sentence");
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_codes_read_the_same() {
+        let sentences: BTreeSet<_> = Code::ALL.iter().map(|code| explain(*code)).collect();
+        assert_eq!(sentences.len(), Code::ALL.len());
+    }
+
+    #[test]
+    fn a_node_that_says_more_than_the_name_is_quoted() {
+        let text = "the alias has 300 bytes".to_owned();
+        let refusal = Refusal { code: Code::BadRequest, text, retry_after: Duration::ZERO };
+        assert!(refusal.to_string().ends_with("(the alias has 300 bytes)"), "{refusal}");
+    }
+}
