@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod presence;
 pub mod raft;
 pub mod replicas;
+mod retry_order;
 pub mod service;
 pub mod sessions;
 pub mod shard;

@@ -28,6 +28,10 @@ pub const RECENT_S: u64 = 60;
 /// jumps.
 pub const RECENT_RUNS_MAX: usize = 4_096;
 
+/// After a refusal that may be repeated, later sends of the conversation are refused for so long, in
+/// seconds, unless the refused one comes again: ten times the wait that a refusal asks for.
+pub const HOLD_S: u64 = 10;
+
 /// Deliveries sent to one device and not yet acknowledged.
 pub const WINDOW_MESSAGES: usize = 128;
 

@@ -12,6 +12,7 @@ mod accounts;
 mod clusters;
 mod connections;
 mod devices;
+mod mailboxes;
 mod operators;
 mod operators_clusters;
 mod people;

@@ -16,7 +16,7 @@ fn an_entry_that_expired_is_told_once_while_its_row_is_being_deleted() {
     holds(&CLUSTER, 313);
 }
 
-/// `Proposals::next` without `Held`: what came while an earlier send was under way was not held back
+/// `Proposals::next` without `RetryOrder`: what came while an earlier send was under way was not held back
 /// when that one was refused.
 #[test]
 fn nothing_overtakes_a_send_that_was_refused_while_it_was_under_way() {
@@ -24,7 +24,7 @@ fn nothing_overtakes_a_send_that_was_refused_while_it_was_under_way() {
     holds(&CLUSTER, 84);
 }
 
-/// `Held::holds_back` forgot all refused sends of a conversation together with the oldest: one that was
+/// `RetryOrder::holds_back` forgot all refused sends of a conversation together with the oldest: one that was
 /// refused a moment ago was overtaken.
 #[test]
 fn a_send_that_was_refused_is_waited_for_though_an_earlier_one_never_came_again() {

@@ -7,7 +7,7 @@
 //!                          +------ pushes, pages ------+  | log with terms, fake disk, fake tables
 //! ```
 //!
-//! What is real: `Machine`, `Proposals` with `Held`, `Streams`, `Window`, the rows of checkpoints. What
+//! What is real: `Machine`, `Proposals` with `RetryOrder`, `Streams`, `Window`, the rows of checkpoints. What
 //! is made up: consensus (a log with terms whose unflushed end is lost in a crash), the links, the
 //! processes around the cores, the people.
 //!

@@ -309,6 +309,7 @@ impl Phone {
             Say::Registered(registered) => {
                 (self.user, self.device) = (registered.user, registered.device);
                 self.ticket = registered.ticket;
+                self.last = registered.acknowledged;
                 Ok(())
             }
             other => bail!("not registered: {other:?}"),

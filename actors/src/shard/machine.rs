@@ -195,8 +195,8 @@ impl Machine {
         let bytes = append.body.len();
         let full = held.messages >= self.limits.mailbox_messages
             || held.bytes + bytes as u64 > self.limits.mailbox_bytes;
-        if user.mailbox.holds_back(origin, now_ms) {
-            return Err(Code::MailboxFull);
+        if let Some(code) = user.mailbox.holds_back(origin, now_ms) {
+            return Err(code);
         }
         if full {
             user.mailbox.refuse(origin, now_ms);

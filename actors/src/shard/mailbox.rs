@@ -13,8 +13,9 @@
 //! 4. The same (device, send id) gets one place as long as it is remembered.
 
 use super::recent::RecentIds;
+use crate::retry_order::RetryOrder;
 use proto::stored::{self, envelope::Content};
-use proto::{DeviceId, SendId, Seq, UserId};
+use proto::{Code, DeviceId, SendId, Seq, UserId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ use std::sync::Arc;
 /// retries longer than that.
 const RECENT_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 
-/// How long a refused send is waited for, in ms. A client that gives it up does not wait longer.
-const REFUSED_KEPT_MS: u64 = 10_000;
+/// Senders that one mailbox holds back at once: so many write to a full one between two checkpoints.
+const HOLDS_MAX: usize = 1_000;
 
 /// Senders above which a mailbox looks for silent ones to forget.
 const RECENT_SENDERS: usize = 64;
@@ -52,7 +53,7 @@ pub struct Origin {
 }
 
 /// The undelivered messages of one user.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Mailbox {
     pub(super) stored_first: Seq,
     pub(super) stored_to: Seq,
@@ -62,9 +63,8 @@ pub struct Mailbox {
     held: Held,
     cursors: BTreeMap<DeviceId, Seq>,
     recent: BTreeMap<(UserId, DeviceId), RecentIds>,
-    /// Sends that were refused for lack of room and may come again, and when. What a device sent after
-    /// one is refused as well, or it would overtake. Forgotten by each checkpoint.
-    refused: BTreeMap<(UserId, DeviceId), (SendId, u64)>,
+    /// Sends that were refused for lack of room. Forgotten by each checkpoint.
+    holds: RetryOrder<(UserId, DeviceId)>,
     /// Stored entries that expired and whose rows the next checkpoint deletes.
     expired: BTreeSet<Seq>,
 }
@@ -113,6 +113,23 @@ pub struct Released {
     pub read_origins_to: Option<Seq>,
 }
 
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self {
+            stored_first: Seq::default(),
+            stored_to: Seq::default(),
+            released: Seq::default(),
+            last: Seq::default(),
+            tail: VecDeque::new(),
+            held: Held::default(),
+            cursors: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            holds: RetryOrder::new(HOLDS_MAX),
+            expired: BTreeSet::new(),
+        }
+    }
+}
+
 impl Mailbox {
     /// The place of the newest entry there ever was; 0 if none.
     pub fn last(&self) -> Seq {
@@ -143,18 +160,14 @@ impl Mailbox {
 
     /// Notes that a send was refused for lack of room.
     pub fn refuse(&mut self, origin: Origin, now_ms: u64) {
-        self.refused.insert((origin.from, origin.device), (origin.send_id, now_ms));
+        let sender = (origin.from, origin.device);
+        self.holds.refused(sender, origin.send_id.0, Code::MailboxFull, now_ms);
     }
 
-    /// Whether an earlier send of this device was refused and has not come again.
-    pub fn holds_back(&mut self, origin: Origin, now_ms: u64) -> bool {
-        let sender = (origin.from, origin.device);
-        let Some((refused, at_ms)) = self.refused.get(&sender).copied() else { return false };
-        let holds = origin.send_id > refused && now_ms.saturating_sub(at_ms) < REFUSED_KEPT_MS;
-        if !holds {
-            self.refused.remove(&sender);
-        }
-        holds
+    /// The code with which a send must be refused, because an earlier one of its device was refused
+    /// and has not come again.
+    pub fn holds_back(&mut self, origin: Origin, now_ms: u64) -> Option<Code> {
+        self.holds.holds_back(&(origin.from, origin.device), origin.send_id.0, now_ms)
     }
 
     /// Appends and returns the place.
@@ -279,7 +292,7 @@ impl Mailbox {
             self.stored_first = self.released.max(self.stored_to).next();
         }
         self.stored_to = self.last;
-        self.refused.clear();
+        self.holds.clear();
         (std::mem::take(&mut self.tail), std::mem::take(&mut self.expired))
     }
 

@@ -18,7 +18,6 @@ mod chores;
 mod command;
 mod digest;
 mod forward;
-mod held;
 mod leadership;
 mod machine;
 mod mailbox;

@@ -9,14 +9,14 @@
 //!    what [`may_overtake`], and no two batches have a conversation in common.
 //! 2. A `Spill` is the last command of its batch, so that a checkpoint holds whole records.
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
-//!    its device to the same user ([`Held`]).
+//!    its device to the same user ([`RetryOrder`]).
 
 use super::actor::TICK_MS;
 use super::command::{Command, to_stored};
 use super::forward::FORWARD_TIMEOUT;
-use super::held::{Conversation, Held, Name, conversation};
 use super::rounds::Wish;
 use super::{Outcome, Reply};
+use crate::retry_order::RetryOrder;
 use proto::{Code, stored};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -32,6 +32,9 @@ const CROWD: usize = 64;
 
 /// Bytes of one batch, or one command if that is longer.
 const BATCH_BYTES: usize = 512 * 1024;
+
+/// Conversations that are held back at once on one node.
+const HOLDS_MAX: usize = 100_000;
 
 /// How long a send may wait in this queue, in ms, tries and all: then it is refused. A mailbox
 /// remembers longer than this what its device has sent meanwhile through another node.
@@ -99,18 +102,37 @@ impl Waiting {
     }
 }
 
+/// Sender, device and recipient.
+type Conversation = (u64, u32, u64);
+
+/// A conversation and the id of one of its sends.
+type Name = (Conversation, u64);
+
 /// What waits and what is under way.
-#[derive(Default)]
 pub struct Proposals {
     waiting: VecDeque<Waiting>,
     /// Commands that nobody waits for: they travel with others, or on the next tick.
     lazy: Vec<Command>,
     spill: bool,
     under_way: Vec<Batch>,
-    held: Held,
+    holds: RetryOrder<Conversation>,
     /// The last tick heard of.
     now: u64,
     numbers: u64,
+}
+
+impl Default for Proposals {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            lazy: Vec::new(),
+            spill: false,
+            under_way: Vec::new(),
+            holds: RetryOrder::new(HOLDS_MAX),
+            now: 0,
+            numbers: 0,
+        }
+    }
 }
 
 /// What becomes of a batch that did not go through.
@@ -209,8 +231,7 @@ impl Proposals {
                 self.tell(waiting, outcome);
                 continue;
             }
-            let held = name_of(&waiting).and_then(|name| self.held.holds_back(name, now.tick));
-            if let Some(code) = held {
+            if let Some(code) = self.holds_back(&waiting) {
                 (waiting.reply)(Outcome::Refused(code));
                 continue;
             }
@@ -239,7 +260,7 @@ impl Proposals {
             let Waiting { command, reply, .. } = waiting;
             let outcome = apply(command);
             if let (Some(name), Outcome::Refused(code)) = (name, &outcome) {
-                self.held.refused(name, *code, self.now);
+                self.note_refused(name, *code);
             }
             reply(outcome);
         }
@@ -331,9 +352,19 @@ impl Proposals {
 
     fn tell(&mut self, waiting: Waiting, outcome: Outcome) {
         if let (Outcome::Refused(code), Some(name)) = (&outcome, name_of(&waiting)) {
-            self.held.refused(name, *code, self.now);
+            self.note_refused(name, *code);
         }
         (waiting.reply)(outcome);
+    }
+
+    /// The code of an earlier refused send that this one must not overtake.
+    fn holds_back(&mut self, waiting: &Waiting) -> Option<Code> {
+        let (conversation, send_id) = name_of(waiting)?;
+        self.holds.holds_back(&conversation, send_id, self.now * TICK_MS)
+    }
+
+    fn note_refused(&mut self, (conversation, send_id): Name, code: Code) {
+        self.holds.refused(conversation, send_id, code, self.now * TICK_MS);
     }
 
     fn put_back(&mut self, parts: Vec<(Waiting, bool, bool)>, code: Code) {
@@ -384,7 +415,11 @@ fn may_overtake(command: &Command) -> bool {
 /// What a send of someone on this node is called.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
-    (waiting.who == Who::Caller).then(|| Name::of(append))
+    (waiting.who == Who::Caller).then(|| (conversation(append), append.send_id))
+}
+
+fn conversation(append: &stored::Append) -> Conversation {
+    (append.from, append.from_device, append.to)
 }
 
 /// Whether nobody waits for a command with a message in hand.

@@ -369,3 +369,23 @@ fn notices_are_taken_in_their_order_or_refused() {
     let seqs: Vec<u64> = pushed(&mut machine).into_iter().map(|(_, seq, _)| seq).collect();
     assert_eq!(seqs, [1, 2, 3, 4], "each once");
 }
+
+#[test]
+fn promise_5_new_messages_come_ten_seconds_after_a_refusal_however_often_they_are_tried() {
+    let [ada, bob, _] = people();
+    let limits = MachineLimits { mailbox_messages: 2, ..MachineLimits::default() };
+    let mut machine = machine(limits);
+    for id in 1..=2 {
+        machine.apply(NOW, append(bob, ada, id, "fits"));
+    }
+    let full = Outcome::Refused(Code::MailboxFull);
+    assert_eq!(machine.apply(NOW, append(bob, ada, 3, "too much")), full);
+    machine.apply(NOW, ack(bob, 1, 2));
+    for second in 1..10 {
+        let now_ms = NOW + second * 1_000;
+        assert_eq!(machine.apply(now_ms, append(bob, ada, 3 + second, "waits")), full, "{second}");
+    }
+    let now_ms = NOW + 10_000;
+    let accepted = Outcome::Accepted { at_ms: now_ms };
+    assert_eq!(machine.apply(now_ms, append(bob, ada, 20, "in time")), accepted);
+}

@@ -120,7 +120,7 @@ impl Process for UserActor {
                 self.account_changed(account);
             }
             UserItem::Resolved(alias, owner) => self.resolved(alias, owner),
-            UserItem::AliasStale(alias) => self.forget_owner(&alias),
+            UserItem::AliasStale(connection, id, send) => self.ask_again(connection, id, *send),
             UserItem::RetryDue(connection) => self.try_again(connection),
             UserItem::Signal(signal) => self.signal(&signal),
             UserItem::Presence(presence) => self.hint_all(&Kind::Presence(presence)),

@@ -104,10 +104,10 @@ impl UserActor {
         let ticket = Ticket { user: self.user, device: attach.device, number };
         let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
         let (user, device, ticket) = (self.user.0, attach.device.0, ticket.into());
+        let acknowledged = acknowledged.0;
         Some(if login.registered {
-            Kind::Registered(wire::Registered { user, device, ticket })
+            Kind::Registered(wire::Registered { user, device, ticket, acknowledged })
         } else {
-            let acknowledged = acknowledged.0;
             Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device })
         })
     }

@@ -60,8 +60,9 @@ pub enum UserItem {
     Account(Option<Arc<AccountView>>),
     /// The alias of a waiting send belongs to this user, or cannot be resolved.
     Resolved(Alias, Result<UserId, Code>),
-    /// A send by this alias found no such user: it may belong to another by now.
-    AliasStale(Alias),
+    /// A send by alias, made on this connection under this id, found that the owner is no user any
+    /// longer: the alias may belong to another by now.
+    AliasStale(ConnectionId, u64, Box<wire::Send>),
     /// Some time has passed since something of this connection failed.
     RetryDue(ConnectionId),
     /// Another user's device signals.

@@ -8,9 +8,10 @@ use super::UserItem;
 use super::actor::UserActor;
 use crate::connection::{Connection, ConnectionId};
 use crate::context::Verdict;
+use crate::retry_order::RetryOrder;
 use crate::shard::{Command, Outcome, Query};
 use bytes::Bytes;
-use proto::limits::{BODY_BYTES_MAX, TTL_S_MAX};
+use proto::limits::{BODY_BYTES_MAX, DEVICES_MAX, TTL_S_MAX};
 use proto::wire::{self, send::To};
 use proto::{Alias, Code, DeviceId, UserId, stored};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,45 +20,84 @@ use std::sync::Arc;
 /// Aliases whose owners a user actor remembers.
 const ALIASES: usize = 64;
 
-/// How long a send that came too fast is waited for, in seconds.
-const HELD_S: u64 = 10;
+/// How long the owner of an alias is remembered, in ms: an alias can pass to another person.
+const OWNER_KEPT_MS: u64 = 10_000;
 
 /// A body shorter than this is copied out of the buffer it was read into, in bytes.
 const COPY_BELOW: usize = 32 * 1024;
 
+/// A send that waits until it is known whom it is for.
+#[derive(Debug)]
+struct WaitingSend {
+    connection: ConnectionId,
+    id: u64,
+    send: wire::Send,
+    /// The remembered owner of its alias was no user any longer: only a fresh answer counts.
+    asks_again: bool,
+}
+
 /// What a user actor knows about the sends of its devices.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sends {
-    waiting: VecDeque<(ConnectionId, u64, wire::Send)>,
-    owners: BTreeMap<Alias, UserId>,
+    waiting: VecDeque<WaitingSend>,
+    /// And until when each counts, Unix time in ms.
+    owners: BTreeMap<Alias, (UserId, u64)>,
     /// Sends that may still be made this second, and which second that is.
     allowance: (u32, u64),
-    /// The send of each device that came too fast and has not come again, and in which second. What
-    /// came after it is refused as well, or it would overtake.
-    held: BTreeMap<DeviceId, (u64, u64)>,
+    /// Sends of each device that came too fast and have not come again.
+    holds: RetryOrder<DeviceId>,
+}
+
+impl Default for Sends {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            owners: BTreeMap::new(),
+            allowance: (0, 0),
+            holds: RetryOrder::new(DEVICES_MAX),
+        }
+    }
 }
 
 impl Sends {
     /// Counts one more send, of this device under this id, unless it comes too fast. `limit` is for each
     /// second; 0: none.
-    fn are_slow_enough(&mut self, device: DeviceId, id: u64, limit: u32, now_s: u64) -> bool {
+    fn admit(&mut self, device: DeviceId, id: u64, limit: u32, now_ms: u64) -> Result<(), Code> {
         let (left, second) = &mut self.allowance;
-        if *second != now_s {
-            (*left, *second) = (limit, now_s);
+        if *second != now_ms / 1000 {
+            (*left, *second) = (limit, now_ms / 1000);
         }
-        // The clock may have been set back.
-        let waits =
-            |(first, since_s): &(u64, u64)| id > *first && now_s.abs_diff(*since_s) < HELD_S;
-        if limit > 0 && self.held.get(&device).is_some_and(waits) {
-            return false;
+        if limit == 0 {
+            return Ok(());
         }
-        self.held.remove(&device);
-        if limit > 0 && *left == 0 {
-            self.held.insert(device, (id, now_s));
-            return false;
+        if let Some(code) = self.holds.holds_back(&device, id, now_ms) {
+            return Err(code);
         }
-        *left = left.saturating_sub(1);
-        true
+        if *left == 0 {
+            self.holds.refused(device, id, Code::TooFast, now_ms);
+            return Err(Code::TooFast);
+        }
+        *left -= 1;
+        Ok(())
+    }
+
+    fn owner(&self, alias: &Alias, now_ms: u64) -> Option<UserId> {
+        self.owners.get(alias).filter(|(_, until_ms)| now_ms < *until_ms).map(|(owner, _)| *owner)
+    }
+
+    fn remember_owner(&mut self, alias: Alias, owner: UserId, now_ms: u64) {
+        if self.owners.len() >= ALIASES {
+            self.owners.pop_first();
+        }
+        self.owners.insert(alias, (owner, now_ms + OWNER_KEPT_MS));
+    }
+
+    /// Puts a send back that was made before those of its connection that wait.
+    fn put_back(&mut self, waiting: WaitingSend) {
+        let later =
+            |other: &WaitingSend| other.connection == waiting.connection && other.id > waiting.id;
+        let place = self.waiting.iter().position(later).unwrap_or(self.waiting.len());
+        self.waiting.insert(place, waiting);
     }
 }
 
@@ -69,7 +109,8 @@ impl UserActor {
             connection.refuse(id, code);
             return;
         }
-        self.sends.waiting.push_back((connection.id(), id, send));
+        let connection = connection.id();
+        self.sends.waiting.push_back(WaitingSend { connection, id, send, asks_again: false });
         if self.sends.waiting.len() == 1 {
             self.send_waiting();
         }
@@ -85,9 +126,7 @@ impl UserActor {
         let device = self.sessions[place].device;
         let (limit, now_ms) =
             (self.context.settings().sends_per_second, self.context.clock.now_ms());
-        if !self.sends.are_slow_enough(device, id, limit, now_ms / 1000) {
-            return Err(Code::TooFast);
-        }
+        self.sends.admit(device, id, limit, now_ms)?;
         for handler in &self.context.handlers {
             match handler.user_send(self.user, device, send) {
                 Verdict::Continue => {}
@@ -99,31 +138,32 @@ impl UserActor {
 
     /// Proposes waiting sends in order, up to the first whose alias must be resolved.
     fn send_waiting(&mut self) {
-        while let Some((connection, id, send)) = self.sends.waiting.pop_front() {
-            let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection)
-            else {
-                continue;
-            };
-            let owner = match &send.to {
-                Some(To::User(user)) => Ok(Some(UserId(*user))),
-                Some(To::Alias(text)) => match Alias::parse(text) {
-                    Ok(alias) => Ok(self.sends.owners.get(&alias).copied().or_else(|| {
+        let now_ms = self.context.clock.now_ms();
+        while let Some(waiting) = self.sends.waiting.pop_front() {
+            let Some(place) = self.place_of(waiting.connection) else { continue };
+            let owner = match (&waiting.send.to, alias_of(&waiting.send)) {
+                (Some(To::User(user)), _) => Ok(Some(UserId(*user))),
+                (Some(To::Alias(_)), Some(alias)) => {
+                    Ok(self.sends.owner(&alias, now_ms).or_else(|| {
                         self.resolve(alias);
                         None
-                    })),
-                    Err(_) => Err(Code::BadRequest),
-                },
-                None => Err(Code::BadRequest),
+                    }))
+                }
+                (Some(To::Alias(_)), None) | (None, _) => Err(Code::BadRequest),
             };
             match owner {
-                Ok(Some(to)) => self.propose_send(place, id, to, send),
+                Ok(Some(to)) => self.propose_send(place, to, waiting),
                 Ok(None) => {
-                    self.sends.waiting.push_front((connection, id, send));
+                    self.sends.waiting.push_front(waiting);
                     return;
                 }
-                Err(code) => self.sessions[place].connection.refuse(id, code),
+                Err(code) => self.sessions[place].connection.refuse(waiting.id, code),
             }
         }
+    }
+
+    fn place_of(&self, connection: ConnectionId) -> Option<usize> {
+        self.sessions.iter().position(|session| session.connection.id() == connection)
     }
 
     fn resolve(&self, alias: Alias) {
@@ -138,25 +178,15 @@ impl UserActor {
     /// An alias was resolved. It counts only if the first waiting send still asks for it: after a
     /// restart the answer may belong to a question of the actor before.
     pub(super) fn resolved(&mut self, alias: Alias, owner: Result<UserId, Code>) {
-        let Some((connection, id, send)) = self.sends.waiting.front() else { return };
-        let asked = match &send.to {
-            Some(To::Alias(text)) => Alias::parse(text).ok(),
-            Some(To::User(_)) | None => None,
-        };
-        if asked.as_ref() != Some(&alias) {
+        let Some(waiting) = self.sends.waiting.front() else { return };
+        if alias_of(&waiting.send).as_ref() != Some(&alias) {
             return;
         }
         match owner {
-            Ok(owner) => {
-                if self.sends.owners.len() >= ALIASES {
-                    self.sends.owners.pop_first();
-                }
-                self.sends.owners.insert(alias, owner);
-            }
+            Ok(owner) => self.sends.remember_owner(alias, owner, self.context.clock.now_ms()),
             Err(code) => {
-                let session = self.sessions.iter().find(|s| s.connection.id() == *connection);
-                if let Some(session) = session {
-                    session.connection.refuse(*id, code);
+                if let Some(place) = self.place_of(waiting.connection) {
+                    self.sessions[place].connection.refuse(waiting.id, code);
                 }
                 self.sends.waiting.pop_front();
             }
@@ -164,12 +194,20 @@ impl UserActor {
         self.send_waiting();
     }
 
-    /// An alias has led to nobody: ask again next time.
-    pub(super) fn forget_owner(&mut self, alias: &Alias) {
-        self.sends.owners.remove(alias);
+    /// The remembered owner of an alias is no user any longer: who owns it now is asked before the send
+    /// is refused. Everything sent later waits for that.
+    pub(super) fn ask_again(&mut self, connection: ConnectionId, id: u64, send: wire::Send) {
+        if let Some(alias) = alias_of(&send) {
+            self.sends.owners.remove(&alias);
+        }
+        self.sends.put_back(WaitingSend { connection, id, send, asks_again: true });
+        if self.sends.waiting.len() == 1 {
+            self.send_waiting();
+        }
     }
 
-    fn propose_send(&mut self, place: usize, id: u64, to: UserId, send: wire::Send) {
+    fn propose_send(&mut self, place: usize, to: UserId, waiting: WaitingSend) {
+        let WaitingSend { connection: asker, id, send, asks_again } = waiting;
         let session = &self.sessions[place];
         let longest_s = self.context.settings().message_ttl_max_s;
         let others = self.account.as_ref().is_some_and(|account| account.devices.len() > 1);
@@ -183,21 +221,26 @@ impl UserActor {
             copy: others && to != self.user,
         };
         let connection = session.connection.clone();
-        let alias = match send.to {
-            Some(To::Alias(text)) => Alias::parse(&text).ok(),
-            Some(To::User(_)) | None => None,
-        };
-        let named = if alias.is_some() { to.0 } else { 0 };
-        let inbox = self.inbox.clone();
+        let by_alias = matches!(send.to, Some(To::Alias(_)));
+        let named = if by_alias { to.0 } else { 0 };
+        let again = (by_alias && !asks_again).then(|| (self.inbox.clone(), send));
         let refused = self.context.metrics.sends_refused.clone();
         self.context.metrics.sends.increment(1);
         let reply = Box::new(move |outcome| {
-            if let (Outcome::Refused(Code::UnknownUser), Some(alias)) = (&outcome, alias) {
-                inbox.force(UserItem::AliasStale(alias));
+            if let (Outcome::Refused(Code::UnknownUser), Some((inbox, send))) = (&outcome, again) {
+                inbox.force(UserItem::AliasStale(asker, id, Box::new(send)));
+                return;
             }
             answer_send(&connection, id, named, &outcome, || refused.increment(1));
         });
         self.context.shards.propose(to.shard(), Command::Append(append), reply);
+    }
+}
+
+fn alias_of(send: &wire::Send) -> Option<Alias> {
+    match &send.to {
+        Some(To::Alias(text)) => Alias::parse(text).ok(),
+        Some(To::User(_)) | None => None,
     }
 }
 
@@ -235,23 +278,33 @@ mod tests {
     const PHONE: DeviceId = DeviceId(1);
 
     #[test]
-    fn what_came_after_a_send_that_was_too_fast_waits_until_that_comes_again() {
+    fn sends_after_one_that_was_too_fast_wait_for_its_retry() {
         let mut sends = Sends::default();
-        assert!(sends.are_slow_enough(PHONE, 1, 1, 100));
-        assert!(!sends.are_slow_enough(PHONE, 2, 1, 100));
-        assert!(!sends.are_slow_enough(PHONE, 3, 1, 101), "it would overtake");
-        assert!(sends.are_slow_enough(DeviceId(2), 3, 1, 101), "another device");
-        assert!(sends.are_slow_enough(PHONE, 2, 1, 102));
-        assert!(sends.are_slow_enough(PHONE, 3, 1, 103));
+        assert_eq!(sends.admit(PHONE, 1, 1, 100_000), Ok(()));
+        assert_eq!(sends.admit(PHONE, 2, 1, 100_000), Err(Code::TooFast));
+        assert_eq!(sends.admit(PHONE, 3, 1, 101_000), Err(Code::TooFast), "it would overtake");
+        assert_eq!(sends.admit(DeviceId(2), 3, 1, 101_000), Ok(()), "another device");
+        assert_eq!(sends.admit(PHONE, 2, 1, 102_000), Ok(()));
+        assert_eq!(sends.admit(PHONE, 3, 1, 103_000), Ok(()));
     }
 
     #[test]
-    fn one_that_never_comes_again_is_not_waited_for_also_if_the_clock_is_set_back() {
-        for later in [100 + HELD_S, 5] {
-            let mut sends = Sends::default();
-            assert!(sends.are_slow_enough(PHONE, 1, 1, 100));
-            assert!(!sends.are_slow_enough(PHONE, 2, 1, 100));
-            assert!(sends.are_slow_enough(PHONE, 3, 1, later), "{later}");
+    fn new_sends_do_not_prolong_the_wait_for_one_that_never_comes_again() {
+        let mut sends = Sends::default();
+        assert_eq!(sends.admit(PHONE, 1, 1, 100_000), Ok(()));
+        assert_eq!(sends.admit(PHONE, 2, 1, 100_000), Err(Code::TooFast));
+        for second in 1..10 {
+            let admitted = sends.admit(PHONE, 2 + second, 1, 100_000 + second * 1000);
+            assert_eq!(admitted, Err(Code::TooFast), "{second}");
         }
+        assert_eq!(sends.admit(PHONE, 20, 1, 110_000), Ok(()));
+    }
+
+    #[test]
+    fn the_owner_of_an_alias_is_not_remembered_for_long() {
+        let (mut sends, alias) = (Sends::default(), Alias::parse("cyx").unwrap());
+        sends.remember_owner(alias.clone(), UserId(7), 1_000);
+        assert_eq!(sends.owner(&alias, 1_001), Some(UserId(7)));
+        assert_eq!(sends.owner(&alias, 1_000 + OWNER_KEPT_MS), None);
     }
 }

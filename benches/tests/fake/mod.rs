@@ -233,7 +233,7 @@ impl Session {
                 let key = prove.device_key.to_vec();
                 state.users.insert(user, User { key, ..User::default() });
                 let ticket = self.enter(&mut state, user);
-                let registered = wire::Registered { user, device: 1, ticket };
+                let registered = wire::Registered { user, device: 1, ticket, acknowledged: 0 };
                 self.say(asked.id, Say::Registered(registered));
             }
             Ask::Login(login) => {

@@ -66,7 +66,8 @@ async fn registration_and_login_over_tls_prove_the_device_key() {
         let Ask::RegisterProve(prove) = ask else { panic!("expected proof, got {ask:?}") };
         verify(&prove.device_key, &signed::register(&NONCE, &alias), &prove.signature);
         let ticket = bytes::Bytes::new();
-        conn.say(id, Kind::Registered(wire::Registered { user: USER, device: 1, ticket })).await;
+        let registered = wire::Registered { user: USER, device: 1, ticket, acknowledged: 0 };
+        conn.say(id, Kind::Registered(registered)).await;
     };
     let (identity, ()) = tokio::join!(person, server);
     assert_eq!((identity.user, identity.device), (UserId(USER), DeviceId(1)));

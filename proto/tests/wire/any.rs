@@ -153,9 +153,11 @@ fn say_opening() -> impl Strategy<Value = Say> {
         ),
         any::<(u32, u32)>()
             .prop_map(|(expires_s, digits)| Say::PinSent(PinSent { expires_s, digits })),
-        (any::<u64>(), any::<u32>(), bytes()).prop_map(|(user, device, ticket)| {
-            Say::Registered(Registered { user, device, ticket })
-        }),
+        (any::<u64>(), any::<u32>(), bytes(), any::<u64>()).prop_map(
+            |(user, device, ticket, acknowledged)| {
+                Say::Registered(Registered { user, device, ticket, acknowledged })
+            }
+        ),
         (bytes(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
             |(ticket, acknowledged, user, device)| Say::LoggedIn(LoggedIn {
                 ticket,

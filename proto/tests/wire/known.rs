@@ -152,7 +152,12 @@ fn greetings() -> Vec<Named<Say>> {
         (
             "server-registered",
             2,
-            Say::Registered(Registered { user: ADA, device: 1, ticket: counting(0x80, 48) }),
+            Say::Registered(Registered {
+                user: ADA,
+                device: 1,
+                ticket: counting(0x80, 48),
+                acknowledged: 16,
+            }),
         ),
         (
             "server-logged_in",
