@@ -53,6 +53,9 @@ pub const DEVICES_MAX: usize = 8;
 /// Blocked users of one user.
 pub const BLOCKS_MAX: usize = 1_000;
 
+/// Contacts of one user: more than people have in their phones, and 20 KiB of their account's row.
+pub const CONTACTS_MAX: usize = 2_000;
+
 /// Presence subscriptions of one user.
 pub const SUBSCRIPTIONS_MAX: usize = 256;
 

@@ -153,6 +153,12 @@ impl Person {
         }
     }
 
+    /// Makes `other` a contact.
+    pub(crate) async fn knows(&mut self, other: &Self) {
+        let user = other.user();
+        self.done(Ask::SetContact(proto::wire::SetContact { user, remove: false })).await;
+    }
+
     /// Asks and expects `Done`.
     pub(crate) async fn done(&mut self, kind: Ask) {
         let answer = self.wire.ask(kind).await.unwrap();

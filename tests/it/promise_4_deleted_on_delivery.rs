@@ -2,7 +2,9 @@
 //! told. The data directory's files are searched for its bytes.
 
 use crate::people::{Person, ada_and_bob, node};
-use proto::wire::{MarkRead, Privacy, SetPrivacy, client_frame::Kind as Ask, receipt::Kind};
+use proto::wire::{
+    Audience, MarkRead, Privacy, SetPrivacy, client_frame::Kind as Ask, receipt::Kind,
+};
 use std::time::Duration;
 use tests::node::{Node, until};
 use tests::workload::link;
@@ -112,7 +114,8 @@ async fn promise_4_read_is_the_third_tick_if_the_reader_allows_it() {
     bob.done(mark).await;
     ada.told(Kind::Read, id).await;
 
-    let privacy = Some(Privacy { no_read_receipts: true, ..Privacy::default() });
+    let nobody = Audience::Nobody.into();
+    let privacy = Some(Privacy { read_receipts: nobody, ..Privacy::default() });
     bob.done(Ask::SetPrivacy(SetPrivacy { privacy })).await;
     let unread = ada.say(bob.user(), "read me in secret").await;
     bob.hear().await;

@@ -4,8 +4,8 @@ use crate::people::{Person, ada_and_bob, node};
 use proto::Code;
 use proto::limits::{SIGNAL_BYTES_MAX, TTL_S_MAX};
 use proto::wire::{
-    Ping, Presence, Privacy, Send, SetPresence, SetPrivacy, Signal, Signaled, Subscribe,
-    client_frame::Kind as Ask, receipt::Kind, send::To, server_frame::Kind as Say,
+    Audience, Ping, Presence, Privacy, Send, SetContact, SetPresence, SetPrivacy, Signal, Signaled,
+    Subscribe, client_frame::Kind as Ask, receipt::Kind, send::To, server_frame::Kind as Say,
 };
 
 async fn presence(person: &mut Person) -> Presence {
@@ -59,6 +59,7 @@ async fn a_signal_that_is_too_long_does_no_harm() {
 async fn who_subscribes_sees_people_come_and_go() {
     let node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
+    bob.knows(&ada).await;
     let user = bob.user();
     let subscribe = |unsubscribe| Ask::Subscribe(Subscribe { user, unsubscribe });
     ada.done(subscribe(false)).await;
@@ -91,13 +92,43 @@ async fn who_subscribes_sees_people_come_and_go() {
 async fn who_hides_is_not_seen() {
     let node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
-    let privacy = Privacy { hide_last_seen: true, hide_online: true, no_read_receipts: false };
+    bob.knows(&ada).await;
+    let nobody = Audience::Nobody.into();
+    let privacy = Privacy { last_seen: nobody, online: nobody, read_receipts: 0 };
     bob.done(Ask::SetPrivacy(SetPrivacy { privacy: Some(privacy) })).await;
     ada.done(Ask::Subscribe(Subscribe { user: bob.user(), unsubscribe: false })).await;
     let hidden = Presence { user: bob.user(), online: false, last_seen_ms: 0 };
     assert_eq!(presence(&mut ada).await, hidden);
     let nobody = Ask::Subscribe(Subscribe { user: 4711, unsubscribe: false });
     assert_eq!(ada.wire.refused(nobody).await.unwrap(), Code::UnknownUser);
+}
+
+#[tokio::test]
+async fn a_stranger_is_shown_nothing_and_a_contact_is() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    ada.done(Ask::Subscribe(Subscribe { user: bob.user(), unsubscribe: false })).await;
+    let hidden = Presence { user: bob.user(), online: false, last_seen_ms: 0 };
+    assert_eq!(presence(&mut ada).await, hidden);
+    ada.knows(&bob).await;
+    bob.knows(&ada).await;
+    let account = bob.wire.ask(Ask::GetAccount(proto::wire::GetAccount {})).await.unwrap();
+    let Say::Account(account) = account else { panic!("{account:?}") };
+    let shown = Privacy {
+        last_seen: Audience::Contacts.into(),
+        online: Audience::Contacts.into(),
+        read_receipts: Audience::Everybody.into(),
+    };
+    assert_eq!((account.contacts, account.privacy), (vec![ada.user()], Some(shown)));
+    ada.done(Ask::Subscribe(Subscribe { user: bob.user(), unsubscribe: false })).await;
+    assert!(presence(&mut ada).await.online);
+    for user in [0, bob.user()] {
+        let wrong = Ask::SetContact(SetContact { user, remove: false });
+        assert_eq!(bob.wire.refused(wrong).await.unwrap(), Code::BadRequest);
+    }
+    let unknown = Privacy { online: 77, ..Privacy::default() };
+    let wrong = Ask::SetPrivacy(SetPrivacy { privacy: Some(unknown) });
+    assert_eq!(bob.wire.refused(wrong).await.unwrap(), Code::BadRequest);
 }
 
 #[tokio::test]

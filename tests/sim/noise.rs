@@ -17,7 +17,7 @@ impl World {
         let chance = &mut self.stage.chance;
         let (node, at) = (chance.index(NODES), chance.index(self.devices.len()));
         let user = self.devices[at].user;
-        let (shard, command) = match chance.below(6) {
+        let (shard, command) = match chance.below(7) {
             0 | 1 => self.registration(),
             2 => {
                 let (other, blocked) = (chance.between(1_000, 1_003), chance.one_in(2));
@@ -25,10 +25,14 @@ impl World {
                 (user.shard(), Command::SetBlock(set))
             }
             3 => {
-                let no_read_receipts = chance.one_in(2);
-                let set =
-                    stored::SetPrivacy { user: user.0, no_read_receipts, ..Default::default() };
-                (user.shard(), Command::SetPrivacy(set))
+                let (other, contact) = (chance.between(1_000, 1_003), chance.one_in(2));
+                let set = stored::SetContact { user: user.0, other, contact };
+                (user.shard(), Command::SetContact(set))
+            }
+            4 => {
+                let read_receipts = u32::from(chance.one_in(2)) + 1;
+                let privacy = Some(stored::Privacy { last_seen: 2, online: 2, read_receipts });
+                (user.shard(), Command::SetPrivacy(stored::SetPrivacy { user: user.0, privacy }))
             }
             _ => {
                 let peer = chance.index(self.devices.len());

@@ -195,7 +195,8 @@ fn shown(
     online: bool,
     at_ms: u64,
 ) -> Option<wire::Presence> {
-    let wire::Privacy { hide_online, hide_last_seen, .. } = account.privacy;
+    let hide_online = !account.privacy.online.admits(watcher, &account.contacts);
+    let hide_last_seen = !account.privacy.last_seen.admits(watcher, &account.contacts);
     let hidden = hide_online && (hide_last_seen || online);
     if hidden || account.blocked.contains(&watcher) {
         return None;
@@ -207,6 +208,7 @@ fn shown(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::{Audience, Privacy};
 
     #[test]
     fn what_is_hidden_is_not_told_by_the_moment_either() {
@@ -216,15 +218,16 @@ mod tests {
             aliases: Vec::new(),
             devices: std::collections::BTreeMap::new(),
             blocked: std::collections::BTreeSet::new(),
-            privacy: wire::Privacy::default(),
+            contacts: Arc::new([eve].into()),
+            privacy: Privacy::default(),
         };
         let told = |online, last_seen_ms| Some(wire::Presence { user: 1, online, last_seen_ms });
         assert_eq!(shown(&account, eve, true, 5), told(true, 5));
-        account.privacy.hide_last_seen = true;
+        account.privacy.last_seen = Audience::Nobody;
         assert_eq!(shown(&account, eve, false, 5), told(false, 0));
-        account.privacy.hide_online = true;
+        account.privacy.online = Audience::Nobody;
         assert_eq!(shown(&account, eve, false, 5), None);
-        account.privacy.hide_last_seen = false;
+        account.privacy.last_seen = Audience::Contacts;
         assert_eq!(shown(&account, eve, true, 5), None);
         assert_eq!(shown(&account, eve, false, 5), told(false, 5));
         account.blocked.insert(eve);

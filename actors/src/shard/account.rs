@@ -1,6 +1,7 @@
-//! A user as their shard knows them: names, devices, blocks and privacy.
+//! A user as their shard knows them: names, devices, contacts, blocks and privacy.
 
-use proto::limits::{BLOCKS_MAX, DEVICES_MAX};
+use super::privacy::Privacy;
+use proto::limits::{BLOCKS_MAX, CONTACTS_MAX, DEVICES_MAX};
 use proto::{Alias, Code, DeviceId, UserId, stored, wire};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,9 @@ pub struct Account {
     pub(super) aliases: Vec<Alias>,
     pub(super) devices: BTreeMap<DeviceId, stored::Device>,
     pub(super) blocked: BTreeSet<UserId>,
-    pub(super) privacy: wire::Privacy,
+    /// Shared with views, for there may be many and they change seldom.
+    pub(super) contacts: Arc<BTreeSet<UserId>>,
+    pub(super) privacy: Privacy,
     last_device: DeviceId,
     created_ms: u64,
     /// Deleted; its rows go when the senders of what it held have been told.
@@ -29,8 +32,10 @@ pub struct AccountView {
     pub devices: BTreeMap<DeviceId, stored::Device>,
     /// Users it takes nothing from.
     pub blocked: BTreeSet<UserId>,
-    /// Who may see what.
-    pub privacy: wire::Privacy,
+    /// Users it knows.
+    pub contacts: Arc<BTreeSet<UserId>>,
+    /// Who is shown what.
+    pub privacy: Privacy,
 }
 
 impl Account {
@@ -46,6 +51,7 @@ impl Account {
             aliases: self.aliases.clone(),
             devices: self.devices.clone(),
             blocked: self.blocked.clone(),
+            contacts: self.contacts.clone(),
             privacy: self.privacy,
         })
     }
@@ -75,7 +81,7 @@ impl Account {
     pub fn set_block(&mut self, other: UserId, blocked: bool) -> Result<(), Code> {
         if !blocked {
             self.blocked.remove(&other);
-        } else if self.blocked.len() >= BLOCKS_MAX {
+        } else if self.blocked.len() >= BLOCKS_MAX && !self.blocked.contains(&other) {
             return Err(Code::TooMany);
         } else {
             self.blocked.insert(other);
@@ -83,14 +89,38 @@ impl Account {
         Ok(())
     }
 
+    /// Adds a contact or takes one out. Whether that changed anything.
+    ///
+    /// # Errors
+    /// [`Code::TooMany`] if the user has as many as allowed.
+    pub fn set_contact(&mut self, other: UserId, contact: bool) -> Result<bool, Code> {
+        if self.contacts.contains(&other) == contact {
+            return Ok(false);
+        }
+        if contact && self.contacts.len() >= CONTACTS_MAX {
+            return Err(Code::TooMany);
+        }
+        let contacts = Arc::make_mut(&mut self.contacts);
+        if contact {
+            contacts.insert(other);
+        } else {
+            contacts.remove(&other);
+        }
+        Ok(true)
+    }
+
+    /// Whether `other` is told that the user has read something.
+    pub fn tells_of_reading(&self, other: UserId) -> bool {
+        self.privacy.read_receipts.admits(other, &self.contacts)
+    }
+
     /// The row of table `accounts`; devices have rows of their own.
     pub fn to_row(&self) -> stored::Account {
         stored::Account {
             aliases: self.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
             blocked: self.blocked.iter().map(|user| user.0).collect(),
-            hide_last_seen: self.privacy.hide_last_seen,
-            hide_online: self.privacy.hide_online,
-            no_read_receipts: self.privacy.no_read_receipts,
+            contacts: self.contacts.iter().map(|user| user.0).collect(),
+            privacy: Some(self.privacy.to_stored()),
             last_device: self.last_device.0,
             created_ms: self.created_ms,
             closing: self.closing,
@@ -101,11 +131,8 @@ impl Account {
     pub fn load_row(&mut self, row: &stored::Account) {
         self.aliases = row.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect();
         self.blocked = row.blocked.iter().map(|user| UserId(*user)).collect();
-        self.privacy = wire::Privacy {
-            hide_last_seen: row.hide_last_seen,
-            hide_online: row.hide_online,
-            no_read_receipts: row.no_read_receipts,
-        };
+        self.contacts = Arc::new(row.contacts.iter().map(|user| UserId(*user)).collect());
+        self.privacy = Privacy::from_stored(row.privacy);
         self.last_device = DeviceId(row.last_device);
         self.created_ms = row.created_ms;
         self.closing = row.closing;
@@ -120,7 +147,8 @@ impl AccountView {
             aliases: self.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
             devices: self.wire_devices(true),
             blocked: self.blocked.iter().map(|user| user.0).collect(),
-            privacy: Some(self.privacy),
+            privacy: Some(self.privacy.to_wire()),
+            contacts: self.contacts.iter().map(|user| user.0).collect(),
         }
     }
 

@@ -134,6 +134,7 @@ impl Machine {
             Command::DeleteAccount(delete) => self.delete_account(UserId(delete.user)),
             Command::SetBlock(block) => self.set_block(&block),
             Command::SetPrivacy(privacy) => self.set_privacy(&privacy),
+            Command::SetContact(contact) => self.set_contact(&contact),
             Command::MarkRead(read) => self.mark_read(read),
             Command::Spill(stored::Spill {}) => {
                 let spill = self.spill();
@@ -350,7 +351,7 @@ impl Machine {
         let reader = UserId(read.user);
         let user = self.users.get(&reader).ok_or(Code::UnknownUser)?;
         let (tells, has_others) =
-            (!user.account.privacy.no_read_receipts, user.account.devices.len() > 1);
+            (user.account.tells_of_reading(UserId(read.from)), user.account.devices.len() > 1);
         if tells {
             let receipt = stored::Receipt {
                 kind: ReceiptKind::Read as u32,

@@ -3,6 +3,7 @@
 use super::account::Account;
 use super::command::{Effect, Outcome};
 use super::machine::{Machine, User, named_origin};
+use super::privacy::Privacy;
 use proto::stored::{self, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Alias, Code, DeviceId, Seq, UserId};
@@ -152,12 +153,17 @@ impl Machine {
     pub(super) fn set_privacy(&mut self, set: &stored::SetPrivacy) -> Result<Outcome, Code> {
         let user_id = UserId(set.user);
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        user.account.privacy = proto::wire::Privacy {
-            hide_last_seen: set.hide_last_seen,
-            hide_online: set.hide_online,
-            no_read_receipts: set.no_read_receipts,
-        };
+        user.account.privacy = Privacy::from_stored(set.privacy);
         self.account_changed(user_id);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn set_contact(&mut self, set: &stored::SetContact) -> Result<Outcome, Code> {
+        let user_id = UserId(set.user);
+        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
+        if user.account.set_contact(UserId(set.other), set.contact)? {
+            self.account_changed(user_id);
+        }
         Ok(Outcome::Done)
     }
 

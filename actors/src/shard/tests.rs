@@ -5,6 +5,7 @@
 use super::command::{Command, Effect, Outcome, Spill};
 use super::machine::{Machine, MachineLimits};
 use super::mailbox::Held;
+use super::privacy::{Audience, Privacy};
 use proto::stored::{self, command::Kind, envelope::Content, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Code, Seq, ShardId, UserId};
@@ -316,10 +317,40 @@ fn reading_tells_the_sender_unless_the_reader_minds() {
     });
     machine.apply(NOW, read.clone());
     assert_eq!(pushed(&mut machine), [(ada, 1, "Read [4, 5]".to_owned())]);
-    let quiet = stored::SetPrivacy { user: bob.0, no_read_receipts: true, ..Default::default() };
-    machine.apply(NOW, Kind::SetPrivacy(quiet));
+    let contact = stored::SetContact { user: bob.0, other: ada.0, contact: true };
+    let shown_to = |read_receipts| {
+        let privacy = Privacy { read_receipts, ..Privacy::default() };
+        let privacy = Some(privacy.to_stored());
+        Kind::SetPrivacy(stored::SetPrivacy { user: bob.0, privacy })
+    };
+    machine.apply(NOW, shown_to(Audience::Contacts));
+    machine.apply(NOW, read.clone());
+    assert_eq!(pushed(&mut machine), [], "she is no contact of his");
+    machine.apply(NOW, Kind::SetContact(contact));
+    machine.apply(NOW, read.clone());
+    assert_eq!(pushed(&mut machine), [(ada, 2, "Read [4, 5]".to_owned())]);
+    machine.apply(NOW, shown_to(Audience::Nobody));
     machine.apply(NOW, read);
     assert_eq!(pushed(&mut machine), []);
+}
+
+#[test]
+fn contacts_are_bounded_and_come_back_from_a_checkpoint() {
+    let [_, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let mut set = |other, contact| {
+        machine.apply(NOW, Kind::SetContact(stored::SetContact { user: bob.0, other, contact }))
+    };
+    let most = proto::limits::CONTACTS_MAX as u64;
+    assert!((1..=most).all(|other| set(other, true) == Outcome::Done));
+    assert_eq!(set(most + 1, true), Outcome::Refused(Code::TooMany));
+    assert_eq!(set(1, true), Outcome::Done, "a second time is no news");
+    assert_eq!(set(1, false), Outcome::Done);
+    assert_eq!(set(most + 1, true), Outcome::Done);
+    let row = machine.account(bob).unwrap().to_row();
+    let mut again = super::account::Account::default();
+    again.load_row(&row);
+    assert_eq!(again.view(bob).contacts, machine.account(bob).unwrap().view(bob).contacts);
 }
 
 /// Rows of a checkpoint, loaded into a new machine, bring the whole state back.

@@ -2,10 +2,11 @@
 
 use super::account::AccountView;
 use super::mailbox::Entry;
+use super::privacy::Privacy;
 use super::reads::{Attached, Page};
 use super::{Answer, Outcome, Query, ShardItem};
 use proto::cluster::{self, answer, ask};
-use proto::{Alias, Code, DeviceId, Seq, UserId, wire};
+use proto::{Alias, Code, DeviceId, Seq, UserId};
 use std::sync::{Arc, Mutex, PoisonError};
 use supervision::Inbox;
 
@@ -203,9 +204,8 @@ pub fn account_to_wire(account: &AccountView) -> cluster::Account {
         aliases: account.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
         devices: account.devices.iter().map(device).collect(),
         blocked: account.blocked.iter().map(|user| user.0).collect(),
-        hide_last_seen: account.privacy.hide_last_seen,
-        hide_online: account.privacy.hide_online,
-        no_read_receipts: account.privacy.no_read_receipts,
+        privacy: Some(account.privacy.to_stored()),
+        contacts: account.contacts.iter().map(|user| user.0).collect(),
     }
 }
 
@@ -219,11 +219,8 @@ pub(crate) fn account_from_wire(account: &cluster::Account) -> Option<Arc<Accoun
             aliases: account.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
             devices: account.devices.iter().filter_map(device).collect(),
             blocked: account.blocked.iter().map(|user| UserId(*user)).collect(),
-            privacy: wire::Privacy {
-                hide_last_seen: account.hide_last_seen,
-                hide_online: account.hide_online,
-                no_read_receipts: account.no_read_receipts,
-            },
+            contacts: Arc::new(account.contacts.iter().map(|user| UserId(*user)).collect()),
+            privacy: Privacy::from_stored(account.privacy),
         })
     })
 }

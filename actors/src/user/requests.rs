@@ -2,7 +2,7 @@
 
 use super::actor::UserActor;
 use crate::connection::{Connection, Ending};
-use crate::shard::{AccountView, Command, Outcome, Query};
+use crate::shard::{AccountView, Command, Outcome, Privacy, Query};
 use proto::limits::{DEVICE_NAME_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
 use proto::wire::{self, ClientFrame, client_frame::Kind as Ask, lookup::Who, server_frame::Kind};
 use proto::{Alias, Code, DeviceId, Seq, UserId, stored};
@@ -49,6 +49,7 @@ impl UserActor {
                 self.propose_own(&connection, id, Command::SetBlock(set));
                 Ok(())
             }
+            Ask::SetContact(set) => self.set_contact(&connection, id, set),
             Ask::SetPrivacy(set) => self.set_privacy(&connection, id, set),
             Ask::Subscribe(subscribe) => {
                 self.subscribe(&connection, id, &subscribe);
@@ -183,19 +184,29 @@ impl UserActor {
         Ok(())
     }
 
+    fn set_contact(
+        &self,
+        connection: &Arc<Connection>,
+        id: u64,
+        set: wire::SetContact,
+    ) -> Result<(), Code> {
+        if set.user == 0 || set.user == self.user.0 {
+            return Err(Code::BadRequest);
+        }
+        let (user, other, contact) = (self.user.0, set.user, !set.remove);
+        let set = stored::SetContact { user, other, contact };
+        self.propose_own(connection, id, Command::SetContact(set));
+        Ok(())
+    }
+
     fn set_privacy(
         &self,
         connection: &Arc<Connection>,
         id: u64,
         set: wire::SetPrivacy,
     ) -> Result<(), Code> {
-        let privacy = set.privacy.ok_or(Code::BadRequest)?;
-        let set = stored::SetPrivacy {
-            user: self.user.0,
-            hide_last_seen: privacy.hide_last_seen,
-            hide_online: privacy.hide_online,
-            no_read_receipts: privacy.no_read_receipts,
-        };
+        let privacy = Privacy::from_wire(set.privacy.ok_or(Code::BadRequest)?)?;
+        let set = stored::SetPrivacy { user: self.user.0, privacy: Some(privacy.to_stored()) };
         self.propose_own(connection, id, Command::SetPrivacy(set));
         Ok(())
     }

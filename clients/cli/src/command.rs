@@ -1,6 +1,6 @@
 //! What a person types: text to send, or a command.
 
-use natter_sdk::Alias;
+use natter_sdk::{Alias, Audience};
 
 /// One line of input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub(crate) enum Command {
     Quit,
 }
 
-/// One of the privacy settings; `true` shows, `false` hides.
+/// One of the privacy settings, and who is shown it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
-    LastSeen(bool),
-    Online(bool),
-    ReadReceipts(bool),
+    LastSeen(Audience),
+    Online(Audience),
+    ReadReceipts(Audience),
 }
 
 /// The commands, for `/help`: each line fits a narrow screen.
@@ -113,17 +113,19 @@ fn link(rest: &str) -> Result<Command, String> {
 }
 
 fn setting(rest: &str) -> Result<Setting, String> {
+    const USAGE: &str = "/privacy last-seen|online|read-receipts everybody|contacts|nobody";
     let (name, value) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let shown = match value.trim() {
-        "on" => true,
-        "off" => false,
-        _ => return Err("/privacy last-seen|online|read-receipts on|off".to_owned()),
+        "everybody" => Audience::Everybody,
+        "contacts" => Audience::Contacts,
+        "nobody" => Audience::Nobody,
+        _ => return Err(USAGE.to_owned()),
     };
     match name {
         "last-seen" => Ok(Setting::LastSeen(shown)),
         "online" => Ok(Setting::Online(shown)),
         "read-receipts" => Ok(Setting::ReadReceipts(shown)),
-        _ => Err("/privacy last-seen|online|read-receipts on|off".to_owned()),
+        _ => Err(USAGE.to_owned()),
     }
 }
 
@@ -142,8 +144,8 @@ mod tests {
         );
         assert_eq!(parse("/logout"), Ok(Command::LogOut));
         assert_eq!(parse("/privacy"), Ok(Command::Privacy(None)));
-        let hidden = Command::Privacy(Some(Setting::LastSeen(false)));
-        assert_eq!(parse("/privacy last-seen off"), Ok(hidden));
+        let hidden = Command::Privacy(Some(Setting::LastSeen(Audience::Nobody)));
+        assert_eq!(parse("/privacy last-seen nobody"), Ok(hidden));
         let key = vec![0xab; 32];
         let line = format!("/link {} my phone", link_code(&key));
         assert_eq!(parse(&line), Ok(Command::Link { key, name: "my phone".into() }));
@@ -152,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_wrong_line_is_answered_with_the_right_one() {
-        for line in ["/nope", "/to !", "/link abc", "/unlink x", "/privacy x on", "/delete-account"]
+        for line in
+            ["/nope", "/to !", "/link abc", "/unlink x", "/privacy x nobody", "/delete-account"]
         {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -23,7 +23,11 @@ pub use tick::Tick;
 use anyhow::Context;
 use clap::Args;
 use natter_sdk::{Alias, Client};
-use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal,
+    path::PathBuf,
+};
 
 /// Options of `natter chat`.
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -86,7 +90,14 @@ pub async fn chat(args: ChatArgs) -> anyhow::Result<()> {
     let setup::Ready { profile, alias, options, identity, store } = ready;
     let history = history::History::open(profile.history_dir())?;
     let (client, events) = Client::login(options, identity, store)?;
-    let chat = work::Chat { client, alias, profile, history, waiting: BTreeMap::new() };
+    let chat = work::Chat {
+        client,
+        alias,
+        profile,
+        history,
+        waiting: BTreeMap::new(),
+        contacts: BTreeSet::new(),
+    };
     let lines = args.lines || !std::io::stdout().is_terminal();
     anyhow::ensure!(lines || !args.stay, "--stay goes with --lines");
     if lines {

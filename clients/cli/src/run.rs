@@ -185,6 +185,9 @@ impl Screen {
                     Ok(sent) => {
                         self.chat.keep(&sent)?;
                         self.model.happened(sent, work::now_ms());
+                        if self.chat.contacts.insert(to) {
+                            self.request(Act::AddContact(to));
+                        }
                     }
                     Err(error) => {
                         self.model.input.put(&text);
@@ -208,6 +211,7 @@ impl Screen {
                 | Act::ShowAccount
                 | Act::Link { .. }
                 | Act::Unlink(_)
+                | Act::AddContact(_)
                 | Act::Privacy(_) => self.request(act),
             }
         }

@@ -8,11 +8,11 @@ use crate::{
     model::{Act, Conversation, Happening, Line, Side, Tick},
 };
 use natter_sdk::{
-    Account, Alias, Client, Code, DeviceId, Event, ReceiptKind, RequestError, SIGNAL_STOPPED,
-    SIGNAL_TYPING, SendError, SendId, UserId, explain,
+    Account, Alias, Audience, Client, Code, DeviceId, Event, ReceiptKind, RequestError,
+    SIGNAL_STOPPED, SIGNAL_TYPING, SendError, SendId, UserId, explain,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Chat {
     pub(crate) history: History,
     /// Recipients of this device's messages that wait for their first tick, by send id.
     pub(crate) waiting: BTreeMap<u64, u64>,
+    /// Those who were written to and have been made contacts since the start.
+    pub(crate) contacts: BTreeSet<u64>,
 }
 
 /// Unix time in ms, for the screen and for messages that no node has seen yet.
@@ -209,6 +211,10 @@ pub(crate) async fn request(client: Client, act: Act) -> Option<Happening> {
             Err(error) => note(error.to_string()),
         },
         Act::Unlink(device) => done(client.unlink_device(DeviceId(device)).await, "unlinked"),
+        Act::AddContact(user) => {
+            let added = client.add_contact(UserId(user)).await;
+            added.err().and_then(|error| note(format!("not added to your contacts: {error}")))
+        }
         Act::Privacy(setting) => privacy(&client, setting).await,
         Act::Send { .. }
         | Act::Typing { .. }
@@ -223,21 +229,25 @@ async fn privacy(client: &Client, setting: Option<Setting>) -> Option<Happening>
     let change = async {
         let mut privacy = client.account().await?.privacy;
         match setting {
-            Some(Setting::LastSeen(shown)) => privacy.hide_last_seen = !shown,
-            Some(Setting::Online(shown)) => privacy.hide_online = !shown,
-            Some(Setting::ReadReceipts(shown)) => privacy.no_read_receipts = !shown,
+            Some(Setting::LastSeen(shown)) => privacy.last_seen = shown,
+            Some(Setting::Online(shown)) => privacy.online = shown,
+            Some(Setting::ReadReceipts(shown)) => privacy.read_receipts = shown,
             None => return Ok(privacy),
         }
         client.set_privacy(privacy).await?;
         Ok::<_, RequestError>(privacy)
     };
-    let on = |hidden: bool| if hidden { "off" } else { "on" };
+    let shown = |audience| match audience {
+        Audience::Everybody => "everybody",
+        Audience::Contacts => "contacts",
+        Audience::Nobody => "nobody",
+    };
     let words = match change.await {
         Ok(privacy) => format!(
-            "others see: last-seen {}, online {}, read-receipts {}",
-            on(privacy.hide_last_seen),
-            on(privacy.hide_online),
-            on(privacy.no_read_receipts)
+            "shown to: last-seen {}, online {}, read-receipts {}",
+            shown(privacy.last_seen),
+            shown(privacy.online),
+            shown(privacy.read_receipts)
         ),
         Err(error) => error.to_string(),
     };

@@ -60,7 +60,9 @@ pub use key::{DeviceKey, Identity};
 pub use options::{ClientOptions, Tls, Transport};
 pub use proto::{Alias, AliasError, Code, DeviceId, Fault, Retry, SendId, Seq, UserId};
 pub use register::{PinSent, register_prove, register_start};
-pub use requests::{Account, Device, DeviceOwner, Privacy, SIGNAL_STOPPED, SIGNAL_TYPING};
+pub use requests::{
+    Account, Audience, Device, DeviceOwner, Privacy, SIGNAL_STOPPED, SIGNAL_TYPING,
+};
 pub use shared::Status;
 pub use store::{Change, FileStore, MemoryStore, Saved, Store, Unsent};
 pub use words::explain;

@@ -42,15 +42,65 @@ pub struct DeviceOwner {
     pub devices: Vec<Device>,
 }
 
-/// What others may see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who is shown something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody but blocked users.
+    Everybody,
+    /// The users of [`Client::add_contact`], but for blocked ones.
+    Contacts,
+    /// Nobody.
+    Nobody,
+}
+
+/// Who is shown what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Privacy {
-    /// Nobody sees when this user was last there.
-    pub hide_last_seen: bool,
-    /// Nobody sees whether this user is there.
-    pub hide_online: bool,
-    /// Nobody is told that this user has read something.
-    pub no_read_receipts: bool,
+    /// When this user was last there. Default: contacts.
+    pub last_seen: Audience,
+    /// Whether this user is there. Default: contacts.
+    pub online: Audience,
+    /// That this user has read something. Default: everybody.
+    pub read_receipts: Audience,
+}
+
+impl Default for Privacy {
+    fn default() -> Self {
+        use Audience::{Contacts, Everybody};
+        Self { last_seen: Contacts, online: Contacts, read_receipts: Everybody }
+    }
+}
+
+impl Audience {
+    fn to_wire(self) -> i32 {
+        match self {
+            Self::Everybody => wire::Audience::Everybody,
+            Self::Contacts => wire::Audience::Contacts,
+            Self::Nobody => wire::Audience::Nobody,
+        }
+        .into()
+    }
+
+    /// An audience of a later version is taken for the narrowest.
+    fn from_wire(number: i32, default: Self) -> Self {
+        match wire::Audience::try_from(number) {
+            Ok(wire::Audience::Unspecified) => default,
+            Ok(wire::Audience::Everybody) => Self::Everybody,
+            Ok(wire::Audience::Contacts) => Self::Contacts,
+            Ok(wire::Audience::Nobody) | Err(_) => Self::Nobody,
+        }
+    }
+}
+
+impl Privacy {
+    fn from_wire(privacy: wire::Privacy) -> Self {
+        let default = Self::default();
+        Self {
+            last_seen: Audience::from_wire(privacy.last_seen, default.last_seen),
+            online: Audience::from_wire(privacy.online, default.online),
+            read_receipts: Audience::from_wire(privacy.read_receipts, default.read_receipts),
+        }
+    }
 }
 
 /// One's own account.
@@ -64,7 +114,9 @@ pub struct Account {
     pub devices: Vec<Device>,
     /// Blocked users.
     pub blocked: Vec<UserId>,
-    /// What others may see.
+    /// Users this user knows.
+    pub contacts: Vec<UserId>,
+    /// Who is shown what.
     pub privacy: Privacy,
 }
 
@@ -138,15 +190,32 @@ impl Client {
         self.done(Kind::Block(wire::Block { user: user.0, unblock: true }), true).await
     }
 
-    /// Sets what others may see.
+    /// Adds `user` to the contacts, who by default are shown whether this user is there, and when
+    /// this user was last there. At most 2,000.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn add_contact(&self, user: UserId) -> Result<(), RequestError> {
+        self.done(Kind::SetContact(wire::SetContact { user: user.0, remove: false }), true).await
+    }
+
+    /// Takes `user` out of the contacts.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn remove_contact(&self, user: UserId) -> Result<(), RequestError> {
+        self.done(Kind::SetContact(wire::SetContact { user: user.0, remove: true }), true).await
+    }
+
+    /// Sets who is shown what.
     ///
     /// # Errors
     /// [`RequestError`].
     pub async fn set_privacy(&self, privacy: Privacy) -> Result<(), RequestError> {
         let privacy = wire::Privacy {
-            hide_last_seen: privacy.hide_last_seen,
-            hide_online: privacy.hide_online,
-            no_read_receipts: privacy.no_read_receipts,
+            last_seen: privacy.last_seen.to_wire(),
+            online: privacy.online.to_wire(),
+            read_receipts: privacy.read_receipts.to_wire(),
         };
         self.done(Kind::SetPrivacy(wire::SetPrivacy { privacy: Some(privacy) }), true).await
     }
@@ -222,11 +291,8 @@ impl Client {
             aliases: account.aliases,
             devices: account.devices.into_iter().map(device).collect(),
             blocked: account.blocked.into_iter().map(UserId).collect(),
-            privacy: Privacy {
-                hide_last_seen: privacy.hide_last_seen,
-                hide_online: privacy.hide_online,
-                no_read_receipts: privacy.no_read_receipts,
-            },
+            contacts: account.contacts.into_iter().map(UserId).collect(),
+            privacy: Privacy::from_wire(privacy),
         })
     }
 

@@ -6,8 +6,8 @@ use proto::wire::{
     Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device, Done,
     Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
     Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused, RegisterProve,
-    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence, SetPrivacy,
-    Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
+    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact, SetPresence,
+    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
     deliver::Content, lookup::Who, send::To, server_frame::Kind as Say,
 };
 
@@ -25,10 +25,10 @@ fn device() -> impl Strategy<Value = Device> {
 }
 
 fn privacy() -> impl Strategy<Value = Privacy> {
-    any::<[bool; 3]>().prop_map(|[hide_last_seen, hide_online, no_read_receipts]| Privacy {
-        hide_last_seen,
-        hide_online,
-        no_read_receipts,
+    [0..5i32, 0..5, 0..5].prop_map(|[last_seen, online, read_receipts]| Privacy {
+        last_seen,
+        online,
+        read_receipts,
     })
 }
 
@@ -52,6 +52,8 @@ fn ask_account() -> impl Strategy<Value = Ask> {
         Just(Ask::DeleteAccount(DeleteAccount {})),
         proptest::option::of(who).prop_map(|who| Ask::Lookup(Lookup { who })),
         any::<(u64, bool)>().prop_map(|(user, unblock)| Ask::Block(Block { user, unblock })),
+        any::<(u64, bool)>()
+            .prop_map(|(user, remove)| Ask::SetContact(SetContact { user, remove })),
         proptest::option::of(privacy()).prop_map(|privacy| Ask::SetPrivacy(SetPrivacy { privacy })),
         any::<(u64, bool)>()
             .prop_map(|(user, unsubscribe)| Ask::Subscribe(Subscribe { user, unsubscribe })),
@@ -177,6 +179,7 @@ fn say_opening() -> impl Strategy<Value = Say> {
             proptest::option::of(privacy())
         )
             .prop_map(|(user, aliases, devices, blocked, privacy)| Say::Account(Account {
+                contacts: blocked.clone(),
                 user,
                 aliases,
                 devices,

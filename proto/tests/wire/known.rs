@@ -3,11 +3,11 @@
 //! **Invariant:** an entry is added, never edited; its name is its file.
 
 use proto::wire::{
-    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device, Done,
-    Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
+    Accepted, Account, Ack, Audience, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
+    Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
     Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused, RegisterProve,
-    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetPresence, SetPrivacy,
-    Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
+    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact, SetPresence,
+    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
     deliver::Content, lookup::Who, receipt, send::To, server_frame::Kind as Say,
 };
 
@@ -91,7 +91,11 @@ fn messages() -> Vec<Named<Ask>> {
 }
 
 fn account() -> Vec<Named<Ask>> {
-    let privacy = Privacy { hide_last_seen: true, hide_online: false, no_read_receipts: true };
+    let privacy = Privacy {
+        last_seen: Audience::Nobody.into(),
+        online: Audience::Everybody.into(),
+        read_receipts: Audience::Contacts.into(),
+    };
     vec![
         (
             "client-link_device",
@@ -111,6 +115,8 @@ fn account() -> Vec<Named<Ask>> {
         ),
         ("client-block", 8, Ask::Block(Block { user: BOB, unblock: false })),
         ("client-block-unblock", 9, Ask::Block(Block { user: BOB, unblock: true })),
+        ("client-set_contact", 15, Ask::SetContact(SetContact { user: BOB, remove: false })),
+        ("client-set_contact-remove", 16, Ask::SetContact(SetContact { user: BOB, remove: true })),
         ("client-set_privacy", 10, Ask::SetPrivacy(SetPrivacy { privacy: Some(privacy) })),
         ("client-subscribe", 11, Ask::Subscribe(Subscribe { user: BOB, unsubscribe: false })),
         (
@@ -262,7 +268,8 @@ fn answers() -> Vec<Named<Say>> {
         aliases: vec!["+4915112345678".into(), "ada".into()],
         devices: vec![device(1, "phone"), device(2, "tablet")],
         blocked: vec![BOB, 301],
-        privacy: Some(Privacy { hide_online: true, ..Privacy::default() }),
+        privacy: Some(Privacy { online: Audience::Nobody.into(), ..Privacy::default() }),
+        contacts: vec![BOB],
     };
     vec![
         ("server-accepted", 1000, Say::Accepted(Accepted { at_ms: AT_MS, user: 0 })),

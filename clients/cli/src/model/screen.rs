@@ -69,6 +69,7 @@ pub(crate) enum Act {
     Unlink(u32),
     /// Unlinks this device and forgets who it was.
     LogOut,
+    AddContact(u64),
     Privacy(Option<Setting>),
     DeleteAccount,
     Quit,
