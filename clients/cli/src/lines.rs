@@ -148,7 +148,7 @@ impl Plain {
             && self.chat.contacts.insert(self.to)
         {
             let adding = self.chat.client.add_contact(UserId(self.to));
-            tokio::time::timeout(std::time::Duration::from_secs(2), adding).await.ok();
+            timeout(Duration::from_secs(2), adding).await.ok();
         }
         if let Event::Message(message) = event {
             // Printed is read. If it cannot be told now it is not told: scripts do not wait for it.
