@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::cluster::Cluster;
+use actors::cluster::{Cluster, Place};
 use actors::context::{Clock, Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
 use actors::raft::{Group, Timing};
@@ -26,7 +26,7 @@ use serde::Serialize;
 use storage::{Storage, StorageOptions};
 use supervision::{ChildSpec, Intensity, StopSource, Strategy, Supervisor, TaskGroup, timer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
 
 use crate::config::NodeConfig;
@@ -41,7 +41,7 @@ use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
 use crate::tls::Certificates;
-use crate::{admin, clock, data_dir, telemetry, upkeep};
+use crate::{admin, clock, data_dir, manifest, telemetry, upkeep};
 
 /// Failures of a part of the tree after which the whole is started again, and finally given up.
 const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_secs(30) };
@@ -93,6 +93,7 @@ pub struct Addresses {
 pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     let metrics = telemetry::start(&config.log)?;
     let dir = PathBuf::from(&config.node.data_dir);
+    manifest::check(&dir, !config.cluster.cookie.is_empty())?;
     data_dir::prepare(&dir)?;
     config.cluster.seeds = seeds(&config, &dir).await?;
     let node = build(&config, &dir, metrics, handlers).await?;
@@ -141,11 +142,20 @@ async fn let_in(
     dir: &Path,
 ) -> anyhow::Result<Infallible> {
     membership::wait_for_leaders(&node.context).await;
+    membership::wait_for_place(cluster).await;
     data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
     info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
     let (mut use_of_it, mut ticks) = (UseOfNode::default(), interval(LOOK));
+    let mut place = cluster.watch_place();
     loop {
-        let now = ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            told = place.changed() => told?,
+        }
+        if *place.borrow_and_update() == Place::Member {
+            manifest::note(dir, node.context.node, cluster.meta().cluster)?;
+        }
+        let now = Instant::now();
         let groups = node.context.groups.all().map(|(_, group)| group.standing());
         match use_of_it.none_because(cluster.place(), groups, now) {
             None => node.readiness.ready(),
@@ -167,6 +177,19 @@ async fn seeds(config: &NodeConfig, dir: &Path) -> anyhow::Result<Vec<String>> {
     tokio::task::spawn_blocking(move || admin::seeds(&dir, &configured, options)).await?
 }
 
+async fn open_storage(
+    config: &NodeConfig,
+    dir: &Path,
+) -> anyhow::Result<(Storage, storage::Recovered)> {
+    let (dir, options) = (dir.to_owned(), storage_options(config));
+    let open = move || {
+        let (storage, recovered) = Storage::open(&dir.join("store"), options)?;
+        manifest::check_store(&dir, &storage, &recovered)?;
+        anyhow::Ok((storage, recovered))
+    };
+    tokio::task::spawn_blocking(open).await?
+}
+
 async fn build(
     config: &NodeConfig,
     dir: &Path,
@@ -178,15 +201,16 @@ async fn build(
     let cookie = config.cluster.open_cookie(dir, joins)?;
     let cookie = cookie.reveal();
     let identity = Identity::open(dir, cookie)?;
+    manifest::check_owner(dir, peers::Identity::new(identity.node_key(), cookie)?.node())?;
     let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
     let sender = PinSender::new(&config.registration)?;
-    let (store, options) = (dir.join("store"), storage_options(config));
-    let opened = tokio::task::spawn_blocking(move || Storage::open(&store, options)).await?;
-    let (storage, recovered) = opened?;
+    let (storage, recovered) = open_storage(config, dir).await?;
     let founds = !joins && !membership::belongs(&storage).await?;
     let incarnation = next_incarnation(dir)?;
     let (links, peers) = Links::open(&config.cluster, &identity, cookie, incarnation)?;
     let me = peers.me();
+    manifest::note(dir, me.node, 0)
+        .with_context(|| format!("cannot write in {}", dir.display()))?;
     info!(node = format!("{:016x}", me.node.0), incarnation, "identity");
     let clock = Clock::new(clock::now_ms);
     let (table, sessions_clock) = (storage.sessions().clone(), clock.clone());

@@ -16,6 +16,7 @@ pub mod http;
 pub mod identity;
 mod links;
 pub mod listener;
+mod manifest;
 mod membership;
 mod notices;
 pub mod pins;

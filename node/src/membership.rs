@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::cluster::{Cluster, ClusterArgs, ClusterSettings};
+use actors::cluster::{Cluster, ClusterArgs, ClusterSettings, Place};
 use actors::context::{Context, Settings};
 use actors::replicas::NodeGroups;
 use actors::service::NodeService;
@@ -153,6 +153,15 @@ pub(crate) async fn wait_for_leaders(context: &Context) {
             return;
         }
         sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until this node knows where it stands in the cluster: until then no client is sent to it.
+pub(crate) async fn wait_for_place(cluster: &Cluster) {
+    let mut place = cluster.watch_place();
+    let known = place.wait_for(|place| *place != Place::Starting);
+    if timeout(LEADERS_WAIT, known).await.is_err() {
+        warn!("this node is no member of a cluster yet; clients are told to try again");
     }
 }
 

@@ -137,9 +137,10 @@ impl UseOfNode {
         now: Instant,
     ) -> Option<&'static str> {
         match place {
+            Place::Starting => return Some("it is no member of a cluster yet"),
             Place::Joining => return Some("it joins the cluster"),
             Place::Removed => return Some("it was removed from the cluster"),
-            Place::Starting | Place::Member => {}
+            Place::Member => {}
         }
         let mut groups = groups.filter(|group| !group.voters.is_empty()).peekable();
         if groups.peek().is_none() || groups.any(|group| group.is_led()) {
@@ -177,6 +178,8 @@ mod tests {
         let removed = node.none_because(Place::Removed, [led()].into_iter(), at(13));
         assert!(removed.is_some_and(|reason| reason.contains("removed")));
         assert_eq!(node.none_because(Place::Member, std::iter::empty(), at(14)), None);
+        let starting = node.none_because(Place::Starting, std::iter::empty(), at(15));
+        assert!(starting.is_some(), "it leads nothing and knows no leader");
     }
 
     #[test]

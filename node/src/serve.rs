@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Serve};
 use crate::config::NodeConfig;
-use crate::{admin, boot, clock, demo, tls};
+use crate::{admin, boot, clock, demo, manifest, tls};
 
 /// File descriptors that are not client connections: log segments, tables, listeners.
 const OTHER_FILES: u64 = 500;
@@ -66,6 +66,7 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
 /// Reads the files that a start needs beside the settings, and writes none.
 fn check_files(config: &NodeConfig) -> anyhow::Result<()> {
     let dir = Path::new(&config.node.data_dir);
+    manifest::check(dir, !config.cluster.cookie.is_empty())?;
     config.cluster.find_cookie(dir, admin::joins(dir, &config.cluster.seeds))?;
     Ok(tls::Certificates::check(&config.tls, dir, clock::now_ms() / 1000)?)
 }

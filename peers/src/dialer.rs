@@ -109,13 +109,18 @@ impl Attempt {
         self.met_someone_new.store(true, Ordering::Relaxed);
         self.dial.handshakes.failed(&self.address, error);
     }
+
+    fn unresolved(&self, error: &io::Error) {
+        self.met_someone_new.store(true, Ordering::Relaxed);
+        self.dial.handshakes.unresolved(&self.address, error);
+    }
 }
 
 async fn dial_name(attempt: Arc<Attempt>) {
     let found = match timeout(HANDSHAKE_WAIT, lookup_host(&attempt.address)).await {
         Ok(Ok(found)) => found.take(LOOKUP_MAX).collect::<Vec<_>>(),
-        Ok(Err(error)) => return attempt.failed(&error),
-        Err(_elapsed) => return attempt.failed(&io::ErrorKind::TimedOut.into()),
+        Ok(Err(error)) => return attempt.unresolved(&error),
+        Err(_elapsed) => return attempt.unresolved(&io::ErrorKind::TimedOut.into()),
     };
     let strangers = attempt.dial.lock().strangers(&found);
     for at in strangers {

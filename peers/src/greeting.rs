@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use proto::NodeId;
 use proto::cluster::Hello;
+use proto::names::printable;
 
 use crate::door::{PeerId, PeerInfo};
 
@@ -79,7 +80,7 @@ fn short(mut text: String) -> String {
         end -= 1;
     }
     text.truncate(end);
-    text
+    printable(&text)
 }
 
 /// A node that listens on all its addresses is reached where we heard from it.
@@ -139,5 +140,17 @@ mod tests {
         assert_eq!(of("[::]:7403"), "10.0.0.7:7403");
         assert_eq!(of("ada.example:7403"), "ada.example:7403");
         assert_eq!(of(&"é".repeat(1000)).len(), TEXT_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_a_peer_says_of_itself_can_be_shown_in_a_terminal() {
+        let evil = "a\u{1b}]0;b\u{7}".to_owned();
+        let (name, zone) = (evil.clone(), evil.clone());
+        let (version, address) = (evil.clone(), evil);
+        let hello = Hello { name, zone, version, address, ..hello(1, 1) };
+        let info = info(ADA, 1, IpAddr::from([10, 0, 0, 7]), hello);
+        for shown in [info.name, info.zone, info.version, info.address] {
+            assert_eq!(shown, "a?]0;b?");
+        }
     }
 }

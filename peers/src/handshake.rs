@@ -114,6 +114,18 @@ impl Handshakes {
         }
     }
 
+    /// The name in an address has no address.
+    pub(crate) fn unresolved(&self, address: &str, error: &io::Error) {
+        if self.may_warn(address) {
+            warn!(
+                address,
+                %error,
+                "the name of another node cannot be resolved; is cluster.seeds, or the other node's \
+                 cluster.advertise, right?"
+            );
+        }
+    }
+
     fn may_warn(&self, whom: &str) -> bool {
         let now_ms = self.clock.now_ms();
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,6 +37,7 @@ mod open;
 mod outbox;
 mod parcel;
 mod peer;
+mod places;
 mod route;
 mod switchboard;
 mod tls;

@@ -80,8 +80,11 @@ pub const PACKETS_AT_ONCE: usize = 2;
 /// Largest frame that is taken from a connection: a packet, or some bytes of `ractor_cluster`'s.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 
-/// Handshakes under way on the listener; more are closed at once.
+/// Handshakes under way on the listener. Each costs a file descriptor and some KiB.
 pub const HANDSHAKES_MAX: usize = 64;
+
+/// Of these those of one address: nodes behind one address that start together are a few.
+pub const HANDSHAKES_OF_SOURCE_MAX: usize = 8;
 
 /// Longest time for a TCP connection and a TLS handshake.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(3);
@@ -95,4 +98,5 @@ const _: () = {
     assert!(ACKNOWLEDGE_BYTES + PACKET_BYTES_MAX < BULK_WINDOW_BYTES);
     assert!(BULK_WINDOW_BYTES < WINDOW_BYTES);
     assert!(2 * PARCEL_BYTES_MAX <= NORMAL_BYTES_MAX);
+    assert!(HANDSHAKES_OF_SOURCE_MAX < HANDSHAKES_MAX / 4);
 };

@@ -1,24 +1,26 @@
 //! The cluster port: accepts, shakes hands with many at once, hands over to `peer`.
 //!
 //! # Invariants
-//! 1. Handshakes are bounded in number and time; a silent client holds up nobody.
+//! 1. Handshakes are bounded in number, for each source and in all, and in time; a silent client holds
+//!    up nobody.
 //! 2. Nothing that a client does ends the listener, nor does a lack of file descriptors.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ractor::ActorRef;
 use supervision::TaskGroup;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use crate::handshake::Handshakes;
-use crate::limits::{HANDSHAKE_WAIT, HANDSHAKES_MAX};
+use crate::limits::HANDSHAKE_WAIT;
 use crate::peer::PeerMsg;
+use crate::places::{Places, Source};
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -47,7 +49,7 @@ pub(crate) async fn listen(
     peer: ActorRef<PeerMsg>,
     tasks: TaskGroup,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let places = Arc::new(Mutex::new(Places::default()));
     let mut failures = Failures::default();
     loop {
         let (stream, from) = match socket.accept().await {
@@ -64,14 +66,19 @@ pub(crate) async fn listen(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            debug!("too many handshakes with nodes at once");
-            continue;
-        };
+        let place = Place::take(&places, from);
         let (handshakes, peer) = (Arc::clone(&handshakes), peer.clone());
         tasks.spawn("peer handshake", async move {
-            let _place = place;
-            match timeout(HANDSHAKE_WAIT, Box::pin(handshakes.accept(stream, from))).await {
+            let mut place = place;
+            let handshake = timeout(HANDSHAKE_WAIT, Box::pin(handshakes.accept(stream, from)));
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                _lost = &mut place.lost => {
+                    debug!(address = %from.ip(), "too many handshakes with nodes at once");
+                    return;
+                }
+            };
+            match shaken {
                 Ok(Ok(connected)) => {
                     drop(peer.cast(PeerMsg::Connected(Box::new(connected)))); // It is gone: we end.
                 }
@@ -81,6 +88,32 @@ pub(crate) async fn listen(
                 }
             }
         });
+    }
+}
+
+type Shared = Arc<Mutex<Places<oneshot::Sender<()>>>>;
+
+/// The place of one handshake; given back when it is dropped.
+struct Place {
+    places: Shared,
+    number: u64,
+    /// Ends when another takes the place.
+    lost: oneshot::Receiver<()>,
+}
+
+impl Place {
+    fn take(places: &Shared, from: SocketAddr) -> Self {
+        let (holds, lost) = oneshot::channel();
+        let mut taken = places.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever had to go hears of it: the other end of what is dropped here.
+        let (number, _gone) = taken.take(Source::of(from.ip()), holds);
+        Self { places: Arc::clone(places), number, lost }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).leave(self.number);
     }
 }
 

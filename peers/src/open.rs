@@ -281,6 +281,7 @@ impl Runner {
         .with_max_inbound_frame_size(FRAME_BYTES_MAX as u64);
         let (server, mut server_ended) = Actor::spawn(None, server, ()).await.map_err(failed)?;
         let _server = StopOnDrop(server.get_cell());
+        close_inner_port(&server).await;
 
         let switchboard = Arc::new(Mutex::new(Switchboard::new(Parts {
             hub: Arc::clone(hub),
@@ -330,6 +331,17 @@ impl Runner {
             Some(socket) => listen(socket, handshakes, peer, tasks).await,
             None => std::future::pending().await,
         }
+    }
+}
+
+/// Ends the listener that `ractor_cluster` opens on a loopback port. Nodes come through our own port, by
+/// TLS; there strangers of this machine would be let in without limit and kept without end.
+async fn close_inner_port(server: &ActorRef<NodeServerMessage>) {
+    let cell = server.get_cell();
+    // It is the only child before the first connection. Unlinked, it is not started again.
+    for listener in cell.get_children() {
+        listener.unlink(cell.clone());
+        drop(listener.kill_and_wait(Some(END_WAIT)).await);
     }
 }
 

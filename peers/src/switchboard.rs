@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use proto::NodeId;
 use proto::cluster::{Hello, Packet};
+use proto::names::printable;
 use ractor::{ActorId, ActorRef};
 use ractor_cluster::{ClusterBidiStream, NodeServerMessage};
 use tracing::{debug, error, info, warn};
@@ -206,6 +207,7 @@ impl Switchboard {
             ActorId::Remote { .. } | ActorId::Local(_) => None,
         });
         let (Some(peer), Some((_, actor))) = (peer, remote.max_by_key(|(pid, _)| *pid)) else {
+            let name = printable(name);
             warn!(peer = %hex(connection.node), name, "peer refused: its session is not its key's");
             return self.close(label, "refused");
         };

@@ -15,6 +15,7 @@ pub mod codes;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod names;
 pub mod signed;
 
 pub use codes::{Code, Fault, Retry};

@@ -1,4 +1,7 @@
 //! The data directory: who owns it, and which version of natter wrote it.
+//!
+//! A first start makes `making`, then the engines, then `version`, and only then keeps something. What a
+//! crash before `version` leaves is made anew; without `making` a missing `version` is damage.
 
 use crate::StorageError;
 use crate::schema;
@@ -23,10 +26,7 @@ impl Directory {
         let new = match fs::read_to_string(&path) {
             Ok(text) => schema::check_version(dir, &text).map(|()| false)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // The version is written last but before anything is kept.
-                if has_log(dir) {
-                    return Err(StorageError::corrupt(&path, 0, "it is missing"));
-                }
+                begin_anew(dir, &path)?;
                 true
             }
             Err(error) => return Err(StorageError::io(&path, error)),
@@ -49,7 +49,13 @@ impl Directory {
             let path = self.dir.join("version");
             self.replace(&path).map_err(|error| StorageError::io(&path, error))?;
         }
-        Ok(())
+        let making = self.dir.join(MAKING);
+        match fs::remove_file(&making) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(StorageError::io(&making, error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn replace(&self, path: &Path) -> std::io::Result<()> {
@@ -62,8 +68,33 @@ impl Directory {
     }
 }
 
-fn has_log(dir: &Path) -> bool {
-    fs::read_dir(dir.join("log")).is_ok_and(|mut entries| entries.next().is_some())
+/// There while a first start makes the others.
+const MAKING: &str = "making";
+
+/// What a first start makes before the version.
+const MADE: [&str; 4] = ["tables", "sessions", "votes", "snapshots"];
+
+/// Clears away what a first start left that did not come to its end.
+fn begin_anew(dir: &Path, version: &Path) -> Result<(), StorageError> {
+    let making = dir.join(MAKING);
+    if !making.exists() {
+        if MADE.iter().chain(&["log"]).any(|part| dir.join(part).exists()) {
+            return Err(StorageError::corrupt(version, 0, "it is missing"));
+        }
+        let made = File::create(&making).and_then(|_| File::open(dir)?.sync_all());
+        return made.map_err(|error| StorageError::io(&making, error));
+    }
+    for part in MADE.map(|part| dir.join(part)) {
+        let removed =
+            if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(StorageError::io(&part, error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File, StorageError> {

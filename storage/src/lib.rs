@@ -8,6 +8,7 @@
 //! ```text
 //! DIR/lock        held while the node runs
 //! DIR/version     of the data
+//! DIR/making      a first start has not come to its end
 //! DIR/reserve     space set aside for checkpoints
 //! DIR/votes       what was promised in elections
 //! DIR/log/        segments of the log, and a reserve of space

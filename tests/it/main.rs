@@ -15,6 +15,7 @@ mod devices;
 mod mailboxes;
 mod operators;
 mod operators_clusters;
+mod operators_directories;
 mod people;
 mod promise_10_nobody_in;
 mod promise_1_accepted_is_durable;

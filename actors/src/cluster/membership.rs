@@ -14,6 +14,9 @@ use tracing::{info, warn};
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often it looks until it knows where it stands: a start waits for that.
+const LOOK_AT_START: Duration = Duration::from_millis(25);
+
 /// How long an answer to a request to join may take.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -32,7 +35,8 @@ pub(super) async fn run(cluster: Cluster, stopping: Stopping) -> Result<(), Proc
     let work = async {
         loop {
             task.look().await;
-            sleep(LOOK).await;
+            let starts = task.cluster.place() == Place::Starting;
+            sleep(if starts { LOOK_AT_START } else { LOOK }).await;
         }
     };
     tokio::select! {

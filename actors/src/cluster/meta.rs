@@ -11,6 +11,7 @@
 use super::settings::{self, SettingError};
 use proto::NodeId;
 use proto::ids::SHARDS;
+use proto::names::is_printable;
 use proto::stored::{self, member::State, meta_command::Kind};
 
 /// Members that a cluster may have. Every node keeps a link to every other one.
@@ -113,12 +114,20 @@ fn set_member(meta: &mut stored::Meta, mut wanted: stored::Member) -> Result<boo
     if wanted.node == 0 {
         return Err(MetaRefusal::Nonsense("the id of a node is never 0"));
     }
-    if wanted.address.is_empty() {
-        return Err(MetaRefusal::Nonsense("a member needs an address"));
+    let others = meta.members.iter().any(|member| member.node != wanted.node);
+    if wanted.address.is_empty() && others {
+        return Err(MetaRefusal::Nonsense(
+            "a member that is not alone needs an address: set cluster.listen",
+        ));
     }
     let texts = [&wanted.name, &wanted.address, &wanted.zone, &wanted.client_address];
     if texts.iter().any(|text| text.len() > TEXT_BYTES_MAX) {
         return Err(MetaRefusal::Nonsense("a name, an address or a zone is too long"));
+    }
+    if !texts.iter().all(|text| is_printable(text)) {
+        return Err(MetaRefusal::Nonsense(
+            "a name, an address or a zone has letters, digits and ASCII signs only",
+        ));
     }
     match meta.members.binary_search_by_key(&wanted.node, |member| member.node) {
         Ok(place) => {
@@ -275,6 +284,28 @@ mod tests {
         assert_eq!((meta.cluster, meta.version), (7, 1));
         assert_eq!(refused(&meta, Kind::Found(8)), MetaRefusal::AlreadyFounded);
         assert_eq!(refused(&stored::Meta::default(), joins(1)), MetaRefusal::NotFounded);
+    }
+
+    #[test]
+    fn a_member_without_address_stays_alone() {
+        let silent = |node| {
+            Kind::SetMember(stored::Member { node, name: "ada".into(), ..Default::default() })
+        };
+        let meta = after(vec![Kind::Found(7), silent(1), silent(1)]);
+        assert_eq!(meta.members.len(), 1);
+        assert!(matches!(refused(&meta, silent(2)), MetaRefusal::Nonsense(_)));
+        let meta = after(vec![Kind::Found(7), silent(1), joins(2)]);
+        assert!(matches!(refused(&meta, silent(1)), MetaRefusal::Nonsense(_)));
+    }
+
+    #[test]
+    fn a_name_that_a_terminal_would_obey_is_refused() {
+        let meta = after(vec![Kind::Found(7), joins(1)]);
+        let Kind::SetMember(member) = joins(2) else { unreachable!() };
+        for text in ["a\u{1b}[2J", "\u{7}", "\u{202e}a"] {
+            let named = stored::Member { name: text.into(), ..member.clone() };
+            assert!(matches!(refused(&meta, Kind::SetMember(named)), MetaRefusal::Nonsense(_)));
+        }
     }
 
     #[test]

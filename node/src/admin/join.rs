@@ -23,6 +23,7 @@ use tracing::warn;
 
 use super::socket::socket_path;
 use crate::data_dir::write_private;
+use crate::manifest;
 
 /// Notes that the next start joins by `seed`.
 pub(super) fn prepare(data_dir: &Path, seed: &str) -> io::Result<()> {
@@ -64,6 +65,8 @@ pub fn seeds(
                  holds {held} accounts; delete that file to keep them, then start again",
                 join.display()
             );
+            manifest::forget(data_dir)
+                .with_context(|| format!("cannot change {}", data_dir.display()))?;
             fs::rename(&store, &aside)
                 .with_context(|| format!("cannot move {}", store.display()))?;
             warn!(

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use proto::names::{is_printable, printable};
+
 use super::load::Problem;
 use super::units::{Setting, print_line, section};
 use super::validate::{Checked, host_port};
@@ -126,7 +128,7 @@ impl Cluster {
     /// This node's name: as set, or the host's.
     pub fn node_name(&self) -> String {
         if self.name.is_empty() {
-            rustix::system::uname().nodename().to_string_lossy().into_owned()
+            printable(&rustix::system::uname().nodename().to_string_lossy())
         } else {
             self.name.clone()
         }
@@ -155,8 +157,10 @@ impl Cluster {
             return problem("cluster.cookie", why);
         }
         for (key, name) in [("cluster.name", &self.name), ("cluster.zone", &self.zone)] {
-            if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-                let why = format!("{name:?}: write at most {NAME_BYTES_MAX} printable bytes");
+            if name.len() > NAME_BYTES_MAX || !is_printable(name) {
+                let why = format!(
+                    "{name:?}: write at most {NAME_BYTES_MAX} bytes of letters, digits and ASCII signs"
+                );
                 return problem(key, why);
             }
         }

@@ -10,6 +10,7 @@ use figment::providers::{Env, Format as _, Toml};
 use figment::{Figment, Source};
 
 use super::cluster::COOKIE_CHARS_MIN;
+use super::units::{found, in_words};
 use super::validate::SECRET_BYTES_MIN;
 use super::{NodeConfig, Secret};
 
@@ -213,12 +214,13 @@ fn explain(error: &figment::Error) -> ConfigError {
             ConfigError::Syntax { origin: origin_at(""), problem: kind.to_string() }
         }
         // The value itself may be a secret that was written as a list.
-        Kind::InvalidType(_, expected) if is_secret(&key) => {
-            let problem = format!("wrong type; write {expected}");
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if is_secret(&key) => {
+            let problem = format!("wrong type; write {}", in_words(expected));
             ConfigError::Value { origin: origin_at(&key), key, problem }
         }
-        Kind::InvalidType(actual, expected) => {
-            let problem = format!("found {actual}; write {expected}");
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            let found = found(actual);
+            let problem = format!("{found} is not what belongs here; write {}", in_words(expected));
             ConfigError::Value { origin: origin_at(&key), key, problem }
         }
         kind => ConfigError::Value { origin: origin_at(&key), key, problem: kind.to_string() },
@@ -282,7 +284,15 @@ mod tests {
         for (toml, parts) in [
             ("[limits]\nheartbeat = \"soon\"", ["limits.heartbeat", "soon", "90s"]),
             ("[limits]\nheartbeat = \"2h\"", ["limits.heartbeat", "2h", "1h"]),
-            ("[limits]\nconnections = \"many\"", ["limits.connections", "many", "u32"]),
+            (
+                "[limits]\nconnections = \"many\"",
+                ["limits.connections", "\"many\"", "a whole number"],
+            ),
+            ("[limits]\nconnections = -1", ["limits.connections", "-1", "a whole number"]),
+            ("[limits]\nconnections = 99999999999", ["limits.connections", "99999999999", "whole"]),
+            ("[limits]\nconnections = 1.5", ["limits.connections", "1.5", "a whole number"]),
+            ("[cluster]\nseeds = \"a:1\"", ["cluster.seeds", "\"a:1\"", "a list"]),
+            ("limits = 5", ["limits", "5", "a section"]),
             ("[limits]\nmailbox_bytes = \"1MB\"", ["limits.mailbox_bytes", "1MB", "64MiB"]),
             ("[limits]\nconections = 5", ["limits.conections", "is no setting", "connections,"]),
             ("[node]\nworker_threads = 2000", ["node.worker_threads", "2000", "1024"]),

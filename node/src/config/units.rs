@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use actors::cluster::units::ByteSize;
 use actors::cluster::units::{format_duration, parse_duration};
+use figment::error::Actual;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 /// A value that can stand in the settings file.
@@ -48,6 +49,46 @@ macro_rules! plain_setting {
 }
 
 plain_setting!(u16, u32, u64);
+
+/// A type of a value in words, for who writes settings: what the library expects in place of `found`.
+pub(super) fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number without quotes, such as 20",
+        "i8" | "i16" | "i32" | "i64" => "a whole number without quotes",
+        "f32" | "f64" => "a number without quotes",
+        "a boolean" => "true or false, without quotes",
+        "a sequence" => "a list of texts, such as [\"10.0.0.1:7403\"]",
+        "a string" => "a text in quotes",
+        other if other.starts_with("struct ") => {
+            "a section: [its name] on a line, its settings below"
+        }
+        other => other,
+    }
+}
+
+/// What was found in place of a value, in words.
+pub(super) fn found(actual: &Actual) -> String {
+    match actual {
+        Actual::Bool(value) => format!("{value}"),
+        Actual::Unsigned(value) => format!("the number {value}"),
+        Actual::Signed(value) => format!("the number {value}"),
+        Actual::Float(value) => format!("the number {value}"),
+        Actual::Char(value) => format!("the text {value:?}"),
+        Actual::Str(value) => format!("the text {value:?}"),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a section".to_owned(),
+        Actual::Bytes(_)
+        | Actual::Unit
+        | Actual::Option
+        | Actual::NewtypeStruct
+        | Actual::Enum
+        | Actual::UnitVariant
+        | Actual::NewtypeVariant
+        | Actual::TupleVariant
+        | Actual::StructVariant
+        | Actual::Other(_) => "something else".to_owned(),
+    }
+}
 
 /// A text that may have been taken for a number on its way (`NATTER_X__PASSWORD=1234`).
 struct Scalar;

@@ -11,6 +11,7 @@
 
 mod harness;
 mod node;
+mod strangers;
 
 use std::time::Duration;
 
@@ -44,6 +45,31 @@ fn nodes_find_each_other_by_a_seed_and_talk() {
     assert_eq!(ada.ask(&format!("call {} normal 9000000 1000", bob.id)), "error Full");
     bob.kill();
     ada.wait_for(&format!("down {} 1", bob.id), SOON);
+}
+
+#[test]
+fn a_node_gets_in_past_a_stranger_who_opens_connections_and_says_nothing() {
+    let ada = Start::new(1).start();
+    let stranger = strangers::silent(&ada.address);
+    let mut bob = Start::new(2).seeds(&[&ada.address]).start();
+    bob.wait_for(&format!("up {} 1", ada.id), SOON);
+    assert!(stranger.stop() > 200, "there was hardly a stranger");
+}
+
+#[test]
+fn a_node_listens_on_its_own_port_alone() {
+    let (ada, bob) = pair();
+    for node in [&ada, &bob] {
+        let own = node.address.rsplit(':').next().unwrap();
+        assert_eq!(strangers::listening(node.pid()), [own.parse::<u16>().unwrap()]);
+    }
+}
+
+#[test]
+fn a_seed_whose_name_has_no_address_is_named_with_the_reason() {
+    let mut ada = Start::new(1).seeds(&["nobody.invalid:7403"]).start();
+    let said = ada.wait_for("nobody.invalid:7403", SOON);
+    assert!(said.contains("cannot be resolved") && said.contains("error="), "{said}");
 }
 
 #[test]
