@@ -2,9 +2,13 @@
 
 use crate::seeds::Story;
 use crate::world::World;
+use bytes::Bytes;
 
 /// After the faults everything must have arrived within this time, in ms.
 const PATIENCE_MS: u64 = 90_000;
+
+/// A refusal holds later sends back for so long at most, in ms: ten seconds, and the way there.
+const HOLD_MS: u64 = 10_500;
 
 /// Runs a seed. What went wrong, if something did.
 pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
@@ -13,6 +17,9 @@ pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
     world.begin();
     world.run(world.plan.rough_until)?;
     world.heal();
+    if seed % 8 == 5 {
+        world.refusals_end()?;
+    }
     let end = world.stage.now + PATIENCE_MS;
     loop {
         world.run(world.stage.now + 1_000)?;
@@ -27,6 +34,35 @@ pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
 }
 
 impl World {
+    /// One person goes on writing and never repeats what is refused. Once everything else has arrived
+    /// there is no reason left, and what was refused earlier holds later sends back for ten seconds
+    /// at most.
+    fn refusals_end(&mut self) -> Result<(), String> {
+        self.devices[0].impatient = true;
+        let others = self.judge.sends();
+        let end = self.stage.now + PATIENCE_MS;
+        let mut calm_since = None;
+        while self.stage.now < end {
+            // One at a time: a backlog would fill a small mailbox again, rightly refused.
+            if self.devices[0].waiting() == 0 {
+                let (body, stage) = (Bytes::from_static(b"anyone?"), &mut self.stage);
+                self.devices[0].write(3_600 * 24, body, &mut self.judge, stage);
+            }
+            self.run(self.stage.now + 1_000)?;
+            let calm = self.judge.missing_of_first(others, false).is_empty();
+            calm_since = if calm { calm_since.or(Some(self.stage.now)) } else { None };
+            let Some(since) = calm_since else { continue };
+            let device = &self.devices[0];
+            if device.refused_at > since + HOLD_MS {
+                return Err(format!("{} is still refused", device.who()));
+            }
+            if self.stage.now > since + HOLD_MS + 2_000 {
+                return Ok(());
+            }
+        }
+        Ok(()) // Not calm: said by whoever waits for the rest.
+    }
+
     /// What is not yet as it must be in the end.
     fn unfinished(&self) -> Vec<String> {
         let mut unfinished = self.judge.missing(!self.plan.small_mailboxes);

@@ -32,6 +32,8 @@ struct Send {
     ttl_s: u32,
     body: Bytes,
     unanswered: bool,
+    /// How often it has left.
+    times: u32,
 }
 
 /// A connection, as the device sees it.
@@ -53,6 +55,10 @@ pub(crate) struct Device {
     pub(crate) others: bool,
     pub(crate) peers: Vec<UserId>,
     pub(crate) socket: Option<Socket>,
+    /// Gives up what is refused for now, and writes something else.
+    pub(crate) impatient: bool,
+    /// When a send was refused last, in ms.
+    pub(crate) refused_at: u64,
     window: usize,
     ids: u64,
     sends: BTreeMap<u64, Send>,
@@ -73,6 +79,8 @@ impl Device {
             others,
             peers: Vec::new(),
             socket: None,
+            impatient: false,
+            refused_at: 0,
             window: 8,
             ids: 0,
             sends: BTreeMap::new(),
@@ -168,7 +176,13 @@ impl Device {
                 if code.retry() == Retry::Never {
                     judge.wrong(format!("refused for good: {} with {code:?}", self.name(id)));
                 }
-                if let Some(send) = self.sends.get_mut(&id) {
+                self.refused_at = stage.now;
+                let whole_truth = |send: &Send| send.times == 1 && code != Code::Unavailable;
+                if self.impatient && self.sends.get(&id).is_some_and(whole_truth) {
+                    self.sends.remove(&id);
+                    judge.given_up(self.name(id));
+                    self.plan(1_000, DeviceEvent::Pump, stage); // what waited behind it
+                } else if let Some(send) = self.sends.get_mut(&id) {
                     send.unanswered = false;
                     let until = stage.now + stage.chance.between(1_000, 1_250);
                     let held = self.held_until.entry(send.to).or_default();
@@ -200,7 +214,7 @@ impl Device {
         }
     }
 
-    pub(crate) fn acknowledge(&mut self, stage: &mut Stage) {
+    pub(crate) fn acknowledge(&mut self, judge: &mut Judge, stage: &mut Stage) {
         self.ack_planned = false;
         // Sometimes only a part of it.
         self.acknowledged = if stage.chance.one_in(3) && self.seen > self.acknowledged {
@@ -209,6 +223,7 @@ impl Device {
         } else {
             self.seen
         };
+        judge.acknowledged(self.who(), self.acknowledged.0);
         let up_to = self.acknowledged.min(self.position);
         if self.socket.is_some_and(|socket| socket.welcome) && up_to > self.told {
             self.told = up_to;
@@ -226,7 +241,7 @@ impl Device {
     pub(crate) fn write(&mut self, ttl_s: u32, body: Bytes, judge: &mut Judge, stage: &mut Stage) {
         let to = stage.chance.pick(&self.peers);
         self.ids += 1;
-        let send = Send { to, ttl_s, body, unanswered: false };
+        let send = Send { to, ttl_s, body, unanswered: false, times: 0 };
         judge.sent(self.name(self.ids), to.0, ttl_s < 3_600);
         self.sends.insert(self.ids, send);
         self.pump(stage);
@@ -260,6 +275,7 @@ impl Device {
         for id in leaving {
             let Some(send) = self.sends.get_mut(&id) else { continue };
             send.unanswered = true;
+            send.times += 1;
             let Send { to, ttl_s, body, .. } = send.clone();
             let copy = self.others && to != self.user;
             self.say(ToNode::Send { id, to, ttl_s, copy, body }, stage);

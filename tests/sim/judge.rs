@@ -38,6 +38,8 @@ struct Sent {
     to: u64,
     accepted: bool,
     expires: bool,
+    /// How many were sent before it.
+    order: usize,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +47,10 @@ pub(crate) struct Judge {
     devices: BTreeMap<u64, BTreeSet<u32>>,
     sent: BTreeMap<Name, Sent>,
     seen: BTreeMap<Who, BTreeMap<Name, u32>>,
+    /// Where in its mailbox a device was shown a message.
+    shown_at: BTreeMap<(Who, Name), u64>,
+    acknowledged: BTreeMap<Who, u64>,
+    given_up: BTreeSet<Name>,
     newest: BTreeMap<(Who, Who, u64), u64>,
     places: BTreeMap<(u64, u64), Arc<Envelope>>,
     ticks: BTreeMap<(Who, Name), Vec<u32>>,
@@ -58,7 +64,8 @@ impl Judge {
     }
 
     pub(crate) fn sent(&mut self, name: Name, to: u64, expires: bool) {
-        self.sent.insert(name, Sent { to, accepted: false, expires });
+        let order = self.sent.len();
+        self.sent.insert(name, Sent { to, accepted: false, expires, order });
     }
 
     pub(crate) fn accepted(&mut self, name: Name) {
@@ -66,6 +73,23 @@ impl Judge {
             Some(sent) => sent.accepted = true,
             None => self.wrong.push(format!("accepted, never sent: {name}")),
         }
+    }
+
+    /// The sender was told that nothing was stored and does not try again.
+    pub(crate) fn given_up(&mut self, name: Name) {
+        self.given_up.insert(name);
+    }
+
+    /// A device keeps all up to `seq`. Told before the node hears it.
+    pub(crate) fn acknowledged(&mut self, who: Who, seq: u64) {
+        let known = self.acknowledged.entry(who).or_default();
+        *known = seq.max(*known);
+    }
+
+    /// Whether a device has said that it keeps a message.
+    fn has(&self, who: Who, name: Name) -> bool {
+        let known = self.acknowledged.get(&who).copied().unwrap_or_default();
+        self.shown_at.get(&(who, name)).is_some_and(|at| *at <= known)
     }
 
     pub(crate) fn wrong(&mut self, what: String) {
@@ -81,7 +105,9 @@ impl Judge {
         match content {
             Content::Message(message) => {
                 let from = Who { user: message.from, device: message.from_device };
-                self.message(who, Name { from, id: message.send_id }, who.user);
+                let name = Name { from, id: message.send_id };
+                self.shown_at.insert((who, name), seq);
+                self.message(who, name, who.user);
             }
             Content::SentCopy(copy) => {
                 let from = Who { user: who.user, device: copy.from_device };
@@ -102,6 +128,9 @@ impl Judge {
     fn message(&mut self, who: Who, name: Name, to: u64) {
         if self.sent.get(&name).is_none_or(|sent| sent.to != to) {
             self.wrong.push(format!("{who} sees what was not sent to it: {name}"));
+        }
+        if self.given_up.contains(&name) {
+            self.wrong.push(format!("{who} sees what was refused: {name}"));
         }
         let times = self.seen.entry(who).or_default().entry(name).or_default();
         *times += 1;
@@ -134,11 +163,15 @@ impl Judge {
         if kind == ReceiptKind::Delivered as u32 {
             let to = sent.to;
             let devices = self.devices.get(&to).cloned().unwrap_or_default();
-            for device in devices {
-                let who = Who { user: to, device };
-                if who != name.from && !self.seen.get(&who).is_some_and(|s| s.contains_key(&name)) {
-                    self.wrong.push(format!("two ticks before {who} has it: {name}"));
+            let others = devices.into_iter().map(|device| Who { user: to, device });
+            let others: Vec<Who> = others.filter(|who| *who != name.from).collect();
+            for who in &others {
+                if !self.has(*who, name) {
+                    self.wrong.push(format!("two ticks before {who} has acknowledged it: {name}"));
                 }
+            }
+            if others.is_empty() {
+                self.wrong.push(format!("two ticks for what nobody has: {name}"));
             }
         } else if !sent.expires {
             self.wrong.push(format!("told as not delivered: {name}"));
@@ -153,41 +186,51 @@ impl Judge {
     /// What is still missing; empty: all that was sent has arrived and was told. `with_notices`:
     /// mailboxes are so large that no receipt and no copy may be dropped.
     pub(crate) fn missing(&self, with_notices: bool) -> Vec<String> {
+        self.missing_of_first(usize::MAX, with_notices)
+    }
+
+    /// The same of the first `count` messages alone.
+    pub(crate) fn missing_of_first(&self, count: usize, with_notices: bool) -> Vec<String> {
         let mut missing = Vec::new();
         for (name, sent) in &self.sent {
-            if !sent.accepted {
+            if sent.order >= count || self.given_up.contains(name) {
+                continue;
+            }
+            if sent.accepted {
+                self.missing_of(*name, sent, with_notices, &mut missing);
+            } else {
                 missing.push(format!("not accepted: {name}"));
-                continue;
-            }
-            let own = Who { user: name.from.user, device: name.from.device };
-            let viewers = self.devices.get(&own.user).into_iter().flatten();
-            let viewers: Vec<Who> =
-                viewers.map(|device| Who { user: own.user, device: *device }).collect();
-            for viewer in &viewers {
-                let told = self.ticks.contains_key(&(*viewer, *name));
-                if with_notices && sent.to != own.user && !told {
-                    missing.push(format!("no two ticks at {viewer}: {name}"));
-                }
-                let copied = self.copies.get(viewer).is_some_and(|c| c.get(name) == Some(&1));
-                if with_notices && *viewer != own && sent.to != own.user && !copied {
-                    missing.push(format!("{viewer} has no copy, or two: {name}"));
-                }
-            }
-            let expired = |kinds: &Vec<u32>| kinds.contains(&(ReceiptKind::Expired as u32));
-            // Nobody is told of what ends in one's own mailbox, or if the notice was dropped.
-            let untold = sent.expires && (sent.to == own.user || !with_notices);
-            if untold || self.ticks.get(&(own, *name)).is_some_and(expired) {
-                continue;
-            }
-            for device in self.devices.get(&sent.to).into_iter().flatten() {
-                let who = Who { user: sent.to, device: *device };
-                let seen = self.seen.get(&who).is_some_and(|seen| seen.contains_key(name));
-                if who != own && !seen {
-                    missing.push(format!("{who} has not seen {name}"));
-                }
             }
         }
         missing
+    }
+
+    fn missing_of(&self, name: Name, sent: &Sent, with_notices: bool, missing: &mut Vec<String>) {
+        let own = Who { user: name.from.user, device: name.from.device };
+        for device in self.devices.get(&own.user).into_iter().flatten() {
+            let viewer = Who { user: own.user, device: *device };
+            let told = self.ticks.contains_key(&(viewer, name));
+            if with_notices && sent.to != own.user && !told {
+                missing.push(format!("no two ticks at {viewer}: {name}"));
+            }
+            let copied = self.copies.get(&viewer).is_some_and(|c| c.get(&name) == Some(&1));
+            if with_notices && viewer != own && sent.to != own.user && !copied {
+                missing.push(format!("{viewer} has no copy, or two: {name}"));
+            }
+        }
+        let expired = |kinds: &Vec<u32>| kinds.contains(&(ReceiptKind::Expired as u32));
+        // Nobody is told of what ends in one's own mailbox, or if the notice was dropped.
+        let untold = sent.expires && (sent.to == own.user || !with_notices);
+        if untold || self.ticks.get(&(own, name)).is_some_and(expired) {
+            return;
+        }
+        for device in self.devices.get(&sent.to).into_iter().flatten() {
+            let who = Who { user: sent.to, device: *device };
+            let seen = self.seen.get(&who).is_some_and(|seen| seen.contains_key(&name));
+            if who != own && !seen {
+                missing.push(format!("{who} has not seen {name}"));
+            }
+        }
     }
 
     /// Messages that were sent.

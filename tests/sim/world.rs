@@ -128,7 +128,7 @@ impl World {
                 device.write(ttl_s, body, &mut self.judge, stage);
             }
             DeviceEvent::Pump => device.pump(stage),
-            DeviceEvent::Acknowledge => device.acknowledge(stage),
+            DeviceEvent::Acknowledge => device.acknowledge(&mut self.judge, stage),
             DeviceEvent::Lose => {
                 if let Some(socket) = device.lose(stage) {
                     // What it said last may still arrive; the node may notice late.

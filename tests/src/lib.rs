@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod disk;
 pub mod faults;
 pub mod fuzz;
+pub mod hostile;
 pub mod netns;
 pub mod node;
 pub mod pause;

@@ -15,6 +15,10 @@ use tokio::time::{Instant, sleep};
 /// compiling.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// Longest wait after a fault until everyone can write to everyone: a refusal holds later sends back for
+/// ten seconds at most; the rest is for elections, on a machine that may be compiling.
+const HEARD: Duration = Duration::from_mins(1);
+
 /// Sends that must be accepted before and after a fault.
 const SENDS: usize = 50;
 
@@ -71,6 +75,7 @@ pub async fn round(
     let healed = Instant::now();
     load.progress(SENDS, PATIENCE).await.context("after the fault")?;
     let (pause, served) = (load.measured(), healed.elapsed());
+    load.everyone_is_heard(HEARD).await.context("refusals outlive their reason")?;
     let (accepted, wrong) = load.quiet(PATIENCE).await?;
     judge(accepted, &wrong)?;
     let settled = healed.elapsed();

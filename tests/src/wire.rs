@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use proto::frame;
 use proto::limits::FRAME_BYTES_MAX;
 use proto::wire::{
-    ClientFrame, Login, Refused, RegisterProve, RegisterStart, Resume, ServerFrame, Welcome,
-    client_frame::Kind as Ask, server_frame::Kind as Say,
+    ClientFrame, LoggedIn, Login, Refused, RegisterProve, RegisterStart, Resume, ServerFrame,
+    Welcome, client_frame::Kind as Ask, server_frame::Kind as Say,
 };
 use proto::{Alias, Code, DeviceId, UserId, signed};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -31,7 +31,8 @@ pub const FRAME_PATIENCE: Duration = Duration::from_secs(30);
 #[error("not let in: {0:?}")]
 pub struct NotLetIn(pub Refused);
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// Bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection. Dropping it closes the socket without a word.
@@ -59,6 +60,29 @@ pub async fn tls(
     address: &str,
     protocols: &[&str],
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    tls_on(target, TcpStream::connect(address).await?, protocols).await
+}
+
+/// A TLS stream on a connection that is there already.
+///
+/// # Errors
+/// If the node does not shake hands.
+pub async fn tls_on(
+    target: &Target,
+    tcp: TcpStream,
+    protocols: &[&str],
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let config = tls_config(target, protocols)?;
+    tcp.set_nodelay(true)?;
+    let name = ServerName::try_from("localhost")?;
+    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?)
+}
+
+/// How a client shakes hands that trusts this node.
+///
+/// # Errors
+/// If the node has no certificate yet.
+pub fn tls_config(target: &Target, protocols: &[&str]) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&target.authority()?) {
         roots.add(certificate?)?;
@@ -69,10 +93,7 @@ pub async fn tls(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let tcp = TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
-    let name = ServerName::try_from("localhost")?;
-    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?)
+    Ok(config)
 }
 
 impl Wire {
@@ -97,7 +118,11 @@ impl Wire {
         Self::welcome(Box::new(stream)).await
     }
 
-    async fn welcome(stream: Box<dyn Stream>) -> Result<Self> {
+    /// Waits for the welcome on a connection that is there already.
+    ///
+    /// # Errors
+    /// If the node does not welcome us.
+    pub async fn welcome(stream: Box<dyn Stream>) -> Result<Self> {
         let (buffer, aside) = (BytesMut::new(), VecDeque::new());
         let mut wire =
             Self { stream, buffer, aside, next_id: 1 << 40, welcome: Welcome::default() };
@@ -373,12 +398,34 @@ impl Phone {
         let login = self.login_frame(&wire.welcome.nonce)?;
         match wire.ask(login).await? {
             Say::LoggedIn(logged_in) => {
-                self.ticket = logged_in.ticket;
-                self.last = self.last.max(logged_in.acknowledged);
+                self.keep(&logged_in);
                 Ok(())
             }
             Say::Refused(refused) => Err(NotLetIn(refused).into()),
             other => bail!("not logged in: {other:?}"),
+        }
+    }
+
+    /// Keeps what an answer to a login or a resumption brings.
+    pub fn keep(&mut self, logged_in: &LoggedIn) {
+        self.ticket = logged_in.ticket.clone();
+        self.last = self.last.max(logged_in.acknowledged);
+    }
+
+    /// Resumes with `ticket` on `wire`; `None`: it does not open.
+    ///
+    /// # Errors
+    /// If the node refuses for another reason.
+    pub async fn resume_on(
+        wire: &mut Wire,
+        ticket: Bytes,
+        acknowledged: u64,
+    ) -> Result<Option<LoggedIn>> {
+        match wire.ask(Ask::Resume(Resume { ticket, acknowledged })).await? {
+            Say::LoggedIn(logged_in) => Ok(Some(logged_in)),
+            Say::Refused(refused) if refused.code == Code::BadTicket.number() => Ok(None),
+            Say::Refused(refused) => Err(NotLetIn(refused).into()),
+            other => bail!("not resumed: {other:?}"),
         }
     }
 
@@ -388,20 +435,12 @@ impl Phone {
     /// If the node refuses both.
     pub async fn resume(&mut self, target: &Target) -> Result<(Wire, bool)> {
         let mut wire = Wire::connect(target).await?;
-        let (ticket, acknowledged) = (self.ticket.clone(), self.last);
-        match wire.ask(Ask::Resume(Resume { ticket, acknowledged })).await? {
-            Say::LoggedIn(logged_in) => {
-                self.ticket = logged_in.ticket;
-                self.last = self.last.max(logged_in.acknowledged);
-                Ok((wire, true))
-            }
-            Say::Refused(refused) if refused.code == Code::BadTicket.number() => {
-                self.login_on(&mut wire).await?;
-                Ok((wire, false))
-            }
-            Say::Refused(refused) => Err(NotLetIn(refused).into()),
-            other => bail!("not resumed: {other:?}"),
+        let resumed = Self::resume_on(&mut wire, self.ticket.clone(), self.last).await?;
+        match &resumed {
+            Some(logged_in) => self.keep(logged_in),
+            None => self.login_on(&mut wire).await?,
         }
+        Ok((wire, resumed.is_some()))
     }
 }
 

@@ -9,9 +9,9 @@ use crate::checker::{Checker, Who, Wrong};
 use crate::node::{Node, eventually};
 use crate::pause::{Meter, Pause};
 use crate::person::Person;
-use crate::wire::{Phone, Wire};
+use crate::wire::{FRAME_PATIENCE, Phone, Wire};
 use anyhow::{Context as _, Result, bail, ensure};
-use proto::wire::{LinkDevice, client_frame::Kind as Ask, server_frame::Kind as Say};
+use proto::wire::{LinkDevice, SetContact, client_frame::Kind as Ask, server_frame::Kind as Say};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +57,10 @@ pub(crate) struct Shared {
 pub(crate) struct Facts {
     pub(crate) checker: Checker,
     pub(crate) meter: Meter,
+    /// Devices that had a send accepted to a user since somebody began to wait for it.
+    pub(crate) heard: BTreeSet<(Who, u64)>,
+    /// Devices and the users they write to.
+    pairs: BTreeSet<(Who, u64)>,
 }
 
 impl Shared {
@@ -125,21 +129,28 @@ impl Workload {
         pace: Duration,
         mark: fn(u64) -> &'static str,
     ) -> Result<Self> {
-        let mut phones = Vec::new();
+        let (mut phones, mut wires) = (Vec::new(), Vec::new());
         for number in 0..plan.users {
             let home = number % nodes.len();
             let (phone, mut wire) = register(&nodes[home], &format!("user-{number}")).await?;
             if number < plan.tablets {
                 phones.push((link(&mut wire, &phone).await?, (home + 1) % nodes.len()));
             }
+            wires.push((phone.user, wire));
             phones.push((phone, home));
         }
-        let mut users: Vec<u64> = phones.iter().map(|(phone, _)| phone.user).collect();
-        users.dedup();
+        let users: Vec<u64> = wires.iter().map(|(user, _)| *user).collect();
+        if nodes.len() > 1 {
+            know_each_other(&mut wires, &users).await?;
+        }
+        drop(wires);
         let shared = Arc::new(Shared::default());
         for (phone, _) in &phones {
             let who = Who { user: phone.user, device: phone.device };
-            shared.facts().checker.device(who);
+            let mut facts = shared.facts();
+            facts.checker.device(who);
+            let others = users.iter().filter(|user| **user != who.user);
+            facts.pairs.extend(others.map(|user| (who, *user)));
         }
         let mut tasks = JoinSet::new();
         for (number, (phone, home)) in phones.into_iter().enumerate() {
@@ -157,6 +168,11 @@ impl Workload {
         self.shared.facts().checker.accepted()
     }
 
+    /// How many sends were refused so far and not tried again.
+    pub fn refused(&self) -> usize {
+        self.shared.facts().checker.refused()
+    }
+
     /// Waits until `count` more sends than now are accepted.
     ///
     /// # Errors
@@ -169,6 +185,26 @@ impl Workload {
             Ok(())
         });
         reached.await.with_context(|| format!("after {patience:?}"))
+    }
+
+    /// Waits until each device has had a send accepted to everyone: no refusal outlives its reason,
+    /// also for those who give refused sends up and write new ones.
+    ///
+    /// # Errors
+    /// Names those who are still held back after `patience`.
+    pub async fn everyone_is_heard(&self, patience: Duration) -> Result<()> {
+        self.shared.facts().heard.clear();
+        let heard = eventually(patience, async || {
+            let facts = self.shared.facts();
+            let missing: Vec<String> = facts
+                .pairs
+                .difference(&facts.heard)
+                .map(|(who, to)| Wrong::HeldBack(*who, *to).to_string())
+                .collect();
+            ensure!(missing.is_empty(), "{}", missing.join("\n"));
+            Ok(())
+        });
+        heard.await
     }
 
     /// How many devices were last served by node `node`.
@@ -243,6 +279,22 @@ async fn register(node: &Node, alias: &str) -> Result<(Phone, Wire)> {
         }
         tries += 1;
     }
+}
+
+/// Everyone has everyone as a contact, and so sees whether they are there.
+async fn know_each_other(wires: &mut [(u64, Wire)], users: &[u64]) -> Result<()> {
+    for (me, wire) in wires {
+        for user in users.iter().copied().filter(|user| user != me) {
+            let remove = false;
+            eventually(FRAME_PATIENCE, async || {
+                let answer = wire.ask(Ask::SetContact(SetContact { user, remove })).await?;
+                ensure!(matches!(answer, Say::Done(_)), "no contact: {answer:?}");
+                Ok(())
+            })
+            .await?;
+        }
+    }
+    Ok(())
 }
 
 /// Links a second device of the person who is logged in on `wire`.

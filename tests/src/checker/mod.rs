@@ -3,8 +3,13 @@
 //!
 //! **Invariant:** it is told facts by clients only, so a server cannot talk itself out of a fault.
 
+mod sessions;
+
+use sessions::Sessions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+pub use sessions::Standing;
 
 /// One device of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,12 +77,27 @@ pub enum Wrong {
     /// Two ticks more than once at one device of the sender.
     #[error("two ticks twice: {0}")]
     TickTwice(Name),
+    /// Two ticks, and no device of the recipient has ever acknowledged it.
+    #[error("two ticks for what nobody has: {0}")]
+    TickForNobody(Name),
     /// Everyone has it and the sending device was never told.
     #[error("two ticks missing: {0}")]
     TickMissing(Name),
+    /// Told as not delivered though a device of the recipient is there to take it.
+    #[error("returned, though {1} is there to take it: {0}")]
+    Returned(Name, Who),
     /// Something that is allowed was refused with a code that says never to try again.
     #[error("refused for good: {0} with code {1}")]
     ForGood(Who, u32),
+    /// Sends to a user were refused for longer than a refusal may last, and nothing was wrong.
+    #[error("refusals that do not end: of {0} to {1}")]
+    HeldBack(Who, u64),
+    /// One ticket opened two sessions.
+    #[error("a ticket opened twice: {0}")]
+    OpenedTwice(Who),
+    /// After quiet a subscriber sees someone as there who is not, or the other way round.
+    #[error("{0} is shown a user as online ({2}), and it is not so: {1}")]
+    StalePresence(Who, u64, bool),
 }
 
 #[derive(Debug)]
@@ -87,6 +107,7 @@ struct Sent {
     digest: u64,
     answer: Option<bool>,
     ticks: u32,
+    returned: bool,
 }
 
 /// Collects facts; [`Checker::verdict`] judges them.
@@ -99,6 +120,7 @@ pub struct Checker {
     last_seen: BTreeMap<(Who, Who), u64>,
     shown: BTreeMap<Who, Vec<Name>>,
     kept: BTreeMap<Who, BTreeSet<Name>>,
+    sessions: Sessions,
     wrong: BTreeSet<Wrong>,
     orders: u64,
 }
@@ -109,10 +131,26 @@ impl Checker {
         self.devices.entry(who.user).or_default().insert(who.device);
     }
 
+    /// A device was unlinked, or its account taken over: what it has not acknowledged it need not see,
+    /// and what no other device takes may go back to its sender.
+    pub fn left(&mut self, who: Who) {
+        if let Some(devices) = self.devices.get_mut(&who.user) {
+            devices.remove(&who.device);
+        }
+        self.sessions.told(who, Standing::Gone);
+    }
+
     /// A device sends for the first time; retries are not told.
     pub fn sent(&mut self, name: Name, to: u64, body: &[u8]) {
         self.orders += 1;
-        let sent = Sent { to, order: self.orders, digest: digest(body), answer: None, ticks: 0 };
+        let sent = Sent {
+            to,
+            order: self.orders,
+            digest: digest(body),
+            answer: None,
+            ticks: 0,
+            returned: false,
+        };
         self.sent.insert(name, sent);
     }
 
@@ -194,6 +232,42 @@ impl Checker {
         if !self.devices_of(to).all(kept) {
             self.wrong.insert(Wrong::TickTooEarly(name));
         }
+        // Devices that have left count: one of them may have had it.
+        let mut ever = self.kept.iter().filter(|(who, _)| who.user == to);
+        if !ever.any(|(_, kept)| kept.contains(&name)) {
+            self.wrong.insert(Wrong::TickForNobody(name));
+        }
+    }
+
+    /// The sending device is told that a message comes back: no device will ever take it.
+    pub fn returned(&mut self, name: Name) {
+        let Some(sent) = self.sent.get_mut(&name) else {
+            self.wrong.insert(Wrong::StrayAnswer(name));
+            return;
+        };
+        if std::mem::replace(&mut sent.returned, true) || sent.ticks > 0 {
+            self.wrong.insert(Wrong::TickTwice(name));
+        }
+        let to = sent.to;
+        let there = self.devices_of(to).next();
+        if let Some(who) = there {
+            self.wrong.insert(Wrong::Returned(name, who));
+        }
+    }
+
+    /// A ticket let a device in that had let it in before.
+    pub fn opened_twice(&mut self, who: Who) {
+        self.wrong.insert(Wrong::OpenedTwice(who));
+    }
+
+    /// A device says of itself whether its person is there. Told after the node has confirmed it.
+    pub fn stands(&mut self, who: Who, standing: Standing) {
+        self.sessions.told(who, standing);
+    }
+
+    /// A device sees someone as there, or not; `None`: it sees nothing of them any longer.
+    pub fn sees(&mut self, viewer: Who, user: u64, online: Option<bool>) {
+        self.sessions.shown(viewer, user, online);
     }
 
     fn devices_of(&self, user: u64) -> impl Iterator<Item = Who> {
@@ -213,6 +287,7 @@ impl Checker {
             match sent.answer {
                 None => open.push(Wrong::Unanswered(*name)),
                 Some(false) => {}
+                Some(true) if sent.returned => {}
                 Some(true) => {
                     let lost = |who: &Who| !self.seen.get(who).is_some_and(|s| s.contains(name));
                     open.extend(
@@ -224,6 +299,7 @@ impl Checker {
                 }
             }
         }
+        open.extend(self.sessions.stale());
         open
     }
 
@@ -236,6 +312,11 @@ impl Checker {
             wrong.extend(names.iter().filter(refused).map(|n| Wrong::RefusedButSeen(*n, *who)));
         }
         wrong.into_iter().collect()
+    }
+
+    /// How many sends were refused for good so far.
+    pub fn refused(&self) -> usize {
+        self.sent.values().filter(|sent| sent.answer == Some(false)).count()
     }
 
     /// How many sends were accepted so far.
@@ -253,131 +334,4 @@ fn digest(body: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ADA: Who = Who { user: 1, device: 1 };
-    const BOB: Who = Who { user: 2, device: 1 };
-    const BOB_TABLET: Who = Who { user: 2, device: 2 };
-
-    fn name(id: u64) -> Name {
-        Name { from: ADA, id }
-    }
-
-    /// Ada has sent Bob `count` messages and each was accepted.
-    fn accepted(count: u64) -> Checker {
-        let mut checker = Checker::default();
-        checker.device(ADA);
-        checker.device(BOB);
-        for id in 1..=count {
-            checker.sent(name(id), BOB.user, b"hello");
-            checker.answered(name(id), true);
-        }
-        checker
-    }
-
-    fn deliver(checker: &mut Checker, seq: u64, id: u64) {
-        checker.came(BOB, seq, name(id));
-        checker.seen(BOB, name(id), b"hello");
-        checker.acknowledged(BOB);
-        checker.ticked(name(id));
-    }
-
-    #[test]
-    fn a_clean_history_has_nothing_wrong() {
-        let mut checker = accepted(2);
-        assert!(!checker.settled());
-        deliver(&mut checker, 1, 1);
-        checker.came(BOB, 1, name(1)); // again after a reconnect: not shown
-        deliver(&mut checker, 2, 2);
-        assert!(checker.settled());
-        assert_eq!(checker.verdict(), []);
-    }
-
-    #[test]
-    fn a_lost_message_is_found() {
-        assert_eq!(accepted(1).verdict(), [Wrong::Lost(name(1), BOB), Wrong::TickMissing(name(1))]);
-    }
-
-    #[test]
-    fn a_message_that_only_one_device_saw_is_lost_and_ticked_too_early() {
-        let mut checker = accepted(1);
-        checker.device(BOB_TABLET);
-        deliver(&mut checker, 1, 1);
-        let wrong = [Wrong::Lost(name(1), BOB_TABLET), Wrong::TickTooEarly(name(1))];
-        assert_eq!(checker.verdict(), wrong);
-    }
-
-    #[test]
-    fn a_doubled_message_is_found() {
-        let mut checker = accepted(1);
-        deliver(&mut checker, 1, 1);
-        checker.seen(BOB, name(1), b"hello");
-        assert_eq!(checker.verdict(), [Wrong::Doubled(name(1), BOB)]);
-    }
-
-    #[test]
-    fn disorder_is_found() {
-        let mut checker = accepted(2);
-        deliver(&mut checker, 1, 2);
-        deliver(&mut checker, 2, 1);
-        assert_eq!(checker.verdict(), [Wrong::Disordered(name(1), BOB)]);
-    }
-
-    #[test]
-    fn an_invented_or_altered_or_misdirected_message_is_found() {
-        let mut checker = accepted(1);
-        checker.seen(BOB, name(1), b"hellO");
-        checker.acknowledged(BOB);
-        checker.ticked(name(1));
-        checker.seen(BOB, name(9), b"hello");
-        checker.seen(ADA, name(1), b"hello");
-        let wrong = [
-            Wrong::Invented(name(1), ADA),
-            Wrong::Invented(name(1), BOB),
-            Wrong::Invented(name(9), BOB),
-        ];
-        assert_eq!(checker.verdict(), wrong);
-    }
-
-    #[test]
-    fn a_refused_message_that_is_seen_is_found() {
-        let mut checker = accepted(0);
-        checker.sent(name(1), BOB.user, b"hello");
-        checker.answered(name(1), false);
-        assert_eq!(checker.verdict(), []);
-        checker.seen(BOB, name(1), b"hello");
-        assert_eq!(checker.verdict(), [Wrong::RefusedButSeen(name(1), BOB)]);
-    }
-
-    #[test]
-    fn missing_and_surplus_answers_are_found() {
-        let mut checker = accepted(0);
-        checker.sent(name(1), BOB.user, b"hello");
-        assert_eq!(checker.verdict(), [Wrong::Unanswered(name(1))]);
-        checker.answered(name(1), false);
-        checker.answered(name(1), true);
-        checker.answered(name(2), true);
-        assert_eq!(checker.verdict(), [Wrong::StrayAnswer(name(1)), Wrong::StrayAnswer(name(2))]);
-    }
-
-    #[test]
-    fn ticks_too_early_twice_or_for_nothing_are_found() {
-        let mut checker = accepted(1);
-        checker.ticked(name(1));
-        assert!(checker.verdict().contains(&Wrong::TickTooEarly(name(1))));
-        deliver(&mut checker, 1, 1);
-        assert!(checker.verdict().contains(&Wrong::TickTwice(name(1))));
-        checker.ticked(name(7));
-        assert!(checker.verdict().contains(&Wrong::StrayAnswer(name(7))));
-    }
-
-    #[test]
-    fn a_place_with_new_content_and_a_hole_are_found() {
-        let mut checker = accepted(2);
-        deliver(&mut checker, 1, 1);
-        deliver(&mut checker, 1, 2);
-        checker.hole(BOB, 4);
-        assert_eq!(checker.verdict(), [Wrong::PlaceChanged(BOB, 1), Wrong::Hole(BOB, 4)]);
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@
 //! an answer; what is refused for now it sends again, in order. **Invariant:** while something is
 //! refused or unanswered from an earlier connection, nothing new overtakes it.
 
+mod watching;
+
 use crate::checker::{Name, Who};
 use crate::node::Target;
 use crate::wire::{NotLetIn, Phone, Wire};
@@ -20,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+use watching::Watching;
 
 /// Longest wait for a login, or for a frame to leave, where there is another node to go to.
 const STEP: Duration = Duration::from_secs(6);
@@ -48,7 +51,12 @@ pub(crate) struct Person {
     unanswered: BTreeMap<u64, Send>,
     refused: BTreeSet<u64>,
     again_at: Instant,
+    /// Gives a send up as soon as it is told that nothing was stored, and writes another.
+    impatient: bool,
+    /// Sends that have left once: a refusal of them is the whole truth.
+    sent_once: BTreeSet<u64>,
     unacknowledged: u32,
+    watching: Watching,
     shared: Arc<Shared>,
 }
 
@@ -71,7 +79,10 @@ impl Person {
             unanswered: BTreeMap::new(),
             refused: BTreeSet::new(),
             again_at: Instant::now(),
+            impatient: number.is_multiple_of(3),
+            sent_once: BTreeSet::new(),
             unacknowledged: 0,
+            watching: Watching::new(),
             shared: Arc::default(),
         }
     }
@@ -105,6 +116,7 @@ impl Person {
                     self.shared.facts().meter.moved(self.who, self.at, lost.elapsed());
                     // A connection that breaks is the ordinary case here: the next one goes on.
                     drop(self.talk(wire).await);
+                    self.watch_no_more();
                     lost = Instant::now();
                 }
                 Err(error) => {
@@ -140,6 +152,10 @@ impl Person {
 
     async fn talk(&mut self, mut wire: Wire) -> Result<()> {
         self.refused.clear();
+        if self.roams() {
+            self.watch_anew();
+        }
+        self.sent_once.clear();
         for (id, send) in &self.unanswered {
             say(&mut wire, *id, Ask::Send(send.clone())).await?;
         }
@@ -150,6 +166,10 @@ impl Person {
                 return Ok(());
             }
             self.repeat(&mut wire).await?;
+            if self.roams() {
+                let may_change = self.shared.phase() == Phase::Sending;
+                self.watch(&mut wire, may_change).await?;
+            }
             while self.may_send() {
                 let (id, send) = self.compose();
                 say(&mut wire, id, Ask::Send(send)).await?;
@@ -204,6 +224,7 @@ impl Person {
             return Ok(());
         }
         for id in std::mem::take(&mut self.refused) {
+            self.sent_once.remove(&id);
             let send = self.unanswered.get(&id).context("refused, but not unanswered")?;
             say(wire, id, Ask::Send(send.clone())).await?;
         }
@@ -231,12 +252,16 @@ impl Person {
         facts.meter.sent(name, to, Instant::now());
         let send = Send { to: Some(To::User(to)), body: body.into(), ..Send::default() };
         self.unanswered.insert(id, send.clone());
+        self.sent_once.insert(id);
         (id, send)
     }
 
     fn take(&mut self, (id, frame): (u64, Say)) -> Result<()> {
         match frame {
             Say::Accepted(_) => self.answered(id, true),
+            Say::Done(_) => drop(self.watch_done(id)),
+            Say::Presence(presence) => self.saw(presence),
+            Say::Refused(refused) if self.watch_refused(id, &refused) => {}
             Say::Refused(refused) => return self.refused(id, &refused),
             Say::Deliver(deliver) => return self.delivered(deliver),
             Say::GoAway(away) => {
@@ -258,8 +283,10 @@ impl Person {
             return Ok(());
         }
         self.judge(refused);
+        let nothing_stored = code != Code::Unavailable && self.sent_once.contains(&id);
         match code.retry() {
             Retry::Never => self.answered(id, false),
+            Retry::After if self.impatient && nothing_stored => self.answered(id, false),
             Retry::Reconnect => bail!("on another connection: {code:?}"),
             Retry::SameConnection | Retry::After => {
                 let after = u64::from(refused.retry_after_ms).clamp(50, 1000);
@@ -279,12 +306,16 @@ impl Person {
     }
 
     fn answered(&mut self, id: u64, accepted: bool) {
-        self.unanswered.remove(&id);
+        let to = self.unanswered.remove(&id).and_then(|send| send.to);
         self.refused.remove(&id);
+        self.sent_once.remove(&id);
         let name = Name { from: self.who, id };
         let mut facts = self.shared.facts();
         facts.checker.answered(name, accepted);
         if accepted {
+            if let Some(To::User(to)) = to {
+                facts.heard.insert((self.who, to));
+            }
             facts.meter.accepted(name, Instant::now());
         } else {
             facts.meter.given_up(name);
@@ -316,6 +347,13 @@ impl Person {
             {
                 for id in send_ids {
                     facts.checker.ticked(Name { from: self.who, id });
+                }
+            }
+            Some(Content::Receipt(Receipt { kind, device, send_ids, .. }))
+                if kind == i32::from(receipt::Kind::Undeliverable) && device == self.who.device =>
+            {
+                for id in send_ids {
+                    facts.checker.returned(Name { from: self.who, id });
                 }
             }
             _ => {}

@@ -1,0 +1,58 @@
+//! The judge of presence: each device says how it stands, each subscriber what it was shown, and after
+//! quiet the second must be the function of the first.
+
+use super::{Who, Wrong};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How a device stands, by its own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Logged in, and its person is there.
+    There,
+    /// Logged in, and its person is away.
+    Away,
+    /// Not logged in.
+    Gone,
+    /// It has asked for something else and not heard yet.
+    Unknown,
+}
+
+/// What all devices said and saw.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    standing: BTreeMap<Who, Standing>,
+    shown: BTreeMap<(Who, u64), bool>,
+}
+
+impl Sessions {
+    pub(super) fn told(&mut self, who: Who, standing: Standing) {
+        self.standing.insert(who, standing);
+    }
+
+    pub(super) fn shown(&mut self, viewer: Who, user: u64, online: Option<bool>) {
+        match online {
+            Some(online) => drop(self.shown.insert((viewer, user), online)),
+            None => drop(self.shown.remove(&(viewer, user))),
+        }
+    }
+
+    /// Whether the person is there: on any device. `None` while a device does not know.
+    fn is_there(&self, user: u64) -> Option<bool> {
+        let first = Who { user, device: 0 };
+        let last = Who { user, device: u32::MAX };
+        let all: Vec<Standing> = self.standing.range(first..=last).map(|(_, s)| *s).collect();
+        if all.contains(&Standing::There) {
+            return Some(true);
+        }
+        (!all.contains(&Standing::Unknown)).then_some(false)
+    }
+
+    /// Subscribers who see something else than is.
+    pub(super) fn stale(&self) -> BTreeSet<Wrong> {
+        let stale = self.shown.iter().filter_map(|((viewer, user), online)| {
+            let there = self.is_there(*user)?;
+            (there != *online).then_some(Wrong::StalePresence(*viewer, *user, *online))
+        });
+        stale.collect()
+    }
+}
