@@ -27,4 +27,5 @@ mod promise_6_let_it_crash;
 mod promise_7_a_node_may_die;
 mod promise_7_replicas_move;
 mod promise_8_a_split_heals;
+mod protocol;
 mod unstored;
