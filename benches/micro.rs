@@ -148,7 +148,7 @@ fn machine(c: &mut Criterion) {
             black_box(machine.take_effects());
         });
     });
-    let held = machine.mailbox(bob).map(|mailbox| mailbox.held().messages);
+    let held = machine.mailbox(bob).map(|mailbox| mailbox.usage().messages);
     assert_eq!(held, Some(0), "everything was delivered and let go");
 }
 

@@ -301,6 +301,10 @@ fn to_wire(content: &Content) -> wire::deliver::Content {
             from_device: copy.from_device,
             send_ids: copy.send_ids.clone(),
         }),
+        Content::DeviceNotice(notice) => Wire::DeviceNotice(wire::DeviceNotice {
+            kind: notice.kind.cast_signed(),
+            device: notice.device,
+        }),
     }
 }
 
@@ -311,5 +315,6 @@ pub fn is_for(content: &Content, user: proto::UserId, device: DeviceId) -> bool 
         Content::Receipt(_) => true,
         Content::SentCopy(copy) => copy.from_device != device.0,
         Content::ReadCopy(copy) => copy.by_device != device.0,
+        Content::DeviceNotice(notice) => notice.device != device.0,
     }
 }

@@ -86,6 +86,10 @@ pub trait Handler: Send + Sync {
 pub struct Settings {
     /// Limits of mailboxes.
     pub machine: MachineLimits,
+    /// Bytes one user may store in one shard in a second, in the long run; 0: no limit.
+    pub stored_bytes_per_second: u64,
+    /// A device is set aside when something has waited for it this long, in ms.
+    pub device_idle_max_ms: u64,
     /// Time between two checkpoints of a shard, in ms.
     pub checkpoint_every_ms: u64,
     /// Sends a user may make in a second, in the long run; 0: no limit.

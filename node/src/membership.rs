@@ -117,7 +117,12 @@ pub(crate) fn settings(config: &NodeConfig, now: ClusterSettings) -> Settings {
         machine: MachineLimits {
             mailbox_messages: now.mailbox_messages,
             mailbox_bytes: now.mailbox_bytes,
+            contact_share: now.contact_share,
+            stranger_share: now.stranger_share,
+            strangers_share: now.strangers_share,
         },
+        stored_bytes_per_second: now.stored_bytes_per_second,
+        device_idle_max_ms: u64::from(now.device_idle_max_s) * 1000,
         checkpoint_every_ms: u64::try_from(every).unwrap_or(u64::MAX),
         sends_per_second: now.sends_per_second,
         message_ttl_max_s: now.message_ttl_max_s,

@@ -112,6 +112,9 @@ codes! {
     Replaced = 27, Client, Never;
     /// This device was unlinked or its account deleted; the connection ends.
     Unlinked = 28, Client, Never;
+    /// This device was away for too long or far behind, and the mailbox no longer waits for it; the
+    /// connection ends. Log in again, and fetch what is missing from another device.
+    SetAside = 29, Client, Reconnect;
 
     /// A field is missing or outside its range.
     BadRequest = 30, Client, Never;

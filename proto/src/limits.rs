@@ -47,6 +47,20 @@ pub const MAILBOX_MESSAGES: u64 = 10_000;
 /// Bytes held for one user, by default.
 pub const MAILBOX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Of a mailbox, what one contact of its owner may fill by default, in hundredths: room for another.
+pub const CONTACT_SHARE: u32 = 50;
+
+/// Of a mailbox, what one stranger may fill by default, in hundredths: 1,000 messages.
+pub const STRANGER_SHARE: u32 = 10;
+
+/// Of a mailbox, what all strangers together may fill by default, in hundredths: the other half is for
+/// contacts.
+pub const STRANGERS_SHARE: u32 = 50;
+
+/// A device for which something has waited this long may be set aside, by default, in seconds: 30 days,
+/// as long as messages wait at most.
+pub const DEVICE_IDLE_S_MAX: u32 = TTL_S_MAX;
+
 /// Linked devices of one user.
 pub const DEVICES_MAX: usize = 8;
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 use tests::node::{Node, until};
 use tokio::time::timeout;
 
+/// One sender may fill a mailbox.
+const UNSHARED: &str = "contact_share = 100\nstranger_share = 100\nstrangers_share = 100";
+
 /// What a bounded queue may cost, in KiB: well below what the floods here send.
 const SLACK_KIB: u64 = 48 * 1024;
 
@@ -17,9 +20,10 @@ fn grown(node: &Node, before_kib: u64) -> u64 {
 
 #[tokio::test]
 async fn promise_5_a_slow_reader_costs_disk_and_not_memory() {
-    let limits = "write_timeout = \"10m\"\nheartbeat = \"10m\"\nmailbox_bytes = \"1GiB\"";
+    let limits = "write_timeout = \"10m\"\nheartbeat = \"10m\"\nmailbox_bytes = \"1GiB\"\n\
+                  stored_bytes_per_second = \"0B\"";
     let storage = "checkpoint_every = \"500ms\"";
-    let node = node(&format!("[limits]\n{limits}\n[storage]\n{storage}")).await;
+    let node = node(&format!("[limits]\n{limits}\n{UNSHARED}\n[storage]\n{storage}")).await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
     let before = node.memory_kib().unwrap();
     let body = "b".repeat(50_000);
@@ -43,7 +47,7 @@ async fn promise_5_a_slow_reader_costs_disk_and_not_memory() {
 
 #[tokio::test]
 async fn promise_5_a_full_mailbox_is_refused_and_has_room_again_after_it_is_read() {
-    let node = node("[limits]\nmailbox_messages = 50").await;
+    let node = node(&format!("[limits]\nmailbox_messages = 50\n{UNSHARED}")).await;
     let (mut ada, bob) = ada_and_bob(&node).await;
     let bob = bob.hang_up();
     for _ in 0..50 {

@@ -3,8 +3,8 @@
 use crate::seat::Seat;
 use crate::stage::{NodeEvent, Stage};
 use crate::table::Applied;
-use actors::shard::{Command, Outcome, Spill, Who, bytes_of};
-use proto::stored::{self, envelope::Content};
+use actors::shard::{Command, Outcome, Spill, Who, origin_row};
+use proto::stored;
 use proto::{Seq, ShardId, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use storage::Row;
@@ -221,14 +221,4 @@ impl Seat {
             offer.up_to = 0;
         }
     }
-}
-
-/// What a `Release` or `Expire` command says of an entry that is a row.
-fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origin {
-    let bytes = bytes_of(envelope) as u64;
-    let Some(Content::Message(message)) = &envelope.content else {
-        return stored::Origin { seq: seq.0, bytes, ..stored::Origin::default() };
-    };
-    let (from, from_device, send_id) = (message.from, message.from_device, message.send_id);
-    stored::Origin { seq: seq.0, from, from_device, send_id, bytes }
 }

@@ -2,6 +2,7 @@
 
 use crate::seeds::Story;
 use crate::world::World;
+use actors::shard::Usage;
 use bytes::Bytes;
 
 /// After the faults everything must have arrived within this time, in ms.
@@ -79,8 +80,8 @@ impl World {
             for seat in seats() {
                 let me = seat.me;
                 for device in self.devices.iter().filter(|device| device.user.shard() == shard) {
-                    let held = seat.machine.mailbox(device.user).map(|mailbox| mailbox.held());
-                    if held.is_some_and(|h| (h.messages, h.bytes, h.notices) != (0, 0, 0)) {
+                    let held = seat.machine.mailbox(device.user).map(|mailbox| mailbox.usage());
+                    if held.is_some_and(|held| *held != Usage::default()) {
                         unfinished.push(format!("node {me}: {} holds {held:?}", device.user.0));
                     }
                 }

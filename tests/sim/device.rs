@@ -293,6 +293,8 @@ fn describe(seq: Seq, envelope: &stored::Envelope) -> String {
             format!("{seq}: receipt {} of {} for {:?}", r.kind, r.user % 1000, r.send_ids)
         }
         Some(Content::SentCopy(c)) => format!("{seq}: copy of {} to {}", c.send_id, c.to % 1000),
-        Some(Content::ReadCopy(_)) | None => format!("{seq}: something else"),
+        Some(Content::ReadCopy(_) | Content::DeviceNotice(_)) | None => {
+            format!("{seq}: something else")
+        }
     }
 }

@@ -121,7 +121,7 @@ impl Judge {
                     self.tick(who, Name { from, id: *id }, receipt.kind);
                 }
             }
-            Content::Receipt(_) | Content::ReadCopy(_) => {}
+            Content::Receipt(_) | Content::ReadCopy(_) | Content::DeviceNotice(_) => {}
         }
     }
 

@@ -69,7 +69,9 @@ impl World {
             small_mailboxes,
             long_bodies: chance.one_in(25),
         };
-        let limits = MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26 };
+        let limits =
+            MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26, ..MachineLimits::default() };
+        let limits = limits.unshared();
         stage.only(shards);
         let mut world = Self::new(stage, nodes(shards, limits), plan);
         let count = world.stage.chance.index(3) + 2;
@@ -81,7 +83,12 @@ impl World {
     pub(crate) fn of_two() -> Self {
         let shards = [ShardId(1)];
         let stage = Stage::new(1, shards.to_vec(), false);
-        let limits = MachineLimits { mailbox_messages: 1_000, mailbox_bytes: 1 << 26 };
+        let limits = MachineLimits {
+            mailbox_messages: 1_000,
+            mailbox_bytes: 1 << 26,
+            ..MachineLimits::default()
+        };
+        let limits = limits.unshared();
         let plan = Plan {
             rough_until: 0,
             fault_every: 1,

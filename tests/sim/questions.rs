@@ -124,8 +124,9 @@ impl Seat {
         let answer = match ask.what {
             What::Attach(device) => {
                 let mailbox = self.machine.account(ask.user).and(self.machine.mailbox(ask.user));
-                let place =
-                    mailbox.and_then(|mailbox| Some((mailbox.cursor(device)?, mailbox.last())));
+                let place = mailbox.and_then(|mailbox| {
+                    Some((mailbox.cursors().get(device)?.acknowledged, mailbox.last()))
+                });
                 Answered::Attached(place)
             }
             What::Page { after, limit, bytes_max } => self.page(ask.user, after, limit, bytes_max),

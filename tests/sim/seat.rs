@@ -260,8 +260,7 @@ impl Seat {
             commands: batch.commands.clone(),
             proposer: self.me as u64,
             number,
-            mailbox_messages: self.limits.mailbox_messages,
-            mailbox_bytes: self.limits.mailbox_bytes,
+            limits: Some(self.limits.to_stored()),
         };
         let record = Bytes::from(head.encode_to_vec());
         self.proposed =
@@ -358,7 +357,7 @@ impl Seat {
     }
 
     fn apply_batch(&mut self, batch: stored::Batch, record: &Bytes, stage: &mut Stage) {
-        self.machine.set_limits(batch.mailbox_messages, batch.mailbox_bytes);
+        self.machine.set_limits(MachineLimits::from_stored(batch.limits.unwrap_or_default()));
         let ours = self.proposed.take_if(|proposed| {
             proposed.record.as_ptr() == record.as_ptr()
                 && proposed.record.len() == record.len()

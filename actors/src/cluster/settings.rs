@@ -16,6 +16,17 @@ pub struct ClusterSettings {
     pub mailbox_messages: u64,
     /// `limits.mailbox_bytes`: bytes one mailbox may hold.
     pub mailbox_bytes: u64,
+    /// `limits.contact_share`: hundredths of a mailbox that one contact of its owner may fill.
+    pub contact_share: u32,
+    /// `limits.stranger_share`: hundredths that one stranger may fill.
+    pub stranger_share: u32,
+    /// `limits.strangers_share`: hundredths that all strangers together may fill.
+    pub strangers_share: u32,
+    /// `limits.stored_bytes_per_second`: of one sender in one shard, in the long run; 0: no limit.
+    pub stored_bytes_per_second: u64,
+    /// `limits.device_idle_max`: a device is set aside when something has waited for it this long, in
+    /// seconds.
+    pub device_idle_max_s: u32,
     /// `limits.sends_per_second`: of one user, in the long run; 0: no limit.
     pub sends_per_second: u32,
     /// `limits.message_ttl_max`: longest time to live of a message, in seconds.
@@ -35,6 +46,11 @@ impl Default for ClusterSettings {
         Self {
             mailbox_messages: proto::limits::MAILBOX_MESSAGES,
             mailbox_bytes: proto::limits::MAILBOX_BYTES,
+            contact_share: proto::limits::CONTACT_SHARE,
+            stranger_share: proto::limits::STRANGER_SHARE,
+            strangers_share: proto::limits::STRANGERS_SHARE,
+            stored_bytes_per_second: 1 << 20,
+            device_idle_max_s: proto::limits::DEVICE_IDLE_S_MAX,
             sends_per_second: 0,
             message_ttl_max_s: proto::limits::TTL_S_MAX,
             pin_digits: 6,
@@ -109,7 +125,7 @@ fn small(number: u64) -> u32 {
 
 const U32_MAX: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 8] = [
+static FIELDS: [Field; 13] = [
     Field {
         key: "limits.mailbox_messages",
         kind: Kind::Count,
@@ -123,6 +139,41 @@ static FIELDS: [Field; 8] = [
         range: (proto::limits::FRAME_BYTES_MAX as u64, 1 << 40),
         get: |settings| settings.mailbox_bytes,
         set: |settings, number| settings.mailbox_bytes = number,
+    },
+    Field {
+        key: "limits.contact_share",
+        kind: Kind::Count,
+        range: (1, 100),
+        get: |settings| settings.contact_share.into(),
+        set: |settings, number| settings.contact_share = small(number),
+    },
+    Field {
+        key: "limits.stranger_share",
+        kind: Kind::Count,
+        range: (1, 100),
+        get: |settings| settings.stranger_share.into(),
+        set: |settings, number| settings.stranger_share = small(number),
+    },
+    Field {
+        key: "limits.strangers_share",
+        kind: Kind::Count,
+        range: (1, 100),
+        get: |settings| settings.strangers_share.into(),
+        set: |settings, number| settings.strangers_share = small(number),
+    },
+    Field {
+        key: "limits.stored_bytes_per_second",
+        kind: Kind::Bytes,
+        range: (0, 1 << 40),
+        get: |settings| settings.stored_bytes_per_second,
+        set: |settings, number| settings.stored_bytes_per_second = number,
+    },
+    Field {
+        key: "limits.device_idle_max",
+        kind: Kind::Seconds,
+        range: (1, 365 * 24 * 3600),
+        get: |settings| settings.device_idle_max_s.into(),
+        set: |settings, number| settings.device_idle_max_s = small(number),
     },
     Field {
         key: "limits.sends_per_second",
@@ -309,6 +360,11 @@ mod tests {
         let empty = ClusterSettings {
             mailbox_messages: 0,
             mailbox_bytes: 0,
+            contact_share: 0,
+            stranger_share: 0,
+            strangers_share: 0,
+            stored_bytes_per_second: 9,
+            device_idle_max_s: 0,
             sends_per_second: 9,
             message_ttl_max_s: 0,
             pin_digits: 0,

@@ -109,6 +109,11 @@ impl Account {
         Ok(true)
     }
 
+    /// Whether somebody who writes to this user, `me`, is no contact.
+    pub fn is_stranger(&self, me: UserId, from: UserId) -> bool {
+        from != me && !self.contacts.contains(&from)
+    }
+
     /// Whether `other` is told that the user has read something.
     pub fn tells_of_reading(&self, other: UserId) -> bool {
         self.privacy.read_receipts.admits(other, &self.contacts)
@@ -163,6 +168,7 @@ impl AccountView {
             key: device.key.clone(),
             name: if own { device.name.clone() } else { String::new() },
             linked_at_ms: if own { device.linked_at_ms } else { 0 },
+            set_aside: own && device.set_aside_ms != 0,
         };
         self.devices.iter().map(shown).collect()
     }

@@ -5,7 +5,7 @@
 
 use super::chores::Chores;
 use super::command::{Command, Effect};
-use super::machine::Machine;
+use super::machine::{Machine, MachineLimits};
 use super::proposals::{Moment, Proposals, Who};
 use super::questions::Question;
 use super::reads::Overlay;
@@ -271,8 +271,8 @@ impl ShardActor {
 
     fn apply_batch(&mut self, committing: Committing, outbound: &mut Outbound) {
         let Committing { batch, ours, .. } = committing;
-        let stored::Batch { now_ms, commands, number, mailbox_messages, mailbox_bytes, .. } = batch;
-        self.machine.set_limits(mailbox_messages, mailbox_bytes);
+        let stored::Batch { now_ms, commands, number, limits, .. } = batch;
+        self.machine.set_limits(MachineLimits::from_stored(limits.unwrap_or_default()));
         if ours {
             self.proposed = None;
             self.not_stuck();

@@ -28,6 +28,11 @@ impl Machine {
             self.spill_account(user_id, &mut spill.rows);
         }
         for (to, from, device) in dirty.recent {
+            let user = self.users.get_mut(&to);
+            if user.is_some_and(|user| user.mailbox.trim_recent(from, device, self.now_ms)) {
+                // What is too young to be forgotten now is looked at again by the next checkpoint.
+                self.dirty.recent.insert((to, from, device));
+            }
             let recent = self.users.get(&to).and_then(|user| user.mailbox.recent(from, device));
             let ids = recent.map(RecentIds::to_row);
             spill.rows.push(Row::Recent { to, from, device, ids });

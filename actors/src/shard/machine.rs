@@ -11,25 +11,21 @@
 
 use super::account::Account;
 use super::command::{Command, Effect, Outcome};
-use super::mailbox::{Mailbox, Origin, bytes_of, origin_of};
-use super::streams::{Streams, Taken};
-use proto::stored::{self, envelope::Content, notice::What};
-use proto::wire::receipt::Kind as ReceiptKind;
+use super::mailbox::{Mailbox, Origin, origin_of};
+use super::streams::Streams;
+use super::usage::{Class, Room, Rooms, bytes_of, message_bytes};
+use proto::stored::{self, envelope::Content};
 use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How long receipts and copies are kept for a device that does not come, in ms: as long as messages
 /// at most are, 30 days.
-const NOTICE_TTL_MS: u64 = proto::limits::TTL_S_MAX as u64 * 1000;
+pub(super) const NOTICE_TTL_MS: u64 = proto::limits::TTL_S_MAX as u64 * 1000;
 
 /// Entries whose time ends sooner than this are watched while in memory, in ms. Checkpoints move the
 /// others to the tables long before, and an index finds them there.
 const SOON_MS: u64 = 3_600_000;
-
-/// Receipts that a mailbox holds at most, in multiples of its messages. Only who never acknowledges
-/// meets it.
-const RECEIPTS_FACTOR: u64 = 10;
 
 /// What the operator sets.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +34,66 @@ pub struct MachineLimits {
     pub mailbox_messages: u64,
     /// Bytes one mailbox may hold.
     pub mailbox_bytes: u64,
+    /// Hundredths of a mailbox that one contact of its owner may fill.
+    pub contact_share: u32,
+    /// Hundredths that one stranger may fill.
+    pub stranger_share: u32,
+    /// Hundredths that all strangers together may fill.
+    pub strangers_share: u32,
+}
+
+impl MachineLimits {
+    /// Without shares: anybody may fill a mailbox.
+    #[must_use]
+    pub fn unshared(self) -> Self {
+        Self { contact_share: 100, stranger_share: 100, strangers_share: 100, ..self }
+    }
+
+    /// As batches carry them.
+    pub fn to_stored(self) -> stored::MailboxLimits {
+        stored::MailboxLimits {
+            messages: self.mailbox_messages,
+            bytes: self.mailbox_bytes,
+            contact_share: self.contact_share,
+            stranger_share: self.stranger_share,
+            strangers_share: self.strangers_share,
+        }
+    }
+
+    /// As a batch carries them.
+    pub fn from_stored(limits: stored::MailboxLimits) -> Self {
+        Self {
+            mailbox_messages: limits.messages,
+            mailbox_bytes: limits.bytes,
+            contact_share: limits.contact_share,
+            stranger_share: limits.stranger_share,
+            strangers_share: limits.strangers_share,
+        }
+    }
+
+    fn rooms(&self, stranger: bool) -> Rooms {
+        let whole = Room { messages: self.mailbox_messages, bytes: self.mailbox_bytes };
+        if stranger {
+            let strangers = Some(whole.percent(self.strangers_share));
+            Rooms { whole, sender: whole.percent(self.stranger_share), strangers }
+        } else {
+            Rooms { whole, sender: whole.percent(self.contact_share), strangers: None }
+        }
+    }
 }
 
 impl Default for MachineLimits {
     fn default() -> Self {
-        use proto::limits::{MAILBOX_BYTES, MAILBOX_MESSAGES};
-        Self { mailbox_messages: MAILBOX_MESSAGES, mailbox_bytes: MAILBOX_BYTES }
+        use proto::limits::{
+            CONTACT_SHARE, MAILBOX_BYTES, MAILBOX_MESSAGES, STRANGER_SHARE, STRANGERS_SHARE,
+        };
+        Self {
+            mailbox_messages: MAILBOX_MESSAGES,
+            mailbox_bytes: MAILBOX_BYTES,
+            contact_share: CONTACT_SHARE,
+            stranger_share: STRANGER_SHARE,
+            strangers_share: STRANGERS_SHARE,
+        }
     }
 }
 
@@ -79,6 +129,8 @@ pub struct Machine {
     /// Entries in memory by the end of their time to live.
     pub(super) expiring: BTreeSet<(u64, UserId, Seq)>,
     pub(super) dirty: Dirty,
+    /// Mailboxes that were found full while a device far behind holds them.
+    pub(super) crowded: BTreeSet<UserId>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -95,13 +147,14 @@ impl Machine {
             streams: Streams::default(),
             expiring: BTreeSet::new(),
             dirty: Dirty::default(),
+            crowded: BTreeSet::new(),
             effects: Vec::new(),
         }
     }
 
     /// Takes over the limits of a proposer.
-    pub fn set_limits(&mut self, mailbox_messages: u64, mailbox_bytes: u64) {
-        self.limits = MachineLimits { mailbox_messages, mailbox_bytes };
+    pub fn set_limits(&mut self, limits: MachineLimits) {
+        self.limits = limits;
     }
 
     /// Takes over the clock of the tables.
@@ -135,13 +188,16 @@ impl Machine {
             Command::SetBlock(block) => self.set_block(&block),
             Command::SetPrivacy(privacy) => self.set_privacy(&privacy),
             Command::SetContact(contact) => self.set_contact(&contact),
-            Command::MarkRead(read) => self.mark_read(read),
+            Command::MarkRead(read) => self.mark_read(&read),
+            Command::SetAside(set) => self.set_aside(&set),
+            Command::Readmit(readmit) => self.readmit(&readmit),
             Command::Spill(stored::Spill {}) => {
                 let spill = self.spill();
                 self.effects.push(Effect::Checkpoint(spill));
                 Ok(Outcome::Done)
             }
         };
+        self.relieve_crowded();
         applied.unwrap_or_else(Outcome::Refused)
     }
 
@@ -192,19 +248,22 @@ impl Machine {
         if user.account.blocked.contains(&origin.from) {
             return Err(Code::Blocked);
         }
-        let held = user.mailbox.held();
-        let bytes = append.body.len();
-        let full = held.messages >= self.limits.mailbox_messages
-            || held.bytes + bytes as u64 > self.limits.mailbox_bytes;
         if let Some(code) = user.mailbox.holds_back(origin, now_ms) {
             return Err(code);
         }
-        if full {
+        let stranger = user.account.is_stranger(to, origin.from);
+        let bytes = message_bytes(append.body.len());
+        if !user.mailbox.usage().fits(origin.from, bytes, self.limits.rooms(stranger)) {
             user.mailbox.refuse(origin, now_ms);
             self.dirty.mailboxes.insert(to);
+            if !stranger {
+                self.crowded.insert(to);
+            }
             return Err(Code::MailboxFull);
         }
-        user.mailbox.remember(origin, now_ms);
+        if let Some(forgotten) = user.mailbox.remember(origin, now_ms) {
+            self.dirty.recent.insert((to, origin.from, forgotten));
+        }
         self.dirty.recent.insert((to, origin.from, origin.device));
         if append.copy {
             let copy = stored::SentCopy {
@@ -226,151 +285,65 @@ impl Machine {
         Ok(Outcome::Accepted { at_ms: now_ms })
     }
 
+    /// Why a send would be refused without a change of anything, as far as this replica knows. A leader
+    /// asks before it writes the send into the log.
+    pub fn would_refuse(&self, append: &stored::Append) -> Option<Code> {
+        let (to, from) = (UserId(append.to), UserId(append.from));
+        let Some(user) = self.users.get(&to).filter(|user| !user.account.closing) else {
+            return Some(Code::UnknownUser);
+        };
+        let stranger = user.account.is_stranger(to, from);
+        let bytes = message_bytes(append.body.len());
+        let mailbox = &user.mailbox;
+        let code = if user.account.blocked.contains(&from) {
+            Code::Blocked
+        } else if mailbox.usage().fits(from, bytes, self.limits.rooms(stranger))
+            || !stranger && !mailbox.cursors().laggards(mailbox.last()).is_empty()
+        {
+            return None;
+        } else {
+            Code::MailboxFull
+        };
+        let send_id = proto::SendId(append.send_id);
+        let origin = Origin { from, device: DeviceId(append.from_device), send_id };
+        (!mailbox.knows(origin)).then_some(code)
+    }
+
+    /// Whether a send comes from somebody whom the recipient does not know.
+    pub fn is_from_stranger(&self, append: &stored::Append) -> bool {
+        let (to, from) = (UserId(append.to), UserId(append.from));
+        self.account(to).is_none_or(|account| account.is_stranger(to, from))
+    }
+
     fn acknowledge(&mut self, ack: &stored::Ack) -> Result<Outcome, Code> {
         let user_id = UserId(ack.user);
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        if user.mailbox.acknowledge(DeviceId(ack.device), Seq(ack.seq)) {
+        if user.mailbox.acknowledge(DeviceId(ack.device), Seq(ack.seq), self.now_ms) {
             self.dirty.mailboxes.insert(user_id);
             let released = user.mailbox.release();
-            self.let_go(user_id, &released, ReceiptKind::Delivered);
+            self.let_go(user_id, &released);
         }
         Ok(Outcome::Done)
-    }
-
-    fn take_notices(&mut self, taken: stored::TakeNotices) -> Outcome {
-        let from = ShardId::from_number(taken.from_shard);
-        for notice in taken.notices {
-            match self.streams.take(from, notice.number) {
-                Taken::Now => {}
-                Taken::Before => continue,
-                Taken::TooEarly => return Outcome::Refused(Code::Unavailable),
-            }
-            let user = UserId(notice.user);
-            match notice.what {
-                Some(What::Envelope(stored::Envelope { content: Some(content), .. })) => {
-                    self.take_envelope(user, content);
-                }
-                Some(What::FreeAlias(alias)) => self.free_alias(user, &alias),
-                Some(What::Envelope(_)) | None => {}
-            }
-        }
-        Outcome::Done
-    }
-
-    /// Puts a notice into a mailbox here. One that holds too many gets no more copies and read
-    /// receipts, and at ten times that no receipts at all; a blocked user's reading is not told.
-    fn take_envelope(&mut self, to: UserId, content: Content) {
-        let Some(user) = self.users.get(&to).filter(|user| !user.account.closing) else { return };
-        let (notices, limit) = (user.mailbox.held().notices, self.limits.mailbox_messages);
-        let dropped = match &content {
-            Content::Receipt(receipt) if receipt.kind == ReceiptKind::Read as u32 => {
-                notices >= limit || user.account.blocked.contains(&UserId(receipt.user))
-            }
-            Content::Receipt(_) => notices >= limit.saturating_mul(RECEIPTS_FACTOR),
-            Content::SentCopy(_) | Content::ReadCopy(_) => notices >= limit,
-            Content::Message(_) => true,
-        };
-        if !dropped {
-            self.put(to, content, self.now_ms + NOTICE_TTL_MS);
-        }
-    }
-
-    /// Owes a mailbox an entry, wherever that mailbox is.
-    pub(super) fn tell(&mut self, to: UserId, content: Content) {
-        if to.shard() == self.shard {
-            self.take_envelope(to, content);
-        } else {
-            let envelope =
-                stored::Envelope { at_ms: self.now_ms, expires_ms: 0, content: Some(content) };
-            self.streams.owe(to.shard(), to, What::Envelope(envelope));
-        }
     }
 
     /// Appends to a mailbox of this shard.
     pub(super) fn put(&mut self, to: UserId, content: Content, expires_ms: u64) {
         let Some(user) = self.users.get_mut(&to) else { return };
+        let stranger = match &content {
+            Content::Message(message) => user.account.is_stranger(to, UserId(message.from)),
+            Content::Receipt(_)
+            | Content::SentCopy(_)
+            | Content::ReadCopy(_)
+            | Content::DeviceNotice(_) => false,
+        };
         let envelope =
             Arc::new(stored::Envelope { at_ms: self.now_ms, expires_ms, content: Some(content) });
-        let seq = user.mailbox.append(envelope.clone());
+        let seq = user.mailbox.append(envelope.clone(), stranger, self.now_ms);
         if expires_ms < self.now_ms + SOON_MS {
             self.expiring.insert((expires_ms, to, seq));
         }
         self.dirty.mailboxes.insert(to);
         self.effects.push(Effect::Push { user: to, seq, envelope });
-    }
-
-    /// Tells the senders what became of entries that left a mailbox, one receipt for each device.
-    pub(super) fn tell_origins(
-        &mut self,
-        recipient: UserId,
-        origins: impl IntoIterator<Item = Origin>,
-        kind: ReceiptKind,
-    ) {
-        let mut receipts: BTreeMap<(UserId, DeviceId), Vec<u64>> = BTreeMap::new();
-        for origin in origins {
-            if origin.from != recipient {
-                receipts.entry((origin.from, origin.device)).or_default().push(origin.send_id.0);
-            }
-        }
-        for ((from, device), send_ids) in receipts {
-            let receipt = stored::Receipt {
-                kind: kind as u32,
-                user: recipient.0,
-                device: device.0,
-                send_ids,
-            };
-            self.tell(from, Content::Receipt(receipt));
-        }
-    }
-
-    /// Entries that were let go of: receipts for those in memory, a request to read the others.
-    pub(super) fn let_go(
-        &mut self,
-        user: UserId,
-        released: &super::mailbox::Released,
-        kind: ReceiptKind,
-    ) {
-        for entry in &released.entries {
-            if !self.expiring.is_empty() {
-                self.expiring.remove(&(entry.envelope.expires_ms, user, entry.seq));
-            }
-        }
-        if let Some(up_to) = released.read_origins_to {
-            self.read_origins(user, up_to);
-        }
-        let origins = released.entries.iter().filter_map(|entry| origin_of(&entry.envelope));
-        self.tell_origins(user, origins.collect::<Vec<_>>(), kind);
-    }
-
-    pub(super) fn read_origins(&mut self, user: UserId, up_to: Seq) {
-        let first = self.users.get(&user).map_or(Seq(1), |user| user.mailbox.stored_first);
-        self.effects.push(Effect::ReadOrigins { user, first: first.max(Seq(1)), up_to });
-    }
-
-    fn mark_read(&mut self, read: stored::MarkRead) -> Result<Outcome, Code> {
-        let reader = UserId(read.user);
-        let user = self.users.get(&reader).ok_or(Code::UnknownUser)?;
-        let (tells, has_others) =
-            (user.account.tells_of_reading(UserId(read.from)), user.account.devices.len() > 1);
-        if tells {
-            let receipt = stored::Receipt {
-                kind: ReceiptKind::Read as u32,
-                user: reader.0,
-                device: read.from_device,
-                send_ids: read.send_ids.clone(),
-            };
-            self.tell(UserId(read.from), Content::Receipt(receipt));
-        }
-        if has_others {
-            let copy = stored::ReadCopy {
-                from: read.from,
-                from_device: read.from_device,
-                by_device: read.device,
-                send_ids: read.send_ids,
-            };
-            self.take_envelope(reader, Content::ReadCopy(copy));
-        }
-        Ok(Outcome::Done)
     }
 }
 
@@ -384,7 +357,7 @@ pub(super) fn named_origin(origin: &stored::Origin) -> Option<Origin> {
 }
 
 /// What a `Release` or `Expire` command says of a stored entry.
-pub(super) fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origin {
+pub fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origin {
     let origin = origin_of(envelope);
     stored::Origin {
         seq: seq.0,
@@ -392,5 +365,6 @@ pub(super) fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origi
         from_device: origin.map_or(0, |origin| origin.device.0),
         send_id: origin.map_or(0, |origin| origin.send_id.0),
         bytes: bytes_of(envelope) as u64,
+        class: Class::of(envelope).number(),
     }
 }

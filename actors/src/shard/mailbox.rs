@@ -12,25 +12,30 @@
 //! 3. `released` is what every device has acknowledged, and never goes back.
 //! 4. The same (device, send id) gets one place as long as it is remembered.
 
-use super::recent::RecentIds;
+use super::cursors::Cursors;
+use super::recent::{RecentIds, Sent};
+use super::usage::{Counted, Usage};
 use crate::retry_order::RetryOrder;
+use proto::limits::{DEVICES_MAX, TTL_S_MAX};
 use proto::stored::{self, envelope::Content};
 use proto::{Code, DeviceId, SendId, Seq, UserId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// A mailbox forgets the ids of a device that has been silent for this long, 7 days: no client
-/// retries longer than that.
-const RECENT_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// A mailbox forgets the ids of a device that has been silent for this long: as long as messages
+/// wait at most, so that what is read late can still be told. No client retries longer than that.
+const RECENT_KEPT_MS: u64 = TTL_S_MAX as u64 * 1000;
+
+/// Devices of one sender whose ids are remembered: twice as many as can be linked at once. One more,
+/// and the ids of the device that was silent longest are forgotten; whoever links and unlinks in a
+/// circle forgets only their own.
+const RECENT_DEVICES_MAX: usize = 2 * DEVICES_MAX;
 
 /// Senders that one mailbox holds back at once: so many write to a full one between two checkpoints.
 const HOLDS_MAX: usize = 1_000;
 
 /// Senders above which a mailbox looks for silent ones to forget.
 const RECENT_SENDERS: usize = 64;
-
-/// Bytes that an entry is counted with on top of its bodies: what its envelope costs.
-const ENTRY_BYTES: usize = 64;
 
 /// An entry in memory.
 #[derive(Clone, Debug)]
@@ -60,48 +65,13 @@ pub struct Mailbox {
     pub(super) released: Seq,
     last: Seq,
     tail: VecDeque<Entry>,
-    held: Held,
-    cursors: BTreeMap<DeviceId, Seq>,
+    usage: Usage,
+    cursors: Cursors,
     recent: BTreeMap<(UserId, DeviceId), RecentIds>,
     /// Sends that were refused for lack of room. Forgotten by each checkpoint.
     holds: RetryOrder<(UserId, DeviceId)>,
     /// Stored entries that expired and whose rows the next checkpoint deletes.
     expired: BTreeSet<Seq>,
-}
-
-/// What a mailbox holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Messages.
-    pub messages: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Receipts and copies.
-    pub notices: u64,
-}
-
-impl Held {
-    fn add(&mut self, envelope: &stored::Envelope) {
-        if origin_of(envelope).is_some() {
-            self.messages += 1;
-            self.bytes += bytes_of(envelope) as u64;
-        } else {
-            self.notices += 1;
-        }
-    }
-
-    fn take(&mut self, envelope: &stored::Envelope) {
-        self.take_row(origin_of(envelope).is_some(), bytes_of(envelope) as u64);
-    }
-
-    fn take_row(&mut self, message: bool, bytes: u64) {
-        if message {
-            self.messages = self.messages.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(bytes);
-        } else {
-            self.notices = self.notices.saturating_sub(1);
-        }
-    }
 }
 
 /// What an advance of `released` set free.
@@ -121,8 +91,8 @@ impl Default for Mailbox {
             released: Seq::default(),
             last: Seq::default(),
             tail: VecDeque::new(),
-            held: Held::default(),
-            cursors: BTreeMap::new(),
+            usage: Usage::default(),
+            cursors: Cursors::default(),
             recent: BTreeMap::new(),
             holds: RetryOrder::new(HOLDS_MAX),
             expired: BTreeSet::new(),
@@ -137,13 +107,23 @@ impl Mailbox {
     }
 
     /// What it holds.
-    pub fn held(&self) -> Held {
-        self.held
+    pub fn usage(&self) -> &Usage {
+        &self.usage
     }
 
-    /// What `device` has acknowledged.
-    pub fn cursor(&self, device: DeviceId) -> Option<Seq> {
-        self.cursors.get(&device).copied()
+    /// What each device has acknowledged.
+    pub fn cursors(&self) -> &Cursors {
+        &self.cursors
+    }
+
+    /// A sender has become a contact, or is none any longer.
+    pub fn set_stranger(&mut self, from: UserId, stranger: bool) {
+        self.usage.set_stranger(from, stranger);
+    }
+
+    /// What every device has.
+    pub fn released(&self) -> Seq {
+        self.released
     }
 
     /// Whether this send is known already, and is so for some more time.
@@ -153,9 +133,38 @@ impl Mailbox {
             .is_some_and(|recent| recent.recognize(origin.send_id.0, now_ms))
     }
 
-    /// Remembers a send that [`Self::recognize`] does not know.
-    pub fn remember(&mut self, origin: Origin, now_ms: u64) {
-        self.recent.entry((origin.from, origin.device)).or_default().add(origin.send_id.0, now_ms);
+    /// Whether this send is known already; makes nothing young again.
+    pub fn knows(&self, origin: Origin) -> bool {
+        let recent = self.recent.get(&(origin.from, origin.device));
+        recent.is_some_and(|recent| recent.sent(origin.send_id.0) == Sent::Yes)
+    }
+
+    /// Remembers a send that [`Self::recognize`] does not know. Returns a device of the same sender
+    /// that is forgotten for it.
+    pub fn remember(&mut self, origin: Origin, now_ms: u64) -> Option<DeviceId> {
+        let key = (origin.from, origin.device);
+        if let Some(recent) = self.recent.get_mut(&key) {
+            recent.add(origin.send_id.0, now_ms);
+            return None;
+        }
+        self.recent.entry(key).or_default().add(origin.send_id.0, now_ms);
+        let all = (origin.from, DeviceId(0))..=(origin.from, DeviceId(u32::MAX));
+        let devices = self.recent.range(all).filter(|(other, _)| **other != key);
+        if devices.clone().count() < RECENT_DEVICES_MAX {
+            return None;
+        }
+        let silent = devices.min_by_key(|(_, recent)| recent.used_ms).map(|(key, _)| *key)?;
+        self.recent.remove(&silent);
+        Some(silent.1)
+    }
+
+    /// The user has read sends of a device. Which of them are news, and whether each was surely sent:
+    /// what was never sent and what was read before is left out.
+    pub fn mark_read(&mut self, from: UserId, device: DeviceId, ids: &[u64]) -> Vec<(u64, Sent)> {
+        let Some(recent) = self.recent.get_mut(&(from, device)) else { return Vec::new() };
+        let sent = ids.iter().map(|id| (*id, recent.sent(*id)));
+        let sent: Vec<_> = sent.filter(|(_, sent)| *sent != Sent::No).collect();
+        sent.into_iter().filter(|(id, _)| recent.mark_read(*id)).collect()
     }
 
     /// Notes that a send was refused for lack of room.
@@ -170,40 +179,36 @@ impl Mailbox {
         self.holds.holds_back(&(origin.from, origin.device), origin.send_id.0, now_ms)
     }
 
-    /// Appends and returns the place.
-    pub fn append(&mut self, envelope: Arc<stored::Envelope>) -> Seq {
+    /// Appends and returns the place. `stranger`: the sender is no contact.
+    pub fn append(&mut self, envelope: Arc<stored::Envelope>, stranger: bool, now_ms: u64) -> Seq {
+        self.cursors.grows(self.last, now_ms);
         self.last = self.last.next();
-        self.held.add(&envelope);
+        self.usage.add(Counted::of(&envelope), stranger);
         self.tail.push_back(Entry { seq: self.last, envelope });
         self.last
     }
 
     /// Records that `device` has everything up to `seq`; false if that is no news.
-    pub fn acknowledge(&mut self, device: DeviceId, seq: Seq) -> bool {
-        let seq = seq.min(self.last);
-        match self.cursors.get_mut(&device) {
-            Some(cursor) if *cursor < seq => {
-                *cursor = seq;
-                true
-            }
-            _ => false,
-        }
+    pub fn acknowledge(&mut self, device: DeviceId, seq: Seq, now_ms: u64) -> bool {
+        self.cursors.acknowledge(device, seq.min(self.last), now_ms)
     }
 
-    /// Gives a device a cursor: at the end, or for the heir of lost devices at the beginning.
-    pub fn admit(&mut self, device: DeviceId, from_the_beginning: bool) {
-        let cursor = if from_the_beginning { self.released } else { self.last };
-        self.cursors.insert(device, cursor);
+    /// A device is given what comes from now on; the heir of lost devices, and the first after none,
+    /// also what none of them had yet to get.
+    pub fn admit(&mut self, device: DeviceId, is_heir: bool, now_ms: u64) {
+        let inherits = is_heir || self.cursors.is_empty();
+        let start = if inherits { self.released } else { self.last };
+        self.cursors.admit(device, start, now_ms);
     }
 
-    /// Forgets a device's cursor.
+    /// No longer waits for a device.
     pub fn remove(&mut self, device: DeviceId) {
-        self.cursors.remove(&device);
+        self.cursors.remove(device);
     }
 
     /// Lets go of everything that all devices have. Without devices nothing is released.
     pub fn release(&mut self) -> Released {
-        let everyone_has = self.cursors.values().min().copied().unwrap_or(self.released);
+        let everyone_has = self.cursors.everyone_has().unwrap_or(self.released);
         self.release_to(everyone_has)
     }
 
@@ -219,7 +224,7 @@ impl Mailbox {
             released.read_origins_to = Some(stored);
         }
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.seq <= up_to) {
-            self.held.take(&entry.envelope);
+            self.usage.take(Counted::of(&entry.envelope));
             released.entries.push(entry);
         }
         if self.tail.is_empty() {
@@ -230,12 +235,19 @@ impl Mailbox {
 
     /// Stored entries up to `up_to` were read and are let go; false for an entry that is gone
     /// already. Call [`Self::stored_gone`] after the last.
-    pub fn release_stored(&mut self, seq: Seq, message: bool, bytes: u64) -> bool {
+    pub fn release_stored(&mut self, seq: Seq, entry: Counted) -> bool {
         let held = seq >= self.stored_first && seq <= self.released && !self.expired.contains(&seq);
         if held {
-            self.held.take_row(message, bytes);
+            self.usage.take(entry);
         }
         held
+    }
+
+    /// What all devices have and whose senders were told needs no cursors any longer. Call it after
+    /// each release, once its senders were told.
+    pub fn senders_told(&mut self) {
+        let owed_from = self.origins_owed().map(|_| Seq(self.stored_first.0.saturating_sub(1)));
+        self.cursors.forget(owed_from.unwrap_or(self.released));
     }
 
     /// No row up to `up_to` is needed any longer. Returns the range whose rows can go.
@@ -260,16 +272,16 @@ impl Mailbox {
     pub fn expire(&mut self, seq: Seq) -> Option<Entry> {
         let place = self.tail.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         let entry = self.tail.remove(place)?;
-        self.held.take(&entry.envelope);
+        self.usage.take(Counted::of(&entry.envelope));
         Some(entry)
     }
 
     /// Counts a stored entry out whose time has ended; false if it is gone already.
-    pub fn expire_stored(&mut self, seq: Seq, message: bool, bytes: u64) -> bool {
+    pub fn expire_stored(&mut self, seq: Seq, entry: Counted) -> bool {
         let held = seq >= self.stored_first && seq > self.released && seq <= self.stored_to;
         let news = held && self.expired.insert(seq);
         if news {
-            self.held.take_row(message, bytes);
+            self.usage.take(entry);
         }
         news
     }
@@ -301,6 +313,11 @@ impl Mailbox {
         self.recent.get(&(from, device))
     }
 
+    /// Forgets of this device's ids what is too old or too much. Whether more will become too old.
+    pub fn trim_recent(&mut self, from: UserId, device: DeviceId, now_ms: u64) -> bool {
+        self.recent.get_mut(&(from, device)).is_some_and(|recent| recent.trim(now_ms))
+    }
+
     /// Forgets the devices that have been silent for long, and returns them.
     pub fn forget_silent(&mut self, now_ms: u64) -> Vec<(UserId, DeviceId)> {
         if self.recent.len() < RECENT_SENDERS {
@@ -322,19 +339,15 @@ impl Mailbox {
 
     /// The row of table `cursors`.
     pub fn to_row(&self) -> stored::Cursors {
-        let devices = self
-            .cursors
-            .iter()
-            .map(|(device, seq)| stored::DeviceCursor { device: device.0, acknowledged: seq.0 });
-        stored::Cursors {
+        let mut row = stored::Cursors {
             stored_first: self.stored_first.0,
             next: self.last.0 + 1,
-            held: self.held.messages,
-            held_bytes: self.held.bytes,
-            notices: self.held.notices,
-            devices: devices.collect(),
             released: self.released.0,
-        }
+            ..stored::Cursors::default()
+        };
+        self.usage.to_row(&mut row);
+        self.cursors.to_row(&mut row);
+        row
     }
 
     /// Puts back what table `cursors` holds. As of a checkpoint nothing is in memory.
@@ -343,22 +356,9 @@ impl Mailbox {
         self.last = Seq(row.next.saturating_sub(1));
         self.stored_to = self.last;
         self.released = Seq(row.released);
-        self.held = Held { messages: row.held, bytes: row.held_bytes, notices: row.notices };
-        self.cursors =
-            row.devices.iter().map(|d| (DeviceId(d.device), Seq(d.acknowledged))).collect();
+        self.usage = Usage::from_row(row);
+        self.cursors = Cursors::from_row(row);
     }
-}
-
-/// What an entry counts against the quota, in bytes.
-pub fn bytes_of(envelope: &stored::Envelope) -> usize {
-    let body = match &envelope.content {
-        Some(Content::Message(message)) => message.body.len(),
-        Some(Content::SentCopy(copy)) => copy.body.len(),
-        Some(Content::Receipt(receipt)) => receipt.send_ids.len() * 4,
-        Some(Content::ReadCopy(copy)) => copy.send_ids.len() * 4,
-        None => 0,
-    };
-    body + ENTRY_BYTES
 }
 
 /// Which send the entry came from, if anyone waits for news of it.
@@ -369,6 +369,12 @@ pub(super) fn origin_of(envelope: &stored::Envelope) -> Option<Origin> {
             device: DeviceId(message.from_device),
             send_id: SendId(message.send_id),
         }),
-        Some(Content::SentCopy(_) | Content::Receipt(_) | Content::ReadCopy(_)) | None => None,
+        Some(
+            Content::SentCopy(_)
+            | Content::Receipt(_)
+            | Content::ReadCopy(_)
+            | Content::DeviceNotice(_),
+        )
+        | None => None,
     }
 }

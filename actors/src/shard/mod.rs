@@ -16,6 +16,7 @@ mod actor;
 mod checkpoint;
 mod chores;
 mod command;
+mod cursors;
 mod digest;
 mod forward;
 mod leadership;
@@ -25,29 +26,36 @@ mod privacy;
 mod proposals;
 mod propose;
 mod questions;
+mod read_ids;
 mod reads;
+mod receipts;
 mod recent;
 mod registry;
 mod replica;
 mod rest;
 mod rounds;
+mod set_aside;
+#[cfg(test)]
+mod stories;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod translate;
+mod usage;
 
 pub use account::AccountView;
 pub use actor::{ShardActor, ShardArgs, TICK_MS};
 pub use command::{Command, Effect, Outcome, Spill};
 pub use digest::Digest;
-pub use machine::{Machine, MachineLimits};
-pub use mailbox::{Entry, Origin, bytes_of};
+pub use machine::{Machine, MachineLimits, origin_row};
+pub use mailbox::{Entry, Origin};
 pub use privacy::{Audience, Privacy};
 pub use proposals::{Batch, Failure, Moment, Proposals, Who};
 pub use reads::{Attached, Page};
 pub use replica::ShardReplica;
 pub(crate) use translate::account_from_wire;
 pub use translate::account_to_wire;
+pub use usage::{Usage, bytes_of};
 
 use crate::raft::{Committed, Done, ProposeError, Standing};
 use propose::Pacing;

@@ -143,8 +143,7 @@ impl ShardActor {
             commands: std::mem::take(&mut batch.commands),
             proposer: self.context.node.0,
             number,
-            mailbox_messages: limits.mailbox_messages,
-            mailbox_bytes: limits.mailbox_bytes,
+            limits: Some(limits.to_stored()),
         };
         let record = Bytes::from(head.encode_to_vec());
         let spills = ends_in_spill(&head);

@@ -3,7 +3,8 @@
 
 use super::account::AccountView;
 use super::machine::{Machine, origin_row};
-use super::mailbox::{Entry, bytes_of};
+use super::mailbox::Entry;
+use super::usage::bytes_of;
 use super::{Answer, Query};
 use proto::{Seq, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,10 @@ pub struct Attached {
     pub account: Arc<AccountView>,
     /// What the device has acknowledged.
     pub acknowledged: Seq,
+    /// The device is given what comes after this.
+    pub start: Seq,
+    /// The mailbox does not wait for the device: it must be readmitted.
+    pub set_aside: bool,
     /// The newest entry of the mailbox.
     pub last: Seq,
 }
@@ -36,6 +41,8 @@ pub struct Page {
     pub up_to: Seq,
     /// The newest entry of the mailbox when the page was read.
     pub last: Seq,
+    /// Every device that the mailbox waits for has everything up to here.
+    pub released: Seq,
     /// Whether the tables could not be read: ask again later.
     pub failed: bool,
 }
@@ -54,6 +61,13 @@ pub(super) struct Reader<'a> {
     pub(super) machine: &'a Machine,
     pub(super) overlay: &'a Overlay,
     pub(super) storage: &'a Storage,
+}
+
+/// Where a mailbox stands when a page is read.
+#[derive(Clone, Copy)]
+struct Ends {
+    last: Seq,
+    released: Seq,
 }
 
 /// A page that has to be begun in the tables.
@@ -75,8 +89,12 @@ impl Reader<'_> {
                 let account = self.machine.account(user);
                 let mailbox = self.machine.mailbox(user);
                 answer(Ok(account.zip(mailbox).and_then(|(account, mailbox)| {
+                    account.devices.get(&device)?;
+                    let cursor = mailbox.cursors().get(device);
                     Some(Attached {
-                        acknowledged: mailbox.cursor(device)?,
+                        acknowledged: cursor.map_or(mailbox.last(), |cursor| cursor.acknowledged),
+                        start: cursor.map_or(mailbox.last(), |cursor| cursor.start),
+                        set_aside: cursor.is_none(),
                         last: mailbox.last(),
                         account: account.view(user),
                     })
@@ -90,10 +108,12 @@ impl Reader<'_> {
 
     fn page(&self, user: UserId, after: Seq, limits: (usize, usize), answer: Answer<Page>) {
         let Some(mailbox) = self.machine.mailbox(user) else {
-            answer(Page { entries: Vec::new(), up_to: after, last: after, failed: false });
+            let entries = Vec::new();
+            let released = Seq::default();
+            answer(Page { entries, up_to: after, last: after, released, failed: false });
             return;
         };
-        let last = mailbox.last();
+        let ends = Ends { last: mailbox.last(), released: mailbox.released() };
         let overlay = self.overlay.entries.get(&user);
         let in_overlay = overlay.into_iter().flatten().filter(|entry| entry.seq > after);
         let in_overlay = in_overlay.filter(|entry| !mailbox.is_expired(entry.seq));
@@ -104,14 +124,14 @@ impl Reader<'_> {
             .map_or(mailbox.stored_to, |entry| Seq(entry.seq.0 - 1));
         let after_released = after.max(Seq(mailbox.stored_first.0.saturating_sub(1)));
         if after_released >= table_to {
-            answer(Page::of(in_memory, last, limits));
+            answer(Page::of(in_memory, ends, limits));
             return;
         }
         let expired = (after_released.0 + 1..=table_to.0).map(Seq);
         let expired = expired.take(CHUNK).filter(|seq| self.is_expired(user, *seq)).collect();
         let part = TablePart { user, after: after_released, up_to: table_to, expired };
         let storage = self.storage.clone();
-        tokio::task::spawn_blocking(move || answer(part.page(&storage, in_memory, last, limits)));
+        tokio::task::spawn_blocking(move || answer(part.page(&storage, in_memory, ends, limits)));
     }
 
     /// Whether an entry has expired that may still be a row.
@@ -170,14 +190,16 @@ impl TablePart {
         self,
         storage: &Storage,
         in_memory: Vec<Entry>,
-        last: Seq,
+        ends: Ends,
         limits: (usize, usize),
     ) -> Page {
+        let Ends { last, released } = ends;
         let rows = match storage.messages(self.user, self.after, self.up_to, limits.0, limits.1) {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::error!(user = %self.user, %error, "mailbox not read");
-                return Page { entries: Vec::new(), up_to: self.after, last, failed: true };
+                let entries = Vec::new();
+                return Page { entries, up_to: self.after, last, released, failed: true };
             }
         };
         let read_to = rows.last().map_or(self.up_to, |(seq, _)| *seq);
@@ -185,16 +207,17 @@ impl TablePart {
         let entries = rows.into_iter().filter(|(seq, _)| !self.expired.contains(seq));
         let entries = entries.map(|(seq, envelope)| Entry { seq, envelope: Arc::new(envelope) });
         if whole {
-            Page::of(entries.chain(in_memory).collect(), last, limits)
+            Page::of(entries.chain(in_memory).collect(), ends, limits)
         } else {
-            Page { entries: entries.collect(), up_to: read_to, last, failed: false }
+            Page { entries: entries.collect(), up_to: read_to, last, released, failed: false }
         }
     }
 }
 
 impl Page {
     /// The beginning of `entries`, which are all there are up to `last`, within the limits.
-    fn of(mut entries: Vec<Entry>, last: Seq, (limit, bytes_max): (usize, usize)) -> Self {
+    fn of(mut entries: Vec<Entry>, ends: Ends, (limit, bytes_max): (usize, usize)) -> Self {
+        let Ends { last, released } = ends;
         let mut bytes = 0;
         let fits = entries.iter().take(limit).take_while(|entry| {
             let first = bytes == 0;
@@ -205,6 +228,6 @@ impl Page {
         let whole = count == entries.len() && count < limit;
         entries.truncate(count);
         let up_to = if whole { last } else { entries.last().map_or(last, |entry| entry.seq) };
-        Self { entries, up_to, last, failed: false }
+        Self { entries, up_to, last, released, failed: false }
     }
 }

@@ -9,6 +9,7 @@
 //!    fit into [`RECENT_RUNS_MAX`] runs.
 //! 3. Runs are never empty and never overlap. They lie in the order in which they were used last.
 
+use super::read_ids::ReadIds;
 use proto::limits::{RECENT_IDS, RECENT_RUNS_MAX, RECENT_S};
 use proto::stored;
 use std::collections::VecDeque;
@@ -56,6 +57,21 @@ pub struct RecentIds {
     runs: VecDeque<Run>,
     /// When an id was last added or recognized, Unix time in ms.
     pub used_ms: u64,
+    /// The highest id of a run that was forgotten.
+    forgotten_to: u64,
+    /// Which of the ids the recipient has marked read.
+    read: ReadIds,
+}
+
+/// Whether a device sent something under an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It did.
+    Yes,
+    /// Perhaps: it sent later ones, and what it sent then is forgotten.
+    Perhaps,
+    /// It did not.
+    No,
 }
 
 impl RecentIds {
@@ -76,9 +92,35 @@ impl RecentIds {
             count: count(before) + 1 + count(after),
             at_ms: now_ms,
         });
+        self.trim(now_ms);
+    }
+
+    /// Forgets what is too old or too much. Whether more will become too old.
+    pub fn trim(&mut self, now_ms: u64) -> bool {
         while self.has_too_many(now_ms) {
-            self.runs.pop_front();
+            if let Some(run) = self.runs.pop_front() {
+                let last = run.first.saturating_add(run.count - 1);
+                self.forgotten_to = self.forgotten_to.max(last);
+            }
         }
+        self.runs.shrink_to(RECENT_IDS);
+        self.runs.len() > RECENT_IDS
+    }
+
+    /// Whether the device sent something under this id.
+    pub fn sent(&self, id: u64) -> Sent {
+        if self.runs.iter().any(|run| run.contains(id)) {
+            Sent::Yes
+        } else if id <= self.forgotten_to {
+            Sent::Perhaps
+        } else {
+            Sent::No
+        }
+    }
+
+    /// The recipient has read this; false if that was known.
+    pub fn mark_read(&mut self, id: u64) -> bool {
+        self.read.add(id)
     }
 
     fn take(&mut self, which: impl Fn(&Run) -> bool) -> Option<Run> {
@@ -100,14 +142,24 @@ impl RecentIds {
     /// The row of table `recent`.
     pub fn to_row(&self) -> stored::RecentIds {
         let run = |&Run { first, count, at_ms }: &Run| stored::IdRun { first, count, at_ms };
-        stored::RecentIds { runs: self.runs.iter().map(run).collect(), used_ms: self.used_ms }
+        stored::RecentIds {
+            runs: self.runs.iter().map(run).collect(),
+            used_ms: self.used_ms,
+            forgotten_to: self.forgotten_to,
+            read: self.read.to_row(),
+        }
     }
 
     /// Reads the row of table `recent`.
     pub fn from_row(row: &stored::RecentIds) -> Self {
         let run =
             |&stored::IdRun { first, count, at_ms }: &stored::IdRun| Run { first, count, at_ms };
-        Self { runs: row.runs.iter().map(run).collect(), used_ms: row.used_ms }
+        Self {
+            runs: row.runs.iter().map(run).collect(),
+            used_ms: row.used_ms,
+            forgotten_to: row.forgotten_to,
+            read: ReadIds::from_row(&row.read),
+        }
     }
 }
 
@@ -203,6 +255,16 @@ mod tests {
         assert_eq!(recent.runs.len(), RECENT_RUNS_MAX, "a minute has not passed");
         recent.add(1_000_002, 2 + KEPT_MS);
         assert_eq!(recent.runs.len(), RECENT_IDS);
+    }
+
+    #[test]
+    fn what_was_never_sent_is_told_from_what_is_forgotten() {
+        let mut recent = RecentIds::default();
+        (1..=200).for_each(|id| recent.add(id * 2, 1));
+        assert!(recent.trim(1), "a minute has not passed");
+        assert!(!recent.trim(2 + KEPT_MS));
+        let sent = [2, 100, 400, 401, 1_000].map(|id| recent.sent(id));
+        assert_eq!(sent, [Sent::Perhaps, Sent::Perhaps, Sent::Yes, Sent::No, Sent::No]);
     }
 
     #[test]

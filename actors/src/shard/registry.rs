@@ -4,9 +4,11 @@ use super::account::Account;
 use super::command::{Effect, Outcome};
 use super::machine::{Machine, User, named_origin};
 use super::privacy::Privacy;
+use super::usage::Counted;
 use proto::stored::{self, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Alias, Code, DeviceId, Seq, UserId};
+use std::collections::BTreeSet;
 use storage::Row;
 
 /// Requests for a PIN are counted over this time, in ms.
@@ -70,7 +72,12 @@ impl Machine {
         if let Some(device) = user.account.device_with_key(&admit.key) {
             return Ok(Outcome::Admitted(device));
         }
-        let device = stored::Device { key: admit.key, name: admit.name, linked_at_ms: now_ms };
+        let device = stored::Device {
+            key: admit.key,
+            name: admit.name,
+            linked_at_ms: now_ms,
+            set_aside_ms: 0,
+        };
         let lost: Vec<DeviceId> = if admit.registration {
             user.account.devices.keys().copied().collect()
         } else {
@@ -81,7 +88,7 @@ impl Machine {
             self.dirty.gone.push(Row::Device(user_id, *lost, None));
         }
         let id = user.account.admit(device)?;
-        user.mailbox.admit(id, admit.registration);
+        user.mailbox.admit(id, admit.registration, now_ms);
         for lost in lost {
             user.mailbox.remove(lost);
         }
@@ -104,7 +111,7 @@ impl Machine {
         let released = user.mailbox.release();
         self.dirty.gone.push(Row::Device(user_id, device, None));
         self.dirty.mailboxes.insert(user_id);
-        self.let_go(user_id, &released, ReceiptKind::Delivered);
+        self.let_go(user_id, &released);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }
@@ -128,7 +135,7 @@ impl Machine {
                 self.streams.owe(alias.shard(), user_id, what);
             }
         }
-        self.let_go(user_id, &released, ReceiptKind::Undeliverable);
+        self.let_go(user_id, &released);
         self.effects.push(Effect::AccountChanged { user: user_id, account: None });
         self.forget_if_closed(user_id);
         Ok(Outcome::Done)
@@ -162,6 +169,9 @@ impl Machine {
         let user_id = UserId(set.user);
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
         if user.account.set_contact(UserId(set.other), set.contact)? {
+            let other = UserId(set.other);
+            user.mailbox.set_stranger(other, user.account.is_stranger(user_id, other));
+            self.dirty.mailboxes.insert(user_id);
             self.account_changed(user_id);
         }
         Ok(Outcome::Done)
@@ -171,20 +181,22 @@ impl Machine {
     pub(super) fn release_stored(&mut self, release: &stored::Release) -> Result<Outcome, Code> {
         let user_id = UserId(release.user);
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        let kind =
-            if user.account.closing { ReceiptKind::Undeliverable } else { ReceiptKind::Delivered };
         let held = release.origins.iter().filter(|origin| origin.seq <= release.up_to);
-        let held: Vec<_> = held
-            .filter(|origin| {
-                user.mailbox.release_stored(Seq(origin.seq), origin.from != 0, origin.bytes)
-            })
-            .filter_map(named_origin)
+        let held: BTreeSet<u64> = held
+            .filter(|o| user.mailbox.release_stored(Seq(o.seq), Counted::named(o)))
+            .map(|origin| origin.seq)
             .collect();
+        let origins = release.origins.iter().filter(|origin| held.contains(&origin.seq));
+        let told: Vec<_> = origins
+            .filter_map(|o| named_origin(o).map(|origin| (origin, self.fate(user_id, Seq(o.seq)))))
+            .collect();
+        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
         if let Some((first, last)) = user.mailbox.stored_gone(Seq(release.up_to)) {
             self.dirty.gone.push(Row::MessagesGone { user: user_id, first, last });
         }
+        user.mailbox.senders_told();
         self.dirty.mailboxes.insert(user_id);
-        self.tell_origins(user_id, held, kind);
+        self.tell_origins(user_id, told);
         self.forget_if_closed(user_id);
         Ok(Outcome::Done)
     }
@@ -201,20 +213,22 @@ impl Machine {
             let entry = user.mailbox.expire(seq);
             self.dirty.mailboxes.insert(user_id);
             let origin = entry.and_then(|entry| super::mailbox::origin_of(&entry.envelope));
-            self.tell_origins(user_id, origin, ReceiptKind::Expired);
+            let origin = origin.map(|origin| (origin, ReceiptKind::Expired));
+            self.tell_origins(user_id, origin);
         }
         for entry in &expire.entries {
             let (user_id, Some(origin)) = (UserId(entry.user), &entry.origin) else { continue };
             let Some(user) = self.users.get_mut(&user_id) else { continue };
-            if user.mailbox.expire_stored(Seq(origin.seq), origin.from != 0, origin.bytes) {
+            if user.mailbox.expire_stored(Seq(origin.seq), Counted::named(origin)) {
                 self.dirty.mailboxes.insert(user_id);
-                self.tell_origins(user_id, named_origin(origin), ReceiptKind::Expired);
+                let origin = named_origin(origin).map(|origin| (origin, ReceiptKind::Expired));
+                self.tell_origins(user_id, origin);
             }
         }
         Outcome::Done
     }
 
-    fn account_changed(&mut self, user: UserId) {
+    pub(super) fn account_changed(&mut self, user: UserId) {
         self.dirty.accounts.insert(user);
         let account = self.account(user).map(|account| account.view(user));
         self.effects.push(Effect::AccountChanged { user, account });

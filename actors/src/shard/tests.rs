@@ -4,24 +4,24 @@
 
 use super::command::{Command, Effect, Outcome, Spill};
 use super::machine::{Machine, MachineLimits};
-use super::mailbox::Held;
 use super::privacy::{Audience, Privacy};
+use super::usage::Usage;
 use proto::stored::{self, command::Kind, envelope::Content, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Code, Seq, ShardId, UserId};
 use std::collections::BTreeMap;
 use storage::Row;
 
-const NOW: u64 = 1_000_000;
+pub(super) const NOW: u64 = 1_000_000;
 
 /// Users whose shard is the first, so that all of a story happens in one machine.
-fn people() -> [UserId; 3] {
+pub(super) fn people() -> [UserId; 3] {
     let mut here = (1..).map(UserId).filter(|user| user.shard() == ShardId(0));
     [here.next().unwrap(), here.next().unwrap(), here.next().unwrap()]
 }
 
 /// A machine with people in it, each with one device.
-fn machine(limits: MachineLimits) -> Machine {
+pub(super) fn machine(limits: MachineLimits) -> Machine {
     let mut machine = Machine::new(ShardId(0), limits);
     for user in people() {
         assert_eq!(admit(&mut machine, user, user.0, true), Outcome::Admitted(proto::DeviceId(1)));
@@ -30,13 +30,13 @@ fn machine(limits: MachineLimits) -> Machine {
     machine
 }
 
-fn admit(machine: &mut Machine, user: UserId, key: u64, registration: bool) -> Outcome {
+pub(super) fn admit(machine: &mut Machine, user: UserId, key: u64, registration: bool) -> Outcome {
     let key = key.to_be_bytes().to_vec().into();
     let admit = stored::AdmitDevice { user: user.0, key, registration, ..Default::default() };
     machine.apply(NOW, Kind::AdmitDevice(admit))
 }
 
-fn append(to: UserId, from: UserId, send_id: u64, body: &'static str) -> Command {
+pub(super) fn append(to: UserId, from: UserId, send_id: u64, body: &'static str) -> Command {
     Kind::Append(stored::Append {
         to: to.0,
         from: from.0,
@@ -48,12 +48,12 @@ fn append(to: UserId, from: UserId, send_id: u64, body: &'static str) -> Command
     })
 }
 
-fn ack(user: UserId, device: u32, seq: u64) -> Command {
+pub(super) fn ack(user: UserId, device: u32, seq: u64) -> Command {
     Kind::Ack(stored::Ack { user: user.0, device, seq })
 }
 
 /// The entries pushed since the last call: whose, where, and what they say.
-fn pushed(machine: &mut Machine) -> Vec<(UserId, u64, String)> {
+pub(super) fn pushed(machine: &mut Machine) -> Vec<(UserId, u64, String)> {
     let told = |effect| match effect {
         Effect::Push { user, seq, envelope } => Some((user, seq.0, say(&envelope))),
         Effect::ReadOrigins { .. } | Effect::AccountChanged { .. } | Effect::Checkpoint(_) => None,
@@ -70,11 +70,12 @@ fn say(envelope: &stored::Envelope) -> String {
         }
         Content::SentCopy(copy) => format!("sent {}", copy.send_id),
         Content::ReadCopy(copy) => format!("read {:?}", copy.send_ids),
+        Content::DeviceNotice(notice) => format!("device {}: {}", notice.device, notice.kind),
     }
 }
 
 /// Applies a checkpoint and plays storage: keeps the rows in a table.
-fn checkpoint(
+pub(super) fn checkpoint(
     machine: &mut Machine,
     table: &mut BTreeMap<(UserId, Seq), stored::Envelope>,
 ) -> Spill {
@@ -98,7 +99,10 @@ fn checkpoint(
 }
 
 /// Plays the shard actor: reads the origins that the machine asks for.
-fn read_origins(machine: &mut Machine, table: &BTreeMap<(UserId, Seq), stored::Envelope>) -> usize {
+pub(super) fn read_origins(
+    machine: &mut Machine,
+    table: &BTreeMap<(UserId, Seq), stored::Envelope>,
+) -> usize {
     let effects = machine.take_effects();
     let asked = effects.into_iter().filter_map(|effect| match effect {
         Effect::ReadOrigins { user, first, up_to } => Some((user, first, up_to)),
@@ -125,7 +129,7 @@ fn promise_3_a_retried_send_is_stored_once() {
     assert_eq!(pushed(&mut machine), [(bob, 1, "hello".to_owned())]);
     machine.apply(NOW, ack(bob, 1, 1));
     machine.apply(NOW, append(bob, ada, 7, "hello"));
-    assert_eq!(machine.mailbox(bob).unwrap().held().messages, 0, "also after it was delivered");
+    assert_eq!(machine.mailbox(bob).unwrap().usage().messages, 0, "also after it was delivered");
 }
 
 #[test]
@@ -140,7 +144,7 @@ fn promise_4_the_last_device_to_acknowledge_releases_and_tells() {
     assert_eq!(pushed(&mut machine), [], "one device still lacks it");
     machine.apply(NOW, ack(bob, 2, 1));
     assert_eq!(pushed(&mut machine), [(ada, 1, "Delivered [7]".to_owned())]);
-    assert_eq!(machine.mailbox(bob).unwrap().held(), Held::default());
+    assert_eq!(machine.mailbox(bob).unwrap().usage(), &Usage::default());
 }
 
 #[test]
@@ -156,7 +160,7 @@ fn promise_4_what_went_to_the_tables_is_told_and_let_go_as_well() {
     machine.apply(NOW, ack(bob, 1, 3));
     assert_eq!(read_origins(&mut machine, &table), 1);
     assert_eq!(pushed(&mut machine), [(ada, 2, "Delivered [1, 2]".to_owned())]);
-    assert_eq!(machine.mailbox(bob).unwrap().held(), Held::default());
+    assert_eq!(machine.mailbox(bob).unwrap().usage(), &Usage::default());
     checkpoint(&mut machine, &mut table);
     assert!(!table.keys().any(|(user, _)| *user == bob), "no row of it is left");
 }
@@ -165,7 +169,7 @@ fn promise_4_what_went_to_the_tables_is_told_and_let_go_as_well() {
 fn promise_5_a_full_mailbox_refuses_and_stores_nothing() {
     let [ada, bob, _] = people();
     let limits = MachineLimits { mailbox_messages: 2, ..MachineLimits::default() };
-    let mut machine = machine(limits);
+    let mut machine = machine(limits.unshared());
     machine.apply(NOW, append(bob, ada, 1, "one"));
     machine.apply(NOW, append(bob, ada, 2, "two"));
     let refused = Outcome::Refused(Code::MailboxFull);
@@ -183,7 +187,7 @@ fn promise_5_a_full_mailbox_refuses_and_stores_nothing() {
 fn promise_3_what_was_sent_after_a_refused_message_does_not_overtake_it() {
     let [ada, bob, eve] = people();
     let limits = MachineLimits { mailbox_messages: 1, ..MachineLimits::default() };
-    let mut machine = machine(limits);
+    let mut machine = machine(limits.unshared());
     let (full, accepted) = (Outcome::Refused(Code::MailboxFull), Outcome::Accepted { at_ms: NOW });
     assert_eq!(machine.apply(NOW, append(bob, ada, 1, "one")), accepted);
     assert_eq!(machine.apply(NOW, append(bob, ada, 2, "two")), full);
@@ -223,7 +227,7 @@ fn the_sender_is_told_when_the_time_to_live_ends() {
     told.sort();
     let expired = |seq, id| (ada, seq, format!("Expired [{id}]"));
     assert_eq!(told, [expired(1, 2), expired(2, 1)], "each once");
-    assert_eq!(machine.mailbox(bob).unwrap().held(), Held::default());
+    assert_eq!(machine.mailbox(bob).unwrap().usage(), &Usage::default());
 }
 
 #[test]
@@ -280,8 +284,10 @@ fn a_new_registration_takes_the_mailbox_over_and_unlinks_the_others() {
     machine.apply(NOW, append(bob, ada, 1, "hello"));
     assert_eq!(admit(&mut machine, bob, 55, true), Outcome::Admitted(proto::DeviceId(2)));
     let mailbox = machine.mailbox(bob).unwrap();
-    assert_eq!(mailbox.cursor(proto::DeviceId(2)), Some(Seq(0)), "the message waits for the heir");
-    assert_eq!(mailbox.cursor(proto::DeviceId(1)), None);
+    let acknowledged =
+        |device| mailbox.cursors().get(proto::DeviceId(device)).map(|cursor| cursor.acknowledged);
+    assert_eq!(acknowledged(2), Some(Seq(0)), "the message waits for the heir");
+    assert_eq!(acknowledged(1), None);
     assert_eq!(machine.account(bob).unwrap().devices.len(), 1);
 }
 
@@ -308,14 +314,20 @@ fn a_deleted_account_tells_its_senders_and_leaves_nothing() {
 fn reading_tells_the_sender_unless_the_reader_minds() {
     let [ada, bob, _] = people();
     let mut machine = machine(MachineLimits::default());
-    let read = Kind::MarkRead(stored::MarkRead {
-        user: bob.0,
-        device: 1,
-        from: ada.0,
-        from_device: 1,
-        send_ids: vec![4, 5],
-    });
-    machine.apply(NOW, read.clone());
+    let read = |send_ids: &[u64]| {
+        Kind::MarkRead(stored::MarkRead {
+            user: bob.0,
+            device: 1,
+            from: ada.0,
+            from_device: 1,
+            send_ids: send_ids.to_vec(),
+        })
+    };
+    for id in 4..=9 {
+        machine.apply(NOW, append(bob, ada, id, "hello"));
+    }
+    pushed(&mut machine);
+    machine.apply(NOW, read(&[4, 5]));
     assert_eq!(pushed(&mut machine), [(ada, 1, "Read [4, 5]".to_owned())]);
     let contact = stored::SetContact { user: bob.0, other: ada.0, contact: true };
     let shown_to = |read_receipts| {
@@ -324,13 +336,13 @@ fn reading_tells_the_sender_unless_the_reader_minds() {
         Kind::SetPrivacy(stored::SetPrivacy { user: bob.0, privacy })
     };
     machine.apply(NOW, shown_to(Audience::Contacts));
-    machine.apply(NOW, read.clone());
+    machine.apply(NOW, read(&[6]));
     assert_eq!(pushed(&mut machine), [], "she is no contact of his");
     machine.apply(NOW, Kind::SetContact(contact));
-    machine.apply(NOW, read.clone());
-    assert_eq!(pushed(&mut machine), [(ada, 2, "Read [4, 5]".to_owned())]);
+    machine.apply(NOW, read(&[7]));
+    assert_eq!(pushed(&mut machine), [(ada, 2, "Read [7]".to_owned())]);
     machine.apply(NOW, shown_to(Audience::Nobody));
-    machine.apply(NOW, read);
+    machine.apply(NOW, read(&[8]));
     assert_eq!(pushed(&mut machine), []);
 }
 
@@ -371,7 +383,7 @@ fn a_checkpoint_brings_everything_back() {
     spill.rows.into_iter().for_each(|row| back.load(row));
     assert_eq!(back.apply(NOW, append(bob, eve, 9, "x")), Outcome::Refused(Code::Blocked));
     assert_eq!(back.apply(NOW, append(bob, ada, 1, "hello")), Outcome::Accepted { at_ms: NOW });
-    assert_eq!(back.mailbox(bob).unwrap().held().messages, 1, "the retry was recognized");
+    assert_eq!(back.mailbox(bob).unwrap().usage().messages, 1, "the retry was recognized");
     assert_eq!(back.streams().offer(ShardId(1), 0).len(), 1, "the receipt is still owed");
     back.apply(NOW, ack(bob, 1, 2));
     read_origins(&mut back, &table);
@@ -405,7 +417,7 @@ fn notices_are_taken_in_their_order_or_refused() {
 fn promise_5_new_messages_come_ten_seconds_after_a_refusal_however_often_they_are_tried() {
     let [ada, bob, _] = people();
     let limits = MachineLimits { mailbox_messages: 2, ..MachineLimits::default() };
-    let mut machine = machine(limits);
+    let mut machine = machine(limits.unshared());
     for id in 1..=2 {
         machine.apply(NOW, append(bob, ada, id, "fits"));
     }

@@ -73,8 +73,13 @@ pub(super) fn answer_from_wire(query: Query, answer: cluster::Answer) -> Result<
             let Some(account) = account else {
                 return Err(Query::Attach { user, device, answer });
             };
-            let (acknowledged, last) = (Seq(attached.acknowledged), Seq(attached.last));
-            answer(Ok(Some(Attached { account, acknowledged, last })));
+            answer(Ok(Some(Attached {
+                account,
+                acknowledged: Seq(attached.acknowledged),
+                start: Seq(attached.start),
+                set_aside: attached.set_aside,
+                last: Seq(attached.last),
+            })));
         }
         (Query::Page { answer, .. }, Some(Kind::Page(page))) => {
             let entry = |entry: cluster::Entry| {
@@ -85,6 +90,7 @@ pub(super) fn answer_from_wire(query: Query, answer: cluster::Answer) -> Result<
                 entries: page.entries.into_iter().filter_map(entry).collect(),
                 up_to: Seq(page.up_to),
                 last: Seq(page.last),
+                released: Seq(page.released),
                 failed: page.failed,
             });
         }
@@ -100,7 +106,8 @@ pub(super) fn refuse(query: Query, code: Code) {
         Query::Owner { answer, .. } => answer(Err(code)),
         Query::Attach { answer, .. } => answer(Err(code)),
         Query::Page { after, answer, .. } => {
-            answer(Page { entries: Vec::new(), up_to: after, last: after, failed: true });
+            let (entries, released) = (Vec::new(), Seq::default());
+            answer(Page { entries, up_to: after, last: after, released, failed: true });
         }
     }
 }
@@ -166,6 +173,8 @@ fn question_from_wire(
                     Some(attached) => Kind::Attached(answer::Attached {
                         account: Some(account_to_wire(&attached.account)),
                         acknowledged: attached.acknowledged.0,
+                        start: attached.start.0,
+                        set_aside: attached.set_aside,
                         last: attached.last.0,
                     }),
                     None => Kind::Nothing(true),
@@ -186,6 +195,7 @@ fn question_from_wire(
                     entries: page.entries.into_iter().map(entry).collect(),
                     up_to: page.up_to.0,
                     last: page.last.0,
+                    released: page.released.0,
                     failed: page.failed,
                 })));
             }),

@@ -210,6 +210,12 @@ impl UserActor {
             timer::push_after(&self.inbox, RETRY, UserItem::RetryDue(connection));
             return;
         }
+        if self.sessions[place].window.misses(page.released) {
+            // It lacks what was released: only a new login tells it so.
+            let session = self.sessions.remove(place);
+            session.connection.end(Ending::Told(Code::SetAside));
+            return;
+        }
         let mut whole = true;
         for entry in &page.entries {
             if self.deliver(place, entry.seq, &entry.envelope, true) == Offer::Later {

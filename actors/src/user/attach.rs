@@ -5,25 +5,42 @@ use super::window::Window;
 use super::{Attach, Login, UserItem};
 use crate::connection::{ConnectionId, Ending, Standing};
 use crate::context::Ticket;
-use crate::shard::{AccountView, Attached, Query};
+use crate::shard::{AccountView, Attached, Command, Outcome, Query, Shards};
 use proto::wire::{self, ClientFrame, server_frame::Kind};
-use proto::{Code, DeviceId, Seq};
+use proto::{Code, DeviceId, UserId, stored};
 use std::sync::Arc;
-use supervision::{Flow, timer};
+use supervision::{Flow, Inbox, timer};
 use tracing::warn;
 
 impl UserActor {
     pub(super) fn attach(&mut self, attach: Box<Attach>) {
         let (device, connection) = (attach.device, attach.connection.id());
-        let (inbox, user) = (self.inbox.clone(), self.user);
-        let answer = Box::new(move |attached: Result<Option<Attached>, Code>| {
-            let attached = attached.map(|attached| attached.map(Box::new));
-            inbox.force(UserItem::Attached(connection, attached));
-        });
         self.attaching.retain(|other| other.attach.connection.id() != connection);
         self.attaching.push(Attaching { attach, frames: Vec::new(), missed: false });
-        let query = Query::Attach { user, device, answer };
-        self.context.shards.query(user.shard(), query);
+        ask_where(&self.context.shards, self.inbox.clone(), (self.user, device), connection);
+    }
+
+    /// A device that was set aside is back: the mailbox waits for it again, from its end on.
+    fn readmit(&mut self, attaching: Attaching) {
+        let (device, connection) = (attaching.attach.device, attaching.attach.connection.id());
+        self.attaching.push(attaching);
+        let (shards, inbox) = (self.context.shards.clone(), self.inbox.clone());
+        let who = (self.user, device);
+        let reply = Box::new(move |outcome| match outcome {
+            Outcome::Done => ask_where(&shards, inbox, who, connection),
+            Outcome::Refused(Code::Unlinked) => {
+                inbox.force(UserItem::Attached(connection, Ok(None)));
+            }
+            Outcome::Refused(_)
+            | Outcome::Elsewhere
+            | Outcome::Accepted { .. }
+            | Outcome::Proven(_)
+            | Outcome::Admitted(_) => {
+                inbox.force(UserItem::Attached(connection, Err(Code::Unavailable)));
+            }
+        });
+        let readmit = stored::Readmit { user: self.user.0, device: device.0 };
+        self.context.shards.propose(self.user.shard(), Command::Readmit(readmit), reply);
     }
 
     pub(super) fn attached(
@@ -35,6 +52,10 @@ impl UserActor {
         let Some(place) = self.attaching.iter().position(waiting) else { return };
         let Attaching { attach, frames, missed } = self.attaching.remove(place);
         let attached = match attached {
+            Ok(Some(attached)) if attached.set_aside => {
+                self.readmit(Attaching { attach, frames, missed });
+                return;
+            }
             Ok(Some(attached)) => attached,
             Ok(None) => {
                 attach.connection.end(Ending::Told(Code::Unlinked));
@@ -47,12 +68,12 @@ impl UserActor {
         };
         let welcome = match &attach.login {
             None => None,
-            Some(login) => match self.open_session(&attach, login, attached.acknowledged) {
+            Some(login) => match self.open_session(&attach, login, &attached) {
                 Some(answer) => Some((login.id, answer)),
                 None => return,
             },
         };
-        let Attached { account, acknowledged, last } = *attached;
+        let Attached { account, acknowledged, last, .. } = *attached;
         self.account = Some(account);
         self.sessions.retain(|other| {
             let replaced = other.device == attach.device;
@@ -90,7 +111,7 @@ impl UserActor {
 
     /// Records the session with a new ticket; the answer to the login, or `None` if its ticket is
     /// void and that was said.
-    fn open_session(&self, attach: &Attach, login: &Login, acknowledged: Seq) -> Option<Kind> {
+    fn open_session(&self, attach: &Attach, login: &Login, attached: &Attached) -> Option<Kind> {
         let before = self.context.sessions.get(self.user, attach.device);
         let before = before.ok().flatten().unwrap_or_default();
         if login.ticket.is_some_and(|number| number != before.ticket) {
@@ -104,11 +125,12 @@ impl UserActor {
         let ticket = Ticket { user: self.user, device: attach.device, number };
         let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
         let (user, device, ticket) = (self.user.0, attach.device.0, ticket.into());
-        let acknowledged = acknowledged.0;
+        let acknowledged = attached.acknowledged.0;
         Some(if login.registered {
             Kind::Registered(wire::Registered { user, device, ticket, acknowledged })
         } else {
-            Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device })
+            let resync = attach.acknowledged < attached.start;
+            Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device, resync })
         })
     }
 
@@ -237,4 +259,18 @@ impl UserActor {
         context.presence.changed(account, online, now_ms);
         context.delivery().presence(self.user, online, now_ms);
     }
+}
+
+/// Asks the shard where a device stands.
+fn ask_where(
+    shards: &Shards,
+    inbox: Arc<Inbox<UserItem>>,
+    (user, device): (UserId, DeviceId),
+    connection: ConnectionId,
+) {
+    let answer = Box::new(move |attached: Result<Option<Attached>, Code>| {
+        let attached = attached.map(|attached| attached.map(Box::new));
+        inbox.force(UserItem::Attached(connection, attached));
+    });
+    shards.query(user.shard(), Query::Attach { user, device, answer });
 }

@@ -133,6 +133,11 @@ impl Window {
         self.take(seq, weight)
     }
 
+    /// Whether the mailbox has let go of entries that this device was never sent: it was set aside.
+    pub fn misses(&self, released: Seq) -> bool {
+        released > self.sent
+    }
+
     /// An entry of a page that was asked for by [`Self::wants_page`].
     pub fn offer_from_page(&mut self, seq: Seq, weight: Weight) -> Offer {
         if seq <= self.sent {

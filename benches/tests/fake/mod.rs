@@ -266,7 +266,7 @@ impl Session {
 
     fn log_in(&mut self, id: u64, state: &mut State, user: u64) {
         let ticket = self.enter(state, user);
-        let logged_in = wire::LoggedIn { ticket, acknowledged: 0, user, device: 1 };
+        let logged_in = wire::LoggedIn { ticket, acknowledged: 0, user, device: 1, resync: false };
         self.say(id, Say::LoggedIn(logged_in));
         let mailbox = &state.users[&user];
         for entry in &mailbox.entries {

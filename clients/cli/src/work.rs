@@ -163,8 +163,18 @@ impl Chat {
                     tick,
                 })
             }
+            Event::DeviceNotice(notice) => Some(Happening::Notice(vec![device_notice(notice)])),
             Event::CaughtUp | Event::Unsupported(_) => None,
         }
+    }
+}
+
+fn device_notice(notice: &natter_sdk::DeviceNotice) -> String {
+    let device = notice.device;
+    if notice.set_aside {
+        format!("your device {device} was away for too long; messages no longer wait for it")
+    } else {
+        format!("your device {device} is back; it lacks what came while it was away")
     }
 }
 

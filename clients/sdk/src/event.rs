@@ -112,6 +112,17 @@ pub struct SentCopy {
     pub ack: Ack,
 }
 
+/// The mailbox no longer waits for another device of this user, or waits for it again.
+#[derive(Clone, Debug)]
+pub struct DeviceNotice {
+    /// Which device.
+    pub device: DeviceId,
+    /// It was set aside: away for too long, or far behind. Else it is back and lacks the history.
+    pub set_aside: bool,
+    /// Acknowledges the entry.
+    pub ack: Ack,
+}
+
 /// Another device of this user has read messages.
 #[derive(Clone, Debug)]
 pub struct ReadCopy {
@@ -201,6 +212,8 @@ pub enum Event {
     SentCopy(SentCopy),
     /// Another device of this user has read something.
     ReadCopy(ReadCopy),
+    /// The mailbox no longer waits for another device of this user, or waits for it again.
+    DeviceNotice(DeviceNotice),
     /// An entry of a kind this version does not know; acknowledge and forget it.
     Unsupported(Ack),
     /// Typing, or what clients agreed on. Dropped when events wait.
@@ -231,6 +244,7 @@ impl Event {
             Self::Receipt(receipt) => Some(&receipt.ack),
             Self::SentCopy(copy) => Some(&copy.ack),
             Self::ReadCopy(copy) => Some(&copy.ack),
+            Self::DeviceNotice(notice) => Some(&notice.ack),
             Self::Unsupported(ack) => Some(ack),
             Self::Connected
             | Self::Disconnected { .. }
@@ -279,6 +293,16 @@ impl Event {
                 send_ids: ids(copy.send_ids),
                 ack,
             }),
+            Some(Content::DeviceNotice(notice)) => match notice.kind() {
+                wire::device_notice::Kind::Unspecified => Self::Unsupported(ack),
+                kind @ (wire::device_notice::Kind::SetAside | wire::device_notice::Kind::Back) => {
+                    Self::DeviceNotice(DeviceNotice {
+                        device: DeviceId(notice.device),
+                        set_aside: kind == wire::device_notice::Kind::SetAside,
+                        ack,
+                    })
+                }
+            },
             None => Self::Unsupported(ack),
         }
     }

@@ -31,6 +31,9 @@ pub struct Device {
     pub name: String,
     /// When it was linked, Unix time in ms; 0 if not told.
     pub linked_at_ms: u64,
+    /// The mailbox does not wait for it: it was away for too long, or far behind. Only told of one's
+    /// own devices.
+    pub set_aside: bool,
 }
 
 /// A user and their devices.
@@ -344,5 +347,6 @@ fn device(device: wire::Device) -> Device {
         key: device.key,
         name: device.name,
         linked_at_ms: device.linked_at_ms,
+        set_aside: device.set_aside,
     }
 }

@@ -21,6 +21,9 @@ pub fn explain(code: Code) -> &'static str {
         Code::AlreadyLoggedIn => "this connection is logged in already",
         Code::Replaced => "this device is logged in elsewhere",
         Code::Unlinked => "this device was unlinked, or its account was deleted",
+        Code::SetAside => {
+            "this device was away for too long; fetch what is missing from another of your devices"
+        }
         Code::BadRequest => "the node does not take that: something is missing or out of range",
         Code::UnknownUser => "there is no such person here",
         Code::UnknownDevice => "there is no device with that number",

@@ -210,6 +210,18 @@ section! {
         mailbox_messages: u64 = proto::limits::MAILBOX_MESSAGES;
         /// Their bytes, at least 256KiB.
         mailbox_bytes: ByteSize = ByteSize(proto::limits::MAILBOX_BYTES);
+        /// Hundredths of a mailbox that one contact of its owner may fill, 1 to 100.
+        contact_share: u32 = proto::limits::CONTACT_SHARE;
+        /// Hundredths of it that one stranger (no contact of its owner) may fill, 1 to 100.
+        stranger_share: u32 = proto::limits::STRANGER_SHARE;
+        /// Hundredths of it that all strangers together may fill, 1 to 100.
+        strangers_share: u32 = proto::limits::STRANGERS_SHARE;
+        /// Bytes that one user may store in one shard (a sixteenth of all recipients) in a second, in
+        /// the long run; 32 times that at once. Beyond it sends are refused with `TooFast`. 0B for no limit.
+        stored_bytes_per_second: ByteSize = ByteSize(1 << 20);
+        /// A device for which something has waited this long is set aside if another device of the
+        /// person has it: the mailbox waits for it no longer. 1s to 365days.
+        device_idle_max: Duration = Duration::from_secs(proto::limits::DEVICE_IDLE_S_MAX.into());
         /// Messages that one user may send in a second; 0 for no limit.
         sends_per_second: u32 = 0;
         /// How long a message is kept at most for a device that does not come, 1m to 30days.
@@ -251,6 +263,11 @@ impl NodeConfig {
         ClusterSettings {
             mailbox_messages: self.limits.mailbox_messages,
             mailbox_bytes: self.limits.mailbox_bytes.0,
+            contact_share: self.limits.contact_share,
+            stranger_share: self.limits.stranger_share,
+            strangers_share: self.limits.strangers_share,
+            stored_bytes_per_second: self.limits.stored_bytes_per_second.0,
+            device_idle_max_s: seconds(self.limits.device_idle_max),
             sends_per_second: self.limits.sends_per_second,
             message_ttl_max_s: seconds(self.limits.message_ttl_max),
             pin_digits: self.registration.pin_digits,

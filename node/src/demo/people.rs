@@ -234,6 +234,7 @@ impl Person {
             Event::CaughtUp
             | Event::SentCopy(_)
             | Event::ReadCopy(_)
+            | Event::DeviceNotice(_)
             | Event::Unsupported(_)
             | Event::Signal(_)
             | Event::Presence(_)

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 use proto::wire::{
-    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device, Done,
-    Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
-    Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused, RegisterProve,
-    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact, SetPresence,
-    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
-    deliver::Content, lookup::Who, send::To, server_frame::Kind as Say,
+    Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
+    DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
+    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
+    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact,
+    SetPresence, SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome,
+    client_frame::Kind as Ask, deliver::Content, lookup::Who, send::To, server_frame::Kind as Say,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -20,8 +20,15 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn device() -> impl Strategy<Value = Device> {
-    (any::<u32>(), bytes(), text(), any::<u64>())
-        .prop_map(|(device, key, name, linked_at_ms)| Device { device, key, name, linked_at_ms })
+    (any::<u32>(), bytes(), text(), any::<u64>(), any::<bool>()).prop_map(
+        |(device, key, name, linked_at_ms, set_aside)| Device {
+            device,
+            key,
+            name,
+            linked_at_ms,
+            set_aside,
+        },
+    )
 }
 
 fn privacy() -> impl Strategy<Value = Privacy> {
@@ -136,6 +143,8 @@ fn content() -> impl Strategy<Value = Content> {
         (any::<u64>(), any::<u32>(), ids()).prop_map(|(from, from_device, send_ids)| {
             Content::ReadCopy(ReadCopy { from, from_device, send_ids })
         }),
+        any::<(i32, u32)>()
+            .prop_map(|(kind, device)| Content::DeviceNotice(DeviceNotice { kind, device })),
     ]
 }
 
@@ -160,12 +169,13 @@ fn say_opening() -> impl Strategy<Value = Say> {
                 Say::Registered(Registered { user, device, ticket, acknowledged })
             }
         ),
-        (bytes(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
-            |(ticket, acknowledged, user, device)| Say::LoggedIn(LoggedIn {
+        (bytes(), any::<u64>(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
+            |(ticket, acknowledged, user, device, resync)| Say::LoggedIn(LoggedIn {
                 ticket,
                 acknowledged,
                 user,
-                device
+                device,
+                resync
             })
         ),
         any::<(u64, u32)>().prop_map(|(user, device)| Say::Linked(Linked { user, device })),

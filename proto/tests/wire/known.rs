@@ -4,11 +4,12 @@
 
 use proto::wire::{
     Accepted, Account, Ack, Audience, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
-    Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout, Lookup, MarkRead,
-    Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused, RegisterProve,
-    RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact, SetPresence,
-    SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask,
-    deliver::Content, lookup::Who, receipt, send::To, server_frame::Kind as Say,
+    DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
+    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
+    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact,
+    SetPresence, SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome,
+    client_frame::Kind as Ask, deliver::Content, lookup::Who, receipt, send::To,
+    server_frame::Kind as Say,
 };
 
 pub(crate) const ADA: u64 = 4_503_599_627_370_497;
@@ -173,6 +174,7 @@ fn greetings() -> Vec<Named<Say>> {
                 acknowledged: 17,
                 user: ADA,
                 device: 2,
+                resync: false,
             }),
         ),
         ("server-ping", 0, Say::Ping(Ping {})),
@@ -242,6 +244,11 @@ fn deliveries() -> Vec<Named<Say>> {
                 Content::ReadCopy(ReadCopy { from: BOB, from_device: 1, send_ids: vec![5, 6] }),
             ),
         ),
+        (
+            "server-deliver-device_notice",
+            0,
+            deliver(32, None, Content::DeviceNotice(DeviceNotice { kind: 1, device: 2 })),
+        ),
         ("server-caught_up", 0, Say::CaughtUp(CaughtUp { seq: 31 })),
         (
             "server-signaled",
@@ -262,6 +269,7 @@ fn answers() -> Vec<Named<Say>> {
         key: counting(0x10, 32),
         name: name.into(),
         linked_at_ms: AT_MS,
+        set_aside: false,
     };
     let account = Account {
         user: ADA,

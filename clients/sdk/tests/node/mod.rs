@@ -162,6 +162,7 @@ impl Conn {
             acknowledged,
             user: USER,
             device: 1,
+            resync: false,
         };
         self.say(id, Kind::LoggedIn(logged_in)).await;
     }
