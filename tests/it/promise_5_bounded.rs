@@ -77,7 +77,8 @@ async fn promise_5_a_full_mailbox_is_refused_and_has_room_again_after_it_is_read
 
 #[tokio::test]
 async fn promise_5_a_flood_of_sends_is_slowed_or_refused_and_answered_each() {
-    let node = node("").await;
+    let limits = format!("[limits]\nstored_bytes_per_second = \"0B\"\n{UNSHARED}");
+    let node = node(&limits).await;
     let (mut ada, bob) = ada_and_bob(&node).await;
     let bob = bob.hang_up();
     let before = node.memory_kib().unwrap();
