@@ -1,8 +1,11 @@
 //! Every metric that actors count: name, unit, meaning.
 
-use metrics::{Counter, Unit, counter, describe_counter};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
 
-/// All counters, looked up once.
+/// How long from a proposal to a group until a majority has it.
+pub(crate) const COMMIT_SECONDS: &str = "natter_commit_seconds";
+
+/// All that is counted often, looked up once.
 #[derive(Clone)]
 pub struct Metrics {
     /// `natter_sends_total`
@@ -15,6 +18,8 @@ pub struct Metrics {
     pub hints_dropped: Counter,
     /// `natter_user_restarts_total`
     pub user_restarts: Counter,
+    /// `natter_send_seconds`
+    pub send_seconds: Histogram,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -30,12 +35,32 @@ impl Default for Metrics {
             describe_counter!(name, Unit::Count, help);
             counter!(name)
         };
+        let (name, help) = (
+            "natter_send_seconds",
+            "Time from a client's send to the answer that the message is accepted.",
+        );
+        describe_histogram!(name, Unit::Seconds, help);
+        describe_histogram!(
+            COMMIT_SECONDS,
+            Unit::Seconds,
+            "Time from a proposal to a Raft group that this node leads until a majority has it."
+        );
         Self {
-            sends: named("natter_sends_total", "Sends proposed to a shard"),
-            sends_refused: named("natter_sends_refused_total", "Sends a shard refused"),
-            delivered: named("natter_deliveries_total", "Mailbox entries sent to devices"),
-            hints_dropped: named("natter_hints_dropped_total", "Signals and presence dropped"),
-            user_restarts: named("natter_user_restarts_total", "Restarts of user actors"),
+            sends: named("natter_sends_total", "Sends that were proposed to a shard."),
+            sends_refused: named("natter_sends_refused_total", "Sends that a shard refused."),
+            delivered: named(
+                "natter_deliveries_total",
+                "Mailbox entries that were sent to devices.",
+            ),
+            hints_dropped: named(
+                "natter_hints_dropped_total",
+                "Typing and presence that were dropped because too much waited.",
+            ),
+            user_restarts: named(
+                "natter_user_restarts_total",
+                "Restarts of user actors that failed.",
+            ),
+            send_seconds: histogram!(name),
         }
     }
 }

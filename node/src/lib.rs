@@ -21,6 +21,7 @@ mod manifest;
 mod membership;
 mod notices;
 pub mod pins;
+mod process;
 pub mod registration;
 pub mod secrets;
 pub mod serve;

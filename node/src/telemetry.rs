@@ -8,14 +8,16 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
+use crate::listener::{LISTENERS, Refusal};
+use crate::process;
 
 /// How often samples of histograms are folded, so that they do not pile up when nobody asks.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// Bounds of histograms in seconds: from a hundred microseconds to ten seconds.
 const SECONDS: [f64; 11] = [0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -64,13 +66,14 @@ pub fn start(log: &Log) -> Result<Metrics, TelemetryError> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::Twice)?;
     describe();
+    begin_at_zero();
     Ok(Metrics(handle))
 }
 
 impl Metrics {
     /// All metrics in Prometheus' text form.
     pub fn render(&self) -> String {
-        self.0.render()
+        self.0.render() + &process::page()
     }
 
     /// Folds samples, for ever. Without it a node that nobody watches grows. Cancel safe.
@@ -95,8 +98,39 @@ fn builder() -> Result<PrometheusBuilder, TelemetryError> {
         .map_err(TelemetryError::Recorder)
 }
 
+/// The commit that was built, if the build said so: `NATTER_COMMIT=$(git rev-parse HEAD) cargo build`.
+const COMMIT: Option<&str> = option_env!("NATTER_COMMIT");
+
+/// What counts events is there from the start: an alarm on a counter that appears with its first event misses it.
+fn begin_at_zero() {
+    let version = env!("CARGO_PKG_VERSION");
+    gauge!("natter_build_info", "version" => version, "commit" => COMMIT.unwrap_or("unknown"))
+        .set(1);
+    gauge!("natter_connections").set(0);
+    gauge!("natter_connections_unauthenticated").set(0);
+    for listener in LISTENERS {
+        counter!("natter_connections_accepted_total", "listener" => listener).increment(0);
+        counter!("natter_handshakes_failed_total", "listener" => listener).increment(0);
+    }
+    for refusal in Refusal::ALL {
+        counter!("natter_connections_refused_total", "reason" => refusal.name()).increment(0);
+    }
+    for name in ["natter_pins_sent_total", "natter_pins_failed_total", "natter_pins_wrong_total"] {
+        counter!(name).increment(0);
+    }
+}
+
 fn describe() {
-    describe_gauge!("natter_connections", Unit::Count, "Open client connections.");
+    describe_gauge!(
+        "natter_build_info",
+        Unit::Count,
+        "Always 1; the labels are the version and the commit of this program."
+    );
+    describe_gauge!(
+        "natter_connections",
+        Unit::Count,
+        "Open client connections, logged in or not."
+    );
     describe_gauge!(
         "natter_connections_unauthenticated",
         Unit::Count,
@@ -115,10 +149,19 @@ fn describe() {
     describe_counter!(
         "natter_handshakes_failed_total",
         Unit::Count,
-        "TLS and WebSocket handshakes that failed or took too long, by listener."
+        "TLS and WebSocket handshakes of clients that failed or took too long, by listener."
     );
-    describe_counter!("natter_pins_sent_total", Unit::Count, "PINs handed to the sender.");
+    describe_counter!(
+        "natter_pins_sent_total",
+        Unit::Count,
+        "PINs that the sender of the settings took."
+    );
     describe_counter!("natter_pins_failed_total", Unit::Count, "PINs that could not be sent.");
+    describe_counter!(
+        "natter_pins_wrong_total",
+        Unit::Count,
+        "Wrong PINs that clients of this node sent."
+    );
 }
 
 /// The page of a recorder that `work` feeds.
@@ -163,16 +206,54 @@ mod tests {
     }
 
     #[test]
+    fn counters_are_there_before_their_first_event() {
+        let page = page_of(|| {
+            describe();
+            begin_at_zero();
+        });
+        assert_eq!(described(&page), 16, "{page}");
+        for sample in [
+            "natter_pins_wrong_total 0\n",
+            "natter_connections_refused_total{reason=\"unauthenticated\"} 0\n",
+            "natter_handshakes_failed_total{listener=\"websocket\"} 0\n",
+        ] {
+            assert!(page.contains(sample), "{page}");
+        }
+    }
+
+    #[test]
+    fn each_help_stands_alone() {
+        let page = page_of(|| {
+            describe();
+            begin_at_zero();
+            crate::upkeep::describe();
+            actors::metrics::Metrics::default();
+        });
+        let helps: Vec<&str> = page.lines().filter(|line| line.starts_with("# HELP ")).collect();
+        assert!(helps.len() > 10);
+        for help in helps {
+            let words = help.splitn(4, ' ').nth(3).unwrap_or_default();
+            assert!(words.ends_with('.') && words.contains(' '), "{help}");
+            for leaning in ["Of them", "of them", " it ", "from them", "to them"] {
+                assert!(!words.contains(leaning), "{help} leans on another");
+            }
+        }
+    }
+
+    #[test]
     fn every_metric_is_in_the_runbook() {
         let sources = [
             include_str!("telemetry.rs"),
             include_str!("upkeep.rs"),
+            include_str!("process.rs"),
             include_str!("../../actors/src/metrics.rs"),
         ];
         let runbook = include_str!("../../deploy/RUNBOOK.md");
         let product = |text: &'static str| text.split("#[cfg(test)]").next().unwrap_or_default();
         let words = sources.into_iter().flat_map(|text| product(text).split('"'));
-        let names: BTreeSet<_> = words.filter(|word| word.starts_with("natter_")).collect();
+        let names: BTreeSet<_> = words
+            .filter(|word| word.starts_with("natter_") || word.starts_with("process_"))
+            .collect();
         assert!(names.len() > 30, "{names:?}");
         let missing = names.iter().filter(|name| !runbook.contains(&format!("`{name}`")));
         let missing: Vec<_> = missing.collect();

@@ -216,47 +216,84 @@ fn record_queues(monitor: &mut QueueMonitor, now: Instant) {
     }
 }
 
-/// What the metrics of this file mean.
+/// What the metrics of this file, and those of storage, mean.
 pub(crate) fn describe() {
     use metrics::Unit::{Bytes, Count, Seconds};
-    use metrics::{describe_counter, describe_gauge};
-    describe_gauge!("natter_log_bytes", Bytes, "Records in the log.");
-    describe_gauge!("natter_log_segments", Count, "Segments of the log.");
-    describe_gauge!("natter_disk_free_bytes", Bytes, "Space left on the data directory's disk.");
-    describe_counter!("natter_log_flushes_total", Count, "Flushes of the log.");
-    describe_counter!("natter_log_records_total", Count, "Records appended to the log.");
-    describe_gauge!("natter_users_connected", Count, "Users with a device connected here.");
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_gauge!("natter_log_bytes", Bytes, "Bytes of the records in the log.");
+    describe_gauge!("natter_log_segments", Count, "Segments of the log on disk.");
+    describe_gauge!(
+        "natter_disk_free_bytes",
+        Bytes,
+        "Bytes that are free on the disk of the data directory."
+    );
+    describe_counter!("natter_log_flushes_total", Count, "Flushes of the log to disk.");
+    describe_counter!("natter_log_records_total", Count, "Records that were appended to the log.");
+    describe_histogram!(
+        storage::FLUSH_SECONDS,
+        Seconds,
+        "Time to write a block to the log and flush it to disk."
+    );
+    describe_gauge!("natter_users_connected", Count, "Users with a device connected to this node.");
     describe_gauge!("natter_groups_led", Count, "Raft groups that this node leads.");
     describe_gauge!(
         "natter_groups_leaderless",
         Count,
-        "Groups it votes in that have no leader, or none that a majority follows."
+        "Raft groups in which this node votes and that have no leader, or none that a majority follows."
     );
-    describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and alive.");
-    describe_gauge!("natter_members", Count, "Members of the cluster, this node with them.");
+    describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and answer.");
+    describe_gauge!("natter_members", Count, "Members of the cluster, this node among them.");
     describe_gauge!(
         "natter_certificate_end_timestamp_seconds",
         Seconds,
-        "Unix time at which the certificate that clients see ends."
+        "When the certificate that clients see ends, in seconds of Unix time."
     );
     describe_links();
-    describe_gauge!("natter_session_rows", Count, "Rows of the sessions table.");
-    describe_gauge!("natter_sessions_online", Count, "Of them, devices that are connected.");
-    describe_gauge!("natter_queue_items", Count, "Items in message queues, by kind of actor.");
-    describe_gauge!("natter_queue_longest_items", Count, "Items in the longest of them.");
-    describe_gauge!("natter_queues", Count, "Message queues, by kind of actor.");
-    describe_gauge!("natter_queues_high", Count, "Of them, at or over their high mark.");
-    describe_counter!("natter_queue_entered_total", Count, "Items that entered, by kind.");
-    describe_counter!("natter_queue_left_total", Count, "Items that left, by kind.");
+    describe_gauge!("natter_session_rows", Count, "Rows of the sessions table on this node.");
+    describe_gauge!(
+        "natter_sessions_online",
+        Count,
+        "Devices that are connected anywhere in the cluster, by the sessions table."
+    );
+    describe_gauge!("natter_queue_items", Count, "Items in all message queues, by kind of actor.");
+    describe_gauge!(
+        "natter_queue_longest_items",
+        Count,
+        "Items in the longest message queue, by kind of actor."
+    );
+    describe_gauge!("natter_queues", Count, "Message queues that exist, by kind of actor.");
+    describe_gauge!(
+        "natter_queues_high",
+        Count,
+        "Message queues at or over their high mark, by kind of actor."
+    );
+    describe_counter!(
+        "natter_queue_entered_total",
+        Count,
+        "Items that entered message queues, by kind of actor."
+    );
+    describe_counter!(
+        "natter_queue_left_total",
+        Count,
+        "Items that left message queues, by kind of actor."
+    );
 }
 
 fn describe_links() {
     use metrics::Unit::{Bytes, Count};
     use metrics::describe_counter;
-    describe_counter!("natter_link_sent_bytes_total", Bytes, "Sent to other nodes.");
-    describe_counter!("natter_link_received_bytes_total", Bytes, "Received from other nodes.");
+    describe_counter!("natter_link_sent_bytes_total", Bytes, "Bytes sent to other nodes.");
+    describe_counter!(
+        "natter_link_received_bytes_total",
+        Bytes,
+        "Bytes received from other nodes."
+    );
     describe_counter!("natter_link_sent_packets_total", Count, "Packets sent to other nodes.");
-    describe_counter!("natter_link_received_packets_total", Count, "Packets received from them.");
+    describe_counter!(
+        "natter_link_received_packets_total",
+        Count,
+        "Packets received from other nodes."
+    );
     describe_counter!(
         "natter_link_parcels_refused_total",
         Count,
@@ -265,7 +302,7 @@ fn describe_links() {
     describe_counter!(
         "natter_link_calls_refused_total",
         Count,
-        "Calls to other nodes that were not made: too many were open."
+        "Calls to other nodes that were not made, because too many were open."
     );
     describe_counter!(
         "natter_link_packets_dropped_total",
@@ -280,7 +317,7 @@ fn describe_links() {
     describe_counter!(
         "natter_link_cookies_differed_total",
         Count,
-        "Of them, those that failed because the cookie differs."
+        "TLS handshakes with other nodes that failed because the cookie differs."
     );
     describe_counter!("natter_links_ended_total", Count, "Links to other nodes that went down.");
 }

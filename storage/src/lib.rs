@@ -101,6 +101,9 @@ pub struct ShardRecords {
     pub records: Vec<(u64, Bytes)>,
 }
 
+/// The name of the histogram of flushes of the log: the process that installs a recorder describes it.
+pub const FLUSH_SECONDS: &str = "natter_log_flush_seconds";
+
 /// Figures for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {

@@ -12,6 +12,7 @@
 use super::error::ProposeError;
 use super::types::{Logged, Proposal, Types};
 use super::{Failed, Inner, now};
+use crate::metrics::COMMIT_SECONDS;
 use bytes::Bytes;
 use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
@@ -20,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 /// Proposals of one group under way, and as many that wait.
 const UNDER_WAY_MAX: usize = 1_024;
@@ -49,6 +51,7 @@ pub(super) struct Pending {
     logged: Logged,
     failed: Failed,
     given_up: u64,
+    begun: Instant,
 }
 
 type Refused = (ProposeError, Failed);
@@ -146,13 +149,14 @@ fn submit(inner: &Inner, content: Bytes, failed: Failed) -> Result<(), Refused> 
     };
     proposals.under_way.fetch_add(1, Ordering::AcqRel);
     let given_up = *proposals.given_up.borrow();
-    place.send(Pending { outcome, logged, failed, given_up });
+    place.send(Pending { outcome, logged, failed, given_up, begun: Instant::now() });
     Ok(())
 }
 
 /// Waits for what becomes of each proposal, until the group ends.
 pub(super) async fn run(inner: Arc<Inner>, mut waiting: Waiting) {
     let stopping = inner.tasks.stopping();
+    let took = metrics::histogram!(COMMIT_SECONDS);
     let mut given_up = inner.proposals.given_up.subscribe();
     loop {
         let mut pending = tokio::select! {
@@ -170,8 +174,9 @@ pub(super) async fn run(inner: Arc<Inner>, mut waiting: Waiting) {
             _ = given_up.wait_for(|times| *times > since) => Some(ProposeError::Unknown),
         };
         inner.proposals.under_way.fetch_sub(1, Ordering::AcqRel);
-        if let Some(error) = failure {
-            (pending.failed)(error);
+        match failure {
+            None => took.record(pending.begun.elapsed()),
+            Some(error) => (pending.failed)(error),
         }
     }
 }

@@ -16,6 +16,7 @@ use proto::wire::{self, send::To};
 use proto::{Alias, Code, DeviceId, UserId, stored};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Aliases whose owners a user actor remembers.
 const ALIASES: usize = 64;
@@ -225,8 +226,12 @@ impl UserActor {
         let named = if by_alias { to.0 } else { 0 };
         let again = (by_alias && !asks_again).then(|| (self.inbox.clone(), send));
         let refused = self.context.metrics.sends_refused.clone();
+        let (begun, took) = (Instant::now(), self.context.metrics.send_seconds.clone());
         self.context.metrics.sends.increment(1);
         let reply = Box::new(move |outcome| {
+            if matches!(outcome, Outcome::Accepted { .. }) {
+                took.record(begun.elapsed());
+            }
             if let (Outcome::Refused(Code::UnknownUser), Some((inbox, send))) = (&outcome, again) {
                 inbox.force(UserItem::AliasStale(asker, id, Box::new(send)));
                 return;

@@ -27,6 +27,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All there are.
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Full, Self::AddressFull, Self::TooManyStrangers, Self::TooManyStrangersHere];
+
     /// A name for metrics, from a closed set.
     pub fn name(self) -> &'static str {
         match self {

@@ -78,6 +78,9 @@ pub enum Security {
     Plain,
 }
 
+/// The names of all listeners, for metrics.
+pub(crate) const LISTENERS: [&str; 3] = ["client", "websocket", "plain"];
+
 impl Security {
     /// A name for logs and metrics, from a closed set.
     pub fn name(&self) -> &'static str {

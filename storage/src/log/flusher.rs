@@ -30,6 +30,7 @@ pub(super) struct Flusher {
     /// There was no room, and people were told.
     lacking: bool,
     pace: Pace,
+    took: metrics::Histogram,
 }
 
 /// What the flusher took from the queue.
@@ -48,7 +49,17 @@ impl Flusher {
         let reserve =
             Reserve::new(shared.dir.join("reserve"), RESERVE_BYTES.min(shared.segment_bytes));
         let (failed, lacking) = (false, false);
-        Self { shared, segment: None, reserve, next_block, failed, lacking, pace: Pace::default() }
+        let took = metrics::histogram!(crate::FLUSH_SECONDS);
+        Self {
+            shared,
+            segment: None,
+            reserve,
+            next_block,
+            failed,
+            lacking,
+            pace: Pace::default(),
+            took,
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -162,7 +173,9 @@ impl Flusher {
         let Some(segment) = &mut self.segment else { return Err(AppendError::Full) };
         let records = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         block::seal(block, self.next_block, records, segment.salt);
+        let begun = now();
         segment.append(block)?;
+        self.took.record(now().duration_since(begun));
         self.next_block += 1;
         self.shared.next_block.store(self.next_block, Ordering::Release);
         let mut ledger = self.shared.ledger();
