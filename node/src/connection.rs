@@ -21,7 +21,9 @@ use actors::context::Context;
 use actors::paced::Paced;
 use actors::user::{self, Admission, Attach, Login};
 use bytes::BytesMut;
-use proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, UNANSWERED_MAX};
+use proto::limits::{
+    FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, READ_IDS_MAX, UNANSWERED_MAX,
+};
 use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
 use proto::{Code, Seq, UserId, frame};
 use supervision::Stopping;
@@ -281,6 +283,12 @@ impl Socket {
                 let id = frame.id;
                 self.connection.remember(frame);
                 self.connection.refuse(id, Code::NotSupported);
+            }
+            // A frame full of ids is not kept for the user's actor to refuse.
+            Some(Ask::MarkRead(mark)) if mark.send_ids.len() > READ_IDS_MAX => {
+                let id = frame.id;
+                self.connection.remember(ClientFrame { id, kind: None });
+                self.connection.refuse(id, Code::BadRequest);
             }
             _ => {
                 self.connection.remember(frame.clone());
