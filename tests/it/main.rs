@@ -12,6 +12,7 @@ mod accounts;
 mod clusters;
 mod connections;
 mod devices;
+mod hostile;
 mod mailboxes;
 mod operators;
 mod operators_clusters;

@@ -3,8 +3,8 @@
 use crate::people::{Person, ada_and_bob, code, message, node};
 use proto::Code;
 use proto::wire::{
-    Ack, GetAccount, Logout, Lookup, Ping, RegisterStart, UnlinkDevice, client_frame::Kind as Ask,
-    deliver::Content, lookup, receipt::Kind, server_frame::Kind as Say,
+    Ack, GetAccount, Logout, Lookup, MarkRead, Ping, RegisterStart, UnlinkDevice,
+    client_frame::Kind as Ask, deliver::Content, lookup, receipt::Kind, server_frame::Kind as Say,
 };
 use tests::node::Node;
 use tests::wire::{Wire, tls};
@@ -113,6 +113,33 @@ async fn a_send_to_oneself_reaches_ones_other_devices_and_is_not_sent_back() {
     let entry = ada.entry().await.unwrap();
     let theirs = matches!(&entry.content, Some(Content::Message(m)) if m.from == bob.user());
     assert!(theirs, "after {id} and {second}: {entry:?}");
+}
+
+#[tokio::test]
+async fn what_is_marked_read_three_times_is_told_once() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let id = ada.say(bob.user(), "hello").await;
+    bob.hear().await;
+    let (from, from_device) = (ada.user(), ada.phone.device);
+    let mark = || Ask::MarkRead(MarkRead { from, from_device, send_ids: vec![id] });
+    for _ in 0..3 {
+        bob.done(mark()).await;
+    }
+    bob.ack().await;
+    bob.say(ada.user(), "read it").await;
+    let (mut read, mut delivered, mut heard) = (0, 0, false);
+    while !heard || read == 0 || delivered == 0 {
+        match ada.entry().await.unwrap().content {
+            Some(Content::Receipt(receipt)) => {
+                read += usize::from(receipt.kind == i32::from(Kind::Read));
+                delivered += usize::from(receipt.kind == i32::from(Kind::Delivered));
+            }
+            Some(Content::Message(_)) => heard = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((read, delivered), (1, 1), "in either order");
 }
 
 #[tokio::test]

@@ -1,0 +1,87 @@
+//! Attacks by connections alone: silence, dripping, storms of logins, readers who do not read.
+
+use super::{BOUNDS, siege};
+use crate::people::message;
+use anyhow::{Context as _, Result, ensure};
+use proto::wire::{GetAccount, client_frame::Kind as Ask};
+use tests::hostile::sockets::{account, source};
+use tests::wire::Phone;
+use tokio::task::JoinSet;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_logins_is_survived() {
+    let mut siege = siege("").await;
+    let node = &siege.node;
+    let mut phones = Vec::new();
+    for number in 0..8 {
+        let alias = format!("storm-{number}");
+        phones.push(account(node, source(number), &alias).await.unwrap().0);
+    }
+    let target = node.target();
+    let attack = async {
+        let mut storm = JoinSet::new();
+        for mut phone in phones {
+            let target = target.clone();
+            storm.spawn(async move {
+                for round in 0..50 {
+                    // By ticket, by key, by a ticket that was used: whatever comes of it.
+                    if round % 3 == 0 {
+                        phone.ticket = vec![round; 40].into();
+                    }
+                    drop(phone.resume(&target).await);
+                }
+            });
+        }
+        while let Some(ended) = storm.join_next().await {
+            ended?;
+        }
+        Ok(())
+    };
+    siege.under(attack).await.unwrap();
+    siege.lift(BOUNDS).await.unwrap();
+}
+
+/// Logs `phone` in, asks for something large again and again, reads nothing.
+async fn ask_and_never_read(node: &tests::node::Target, mut phone: Phone) -> Result<()> {
+    let mut wire = phone.login(node).await?;
+    let asking = async {
+        for id in 1.. {
+            wire.send(id, Ask::GetAccount(GetAccount {})).await?;
+        }
+        anyhow::Ok(())
+    };
+    // It stalls, or is thrown out; the end of the story ends it.
+    drop(tokio::time::timeout(std::time::Duration::from_secs(3), asking).await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_who_never_read_cost_the_node_no_more_than_their_windows() {
+    let mut siege = siege("[limits]\nwrite_timeout = \"10m\"").await;
+    let mut phones = Vec::new();
+    for number in 0..12 {
+        let alias = format!("deaf-{number}");
+        let (phone, mut wire) = account(&siege.node, source(number), &alias).await.unwrap();
+        // Something waits for it, so that deliveries pile up, too.
+        for id in 1..=20 {
+            wire.send(id, message(phone.user, &"d".repeat(60_000))).await.unwrap();
+        }
+        phones.push(phone);
+    }
+    let target = siege.node.target();
+    let attack = async {
+        let mut deaf = JoinSet::new();
+        for phone in phones {
+            let target = target.clone();
+            deaf.spawn(async move { ask_and_never_read(&target, phone).await });
+        }
+        let mut served = 0;
+        while let Some(ended) = deaf.join_next().await {
+            served += usize::from(ended?.is_ok());
+        }
+        ensure!(served > 0, "nobody got in");
+        Ok(())
+    };
+    siege.under(attack).await.context("deaf readers").unwrap();
+    siege.lift(BOUNDS).await.unwrap();
+}
