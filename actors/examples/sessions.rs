@@ -31,6 +31,7 @@ struct Nobody;
 impl Watch for Nobody {
     fn displaced(&self, _: UserId, _: DeviceId) {}
     fn changed(&self, _: UserId, _: DeviceId, _: Option<&Session>, _: Option<&Session>) {}
+    fn touched(&self, _: UserId) {}
     fn still_here(&self, _: UserId, _: DeviceId) -> bool {
         true
     }
@@ -132,7 +133,7 @@ fn fill(dir: &Path, rows: u64) -> Outcome<()> {
                 version: 1 + n % 100,
                 online: true,
                 last_seen_ms: 1_700_000_000_000 - n,
-                ticket: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+                since_ms: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
                 ..Session::default()
             };
             ((user(n), DEVICE), Some(session))

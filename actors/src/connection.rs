@@ -63,6 +63,11 @@ pub enum Ending {
     Quiet,
     /// The client is told why.
     Told(Code),
+    /// The node goes away: the client comes back after this time, a share of its own.
+    Away {
+        /// In ms.
+        after_ms: u32,
+    },
 }
 
 /// What a socket's task finds when it looks.

@@ -73,7 +73,7 @@ impl Delivery<'_> {
         outbound.lost
     }
 
-    /// An account changed; `None`: it is no more.
+    /// An account changed; `None`: it is no more. Its devices are told, and whoever shows its presence.
     pub fn account_changed(
         &self,
         outbound: &mut Outbound,
@@ -87,6 +87,13 @@ impl Delivery<'_> {
                 outbound.lost.insert(node);
             }
         }
+        for peer in self.0.peers.up() {
+            let touched = cluster::AccountsTouched { users: vec![user.0] };
+            if !self.cast(peer.id.node, cast::Kind::Accounts(touched)) {
+                outbound.lost.insert(peer.id.node);
+            }
+        }
+        self.0.presence.account_touched(user);
         self.0.users.account_changed(user, account);
     }
 
@@ -94,6 +101,7 @@ impl Delivery<'_> {
     /// that did not hear of it.
     pub fn leader_appeared(&self, shard: ShardId, term: u64) -> BTreeSet<NodeId> {
         self.0.users.read_again(shard);
+        self.0.presence.shard_touched(shard);
         let peers = self.0.peers.up().into_iter().map(|peer| peer.id.node);
         peers.filter(|node| !self.leads_here(*node, shard, term)).collect()
     }
@@ -126,20 +134,6 @@ impl Delivery<'_> {
             told |= self.cast(node, cast::Kind::Signals(signals));
         }
         told
-    }
-
-    /// Someone came or went: whoever watches them on other nodes is told there.
-    pub fn presence(&self, user: UserId, online: bool, at_ms: u64) {
-        for peer in self.0.peers.up() {
-            let change = cluster::PresenceChange { user: user.0, online, at_ms };
-            let changes = cluster::PresenceChanges { changes: vec![change] };
-            self.cast(peer.id.node, cast::Kind::Presence(changes));
-        }
-    }
-
-    /// Whether the user has a session on another node.
-    pub fn is_elsewhere(&self, user: UserId) -> bool {
-        !self.elsewhere(user).is_empty()
     }
 
     /// Other nodes on which the user has a session.

@@ -52,16 +52,16 @@ impl Service for NodeService {
             cast::Kind::Signals(signals) => {
                 signals.signals.into_iter().for_each(|signal| self.signal(signal));
             }
-            cast::Kind::Presence(changes) => {
-                for change in changes.changes {
-                    let user = UserId(change.user);
-                    context.presence.changed_elsewhere(user, change.online, change.at_ms);
+            cast::Kind::Accounts(touched) => {
+                for user in touched.users {
+                    context.presence.account_touched(UserId(user));
                 }
             }
             cast::Kind::Leader(leader) => {
                 let shard = ShardId::from_number(leader.shard);
                 context.shards.leads_elsewhere(shard, from.node, leader.term);
                 context.users.read_again(shard);
+                context.presence.shard_touched(shard);
             }
             cast::Kind::Account(changed) => {
                 let account = changed.account.as_ref().and_then(account_from_wire);
@@ -163,6 +163,10 @@ impl Watch for NodeService {
         if let Some(row) = after.filter(|row| row.online && row.node != self.context.node.0) {
             self.context.shards.session_opened(user, NodeId(row.node));
         }
+    }
+
+    fn touched(&self, user: UserId) {
+        self.context.presence.touched(user);
     }
 
     fn still_here(&self, user: UserId, device: DeviceId) -> bool {

@@ -121,7 +121,8 @@ impl<'a> Arrival<'a> {
                 let bytes = signed::login(&nonce, UserId(person.user), DeviceId(person.device));
                 let signature = Bytes::copy_from_slice(person.key.sign(&bytes).as_ref());
                 let (user, device) = (person.user, person.device);
-                let login = Login { user, device, signature, acknowledged: 0 };
+                let away = false;
+                let login = Login { user, device, signature, acknowledged: 0, away };
                 cold::put(out, 1, Kind::Login(login));
                 Stage::AwaitsAnswer
             }
@@ -211,7 +212,7 @@ impl Traffic for Arrival<'_> {
 
 /// The request that resumes the person's session.
 pub(crate) fn resume(person: &Person) -> Resume {
-    Resume { ticket: person.ticket.clone(), acknowledged: 0 }
+    Resume { ticket: person.ticket.clone(), acknowledged: 0, away: false }
 }
 
 /// The frame that proves a PIN and a key.
@@ -223,6 +224,7 @@ fn proof(person: &Person, nonce: &[u8], pin: String) -> Vec<u8> {
         device_key: Bytes::copy_from_slice(person.key.public_key().as_ref()),
         signature: Bytes::copy_from_slice(person.key.sign(&bytes).as_ref()),
         device_name: "natter-load".into(),
+        away: false,
     };
     let mut out = Vec::new();
     cold::put(&mut out, 2, Kind::RegisterProve(prove));

@@ -20,8 +20,8 @@ use actors::sessions::{Sessions, SessionsActor, SessionsTiming};
 use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use actors::user::Users;
 use anyhow::Context as _;
+use proto::ShardId;
 use proto::ids::SHARDS;
-use proto::{Code, ShardId};
 use serde::Serialize;
 use storage::{Storage, StorageOptions};
 use supervision::{ChildSpec, Intensity, StopSource, Strategy, Supervisor, TaskGroup, timer};
@@ -36,7 +36,7 @@ use crate::http::Readiness;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::membership::{self, Membership};
-use crate::notices::{Readied, ReadyNews, UseOfNode};
+use crate::notices::UseOfNode;
 use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
@@ -84,20 +84,6 @@ pub struct Addresses {
     pub cluster: Option<String>,
     /// The admin socket.
     pub admin: Option<String>,
-}
-
-impl Addresses {
-    fn say(&self) {
-        let Self { client, websocket, plain, http, cluster, admin: _ } = self;
-        info!(
-            client = client.as_deref(),
-            websocket = websocket.as_deref(),
-            plain = plain.as_deref(),
-            http = http.as_deref(),
-            cluster = cluster.as_deref(),
-            "listening"
-        );
-    }
 }
 
 /// Runs a node until SIGTERM or SIGINT, then ends it in order.
@@ -158,10 +144,9 @@ async fn let_in(
     membership::wait_for_leaders(&node.context).await;
     membership::wait_for_place(cluster).await;
     data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
-    addresses.say();
+    info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
     let (mut use_of_it, mut ticks) = (UseOfNode::default(), interval(LOOK));
     let mut place = cluster.watch_place();
-    let mut told = Readied::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -172,18 +157,9 @@ async fn let_in(
         }
         let now = Instant::now();
         let groups = node.context.groups.all().map(|(_, group)| group.standing());
-        let reason = use_of_it.none_because(cluster.place(), groups, now);
-        match reason {
+        match use_of_it.none_because(cluster.place(), groups, now) {
             None => node.readiness.ready(),
             Some(reason) => node.readiness.not_ready(reason),
-        }
-        match told.news(reason) {
-            None => {}
-            Some(ReadyNews::Ready) => info!(data_dir = %dir.display(), "node ready"),
-            Some(ReadyNews::ReadyAgain) => info!("node ready again"),
-            Some(ReadyNews::NotReady(reason)) => {
-                warn!(reason, "node not ready; clients should go elsewhere");
-            }
         }
     }
 }
@@ -226,7 +202,7 @@ async fn build(
     let cookie = cookie.reveal();
     let identity = Identity::open(dir, cookie)?;
     manifest::check_owner(dir, peers::Identity::new(identity.node_key(), cookie)?.node())?;
-    let certificates = Arc::new(Certificates::open(&config.tls, dir, cookie)?);
+    let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
     let sender = PinSender::new(&config.registration)?;
     let (storage, recovered) = open_storage(config, dir).await?;
     let founds = !joins && !membership::belongs(&storage).await?;
@@ -235,12 +211,7 @@ async fn build(
     let me = peers.me();
     manifest::note(dir, me.node, 0)
         .with_context(|| format!("cannot write in {}", dir.display()))?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = format!("{:016x}", me.node.0),
-        incarnation,
-        "node starts"
-    );
+    info!(node = format!("{:016x}", me.node.0), incarnation, "identity");
     let clock = Clock::new(clock::now_ms);
     let (table, sessions_clock) = (storage.sessions().clone(), clock.clone());
     let open = move || Sessions::open(table, me, sessions_clock, SessionsTiming::default());
@@ -328,7 +299,7 @@ fn timer_for_shards(shards: &Shards) {
 async fn stop(node: Node, root: Supervisor) {
     node.readiness.not_ready("stopping");
     membership::hand_over(&node.context).await;
-    node.context.users.end_all(Code::GoingAway);
+    node.context.users.send_away();
     node.close.fire();
     let late = node.connections.finish(LEAVE).await;
     if late > 0 {

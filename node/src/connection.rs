@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use actors::connection::{Connection, Drained, Ending, refusal};
 use actors::context::Context;
-use actors::paced::Paced;
 use actors::user::{self, Admission, Attach, Login};
 use bytes::BytesMut;
 use proto::limits::{
@@ -28,7 +27,7 @@ use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, ser
 use proto::{Code, Seq, UserId, frame};
 use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::listener::{Peer, ReadNow, Transport};
 use crate::registration::Registration;
@@ -129,17 +128,6 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
     socket.leave();
     if let Over::Ended(ending) = over {
         socket.goodbye(ending).await;
-    }
-}
-
-/// How often wrong PINs are told: a person mistypes one, an attacker thousands.
-const WRONG_PINS_AGAIN: Duration = Duration::from_mins(1);
-
-fn count_wrong_pin() {
-    static WRONG: Paced = Paced::new(WRONG_PINS_AGAIN);
-    metrics::counter!("natter_pins_wrong_total").increment(1);
-    if let Some(times) = WRONG.count(now()) {
-        warn!(times, "wrong PINs");
     }
 }
 
@@ -307,7 +295,11 @@ impl Socket {
             }
         }
         let id = frame.id;
-        if id != 0 {
+        let upkeep = matches!(frame.kind, Some(Ask::Ping(_) | Ask::Pong(_)));
+        if id == 0 && !upkeep {
+            return Ok(()); // A request without an id could not be answered.
+        }
+        if !upkeep {
             self.connection.remember(ClientFrame { id, kind: None });
         }
         let context = &self.reception.context;
@@ -333,18 +325,13 @@ impl Socket {
             None => Err(Code::NotSupported),
             Some(_) => Err(Code::NotLoggedIn),
         };
-        match admitted {
-            Ok(admission) => {
-                if admission.registered {
-                    let Admission { user, device, .. } = admission;
-                    info!(%user, %device, "registered");
-                }
-                self.admit(id, admission);
-            }
+        let opened = match admitted {
+            Ok(admission) => user::open_session(context, admission).await,
+            Err(code) => Err(code),
+        };
+        match opened {
+            Ok(admission) => self.admit(id, admission),
             Err(code) => {
-                if code == Code::WrongPin {
-                    count_wrong_pin();
-                }
                 debug!(code = code.name(), "stranger refused");
                 self.connection.refuse(id, code);
             }
@@ -368,8 +355,8 @@ impl Socket {
     }
 
     fn admit(&mut self, id: u64, admission: Admission) {
-        let Admission { user, ticket, registered, .. } = admission;
-        let login = Login { id, ticket, registered };
+        let Admission { user, next, away, registered, .. } = admission;
+        let login = Login { id, ticket: next, away, registered };
         self.peer.permit.authenticated();
         self.transport.set_frame_bytes_max(FRAME_BYTES_MAX);
         self.standing = Standing::Attached { user, login: login.clone(), admission };
@@ -443,8 +430,12 @@ impl Socket {
     async fn goodbye(&mut self, ending: Ending) {
         let mut out = Vec::new();
         self.connection.drain(&mut out);
-        if let Ending::Told(code) = ending {
-            let after_ms = refusal(code).retry_after_ms;
+        let told = match ending {
+            Ending::Quiet => None,
+            Ending::Told(code) => Some((code, refusal(code).retry_after_ms)),
+            Ending::Away { after_ms } => Some((Code::GoingAway, after_ms)),
+        };
+        if let Some((code, after_ms)) = told {
             let addresses = if code == Code::GoingAway { self.elsewhere() } else { Vec::new() };
             let kind = Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses });
             frame::encode(&ServerFrame { id: 0, kind: Some(kind) }, &mut out);

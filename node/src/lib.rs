@@ -4,7 +4,6 @@
 //! `actors`.
 
 pub mod admin;
-mod authority;
 pub mod boot;
 pub mod cli;
 pub mod clock;

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::boot::Node;
 use crate::config::NodeConfig;
 use crate::links::Links;
-use crate::notices::{Disk, DiskNews, Due, Joining, Leadership, Renewal};
+use crate::notices::{Disk, DiskNews, Due, Joining, Renewal};
 use crate::telemetry::Metrics;
 use crate::tls::Certificates;
 use actors::cluster::{Cluster, Place};
@@ -96,7 +96,7 @@ impl Sampled {
     async fn sample(&self) {
         let mut monitor = QueueMonitor::new();
         let (mut disk, mut joining) = (Disk::default(), Joining::default());
-        let (mut renewal, mut leadership) = (Renewal::default(), Leadership::default());
+        let mut renewal = Renewal::default();
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -109,18 +109,14 @@ impl Sampled {
             counter!("natter_log_flushes_total").absolute(usage.flushes);
             counter!("natter_log_records_total").absolute(usage.appended_records);
             gauge!("natter_users_connected").set(self.context.users.count() as f64);
-            let leads = self.record_cluster();
-            if leadership.observe(leads, now) {
-                info!(groups = leads, "leads");
-            }
+            self.record_cluster();
             self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
             self.say_when_to_renew(&mut renewal, now);
         }
     }
 
-    /// Publishes how the cluster stands; how many groups this node leads.
-    fn record_cluster(&self) -> u32 {
+    fn record_cluster(&self) {
         let context = &self.context;
         let standings = context.groups.all().map(|(_, group)| group.standing());
         let (mut leads, mut leaderless) = (0, 0);
@@ -136,7 +132,6 @@ impl Sampled {
         let sessions = context.sessions.figures();
         gauge!("natter_session_rows").set(sessions.rows as f64);
         gauge!("natter_sessions_online").set(sessions.online as f64);
-        leads
     }
 
     fn say_how_full_it_is(&self, disk: &mut Disk, now: Instant) {

@@ -62,7 +62,7 @@ fn sessions(dir: &Path, rows: u64) -> Outcome<()> {
     let (table, before) = (storage.sessions(), resident()?);
     let row = |n: u64| {
         let user = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
-        let (node, ticket) = (n.wrapping_mul(0xd134_2543_de82_ef95), !n << 3);
+        let (node, since_ms) = (n.wrapping_mul(0xd134_2543_de82_ef95), !n << 3);
         let last_seen_ms = 1_760_000_000_000 + n;
         let session = stored::Session {
             node,
@@ -70,7 +70,7 @@ fn sessions(dir: &Path, rows: u64) -> Outcome<()> {
             version: n,
             online: true,
             last_seen_ms,
-            ticket,
+            since_ms,
             ..Default::default()
         };
         ((UserId(user), DeviceId(1)), Some(session))

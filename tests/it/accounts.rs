@@ -102,7 +102,7 @@ async fn an_unlinked_device_is_thrown_out_and_neither_key_nor_ticket_bring_it_ba
     assert_eq!(wire.refused(login).await.unwrap(), Code::BadCredentials);
     let ticket = tablet.ticket.clone();
     let mut wire = Wire::connect(&node.target()).await.unwrap();
-    wire.send(1, Ask::Resume(Resume { ticket, acknowledged: 0 })).await.unwrap();
+    wire.send(1, Ask::Resume(Resume { ticket, acknowledged: 0, away: false })).await.unwrap();
     let code = wire.ended().await.unwrap();
     let may = [Code::BadTicket, Code::Unlinked, Code::TimedOut];
     assert!(code.is_some_and(|code| may.contains(&code)), "{code:?}");

@@ -31,6 +31,34 @@ async fn a_silent_client_is_asked_and_one_that_does_not_answer_is_let_go() {
 }
 
 #[tokio::test]
+async fn an_idle_client_is_asked_before_common_proxies_cut_its_connection() {
+    let node = node("").await;
+    let ada = Person::join(&node, "ada").await;
+    assert_eq!(ada.wire.welcome.heartbeat_s, 45);
+}
+
+#[tokio::test]
+async fn clients_of_a_node_that_ends_are_told_to_come_back_one_after_the_other() {
+    let node = node("").await;
+    let mut people = Vec::new();
+    for alias in ["ada", "bob", "cyx", "dan", "eve"] {
+        people.push(Person::join(&node, alias).await);
+    }
+    node.signal(rustix::process::Signal::TERM).unwrap();
+    let mut waits = std::collections::BTreeSet::new();
+    for person in &mut people {
+        let away = person.wire.expect(|frame| match &frame.kind {
+            Some(Say::GoAway(away)) => Some(away.clone()),
+            _ => None,
+        });
+        let away = away.await.unwrap();
+        assert_eq!(away.code, Code::GoingAway.number());
+        waits.insert(away.after_ms);
+    }
+    assert_eq!(waits, [0, 2, 4, 6, 8].into());
+}
+
+#[tokio::test]
 async fn a_request_of_the_future_is_refused_and_other_frames_of_it_are_ignored() {
     let node = node("").await;
     let mut ada = Person::join(&node, "ada").await;

@@ -162,7 +162,7 @@ async fn promise_10_a_ticket_opens_once_and_a_forged_one_never() {
     forged[last] ^= 1;
     for ticket in [used, forged.into(), vec![0; 48].into(), vec![].into()] {
         let mut wire = Wire::connect(&target).await.unwrap();
-        let resume = Ask::Resume(Resume { ticket, acknowledged: 0 });
+        let resume = Ask::Resume(Resume { ticket, acknowledged: 0, away: false });
         assert_eq!(wire.refused(resume).await.unwrap(), Code::BadTicket);
         // The way out of it, on the same connection.
         let mut phone = Phone::new();

@@ -298,13 +298,22 @@ pub struct Phone {
     pub ticket: Bytes,
     /// The highest seq it keeps.
     pub last: u64,
+    /// It comes only to fetch: its person is not there.
+    pub away: bool,
     seed: [u8; 32],
 }
 
 impl Phone {
     /// A key of its own that nobody has admitted yet.
     pub fn new() -> Self {
-        Self { user: 0, device: 0, ticket: Bytes::new(), last: 0, seed: rand::random() }
+        Self {
+            user: 0,
+            device: 0,
+            ticket: Bytes::new(),
+            last: 0,
+            away: false,
+            seed: rand::random(),
+        }
     }
 
     /// Registers `alias` on a new connection, which is then logged in.
@@ -352,6 +361,7 @@ impl Phone {
             device_key: self.public_key()?,
             signature: self.sign(&signed::register(nonce, alias))?,
             device_name: "test phone".into(),
+            away: self.away,
         })
     }
 
@@ -377,7 +387,8 @@ impl Phone {
         let bytes = signed::login(nonce, UserId(self.user), DeviceId(self.device));
         let (user, device, acknowledged) = (self.user, self.device, self.last);
         let signature = self.sign(&bytes)?;
-        Ok(Ask::Login(Login { user, device, signature, acknowledged }))
+        let away = self.away;
+        Ok(Ask::Login(Login { user, device, signature, acknowledged, away }))
     }
 
     /// Logs in with the key on a new connection.
@@ -421,7 +432,11 @@ impl Phone {
         ticket: Bytes,
         acknowledged: u64,
     ) -> Result<Option<LoggedIn>> {
-        match wire.ask(Ask::Resume(Resume { ticket, acknowledged })).await? {
+        Self::open(wire, Resume { ticket, acknowledged, away: false }).await
+    }
+
+    async fn open(wire: &mut Wire, resume: Resume) -> Result<Option<LoggedIn>> {
+        match wire.ask(Ask::Resume(resume)).await? {
             Say::LoggedIn(logged_in) => Ok(Some(logged_in)),
             Say::Refused(refused) if refused.code == Code::BadTicket.number() => Ok(None),
             Say::Refused(refused) => Err(NotLetIn(refused).into()),
@@ -435,7 +450,8 @@ impl Phone {
     /// If the node refuses both.
     pub async fn resume(&mut self, target: &Target) -> Result<(Wire, bool)> {
         let mut wire = Wire::connect(target).await?;
-        let resumed = Self::resume_on(&mut wire, self.ticket.clone(), self.last).await?;
+        let (ticket, acknowledged, away) = (self.ticket.clone(), self.last, self.away);
+        let resumed = Self::open(&mut wire, Resume { ticket, acknowledged, away }).await?;
         match &resumed {
             Some(logged_in) => self.keep(logged_in),
             None => self.login_on(&mut wire).await?,

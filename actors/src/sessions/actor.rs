@@ -282,6 +282,7 @@ impl SessionsActor {
 
     fn tell(&self, Change { key: (user, device), before, after }: Change) {
         if let Some(wired) = self.shared.wired.get() {
+            wired.watch.touched(user);
             wired.watch.changed(user, device, before.as_ref(), after.as_ref());
         }
     }

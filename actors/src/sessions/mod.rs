@@ -39,6 +39,8 @@ pub mod cores {
     pub use super::digest::Digest;
     pub use super::exchange::{Exchange, Step, answer};
     pub use super::row::Key;
+    #[cfg(test)]
+    pub(crate) use super::rows::memory::Memory;
     pub use super::rows::{Rows, Visit};
     pub use super::standing::Standing;
     pub use super::table::{Change, Piece, Table};
@@ -89,6 +91,10 @@ pub trait Watch: Send + Sync {
         before: Option<&Session>,
         after: Option<&Session>,
     );
+
+    /// Rows of this user changed, by this node or another, or read differently now. May be told twice,
+    /// and is never left out.
+    fn touched(&self, user: UserId);
 
     /// Whether a session of this device lives here. Must be true from before its `claim`, and false
     /// from before the `write` that ends it.
@@ -310,6 +316,11 @@ impl Sessions {
         nodes.sort_unstable();
         nodes.dedup();
         nodes
+    }
+
+    /// A row as it reads here: offline if its node is dead or lost.
+    pub fn view(&self, row: Session) -> Session {
+        self.0.table.standing().view(row)
     }
 
     /// Whether the session of a row can be reached now.

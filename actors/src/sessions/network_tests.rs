@@ -21,6 +21,7 @@ struct Here {
     live: Mutex<BTreeSet<(UserId, DeviceId)>>,
     displaced: AtomicU64,
     told: Mutex<Vec<(UserId, bool)>>,
+    touched: Mutex<Vec<UserId>>,
 }
 
 impl Watch for Here {
@@ -32,6 +33,9 @@ impl Watch for Here {
     }
     fn changed(&self, user: UserId, _: DeviceId, _: Option<&Session>, after: Option<&Session>) {
         self.told.lock().unwrap().push((user, after.is_some_and(|row| row.online)));
+    }
+    fn touched(&self, user: UserId) {
+        self.touched.lock().unwrap().push(user);
     }
     fn still_here(&self, user: UserId, device: DeviceId) -> bool {
         self.live.lock().unwrap().contains(&(user, device))
@@ -310,7 +314,9 @@ async fn a_node_out_of_reach_is_not_pushed_to_and_after_the_grace_reads_as_offli
     network.cut(NodeId(1), NodeId(2));
     until(|| nodes[1].node_of(7).is_empty()).await;
     assert!(nodes[1].sees(7), "a short cut changes nothing that people see");
+    nodes[1].here.touched.lock().unwrap().clear();
     until(|| !nodes[1].sees(7)).await;
+    until(|| nodes[1].here.touched.lock().unwrap().contains(&UserId(7))).await;
     assert!(nodes[2].sees(7), "node 3 reaches node 1 as before");
     assert_eq!(nodes[1].sessions.digest(), nodes[2].sessions.digest(), "and no row was rewritten");
     network.heal_all();
@@ -372,7 +378,7 @@ async fn a_node_works_alone_and_finds_its_rows_again() {
         Sessions::open(storage.sessions().clone(), me, clock, SessionsTiming::default()).unwrap()
     };
     let sessions = open(1);
-    let claim = |row: &mut Session| *row = Session { online: true, ticket: 5, ..*row };
+    let claim = |row: &mut Session| *row = Session { online: true, since_ms: 5, ..*row };
     let row = sessions.claim(UserId(7), DeviceId(1), claim).unwrap();
     assert_eq!(sessions.get(UserId(7), DeviceId(1)).unwrap(), Some(row));
     assert_eq!(sessions.places(UserId(7), [DeviceId(1), DeviceId(2)]), [(DeviceId(1), NodeId(1))]);
@@ -380,7 +386,7 @@ async fn a_node_works_alone_and_finds_its_rows_again() {
 
     let sessions = open(2);
     let offline = Session { online: false, ..row };
-    assert_eq!(sessions.get(UserId(7), DeviceId(1)).unwrap(), Some(offline), "its ticket is good");
+    assert_eq!(sessions.get(UserId(7), DeviceId(1)).unwrap(), Some(offline), "its times stay");
     let _tree = start(&sessions).await;
     for _ in 0..1_000 {
         if sessions.is_settled() {

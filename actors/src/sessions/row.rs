@@ -27,10 +27,10 @@ const BUCKET_SHIFT: u32 = 43;
 /// What decides which of two rows of a key counts: the greater.
 pub(super) fn rank(row: &Session) -> impl Ord + use<> {
     let stamp = (row.version, row.incarnation, row.node);
-    (stamp, row.gone, row.last_seen_ms, row.ticket, row.online, row.away)
+    (stamp, row.gone, row.last_seen_ms, row.since_ms, row.online, row.away)
 }
 
-/// The row as it is once nobody is there any longer. Ticket and time stay.
+/// The row as it is once nobody is there any longer. The times stay.
 pub(super) fn put_offline(mut row: Session) -> Session {
     row.online = false;
     row.away = false;
@@ -68,7 +68,7 @@ pub(super) fn hash_of(key: Key, row: &Session) -> u64 {
         row.incarnation,
         row.version,
         row.last_seen_ms,
-        row.ticket,
+        row.since_ms,
     ])
 }
 
@@ -137,7 +137,7 @@ mod tests {
             |row| row.online = true,
             |row| row.away = true,
             |row| row.last_seen_ms = 1,
-            |row| row.ticket = 1,
+            |row| row.since_ms = 1,
             |row| row.gone = true,
         ];
         for change in changes {

@@ -73,7 +73,7 @@ fn before((user, device): Key) -> Option<Key> {
 }
 
 #[cfg(test)]
-pub(super) mod memory {
+pub(crate) mod memory {
     use super::*;
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};

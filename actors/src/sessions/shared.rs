@@ -17,6 +17,9 @@ impl Shared {
     pub(super) fn wrote(&self, change: Option<Change>) -> Option<Session> {
         let Change { key, after, .. } = change?;
         let row = after?;
+        if let Some(Wired { watch, .. }) = self.wired.get() {
+            watch.touched(key.0);
+        }
         if self.wired.get().is_some() && self.table.standing().any_up() {
             let mut outbox = self.outbox();
             let is_first = outbox.is_empty();
@@ -68,6 +71,7 @@ impl Shared {
     fn react(&self, change: &Change) {
         let Some(Wired { watch, .. }) = self.wired.get() else { return };
         let (user, device) = change.key;
+        watch.touched(user);
         let is_ours = |row: &Session| self.table.standing().is_ours(row);
         let was_ours = change.before.filter(|row| row.online && is_ours(row));
         match (was_ours, change.after) {
@@ -99,7 +103,10 @@ impl Shared {
     /// A session that this node's row speaks of is not here.
     fn end(&self, key: Key) -> Result<(), StorageError> {
         let last_seen_ms = self.clock.now_ms();
-        let end = |row: &mut Session| *row = Session { last_seen_ms, ..row::put_offline(*row) };
+        let end = |row: &mut Session| {
+            let last_seen_ms = if row.away { row.last_seen_ms } else { last_seen_ms };
+            *row = Session { last_seen_ms, ..row::put_offline(*row) };
+        };
         self.wrote(self.table.write(key, end)?);
         Ok(())
     }

@@ -46,6 +46,7 @@ impl Watch for Here {
         self.displaced.lock().unwrap().push((user, device));
     }
     fn changed(&self, _: UserId, _: DeviceId, _: Option<&Session>, _: Option<&Session>) {}
+    fn touched(&self, _: UserId) {}
     fn still_here(&self, user: UserId, device: DeviceId) -> bool {
         self.live.lock().unwrap().contains(&(user, device))
     }
@@ -209,9 +210,9 @@ impl World {
             Event::Claim(_, k) => {
                 let (user, device) = key(k);
                 node.here.live.lock().unwrap().insert((user, device));
-                let ticket = self.wire.len() as u64 + 1;
+                let since_ms = self.wire.len() as u64 + 1;
                 let claim = |row: &mut Session| {
-                    *row = Session { online: true, away: false, ticket, ..*row };
+                    *row = Session { online: true, away: false, since_ms, ..*row };
                 };
                 node.sessions.claim(user, device, claim).unwrap();
             }
@@ -370,14 +371,14 @@ proptest! {
 fn any_row() -> impl Strategy<Value = Session> {
     let states = (any::<bool>(), any::<bool>(), any::<bool>());
     (0..2_u64, 0..3_u64, 1..3_u64, 0..2_u64, 0..2_u64, states).prop_map(
-        |(node, incarnation, version, last_seen_ms, ticket, (online, away, gone))| Session {
+        |(node, incarnation, version, last_seen_ms, since_ms, (online, away, gone))| Session {
             node,
             incarnation,
             version,
             online,
             away,
             last_seen_ms,
-            ticket,
+            since_ms,
             gone,
         },
     )

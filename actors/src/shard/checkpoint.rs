@@ -27,6 +27,11 @@ impl Machine {
         for user_id in dirty.accounts {
             self.spill_account(user_id, &mut spill.rows);
         }
+        for (user_id, id) in dirty.devices {
+            let user = self.users.get(&user_id);
+            let device = user.and_then(|user| user.account.devices.get(&id)).cloned();
+            spill.rows.push(Row::Device(user_id, id, device));
+        }
         for (to, from, device) in dirty.recent {
             let user = self.users.get_mut(&to);
             if user.is_some_and(|user| user.mailbox.trim_recent(from, device, self.now_ms)) {

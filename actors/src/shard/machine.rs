@@ -108,6 +108,8 @@ pub(super) struct User {
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     pub(super) accounts: BTreeSet<UserId>,
+    /// Devices whose ticket changed; what else changes of one is a change of its account.
+    pub(super) devices: BTreeSet<(UserId, DeviceId)>,
     pub(super) mailboxes: BTreeSet<UserId>,
     pub(super) recent: BTreeSet<(UserId, UserId, DeviceId)>,
     pub(super) aliases: BTreeSet<Alias>,
@@ -187,6 +189,8 @@ impl Machine {
             Command::DeleteAccount(delete) => self.delete_account(UserId(delete.user)),
             Command::SetBlock(block) => self.set_block(&block),
             Command::SetPrivacy(privacy) => self.set_privacy(&privacy),
+            Command::OpenSession(open) => self.open_session(&open),
+            Command::CloseSession(close) => self.close_session(&close),
             Command::SetContact(contact) => self.set_contact(&contact),
             Command::MarkRead(read) => self.mark_read(&read),
             Command::SetAside(set) => self.set_aside(&set),

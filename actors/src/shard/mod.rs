@@ -40,6 +40,7 @@ mod stories;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod translate;
 mod usage;
 

@@ -88,8 +88,12 @@ impl Waiting {
 
     /// Whether the command can be proposed once more though it may have taken effect. `Expire` names
     /// rows that are read anew; after a checkpoint nobody would know that they were counted out. What
-    /// was removed could not be told from what was never there.
+    /// was removed could not be told from what was never there. A login by key would bring back a ticket
+    /// that was used since.
     fn may_be_repeated(&self) -> bool {
+        if let Command::OpenSession(open) = &self.command {
+            return open.ticket != 0;
+        }
         !matches!(
             self.command,
             Command::AdmitDevice(_)

@@ -77,6 +77,7 @@ impl Machine {
             name: admit.name,
             linked_at_ms: now_ms,
             set_aside_ms: 0,
+            ticket: 0,
         };
         let lost: Vec<DeviceId> = if admit.registration {
             user.account.devices.keys().copied().collect()

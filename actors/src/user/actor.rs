@@ -123,7 +123,11 @@ impl Process for UserActor {
             UserItem::AliasStale(connection, id, send) => self.ask_again(connection, id, *send),
             UserItem::RetryDue(connection) => self.try_again(connection),
             UserItem::Signal(signal) => self.signal(&signal),
-            UserItem::Presence(presence) => self.hint_all(&Kind::Presence(presence)),
+            UserItem::Presence(presence) => {
+                if !self.hint_all(&Kind::Presence(presence)) {
+                    self.context.presence.lost(self.user, UserId(presence.user));
+                }
+            }
         }
         Ok(Flow::Continue)
     }
@@ -303,11 +307,15 @@ impl UserActor {
         }
     }
 
-    fn hint_all(&self, kind: &Kind) {
+    /// False if a device was too slow to be told.
+    fn hint_all(&self, kind: &Kind) -> bool {
+        let mut told = true;
         for session in &self.sessions {
             if !session.connection.hint(kind.clone()) {
                 self.context.metrics.hints_dropped.increment(1);
+                told = false;
             }
         }
+        told
     }
 }

@@ -66,13 +66,10 @@ impl UserActor {
                 return;
             }
         };
-        let welcome = match &attach.login {
-            None => None,
-            Some(login) => match self.open_session(&attach, login, &attached) {
-                Some(answer) => Some((login.id, answer)),
-                None => return,
-            },
-        };
+        let welcome = attach
+            .login
+            .as_ref()
+            .map(|login| (login.id, self.begin_session(&attach, login, &attached)));
         let Attached { account, acknowledged, last, .. } = *attached;
         self.account = Some(account);
         self.sessions.retain(|other| {
@@ -92,15 +89,14 @@ impl UserActor {
             window.more_waits();
         }
         let id = connection.id();
+        let away = self.is_away(device);
         self.sessions.push(Session {
             device,
             connection: connection.clone(),
             window,
-            away: false,
+            away,
             changed: true,
         });
-        self.announce_presence();
-        // After the announcement: who hears of the login and then subscribes sees one state.
         if let Some((id, answer)) = welcome {
             connection.answer(id, answer);
         }
@@ -109,70 +105,61 @@ impl UserActor {
         }
     }
 
-    /// Records the session with a new ticket; the answer to the login, or `None` if its ticket is
-    /// void and that was said.
-    fn open_session(&self, attach: &Attach, login: &Login, attached: &Attached) -> Option<Kind> {
-        let before = self.context.sessions.get(self.user, attach.device);
-        let before = before.ok().flatten().unwrap_or_default();
-        if login.ticket.is_some_and(|number| number != before.ticket) {
-            attach.connection.refuse(login.id, Code::BadTicket);
-            attach.connection.end(Ending::Told(Code::BadTicket));
-            self.entry.connections().retain(|known| known.id() != attach.connection.id());
-            return None;
-        }
-        let number = self.random_ticket();
-        self.claim_session(attach.device, number);
-        let ticket = Ticket { user: self.user, device: attach.device, number };
+    /// Records the session; the answer to the login.
+    fn begin_session(&self, attach: &Attach, login: &Login, attached: &Attached) -> Kind {
+        let device = attach.device;
+        self.claim_session(device, login.away);
+        let ticket = Ticket { user: self.user, device, number: login.ticket };
         let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
-        let (user, device, ticket) = (self.user.0, attach.device.0, ticket.into());
+        let (user, device, ticket) = (self.user.0, device.0, ticket.into());
         let acknowledged = attached.acknowledged.0;
-        Some(if login.registered {
+        if login.registered {
             Kind::Registered(wire::Registered { user, device, ticket, acknowledged })
         } else {
             let resync = attach.acknowledged < attached.start;
             Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device, resync })
-        })
+        }
     }
 
     /// Makes the session of a device this node's.
-    fn claim_session(&self, device: DeviceId, ticket: u64) {
+    fn claim_session(&self, device: DeviceId, away: bool) {
         self.entry.set_here(device, true);
         let now_ms = self.context.clock.now_ms();
         let claimed = self.context.sessions.claim(self.user, device, |row| {
-            (row.online, row.away, row.last_seen_ms) = (true, false, now_ms);
-            (row.ticket, row.gone) = (ticket, false);
+            (row.online, row.away, row.gone) = (true, away, false);
+            if !away {
+                row.since_ms = now_ms;
+            }
         });
         if let Err(error) = claimed {
             warn!(user = %self.user, %device, %error, "session not recorded");
         }
     }
 
+    /// Whether the person of a device is away, by its row: an actor that crashed does not know.
+    fn is_away(&self, device: DeviceId) -> bool {
+        let row = self.context.sessions.get(self.user, device);
+        row.ok().flatten().is_some_and(|row| row.away)
+    }
+
     /// Writes this node's row of the sessions table.
-    pub(super) fn write_session(
-        &self,
-        device: DeviceId,
-        online: bool,
-        away: bool,
-        ticket: Option<u64>,
-    ) {
+    pub(super) fn write_session(&self, device: DeviceId, online: bool, away: bool) {
         if !online {
             self.entry.set_here(device, false);
         }
         let now_ms = self.context.clock.now_ms();
         let written = self.context.sessions.write(self.user, device, |row| {
-            (row.online, row.away, row.last_seen_ms) = (online, away, now_ms);
-            row.ticket = ticket.unwrap_or(row.ticket);
+            let (was_there, is_there) = (row.online && !row.away, online && !away);
+            (row.online, row.away) = (online, away);
+            if was_there && !is_there {
+                row.last_seen_ms = now_ms;
+            } else if is_there && !was_there {
+                row.since_ms = now_ms;
+            }
         });
         if let Err(error) = written {
             warn!(user = %self.user, %device, %error, "session not recorded");
         }
-    }
-
-    /// A number that nobody guesses and that no crash brings back.
-    pub(super) fn random_ticket(&self) -> u64 {
-        let mut bytes = [0; 8];
-        self.context.secrets.fill(&mut bytes);
-        u64::from_le_bytes(bytes).max(1)
     }
 
     pub(super) fn detach(&mut self, connection: ConnectionId, device: DeviceId) -> Flow {
@@ -182,8 +169,7 @@ impl UserActor {
         }
         let linked = self.account.as_ref().is_none_or(|a| a.devices.contains_key(&device));
         if linked && !self.sessions.iter().any(|session| session.device == device) {
-            self.write_session(device, false, false, None);
-            self.announce_presence();
+            self.write_session(device, false, false);
         }
         if self.sessions.is_empty()
             && self.attaching.is_empty()
@@ -248,16 +234,6 @@ impl UserActor {
             }
         }
         self.account = account;
-    }
-
-    /// Tells whoever watches this user whether anyone is there.
-    pub(super) fn announce_presence(&self) {
-        let Some(account) = &self.account else { return };
-        let (context, now_ms) = (&self.context, self.context.clock.now_ms());
-        let here = self.sessions.iter().any(|session| !session.away);
-        let online = here || context.delivery().is_elsewhere(self.user);
-        context.presence.changed(account, online, now_ms);
-        context.delivery().presence(self.user, online, now_ms);
     }
 }
 

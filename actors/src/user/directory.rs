@@ -6,7 +6,7 @@ use crate::connection::{Connection, ConnectionId, Ending};
 use crate::context::Context;
 use crate::shard::AccountView;
 use proto::wire::ClientFrame;
-use proto::{Code, DeviceId, Seq, ShardId, UserId, stored, wire};
+use proto::{DeviceId, Seq, ShardId, UserId, stored, wire};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -18,6 +18,13 @@ pub(super) const PARTITIONS: usize = 16;
 
 /// Locks that share the directory.
 const LOCKS: usize = 64;
+
+/// Clients of a node that goes away which come back to others in a second. A tenth of the logins that two
+/// cores manage, so that those who are there notice nothing.
+const RETURNS_PER_S: u64 = 500;
+
+/// Longest time until the last of them is back, in ms: people wait for messages meanwhile.
+const RETURN_MS_MAX: u64 = 60_000;
 
 /// Crashes of one user's actor after which it is given up and its connections are closed.
 const INTENSITY: Intensity = Intensity { restarts: 20, within: Duration::from_secs(10) };
@@ -206,12 +213,17 @@ impl Users {
         self.hint(user, UserItem::Presence(presence))
     }
 
-    /// Ends all connections.
-    pub fn end_all(&self, code: Code) {
+    /// Ends all connections, for the node goes away. Their clients come back one after the other.
+    pub fn send_away(&self) {
+        let mut connections = Vec::new();
         for part in self.table.iter() {
             for entry in part.read().unwrap_or_else(PoisonError::into_inner).values() {
-                entry.connections().iter().for_each(|c| c.end(Ending::Told(code)));
+                connections.extend(entry.connections().iter().cloned());
             }
+        }
+        let number = connections.len();
+        for (place, connection) in connections.into_iter().enumerate() {
+            connection.end(Ending::Away { after_ms: share_of_return(place, number) });
         }
     }
 
@@ -243,7 +255,40 @@ impl Users {
     }
 }
 
+/// When the client at this place of so many comes back, in ms.
+fn share_of_return(place: usize, number: usize) -> u32 {
+    let all_ms = (number as u64 * 1_000 / RETURNS_PER_S).min(RETURN_MS_MAX);
+    u32::try_from(all_ms * place as u64 / (number as u64).max(1)).unwrap_or(u32::MAX)
+}
+
 /// Which of `parts` a user falls to.
 fn share(user: UserId, parts: usize) -> usize {
     usize::try_from(user.0).unwrap_or(usize::MAX) % parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_a_node_that_goes_away_come_back_spread_over_a_time_that_fits_their_number() {
+        let shares = |number| (0..number).map(|n| share_of_return(n, number)).collect::<Vec<_>>();
+        assert_eq!(shares(1), [0]);
+        for number in [400, 20_000, 1_000_000] {
+            let shares = shares(number);
+            let mut seconds = BTreeMap::<u32, u64>::new();
+            for ms in &shares {
+                *seconds.entry(ms / 1_000).or_default() += 1;
+            }
+            let busiest = *seconds.values().max().unwrap();
+            let last = u64::from(*shares.last().unwrap());
+            assert!(
+                busiest <= RETURNS_PER_S.max(number as u64 * 1_001 / RETURN_MS_MAX),
+                "{busiest}"
+            );
+            assert!(
+                last <= RETURN_MS_MAX && last + 10 >= (number as u64 * 2).min(RETURN_MS_MAX) - 1
+            );
+        }
+    }
 }

@@ -29,6 +29,10 @@ pub struct Admission {
     pub acknowledged: Seq,
     /// The number of the ticket it came with, if any.
     pub ticket: Option<u64>,
+    /// The number of the ticket for the next time; 0 until the session is open.
+    pub next: u64,
+    /// Only the device comes: its person is not there.
+    pub away: bool,
     /// Whether it has just been registered.
     pub registered: bool,
 }
@@ -88,7 +92,8 @@ pub async fn register_prove(
     };
     let outcome = context.shards.call(user.shard(), Command::AdmitDevice(admit)).await;
     let Outcome::Admitted(device) = outcome else { return Err(refused(&outcome)) };
-    Ok(Admission { user, device, acknowledged: Seq(0), ticket: None, registered: true })
+    let (acknowledged, away) = (Seq(0), prove.away);
+    Ok(Admission { user, device, acknowledged, ticket: None, next: 0, away, registered: true })
 }
 
 /// Checks a login's signature over this connection's nonce.
@@ -106,20 +111,19 @@ pub async fn login(
     if !context.secrets.verify(key, &signed::login(nonce, user, device), &login.signature) {
         return Err(Code::BadCredentials);
     }
-    let acknowledged = Seq(login.acknowledged);
-    Ok(Admission { user, device, acknowledged, ticket: None, registered: false })
+    let (acknowledged, away) = (Seq(login.acknowledged), login.away);
+    Ok(Admission { user, device, acknowledged, ticket: None, next: 0, away, registered: false })
 }
 
-/// Opens a ticket. That no other connection uses it at the same moment, and that the device is still
-/// linked, is checked when the session opens.
+/// Opens a ticket. Whether it is the good one of a device that is still linked, is decided when the
+/// session opens.
 ///
 /// # Errors
 /// [`Code::BadTicket`].
 pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Code> {
     let now_ms = context.clock.now_ms();
     let ticket = context.secrets.open_ticket(&resume.ticket, now_ms).ok_or(Code::BadTicket)?;
-    let row = context.sessions.get(ticket.user, ticket.device).ok().flatten();
-    if ticket.number == 0 || row.unwrap_or_default().ticket != ticket.number {
+    if ticket.number == 0 {
         return Err(Code::BadTicket);
     }
     Ok(Admission {
@@ -127,6 +131,8 @@ pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Cod
         device: ticket.device,
         acknowledged: Seq(resume.acknowledged),
         ticket: Some(ticket.number),
+        next: 0,
+        away: resume.away,
         registered: false,
     })
 }

@@ -12,6 +12,7 @@ mod actor;
 mod attach;
 mod directory;
 mod login;
+mod opening;
 mod requests;
 mod sends;
 mod window;
@@ -19,6 +20,7 @@ mod window;
 pub use actor::{UserActor, UserArgs};
 pub use directory::Users;
 pub use login::{Admission, login, register_prove, register_start, resume};
+pub use opening::open_session;
 pub use window::{News, Offer, Weight, Window};
 
 use crate::connection::{Connection, ConnectionId};
@@ -89,8 +91,10 @@ pub struct Attach {
 pub struct Login {
     /// The request.
     pub id: u64,
-    /// The ticket it came with, if it came with one.
-    pub ticket: Option<u64>,
+    /// The number of the ticket that it is given.
+    pub ticket: u64,
+    /// Only the device comes: its person is not there.
+    pub away: bool,
     /// Answer as a registration rather than as a login.
     pub registered: bool,
 }

@@ -1,6 +1,7 @@
 //! What a logged-in client asks for, other than sending.
 
 use super::actor::UserActor;
+use super::opening::{done, random_ticket};
 use crate::connection::{Connection, Ending};
 use crate::shard::{AccountView, Command, Outcome, Privacy, Query};
 use proto::limits::{DEVICE_NAME_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
@@ -29,7 +30,10 @@ impl UserActor {
             }
             Ask::Signal(signal) => self.pass_signal(device, signal),
             Ask::MarkRead(read) => self.mark_read(&connection, device, id, read),
-            Ask::Logout(_) => self.log_out(&connection, device, id),
+            Ask::Logout(_) => {
+                self.log_out(&connection, device, id);
+                Ok(())
+            }
             Ask::LinkDevice(link) => self.link_device(&connection, id, link),
             Ask::UnlinkDevice(unlink) => {
                 let device = unlink.device;
@@ -120,12 +124,18 @@ impl UserActor {
         Ok(())
     }
 
-    fn log_out(&self, connection: &Arc<Connection>, device: DeviceId, id: u64) -> Result<(), Code> {
-        self.write_session(device, false, false, Some(0));
-        self.context.sessions.flush().map_err(|_| Code::Unavailable)?;
-        connection.answer(id, Kind::Done(wire::Done {}));
-        connection.end(Ending::Quiet);
-        Ok(())
+    fn log_out(&self, connection: &Arc<Connection>, device: DeviceId, id: u64) {
+        let next = random_ticket(&self.context);
+        let close = stored::CloseSession { user: self.user.0, device: device.0, next };
+        let connection = connection.clone();
+        let reply = Box::new(move |outcome| match done(&outcome) {
+            Ok(()) => {
+                connection.answer(id, Kind::Done(wire::Done {}));
+                connection.end(Ending::Quiet);
+            }
+            Err(code) => connection.refuse(id, code),
+        });
+        self.context.shards.propose(self.user.shard(), Command::CloseSession(close), reply);
     }
 
     fn link_device(
@@ -218,19 +228,15 @@ impl UserActor {
             connection.answer(id, Kind::Done(wire::Done {}));
             return;
         }
-        let (connection, presence) = (connection.clone(), self.context.presence.clone());
-        let answer = Box::new(move |account| match account {
-            Ok(Some(account)) => presence.subscribe(watcher, account, connection, id),
-            Ok(None) => connection.refuse(id, Code::UnknownUser),
-            Err(code) => connection.refuse(id, code),
-        });
-        self.context.shards.query(user.shard(), Query::Account { user, answer });
+        self.context.presence.subscribe(watcher, user, connection.clone(), id);
     }
 
     fn set_away(&mut self, place: usize, away: bool) {
-        self.sessions[place].away = away;
-        self.write_session(self.sessions[place].device, true, away, None);
-        self.announce_presence();
+        let session = &mut self.sessions[place];
+        if std::mem::replace(&mut session.away, away) != away {
+            let device = session.device;
+            self.write_session(device, true, away);
+        }
     }
 
     fn show_account(&self, connection: &Arc<Connection>, id: u64) -> Result<(), Code> {

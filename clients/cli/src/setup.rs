@@ -138,8 +138,8 @@ async fn register(
     let minutes = sent.expires.as_secs().div_ceil(60);
     tell(&format!(
         "A PIN was sent to {alias}: {} digits, good for {minutes} minutes.\n\
-         If {alias} has other devices, entering it here unlinks them.\n\
-         To keep them, press Ctrl-C and add --link.\n",
+         If {alias} has other devices, entering it here unlinks them. To keep them, press Ctrl-C and run\n\
+         natter chat --as {alias} --link\n",
         sent.digits
     ))?;
     loop {

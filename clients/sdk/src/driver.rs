@@ -90,6 +90,7 @@ impl Driver {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let backoff = Backoff::new(options.backoff_min, options.backoff_max);
+        let away = options.away;
         Self {
             options,
             identity,
@@ -101,7 +102,7 @@ impl Driver {
             casts: Vec::new(),
             next_request: crate::requests::REQUEST_IDS,
             subscriptions: BTreeSet::new(),
-            away: false,
+            away,
             backoff,
         }
     }
@@ -151,7 +152,8 @@ impl Driver {
         };
         let identity = self.identity.clone();
         let wait = options.connect_timeout;
-        let opening = login::open(link, identity, ticket, acknowledged, wait);
+        let returning = login::Returning { ticket, acknowledged, away: self.away };
+        let opening = login::open(link, identity, returning, wait);
         let opened = match self.attend(opening).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return login_failed(error),
@@ -178,19 +180,15 @@ impl Driver {
         }
         self.shared.set_status(Status::Online);
         self.notify(Event::Connected);
-        self.restore_presence();
+        self.restore_subscriptions();
     }
 
     /// What the node forgets with a session is asked again, ahead of everything else.
-    fn restore_presence(&mut self) {
+    fn restore_subscriptions(&mut self) {
         let wanted = self.subscriptions.iter().map(|user| {
             client_frame::Kind::Subscribe(wire::Subscribe { user: *user, unsubscribe: false })
         });
-        let mut kinds: Vec<_> = wanted.collect();
-        if self.away {
-            kinds.push(client_frame::Kind::SetPresence(wire::SetPresence { away: true }));
-        }
-        for kind in kinds {
+        for kind in wanted.collect::<Vec<_>>() {
             self.enqueue(kind, false, None);
         }
     }

@@ -17,6 +17,15 @@ pub(crate) struct Opened {
     pub(crate) base: Seq,
 }
 
+/// What a device says of itself when it comes back.
+pub(crate) struct Returning {
+    /// Empty: none.
+    pub(crate) ticket: Bytes,
+    pub(crate) acknowledged: Seq,
+    /// Its person is not there.
+    pub(crate) away: bool,
+}
+
 /// Request ids of the opening; no request of the session has them.
 const RESUME_ID: u64 = crate::requests::REQUEST_IDS - 2;
 const LOGIN_ID: u64 = crate::requests::REQUEST_IDS - 1;
@@ -25,12 +34,12 @@ const LOGIN_ID: u64 = crate::requests::REQUEST_IDS - 1;
 pub(crate) async fn open(
     mut link: Link,
     identity: Identity,
-    ticket: Bytes,
-    acknowledged: Seq,
+    returning: Returning,
     wait: Duration,
 ) -> Result<Opened, ConnectError> {
+    let Returning { ticket, acknowledged, away } = returning;
     if !ticket.is_empty() {
-        let resume = Resume { ticket, acknowledged: acknowledged.0 };
+        let resume = Resume { ticket, acknowledged: acknowledged.0, away };
         match link.ask(RESUME_ID, client_frame::Kind::Resume(resume), wait).await {
             Err(ConnectError::Refused(refusal)) if refusal.code == Code::BadTicket => {}
             answer => return opened(link, answer?, acknowledged),
@@ -42,6 +51,7 @@ pub(crate) async fn open(
         device: identity.device.0,
         signature: identity.key.sign_login(&nonce, identity.user, identity.device).into(),
         acknowledged: acknowledged.0,
+        away,
     };
     let answer = link.ask(LOGIN_ID, client_frame::Kind::Login(login), wait).await?;
     opened(link, answer, acknowledged)

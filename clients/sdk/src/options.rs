@@ -103,6 +103,9 @@ pub struct ClientOptions {
     pub backoff_min: Duration,
     /// Longest wait between two attempts. Default 30 s.
     pub backoff_max: Duration,
+    /// Log in as a device that only fetches: its person is not shown as there, and is not seen anew.
+    /// Default `false`; [`crate::Client::set_presence`] changes it.
+    pub away: bool,
     /// Acknowledge each event when the next one is taken. Default `false`: call
     /// [`crate::Event::ack`].
     pub auto_ack: bool,
@@ -133,6 +136,7 @@ impl ClientOptions {
             request_timeout: Duration::from_secs(30),
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(30),
+            away: false,
             auto_ack: false,
             outbox_max: 10_000,
             events_max: 1_024,

@@ -63,6 +63,8 @@ pub async fn register_prove(
             device_key: key.public().to_vec().into(),
             signature: key.sign_register(nonce, alias).into(),
             device_name: device_name.to_owned(),
+            // The client logs in next.
+            away: true,
         })
     };
     let answer = patiently(options, prove).await?;

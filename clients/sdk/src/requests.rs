@@ -239,8 +239,8 @@ impl Client {
         self.done(Kind::Subscribe(wire::Subscribe { user: user.0, unsubscribe: true }), true).await
     }
 
-    /// Whether the person is there, from now on and after every reconnect. A client that never
-    /// says is there while it is connected.
+    /// Whether the person is there, from now on and after every reconnect; until then
+    /// [`crate::ClientOptions::away`] says.
     ///
     /// # Errors
     /// [`RequestError`].

@@ -321,10 +321,12 @@ impl Session {
             return Err(End::Ended(code));
         }
         let after = Duration::from_millis(u64::from(go_away.after_ms));
+        // A node that goes gives each client a time of its own; other waits are the same for all.
+        let spread = if code == Code::GoingAway { 0.0 } else { rand::random::<f64>() };
         self.leaving = Some(Leaving {
             code,
             until: Instant::now() + LEAVE_WAIT,
-            wait: after.mul_f64(1.0 + rand::random::<f64>()),
+            wait: after.mul_f64(1.0 + spread),
             addresses: go_away.addresses,
         });
         Ok(())

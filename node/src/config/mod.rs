@@ -202,8 +202,9 @@ section! {
         /// Bytes that a connection may send before it is logged in, at least 1KiB.
         bytes_before_login: ByteSize = ByteSize(16 << 10);
         /// After this silence the node asks whether the client is there; after half of it again
-        /// without a sign the connection ends. 100ms to 1h.
-        heartbeat: Duration = Duration::from_mins(1);
+        /// without a sign the connection ends. Shorter than the minute after which common proxies and
+        /// load balancers cut an idle connection. 100ms to 1h.
+        heartbeat: Duration = Duration::from_secs(45);
         /// How long one write to a client may take, 100ms to 10m.
         write_timeout: Duration = Duration::from_secs(30);
         /// Undelivered messages that are kept for one user, at least 1. A sender beyond it is told.

@@ -83,16 +83,18 @@ fn ask() -> impl Strategy<Value = Ask> {
         ),
         Just(Ask::Ping(Ping {})),
         Just(Ask::Pong(Pong {})),
-        (any::<u64>(), any::<u32>(), bytes(), any::<u64>()).prop_map(
-            |(user, device, signature, acknowledged)| Ask::Login(Login {
+        (any::<u64>(), any::<u32>(), bytes(), any::<u64>(), any::<bool>()).prop_map(
+            |(user, device, signature, acknowledged, away)| Ask::Login(Login {
                 user,
                 device,
                 signature,
-                acknowledged
+                acknowledged,
+                away
             })
         ),
-        (bytes(), any::<u64>())
-            .prop_map(|(ticket, acknowledged)| Ask::Resume(Resume { ticket, acknowledged })),
+        (bytes(), any::<(u64, bool)>()).prop_map(|(ticket, (acknowledged, away))| Ask::Resume(
+            Resume { ticket, acknowledged, away }
+        )),
         text().prop_map(|alias| Ask::RegisterStart(RegisterStart { alias })),
         (text(), text(), bytes(), bytes(), text()).prop_map(
             |(alias, pin, device_key, signature, device_name)| Ask::RegisterProve(RegisterProve {
@@ -100,7 +102,8 @@ fn ask() -> impl Strategy<Value = Ask> {
                 pin,
                 device_key,
                 signature,
-                device_name
+                device_name,
+                away: false
             })
         ),
         Just(Ask::Logout(Logout {})),

@@ -34,6 +34,10 @@ pub(crate) fn client() -> Vec<(&'static str, ClientFrame)> {
 
 type Named<K> = (&'static str, u64, K);
 
+fn resume(away: bool) -> Ask {
+    Ask::Resume(Resume { ticket: counting(0x80, 48), acknowledged: 17, away })
+}
+
 fn opening() -> Vec<Named<Ask>> {
     vec![
         ("client-register_start", 1, Ask::RegisterStart(RegisterStart { alias: "ada".into() })),
@@ -46,6 +50,7 @@ fn opening() -> Vec<Named<Ask>> {
                 device_key: counting(0x10, 32),
                 signature: counting(0x40, 64),
                 device_name: "Ada's phone".into(),
+                away: false,
             }),
         ),
         (
@@ -56,9 +61,11 @@ fn opening() -> Vec<Named<Ask>> {
                 device: 2,
                 signature: counting(0x40, 64),
                 acknowledged: 17,
+                away: false,
             }),
         ),
-        ("client-resume", 1, Ask::Resume(Resume { ticket: counting(0x80, 48), acknowledged: 17 })),
+        ("client-resume", 1, resume(false)),
+        ("client-resume-away", 1, resume(true)),
         ("client-logout", 9, Ask::Logout(Logout {})),
         ("client-ping", 0, Ask::Ping(Ping {})),
         ("client-pong", 0, Ask::Pong(Pong {})),

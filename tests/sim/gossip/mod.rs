@@ -346,16 +346,16 @@ impl World {
         if what == 11 {
             return self.junk(me);
         }
-        let ticket = self.chance.next();
+        let since_ms = self.chance.next();
         let Some(node) = &mut self.nodes[me] else { return };
         node.now_ms = self.now;
         self.writes += 1;
         match what {
-            0..5 => node.arrive(key, ticket),
+            0..5 => node.arrive(key, since_ms),
             5..8 => node.leave(key),
             8 => node.rest(key, true),
             9 => node.rest(key, false),
-            _ if ticket.is_multiple_of(3) => node.unlink(key),
+            _ if since_ms.is_multiple_of(3) => node.unlink(key),
             _ => node.flush(),
         }
     }

@@ -109,11 +109,11 @@ impl Node {
     // ---- What users do -----------------------------------------------------------------------
 
     /// A device logs in here.
-    pub(super) fn arrive(&mut self, key: Key, ticket: u64) {
+    pub(super) fn arrive(&mut self, key: Key, since_ms: u64) {
         self.here.insert(key);
         let last_seen_ms = self.now_ms;
         let claim = |row: &mut Session| {
-            *row = Session { online: true, away: false, last_seen_ms, ticket, ..*row };
+            *row = Session { online: true, away: false, last_seen_ms, since_ms, ..*row };
         };
         let change = self.table.claim(key, claim).unwrap();
         self.wrote(change);

@@ -152,6 +152,7 @@ pub fn out_of_range_before_login() -> Vec<Malformed> {
             device_key: key.into(),
             signature: signature.into(),
             device_name: String::new(),
+            away: false,
         })
     };
     let codes = &[Code::BadRequest, Code::BadCredentials, Code::NoPin, Code::WrongPin];
