@@ -4,6 +4,7 @@
 //! an answer; what is refused for now it sends again, in order. **Invariant:** while something is
 //! refused or unanswered from an earlier connection, nothing new overtakes it.
 
+mod tickets;
 mod watching;
 
 use crate::checker::{Name, Who};
@@ -11,6 +12,7 @@ use crate::node::Target;
 use crate::wire::{NotLetIn, Phone, Wire};
 use crate::workload::{Phase, Plan, Shared};
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 use proto::Code;
 use proto::codes::Retry;
 use proto::wire::{
@@ -56,6 +58,8 @@ pub(crate) struct Person {
     /// Sends that have left once: a refusal of them is the whole truth.
     sent_once: BTreeSet<u64>,
     unacknowledged: u32,
+    /// A ticket that has opened a session.
+    spent: Bytes,
     watching: Watching,
     shared: Arc<Shared>,
 }
@@ -82,6 +86,7 @@ impl Person {
             impatient: number.is_multiple_of(3),
             sent_once: BTreeSet::new(),
             unacknowledged: 0,
+            spent: Bytes::new(),
             watching: Watching::new(),
             shared: Arc::default(),
         }
@@ -131,11 +136,11 @@ impl Person {
     }
 
     async fn connect(&mut self) -> Result<Wire> {
+        if self.roams() {
+            return self.connect_by_ticket().await;
+        }
         let target = self.targets.get(self.at).context("no node to go to")?;
-        let resume = self.phone.resume(target);
-        let (wire, _) =
-            if self.targets.len() > 1 { timeout(STEP, resume).await?? } else { resume.await? };
-        Ok(wire)
+        Ok(self.phone.resume(target).await?.0)
     }
 
     fn go_elsewhere(&mut self) {
