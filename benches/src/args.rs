@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::hot::MARKER_BYTES;
 
-/// Puts load on a natter node and prints one line of JSON about how it went.
+/// Puts load on a natter node and prints how it went: a table on a terminal, otherwise one line of JSON.
 #[derive(Debug, Parser)]
 #[command(name = "natter-load", version)]
 pub(crate) struct Command {
@@ -130,6 +130,9 @@ pub(crate) struct Common {
     /// Bytes of each body
     #[arg(long, global = true, default_value_t = 100, value_parser = body_bytes)]
     pub(crate) body: usize,
+    /// One line of JSON, also on a terminal
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
     /// Start a fresh server: the `natter` beside this program, in a temporary directory
     #[arg(long, global = true, conflicts_with_all = ["server", "server_pid", "ca", "pins"])]
     pub(crate) spawn: bool,

@@ -5,8 +5,8 @@
 //! shares no code with the server but the schema, and checks every message: nothing lost, doubled or
 //! out of order.
 //!
-//! **Invariant:** standard output gets one line of JSON for a run that went to its end, and nothing
-//! else.
+//! **Invariant:** standard output gets the result of a run that went to its end, and nothing else: a table on a
+//! terminal, otherwise, or with `--json`, one line of JSON.
 
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::cast_possible_truncation, reason = "counts of one run, far below any limit")]
@@ -30,9 +30,10 @@ mod process;
 mod sender;
 mod server;
 mod spawned;
+mod table;
 mod upset;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -55,7 +56,12 @@ fn main() -> Result<()> {
     })?;
     server.stop()?;
     let line = with_setting(&command, measured);
-    writeln!(std::io::stdout(), "{line}")?;
+    let mut out = std::io::stdout();
+    if out.is_terminal() && !command.common.json {
+        write!(out, "{}", table::table(&line))?;
+    } else {
+        writeln!(out, "{line}")?;
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod mailboxes;
 mod operators;
 mod operators_clusters;
 mod operators_directories;
+mod operators_logs;
 mod people;
 mod presence;
 mod promise_10_nobody_in;

@@ -10,7 +10,7 @@ use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Code, DeviceId, UserId, stored};
 use std::sync::Arc;
 use supervision::{Flow, Inbox, timer};
-use tracing::warn;
+use tracing::{info, warn};
 
 impl UserActor {
     pub(super) fn attach(&mut self, attach: Box<Attach>) {
@@ -233,7 +233,24 @@ impl UserActor {
                 warn!(user = %self.user, %error, "session row not removed");
             }
         }
+        if let Some(before) = &self.account {
+            say_what_changed(self.user, before, account.as_deref());
+        }
         self.account = account;
+    }
+}
+
+/// Says which devices came and went, or that the account is gone: each node does that has its user.
+fn say_what_changed(user: UserId, before: &AccountView, after: Option<&AccountView>) {
+    let Some(after) = after else {
+        info!(%user, "account deleted");
+        return;
+    };
+    for device in after.devices.keys().filter(|device| !before.devices.contains_key(device)) {
+        info!(%user, %device, "device linked");
+    }
+    for device in before.devices.keys().filter(|device| !after.devices.contains_key(device)) {
+        info!(%user, %device, "device unlinked");
     }
 }
 
