@@ -105,18 +105,19 @@ fn two_people() -> (Machine, UserId, UserId) {
     let shard = alice.shard();
     let bob = (2..100).map(UserId).find(|user| user.shard() == shard).unwrap();
     let mut machine = Machine::new(shard, MachineLimits::default());
+    let mut number = 0;
     for user in [alice, bob] {
-        let admitted = machine.apply(
-            NOW_MS,
-            Command::AdmitDevice(stored::AdmitDevice {
-                user: user.0,
-                key: Bytes::from(user.0.to_be_bytes().repeat(4)),
-                name: "bench".into(),
-                registration: true,
-                alias: format!("user{user}"),
-            }),
-        );
-        assert!(matches!(admitted, Outcome::Admitted(_)), "{admitted:?}");
+        let open = stored::OpenAccount {
+            alias: Some(stored::AliasClaim { alias: format!("user{user}"), claim: 1 }),
+            key: Bytes::from(user.0.to_be_bytes().repeat(4)),
+            name: "bench".into(),
+        };
+        let what = Some(stored::notice::What::OpenAccount(open));
+        number += 1;
+        let notices = vec![stored::Notice { number, user: user.0, what }];
+        let from_shard = u32::from(shard.0);
+        let taken = Command::TakeNotices(stored::TakeNotices { from_shard, notices });
+        assert_eq!(machine.apply(NOW_MS, taken), Outcome::Done);
     }
     machine.take_effects();
     (machine, alice, bob)

@@ -10,6 +10,7 @@ use crate::user::Users;
 use bytes::Bytes;
 use peers::Peers;
 use proto::ids::SHARDS;
+use proto::stored::PinGrant;
 use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, wire};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,12 +51,27 @@ pub struct Ticket {
     pub number: u64,
 }
 
+/// What an asker's token says, once opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinToken {
+    /// Which token; random.
+    pub id: [u8; 16],
+    /// The PIN that it stands for.
+    pub grant: PinGrant,
+}
+
 /// Chance, and what only the cluster's secret can make.
 pub trait Secrets: Send + Sync {
     /// Fills with random bytes that nobody can guess.
     fn fill(&self, bytes: &mut [u8]);
     /// A digest of a PIN that is worth nothing without the cluster's secret.
     fn pin_digest(&self, alias: &Alias, pin: &str) -> [u8; 32];
+    /// A digest of a registration lock, of the same kind.
+    fn lock_digest(&self, user: UserId, lock: &str) -> [u8; 32];
+    /// Seals the token of someone who asked for a PIN for `alias`.
+    fn seal_pin_token(&self, alias: &Alias, token: &PinToken) -> Vec<u8>;
+    /// Opens such a token; `None` if it is not ours or for another alias.
+    fn open_pin_token(&self, alias: &Alias, sealed: &[u8]) -> Option<PinToken>;
     /// Seals a ticket.
     fn seal_ticket(&self, ticket: Ticket, now_ms: u64) -> Vec<u8>;
     /// Opens a ticket; `None` if it is not ours or too old.
@@ -102,8 +118,12 @@ pub struct Settings {
     pub pin_ttl_s: u32,
     /// Wrong PINs before a new one must be asked for.
     pub pin_attempts: u32,
-    /// PINs that can be asked for one alias in an hour.
+    /// PINs that are sent to one alias in an hour.
     pub pin_requests_per_hour: u32,
+    /// Wrong PINs of one alias in a day before only long ones count.
+    pub wrong_pins_per_alias_per_day: u32,
+    /// Wrong PINs of all aliases in an hour before only long ones count.
+    pub wrong_pins_per_hour: u32,
 }
 
 /// What the operator has set, as it is now: the cluster's settings change while nodes run.

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub delivered: Counter,
     /// `natter_hints_dropped_total`
     pub hints_dropped: Counter,
+    /// `natter_wrong_pins_alarms_total`
+    pub wrong_pins_alarms: Counter,
     /// `natter_user_restarts_total`
     pub user_restarts: Counter,
     /// `natter_send_seconds`
@@ -59,6 +61,10 @@ impl Default for Metrics {
             user_restarts: named(
                 "natter_user_restarts_total",
                 "Restarts of user actors that failed.",
+            ),
+            wrong_pins_alarms: named(
+                "natter_wrong_pins_alarms_total",
+                "Hours in which a shard met so many wrong PINs that only long ones count.",
             ),
             send_seconds: histogram!(name),
         }

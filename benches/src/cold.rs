@@ -12,7 +12,9 @@ pub(crate) enum Cold {
         nonce: Bytes,
         unanswered_max: u32,
     },
-    PinSent,
+    PinSent {
+        token: Bytes,
+    },
     /// Registered or logged in.
     In {
         user: u64,
@@ -50,7 +52,7 @@ pub(crate) fn read(content: &[u8]) -> Result<Cold> {
         Kind::Welcome(welcome) => {
             Cold::Welcome { nonce: welcome.nonce, unanswered_max: welcome.unanswered_max }
         }
-        Kind::PinSent(_) => Cold::PinSent,
+        Kind::PinSent(sent) => Cold::PinSent { token: sent.token },
         Kind::Registered(done) => {
             Cold::In { user: done.user, device: done.device, ticket: done.ticket }
         }

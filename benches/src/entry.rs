@@ -60,7 +60,7 @@ pub(crate) enum Way {
 enum Stage {
     Outside,
     AwaitsWelcome,
-    AwaitsPin { nonce: Bytes },
+    AwaitsPin { nonce: Bytes, token: Bytes },
     AwaitsAnswer,
     Inside,
 }
@@ -115,7 +115,7 @@ impl<'a> Arrival<'a> {
             Way::Register => {
                 let alias = person.alias.as_str().to_owned();
                 cold::put(out, 1, Kind::RegisterStart(RegisterStart { alias }));
-                Stage::AwaitsPin { nonce }
+                Stage::AwaitsPin { nonce, token: Bytes::new() }
             }
             Way::Login => {
                 let bytes = signed::login(&nonce, UserId(person.user), DeviceId(person.device));
@@ -139,7 +139,10 @@ impl<'a> Arrival<'a> {
                 self.unanswered_max = unanswered_max;
                 self.welcomed(index, nonce, out);
             }
-            (Cold::PinSent, Stage::AwaitsPin { .. }) => self.wait_for_pin.push(index),
+            (Cold::PinSent { token: sent }, Stage::AwaitsPin { token, .. }) => {
+                *token = sent;
+                self.wait_for_pin.push(index);
+            }
             (Cold::In { user, device, ticket }, stage @ Stage::AwaitsAnswer) => {
                 *stage = Stage::Inside;
                 self.inside += 1;
@@ -158,12 +161,12 @@ impl<'a> Arrival<'a> {
         let mut waiting = Vec::new();
         for index in std::mem::take(&mut self.wait_for_pin) {
             let person = &self.people[index];
-            let Stage::AwaitsPin { nonce } = &self.stages[index] else { continue };
+            let Stage::AwaitsPin { nonce, token } = &self.stages[index] else { continue };
             let Some(pin) = self.pins.take(person.alias.as_str()) else {
                 waiting.push(index);
                 continue;
             };
-            net.send(self.first_slot + index, &proof(person, nonce, pin))?;
+            net.send(self.first_slot + index, &proof(person, nonce, token, pin))?;
             self.stages[index] = Stage::AwaitsAnswer;
         }
         self.wait_for_pin = waiting;
@@ -216,7 +219,7 @@ pub(crate) fn resume(person: &Person) -> Resume {
 }
 
 /// The frame that proves a PIN and a key.
-fn proof(person: &Person, nonce: &[u8], pin: String) -> Vec<u8> {
+fn proof(person: &Person, nonce: &[u8], token: &Bytes, pin: String) -> Vec<u8> {
     let bytes = signed::register(nonce, &person.alias);
     let prove = RegisterProve {
         alias: person.alias.as_str().to_owned(),
@@ -224,7 +227,8 @@ fn proof(person: &Person, nonce: &[u8], pin: String) -> Vec<u8> {
         device_key: Bytes::copy_from_slice(person.key.public_key().as_ref()),
         signature: Bytes::copy_from_slice(person.key.sign(&bytes).as_ref()),
         device_name: "natter-load".into(),
-        away: false,
+        token: token.clone(),
+        ..RegisterProve::default()
     };
     let mut out = Vec::new();
     cold::put(&mut out, 2, Kind::RegisterProve(prove));

@@ -307,7 +307,10 @@ mod tests {
         assert_eq!(used, bytes.len());
 
         assert_eq!(take(&encoded(0, Kind::Ping(wire::Ping {}))).unwrap().unwrap().0, Frame::Ping);
-        let pin_sent = encoded(1, Kind::PinSent(wire::PinSent { expires_s: 600, digits: 6 }));
+        let pin_sent = encoded(
+            1,
+            Kind::PinSent(wire::PinSent { expires_s: 600, digits: 6, token: bytes::Bytes::new() }),
+        );
         assert!(matches!(take(&pin_sent).unwrap().unwrap().0, Frame::Other(_)));
     }
 

@@ -232,7 +232,7 @@ impl<'a> Offline<'a> {
                     sink.stage = Stage::Welcomed;
                 }
                 Cold::Refused(refusal) => bail!("{refusal}"),
-                Cold::Welcome { .. } | Cold::PinSent | Cold::In { .. } | Cold::Ignored => {}
+                Cold::Welcome { .. } | Cold::PinSent { .. } | Cold::In { .. } | Cold::Ignored => {}
             },
             Frame::Accepted { .. } | Frame::CaughtUp | Frame::Ping => {}
         }

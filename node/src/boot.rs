@@ -242,7 +242,6 @@ async fn build(
         registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
         times: Times {
             login: config.limits.login_timeout,
-            registration: config.registration.pin_ttl,
             heartbeat: config.limits.heartbeat,
             write: config.limits.write_timeout,
         },

@@ -61,8 +61,6 @@ pub struct Reception {
 pub struct Times {
     /// Until a login.
     pub login: Duration,
-    /// Until a login, once a PIN was asked for.
-    pub registration: Duration,
     /// Silence after which the node asks.
     pub heartbeat: Duration,
     /// One write.
@@ -87,7 +85,7 @@ enum Over {
 }
 
 enum Standing {
-    Stranger { frames: u32, bytes: u64, deadline: Instant },
+    Stranger { frames: u32, bytes: u64, deadline: Instant, asked: bool },
     Attached { user: UserId, login: Login, admission: Admission },
 }
 
@@ -118,7 +116,7 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
         connection: Connection::new(),
         nonce,
         buffer: BytesMut::new(),
-        standing: Standing::Stranger { frames: 0, bytes: 0, deadline },
+        standing: Standing::Stranger { frames: 0, bytes: 0, deadline, asked: false },
         readable: true,
         heard: now,
         asked: false,
@@ -314,11 +312,9 @@ impl Socket {
                 return Ok(());
             }
             Some(Ask::RegisterProve(prove)) => {
-                let address = self.peer.address.ip();
-                match self.reception.registration.allow_proof(context, address) {
-                    Ok(()) => user::register_prove(context, &self.nonce, prove).await,
-                    Err(code) => Err(code),
-                }
+                let (address, registration) =
+                    (self.peer.address.ip(), &self.reception.registration);
+                registration.prove(context, address, &self.nonce, prove).await
             }
             Some(Ask::Login(login)) => user::login(context, &self.nonce, &login).await,
             Some(Ask::Resume(resume)) => user::resume(context, &resume),
@@ -344,9 +340,12 @@ impl Socket {
         let asked = self.reception.registration.ask(&self.reception.context, address, alias).await;
         match asked {
             Ok(sent) => {
-                let patience = now() + self.reception.times.registration;
-                if let Standing::Stranger { deadline, .. } = &mut self.standing {
-                    *deadline = patience.max(*deadline);
+                // Not until the PIN is there: who waits for a person proves it on a new connection.
+                let patience = now() + self.reception.times.login;
+                if let Standing::Stranger { deadline, asked, .. } = &mut self.standing
+                    && !std::mem::replace(asked, true)
+                {
+                    *deadline = patience;
                 }
                 self.connection.answer(id, Kind::PinSent(sent));
             }

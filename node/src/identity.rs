@@ -84,7 +84,9 @@ pub struct Ticket {
 pub struct Identity {
     node_key: [u8; KEY_BYTES],
     pins: hmac::Key,
+    locks: hmac::Key,
     tickets: LessSafeKey,
+    pin_tokens: LessSafeKey,
 }
 
 impl fmt::Debug for Identity {
@@ -104,11 +106,19 @@ impl Identity {
         let cluster_key = derive(cookie.as_bytes(), b"natter/1 cluster key");
         let cluster_key = cluster_key.as_ref();
         let broken = |_| IdentityError::Cryptography;
-        let sealing = derive(cluster_key, b"natter/1 tickets");
-        let sealing = UnboundKey::new(&AES_256_GCM_SIV, sealing.as_ref()).map_err(broken)?;
-        let digesting = derive(cluster_key, b"natter/1 pins");
-        let pins = hmac::Key::new(hmac::HMAC_SHA256, digesting.as_ref());
-        Ok(Self { node_key, pins, tickets: LessSafeKey::new(sealing) })
+        let sealing = |purpose| {
+            let key = UnboundKey::new(&AES_256_GCM_SIV, derive(cluster_key, purpose).as_ref());
+            key.map(LessSafeKey::new).map_err(broken)
+        };
+        let digesting =
+            |purpose| hmac::Key::new(hmac::HMAC_SHA256, derive(cluster_key, purpose).as_ref());
+        Ok(Self {
+            node_key,
+            pins: digesting(b"natter/1 pins"),
+            locks: digesting(b"natter/1 registration locks"),
+            tickets: sealing(b"natter/1 tickets")?,
+            pin_tokens: sealing(b"natter/1 PIN tokens")?,
+        })
     }
 
     /// The node's own key.
@@ -123,6 +133,39 @@ impl Identity {
         context.update(alias.as_str().as_bytes());
         context.update(pin.as_bytes());
         array(context.sign().as_ref())
+    }
+
+    /// What is stored instead of a registration lock.
+    pub fn lock_digest(&self, user: UserId, lock: &str) -> [u8; KEY_BYTES] {
+        let mut context = hmac::Context::with_key(&self.locks);
+        context.update(&user.0.to_be_bytes());
+        context.update(lock.as_bytes());
+        array(context.sign().as_ref())
+    }
+
+    /// Seals `content` for someone who asked for a PIN for `alias`: a nonce, then what is sealed.
+    ///
+    /// # Errors
+    /// [`IdentityError::Cryptography`].
+    pub fn seal_pin_token(&self, alias: &Alias, content: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).map_err(|_| IdentityError::Cryptography)?;
+        let (mut sealed, mut content) = (nonce.to_vec(), content.to_vec());
+        let (nonce, alias) = (Nonce::assume_unique_for_key(nonce), Aad::from(alias.as_str()));
+        self.pin_tokens
+            .seal_in_place_append_tag(nonce, alias, &mut content)
+            .map_err(|_| IdentityError::Cryptography)?;
+        sealed.append(&mut content);
+        Ok(sealed)
+    }
+
+    /// Opens what [`Self::seal_pin_token`] sealed, or `None` if it was not sealed here for `alias`.
+    pub fn open_pin_token(&self, alias: &Alias, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, content) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut content = content.to_vec();
+        let alias = Aad::from(alias.as_str());
+        self.pin_tokens.open_in_place(nonce, alias, &mut content).ok().map(|open| open.to_vec())
     }
 
     /// Seals a ticket for its device.
@@ -262,6 +305,32 @@ mod tests {
             assert_eq!(identity.open_ticket(&sealed[..place], TICKET.issued_ms), None);
         }
         assert_ne!(sealed, identity.seal_ticket(TICKET).unwrap(), "a nonce for each");
+    }
+
+    #[test]
+    fn a_pin_token_opens_for_its_alias_and_only_here() {
+        let (_folder, identity) = fresh();
+        let (ada, bob) = (Alias::parse("ada").unwrap(), Alias::parse("bob").unwrap());
+        let sealed = identity.seal_pin_token(&ada, b"content").unwrap();
+        assert_eq!(identity.open_pin_token(&ada, &sealed).unwrap(), b"content");
+        assert_eq!(identity.open_pin_token(&bob, &sealed), None);
+        assert_eq!(fresh().1.open_pin_token(&ada, &sealed), None, "another cluster");
+        for place in 0..sealed.len() {
+            let mut forged = sealed.clone();
+            forged[place] ^= 1;
+            assert_eq!(identity.open_pin_token(&ada, &forged), None, "byte {place}");
+            assert_eq!(identity.open_pin_token(&ada, &sealed[..place]), None);
+        }
+    }
+
+    #[test]
+    fn a_lock_digest_is_of_user_and_lock_and_is_no_pin_digest() {
+        let (_folder, identity) = fresh();
+        let digest = identity.lock_digest(UserId(7), "1234");
+        assert_eq!(digest, identity.lock_digest(UserId(7), "1234"));
+        assert_ne!(digest, identity.lock_digest(UserId(8), "1234"));
+        assert_ne!(digest, identity.lock_digest(UserId(7), "1235"));
+        assert_ne!(digest, fresh().1.lock_digest(UserId(7), "1234"));
     }
 
     #[test]

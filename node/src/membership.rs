@@ -130,6 +130,8 @@ pub(crate) fn settings(config: &NodeConfig, now: ClusterSettings) -> Settings {
         pin_ttl_s: now.pin_ttl_s,
         pin_attempts: now.pin_attempts,
         pin_requests_per_hour: now.pin_requests_per_hour,
+        wrong_pins_per_alias_per_day: now.wrong_pins_per_alias_per_day,
+        wrong_pins_per_hour: now.wrong_pins_per_hour,
     }
 }
 

@@ -1,12 +1,15 @@
-//! Asking for a PIN: limits for each address, then the PIN is made, stored and sent.
+//! Asking for a PIN and proving it: limits for each address, and sending.
+//!
+//! What an alias's shard counts is in `actors::shard`; here it is what one address may do on this node.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use actors::context::Context;
-use actors::user;
-use proto::{Code, wire};
+use actors::user::{self, Admission};
+use metrics::counter;
+use proto::{Alias, Code, Fault, wire};
 use tracing::warn;
 
 use crate::listener::source_of;
@@ -15,14 +18,15 @@ use crate::pins::PinSender;
 /// Time over which an address's requests are counted, in ms.
 const HOUR_MS: u64 = 3_600_000;
 
-/// Addresses remembered at most; beyond it those that come new must wait.
+/// Addresses remembered at most. Beyond it those with the fewest requests are forgotten: who has more
+/// addresses than this is held back by the limits of aliases and shards.
 const ADDRESSES: usize = 100_000;
 
 /// How often the addresses are gone through for those whose hour has ended, in ms.
 const SWEEP_MS: u64 = 60_000;
 
-/// Proofs that an address may send for each PIN that it may ask for: a person mistypes.
-const PROOFS_PER_PIN: u32 = 5;
+/// Wrong PINs that an address may send for each PIN that it may ask for: a person mistypes.
+const WRONG_PER_PIN: u32 = 5;
 
 /// How aliases are proven on this node.
 #[derive(Debug)]
@@ -30,7 +34,7 @@ pub struct Registration {
     sender: PinSender,
     per_hour: u32,
     asked: Mutex<Counts>,
-    proofs: Mutex<Counts>,
+    wrong: Mutex<Counts>,
 }
 
 /// Requests of each address in its current hour. A pure core.
@@ -41,40 +45,60 @@ struct Counts {
 }
 
 impl Counts {
-    fn allows(&mut self, address: IpAddr, now_ms: u64, per_hour: u32) -> bool {
-        let ended = |since_ms: u64| now_ms.saturating_sub(since_ms) >= HOUR_MS;
+    /// How many requests an address has made in its hour.
+    fn of(&self, address: IpAddr, now_ms: u64) -> u32 {
+        let counted =
+            self.addresses.get(&address).filter(|(_, since_ms)| !ended(*since_ms, now_ms));
+        counted.map_or(0, |(count, _)| *count)
+    }
+
+    /// Counts one.
+    fn add(&mut self, address: IpAddr, now_ms: u64) {
         if now_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
             self.swept_ms = now_ms;
-            self.addresses.retain(|_, (_, since_ms)| !ended(*since_ms));
+            self.addresses.retain(|_, (_, since_ms)| !ended(*since_ms, now_ms));
         }
         if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
-            return false;
+            self.evict();
         }
         let (count, since_ms) = self.addresses.entry(address).or_insert((0, now_ms));
-        if ended(*since_ms) {
+        if ended(*since_ms, now_ms) {
             (*count, *since_ms) = (0, now_ms);
         }
         *count = count.saturating_add(1);
-        *count <= per_hour
     }
+
+    /// Takes one back.
+    fn take_back(&mut self, address: IpAddr) {
+        if let Some((count, _)) = self.addresses.get_mut(&address) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Forgets an eighth: those with the fewest requests, of them the oldest.
+    fn evict(&mut self) {
+        let each =
+            self.addresses.iter().map(|(address, (count, since))| (*count, *since, *address));
+        let mut each: Vec<_> = each.collect();
+        each.sort_unstable();
+        for (_, _, address) in each.into_iter().take(ADDRESSES / 8) {
+            self.addresses.remove(&address);
+        }
+    }
+}
+
+fn ended(since_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(since_ms) >= HOUR_MS
 }
 
 impl Registration {
     /// Sends PINs by `sender`, at most so many an hour for each address.
     pub fn new(sender: PinSender, per_hour: u32) -> Self {
-        Self { sender, per_hour, asked: Mutex::default(), proofs: Mutex::default() }
+        Self { sender, per_hour, asked: Mutex::default(), wrong: Mutex::default() }
     }
 
-    /// Whether `address` may try a PIN now.
-    ///
-    /// # Errors
-    /// [`Code::TooFast`].
-    pub fn allow_proof(&self, context: &Context, address: IpAddr) -> Result<(), Code> {
-        let per_hour = self.per_hour.saturating_mul(PROOFS_PER_PIN);
-        count(&self.proofs, context, address, per_hour)
-    }
-
-    /// Makes a PIN for `alias` and sends it.
+    /// Makes a PIN for `alias` and sends it. What is no alias, and what the node could not send, does
+    /// not count.
     ///
     /// # Errors
     /// [`Code::TooFast`] for an address or an alias that asks too often, [`Code::BadRequest`] for
@@ -85,39 +109,88 @@ impl Registration {
         address: IpAddr,
         alias: &str,
     ) -> Result<wire::PinSent, Code> {
-        count(&self.asked, context, address, self.per_hour)?;
-        let (alias, pin) = user::register_start(context, alias).await?;
-        if let Err(error) = self.sender.send(&alias, &pin).await {
+        let alias = Alias::parse(alias).map_err(|_| Code::BadRequest)?;
+        let (address, now_ms) = (source_of(address), context.clock.now_ms());
+        if lock(&self.asked).of(address, now_ms) >= self.per_hour {
+            return Err(Code::TooFast);
+        }
+        lock(&self.asked).add(address, now_ms);
+        let sent = self.begin(context, alias).await;
+        if sent.as_ref().is_err_and(|code| code.fault() == Fault::Server) {
+            lock(&self.asked).take_back(address);
+        }
+        sent
+    }
+
+    async fn begin(&self, context: &Context, alias: Alias) -> Result<wire::PinSent, Code> {
+        let asked = user::register_start(context, alias).await?;
+        if let Some(pin) = &asked.pin
+            && let Err(error) = self.sender.send(&asked.alias, pin).await
+        {
             warn!(%error, "PIN not sent");
+            user::register_not_sent(context, &asked.alias, pin).await;
             return Err(Code::PinNotSent);
         }
-        let settings = context.settings();
-        Ok(wire::PinSent { expires_s: settings.pin_ttl_s, digits: settings.pin_digits })
+        Ok(asked.sent)
+    }
+
+    /// Proves a PIN. Only wrong ones count.
+    ///
+    /// # Errors
+    /// [`Code::TooFast`] for an address with too many wrong ones; else as
+    /// [`user::register_prove`].
+    pub async fn prove(
+        &self,
+        context: &Context,
+        address: IpAddr,
+        nonce: &[u8],
+        prove: wire::RegisterProve,
+    ) -> Result<Admission, Code> {
+        let (address, now_ms) = (source_of(address), context.clock.now_ms());
+        let wrong_max = self.per_hour.saturating_mul(WRONG_PER_PIN);
+        if lock(&self.wrong).of(address, now_ms) >= wrong_max {
+            return Err(Code::TooFast);
+        }
+        let admitted = user::register_prove(context, nonce, prove).await;
+        if admitted == Err(Code::WrongPin) {
+            counter!("natter_pins_wrong_total").increment(1);
+            lock(&self.wrong).add(address, now_ms);
+        }
+        admitted
     }
 }
 
-fn count(
-    counts: &Mutex<Counts>,
-    context: &Context,
-    address: IpAddr,
-    per_hour: u32,
-) -> Result<(), Code> {
-    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-    let allowed = counts.allows(source_of(address), context.clock.now_ms(), per_hour);
-    if allowed { Ok(()) } else { Err(Code::TooFast) }
+fn lock(counts: &Mutex<Counts>) -> std::sync::MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
-    fn an_address_that_asks_too_often_waits_for_the_hour() {
+    fn an_hour_after_its_first_request_an_address_begins_anew() {
         let mut asked = Counts::default();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        assert!((0..3).all(|_| asked.allows(here, 1_000, 3)));
-        assert!(!asked.allows(here, 2_000, 3));
-        assert!(asked.allows(there, 2_000, 3));
-        assert!(asked.allows(here, 1_000 + HOUR_MS, 3));
+        (0..3).for_each(|_| asked.add(here, 1_000));
+        assert_eq!((asked.of(here, 2_000), asked.of(there, 2_000)), (3, 0));
+        asked.take_back(here);
+        assert_eq!(asked.of(here, 2_000), 2);
+        assert_eq!(asked.of(here, 1_000 + HOUR_MS), 0);
+    }
+
+    #[test]
+    fn a_full_table_forgets_who_asked_least_and_takes_everybody() {
+        let mut asked = Counts::default();
+        let address = |n: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
+        let heavy = address(u32::MAX >> 8);
+        (0..3).for_each(|_| asked.add(heavy, 0));
+        for n in 0..150_000 {
+            asked.add(address(n), 1);
+            assert_eq!(asked.of(address(n), 1), 1, "a new address is counted");
+        }
+        assert!(asked.addresses.len() <= ADDRESSES);
+        assert_eq!(asked.of(heavy, 1), 3, "who asks often is not forgotten");
     }
 }

@@ -1,8 +1,10 @@
 //! What actors need of cryptography, on this node's identity and the operating system's chance.
 
-use actors::context::{Secrets, Ticket};
+use actors::context::{PinToken, Secrets, Ticket};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use proto::Alias;
+use prost::Message as _;
+use proto::stored::PinGrant;
+use proto::{Alias, UserId};
 
 use crate::identity::{self, Identity};
 
@@ -20,6 +22,22 @@ impl Secrets for NodeSecrets {
 
     fn pin_digest(&self, alias: &Alias, pin: &str) -> [u8; 32] {
         self.0.pin_digest(alias, pin)
+    }
+
+    fn lock_digest(&self, user: UserId, lock: &str) -> [u8; 32] {
+        self.0.lock_digest(user, lock)
+    }
+
+    fn seal_pin_token(&self, alias: &Alias, token: &PinToken) -> Vec<u8> {
+        let content = [&token.id[..], &token.grant.encode_to_vec()].concat();
+        // A token that cannot be sealed opens nothing; its PIN is asked for again.
+        self.0.seal_pin_token(alias, &content).unwrap_or_default()
+    }
+
+    fn open_pin_token(&self, alias: &Alias, sealed: &[u8]) -> Option<PinToken> {
+        let content = self.0.open_pin_token(alias, sealed)?;
+        let (id, grant) = content.split_first_chunk()?;
+        Some(PinToken { id: *id, grant: PinGrant::decode(grant).ok()? })
     }
 
     fn seal_ticket(&self, ticket: Ticket, now_ms: u64) -> Vec<u8> {

@@ -126,6 +126,8 @@ codes! {
     Blocked = 33, Client, Never;
     /// This node does not know the request.
     NotSupported = 35, Client, Never;
+    /// The account of this alias has a registration lock, and none or a wrong one came.
+    WrongLock = 36, Client, SameConnection;
 
     /// Too many requests; wait.
     TooFast = 40, Client, After;

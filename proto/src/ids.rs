@@ -1,5 +1,6 @@
 //! Identifiers, each a type of its own.
 
+use crate::phone;
 use std::fmt;
 
 /// Number of shards. Fixed when a cluster is created; every id is placed by it.
@@ -100,8 +101,13 @@ pub enum AliasError {
     /// Begins with `+` but is not E.164.
     #[error("a phone number is + and 7 to 15 digits, the first of them not 0 (E.164)")]
     Phone,
+    /// Digits without a country code.
+    #[error("a phone number needs its country code: +49 151 ..., not 0151 ...")]
+    Country,
     /// Has an `@` but is no address.
-    #[error("an e-mail address is local@domain, without spaces, at most 254 bytes")]
+    #[error(
+        "an e-mail address is local@domain, letters, digits and usual marks, at most 254 bytes"
+    )]
     Email,
     /// Neither of them, and no user name.
     #[error("a user name is 3 to 32 of a-z 0-9 . _ - and begins with a letter")]
@@ -109,28 +115,31 @@ pub enum AliasError {
 }
 
 impl Alias {
-    /// Checks `text` and brings it into the stored spelling: lower case, and for phone numbers
-    /// without the spaces, dashes and brackets that people write.
+    /// Checks `text` and brings it into the stored spelling: lower case, without white space
+    /// around it; a phone number as `+` and digits, see PROTOCOL.md.
     ///
     /// # Errors
     /// [`AliasError`] says which rule of its kind the text breaks.
     pub fn parse(text: &str) -> Result<Self, AliasError> {
         let text = text.trim();
-        if text.starts_with('+') {
-            return phone(text).ok_or(AliasError::Phone).map(Self);
-        }
         if text.contains('@') {
             return email(text).ok_or(AliasError::Email).map(Self);
+        }
+        if let Some(number) = phone::parse(text) {
+            return number.map(Self);
+        }
+        if text.starts_with('+') {
+            return Err(AliasError::Phone);
         }
         name(text).ok_or(AliasError::Name).map(Self)
     }
 
     /// Which kind this is.
     pub fn kind(&self) -> AliasKind {
-        if self.0.starts_with('+') {
-            AliasKind::Phone
-        } else if self.0.contains('@') {
+        if self.0.contains('@') {
             AliasKind::Email
+        } else if self.0.starts_with('+') {
+            AliasKind::Phone
         } else {
             AliasKind::Name
         }
@@ -153,26 +162,22 @@ impl fmt::Display for Alias {
     }
 }
 
-fn phone(text: &str) -> Option<String> {
-    let digits: String =
-        text[1..].chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
-    let plain = digits.bytes().all(|b| b.is_ascii_digit());
-    let fits = (7..=15).contains(&digits.len()) && !digits.starts_with('0');
-    (plain && fits).then(|| format!("+{digits}"))
-}
-
 fn email(text: &str) -> Option<String> {
     // Lower case first: it can be longer than what was typed, and it is what the limits are for.
     let text = text.to_lowercase();
     let (local, domain) = text.rsplit_once('@')?;
-    let printable = |s: &str| s.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '@');
+    // Of other scripts letters and digits only: nothing that is invisible or turns others around.
+    let plain = |c: char, marks: &str| c.is_alphanumeric() || marks.contains(c);
+    let local_fits = local.chars().all(|c| plain(c, "!#$%&'*+-/=?^_`{|}~."));
+    let domain_fits = domain.chars().all(|c| plain(c, "-."));
     let labels = domain.split('.').count() >= 2 && domain.split('.').all(|label| !label.is_empty());
     let fits = text.len() <= 254 && !local.is_empty() && local.len() <= 64;
-    (fits && labels && printable(local) && printable(domain)).then_some(text)
+    (fits && labels && local_fits && domain_fits).then_some(text)
 }
 
 fn name(text: &str) -> Option<String> {
-    let name = text.to_lowercase();
+    // Only ASCII: a letter of another script that becomes one of these is another letter.
+    let name = text.to_ascii_lowercase();
     let fits = (3..=32).contains(&name.len()) && name.as_bytes()[0].is_ascii_lowercase();
     let plain =
         name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
@@ -200,6 +205,8 @@ mod tests {
         for (text, stored, kind) in [
             ("+49 (151) 123-45678", "+4915112345678", AliasKind::Phone),
             (" Ada@Example.org ", "ada@example.org", AliasKind::Email),
+            ("+ada@example.org", "+ada@example.org", AliasKind::Email),
+            ("b\u{fc}ro@b\u{fc}cher.example", "b\u{fc}ro@b\u{fc}cher.example", AliasKind::Email),
             ("Ada.L-9", "ada.l-9", AliasKind::Name),
         ] {
             let alias = Alias::parse(text).unwrap();
@@ -221,6 +228,12 @@ mod tests {
             ("", AliasError::Name),
             ("ab", AliasError::Name),
             ("9lives", AliasError::Name),
+            ("0151 2345678", AliasError::Country),
+            ("ada\u{200b}", AliasError::Name),
+            ("ad\u{202e}a@example.org", AliasError::Email),
+            ("ada@exam\u{200b}ple.org", AliasError::Email),
+            ("ad\u{200d}a", AliasError::Name),
+            ("\u{212a}ate", AliasError::Name),
             ("ada!", AliasError::Name),
         ] {
             assert_eq!(Alias::parse(text), Err(why), "{text}");

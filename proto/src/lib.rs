@@ -16,6 +16,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod names;
+mod phone;
 pub mod signed;
 
 pub use codes::{Code, Fault, Retry};

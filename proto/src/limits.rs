@@ -76,6 +76,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 256;
 /// Longest device name, in bytes.
 pub const DEVICE_NAME_BYTES_MAX: usize = 64;
 
+/// Shortest registration lock, in bytes: four digits, of which a day tries five.
+pub const LOCK_BYTES_MIN: usize = 4;
+
+/// Longest registration lock, in bytes.
+pub const LOCK_BYTES_MAX: usize = 64;
+
 /// Send ids in one `MarkRead`.
 pub const READ_IDS_MAX: usize = 256;
 

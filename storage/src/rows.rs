@@ -32,8 +32,8 @@ pub enum Row {
     },
     /// Who owns an alias.
     Alias(Alias, Option<stored::AliasOwner>),
-    /// A registration that waits for its PIN.
-    Pin(Alias, Option<stored::PendingPin>),
+    /// What the registrations of an alias count.
+    Pin(Alias, Option<stored::AliasPins>),
     /// How far the exchange with another shard is.
     Stream(ShardId, stored::Stream),
     /// What another shard is owed.

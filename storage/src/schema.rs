@@ -11,7 +11,7 @@
 //! | `accounts`, `cursors` | user 8 | `stored::Account`, `stored::Cursors` |
 //! | `devices` | user 8, device 4 | `stored::Device` |
 //! | `recent` | to 8, from 8, device 4 | `stored::RecentIds` |
-//! | `aliases`, `pins` | alias, UTF-8 | `stored::AliasOwner`, `stored::PendingPin` |
+//! | `aliases`, `pins` | alias, UTF-8 | `stored::AliasOwner`, `stored::AliasPins` |
 //! | `streams` | other shard 2 | `stored::Stream` |
 //! | `notices` | other shard 2, number 8 | `stored::Notice` |
 //! | `messages` | user 8, seq 8 | expiry in ms 8 (0: never), `stored::Envelope` |
@@ -67,7 +67,7 @@ pub enum Table {
     Recent,
     /// Who owns an alias.
     Aliases,
-    /// Registrations that wait for a PIN.
+    /// What the registrations of aliases count.
     Pins,
     /// What shards owe each other, as numbers.
     Streams,

@@ -25,8 +25,8 @@ fn all_kinds(user: UserId) -> Vec<Row> {
             device: DeviceId(1),
             ids: Some(stored::RecentIds { used_ms: 4, ..Default::default() }),
         },
-        Row::Alias(alias.clone(), Some(stored::AliasOwner { user: user.0 })),
-        Row::Pin(alias, Some(stored::PendingPin { attempts: 3, ..Default::default() })),
+        Row::Alias(alias.clone(), Some(stored::AliasOwner { user: user.0, claim: 9 })),
+        Row::Pin(alias, Some(stored::AliasPins { wrong_in_day: 3, ..Default::default() })),
         Row::Stream(ShardId(9), stored::Stream { sent: 5, settled: 4, received: 3 }),
         Row::Notice {
             to: ShardId(9),

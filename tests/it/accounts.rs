@@ -70,17 +70,16 @@ async fn a_second_login_on_a_connection_is_refused() {
 }
 
 #[tokio::test]
-async fn who_registers_an_alias_again_is_the_same_user_and_the_only_device() {
+async fn who_registers_an_alias_again_is_a_new_user_and_the_old_one_is_gone() {
     let node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
-    let new = Person::join(&node, "ada").await;
-    assert_eq!(new.user(), ada.user());
-    assert_ne!(new.phone.device, ada.phone.device);
+    let mut new = Person::join(&node, "ada").await;
+    assert_ne!(new.user(), ada.user());
     assert_eq!(ada.wire.ended().await.unwrap(), Some(Code::Unlinked));
     let mut wire = Wire::connect(&node.target()).await.unwrap();
     let login = ada.phone.login_frame(&wire.welcome.nonce).unwrap();
     assert_eq!(wire.refused(login).await.unwrap(), Code::BadCredentials);
-    let mut new = new;
+    assert_eq!(bob.wire.refused(message(ada.user(), "gone")).await.unwrap(), Code::UnknownUser);
     bob.say(new.user(), "to the new phone").await;
     assert_eq!(new.hear_text().await, "to the new phone");
 }
@@ -99,7 +98,7 @@ async fn an_unlinked_device_is_thrown_out_and_neither_key_nor_ticket_bring_it_ba
 
     let mut wire = Wire::connect(&node.target()).await.unwrap();
     let login = tablet.login_frame(&wire.welcome.nonce).unwrap();
-    assert_eq!(wire.refused(login).await.unwrap(), Code::BadCredentials);
+    assert_eq!(wire.refused(login).await.unwrap(), Code::Unlinked);
     let ticket = tablet.ticket.clone();
     let mut wire = Wire::connect(&node.target()).await.unwrap();
     wire.send(1, Ask::Resume(Resume { ticket, acknowledged: 0, away: false })).await.unwrap();

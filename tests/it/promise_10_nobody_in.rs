@@ -180,10 +180,13 @@ async fn promise_10_a_pin_opens_once_for_its_alias_and_is_not_guessed() {
     let (mallory, seen) = (Phone::new(), node.output().len());
     let alias = Alias::parse("ada").unwrap();
     let start = proto::wire::RegisterStart { alias: "ada".into() };
-    assert!(matches!(wire.ask(Ask::RegisterStart(start)).await.unwrap(), Say::PinSent(_)));
+    let answer = wire.ask(Ask::RegisterStart(start)).await.unwrap();
+    let Say::PinSent(sent) = answer else { panic!("{answer:?}") };
     let pin = node.pin("ada", seen).await.unwrap();
     let nonce = wire.welcome.nonce.clone();
-    let prove = |alias: &Alias, pin: &str| mallory.proof(&nonce, alias, pin.into()).unwrap();
+    let prove = |alias: &Alias, pin: &str| {
+        mallory.proof(&nonce, alias, (pin.into(), sent.token.clone())).unwrap()
+    };
 
     let other = prove(&Alias::parse("bob").unwrap(), &pin);
     assert_eq!(wire.refused(Ask::RegisterProve(other)).await.unwrap(), Code::NoPin);

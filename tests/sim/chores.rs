@@ -164,7 +164,9 @@ impl Seat {
             Outcome::Refused(_)
             | Outcome::Done
             | Outcome::Accepted { .. }
-            | Outcome::Proven(_)
+            | Outcome::Pin { .. }
+            | Outcome::Proven { .. }
+            | Outcome::NotTheirs
             | Outcome::Admitted(_) => voice.say(NodeEvent::OriginsRead(shard, user, None)),
         });
         let now = self.moment(stage);

@@ -1,6 +1,7 @@
 //! What else happens in a shard: PINs, aliases, blocks, privacy, messages read. Nothing here changes
 //! what must be delivered; all of it must be the same on every replica.
 
+use crate::chance::Chance;
 use crate::stage::{Event, NODES, NodeEvent};
 use crate::world::World;
 use actors::shard::Command;
@@ -16,23 +17,24 @@ impl World {
         self.stage.after(late, Event::Noise);
         let chance = &mut self.stage.chance;
         let (node, at) = (chance.index(NODES), chance.index(self.devices.len()));
-        let user = self.devices[at].user;
+        let (user, by_device) = (self.devices[at].user, self.devices[at].id.0);
         let (shard, command) = match chance.below(7) {
             0 | 1 => self.registration(),
             2 => {
                 let (other, blocked) = (chance.between(1_000, 1_003), chance.one_in(2));
-                let set = stored::SetBlock { user: user.0, other, blocked };
+                let set = stored::SetBlock { user: user.0, other, blocked, by_device };
                 (user.shard(), Command::SetBlock(set))
             }
             3 => {
                 let (other, contact) = (chance.between(1_000, 1_003), chance.one_in(2));
-                let set = stored::SetContact { user: user.0, other, contact };
+                let set = stored::SetContact { user: user.0, other, contact, by_device };
                 (user.shard(), Command::SetContact(set))
             }
             4 => {
                 let read_receipts = u32::from(chance.one_in(2)) + 1;
                 let privacy = Some(stored::Privacy { last_seen: 2, online: 2, read_receipts });
-                (user.shard(), Command::SetPrivacy(stored::SetPrivacy { user: user.0, privacy }))
+                let set = stored::SetPrivacy { user: user.0, privacy, by_device };
+                (user.shard(), Command::SetPrivacy(set))
             }
             _ => {
                 let peer = chance.index(self.devices.len());
@@ -57,13 +59,50 @@ impl World {
         let chance = &mut self.stage.chance;
         let alias = format!("person-{}", chance.below(40));
         let shard = Alias::parse(&alias).unwrap().shard();
-        let digest = vec![u8::try_from(chance.below(3)).unwrap()].into();
-        let command = if chance.one_in(2) {
-            let start = stored::StartRegistration { alias, digest, ttl_s: 5, requests_max: 4 };
-            Command::StartRegistration(start)
-        } else {
-            let user_if_new = chance.between(2_000, 3_000);
-            Command::ProvePin(stored::ProvePin { alias, digest, user_if_new, attempts_max: 3 })
+        let digest = |chance: &mut Chance| vec![u8::try_from(chance.below(3)).unwrap()].into();
+        let limits = stored::PinLimits {
+            requests_per_hour: 4,
+            attempts: 3,
+            wrong_per_day: 5,
+            wrong_per_hour: 20,
+        };
+        let limits = Some(limits);
+        let user = chance.between(2_000, 2_050);
+        let to = stored::AliasOwner { user, claim: user };
+        let key: bytes::Bytes = vec![9; 32].into();
+        let command = match chance.below(4) {
+            0 => Command::StartRegistration(stored::StartRegistration {
+                alias,
+                short_digest: digest(chance),
+                long_digest: digest(chance),
+                ttl_s: 5,
+                limits,
+            }),
+            1 => {
+                let digest = digest(chance);
+                Command::PinNotSent(stored::PinNotSent { alias, digest, limits })
+            }
+            2 => Command::ProvePin(stored::ProvePin {
+                alias,
+                token: digest(chance),
+                grant: Some(stored::PinGrant {
+                    digest: digest(chance),
+                    expires_ms: u64::MAX / 2,
+                    long: chance.one_in(2),
+                }),
+                digest: digest(chance),
+                key,
+                user_if_new: to.user,
+                claim_if_new: to.claim,
+                limits,
+            }),
+            _ => {
+                let from = chance.between(2_000, 2_050);
+                let from =
+                    chance.one_in(2).then_some(stored::AliasOwner { user: from, claim: from });
+                let (to, name) = (Some(to), String::new());
+                Command::ClaimAlias(stored::ClaimAlias { alias, from, to, key, name })
+            }
         };
         (shard, command)
     }

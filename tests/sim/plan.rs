@@ -132,17 +132,24 @@ impl World {
         while !self.stage.shards().iter().all(|shard| self.leads_for_certain_somewhere(*shard)) {
             self.run(self.stage.now + 100)?;
         }
+        // Notices that nobody sends: a shard owes itself none.
+        let mut opened = BTreeMap::new();
         for device in 0..self.devices.len() {
             let Device { user, id, .. } = self.devices[device];
-            let admit = stored::AdmitDevice {
-                user: user.0,
-                key: vec![u8::try_from(id.0).unwrap(); 32].into(),
-                name: "device".to_owned(),
-                registration: id.0 == 1,
-                alias: String::new(),
+            let key = vec![u8::try_from(id.0).unwrap(); 32].into();
+            let name = "device".to_owned();
+            let command = if id.0 == 1 {
+                let number = opened.entry(user.shard()).and_modify(|n| *n += 1).or_insert(1);
+                let open = stored::OpenAccount { alias: None, key, name };
+                let what = Some(stored::notice::What::OpenAccount(open));
+                let notices = vec![stored::Notice { number: *number, user: user.0, what }];
+                let from_shard = user.shard().0.into();
+                Command::TakeNotices(stored::TakeNotices { from_shard, notices })
+            } else {
+                Command::AdmitDevice(stored::AdmitDevice { user: user.0, by_device: 1, key, name })
             };
-            let propose = |command| NodeEvent::Propose(user.shard(), command, Box::new(|_| ()));
-            self.stage.local(0, 0, propose(Command::AdmitDevice(admit)));
+            let propose = NodeEvent::Propose(user.shard(), command, Box::new(|_| ()));
+            self.stage.local(0, 0, propose);
             self.run(self.stage.now + 100)?;
         }
         self.run(self.stage.now + 1_000)

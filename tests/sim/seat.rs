@@ -392,6 +392,7 @@ impl Seat {
                 }
                 Effect::Push { .. }
                 | Effect::ReadOrigins { .. }
+                | Effect::WrongPins { .. }
                 | Effect::AccountChanged { .. } => {}
             }
         }

@@ -27,7 +27,7 @@ pub(crate) struct Table {
     cursors: BTreeMap<UserId, stored::Cursors>,
     recent: BTreeMap<(UserId, UserId, DeviceId), stored::RecentIds>,
     aliases: BTreeMap<Alias, stored::AliasOwner>,
-    pins: BTreeMap<Alias, stored::PendingPin>,
+    pins: BTreeMap<Alias, stored::AliasPins>,
     streams: BTreeMap<ShardId, stored::Stream>,
     notices: BTreeMap<(ShardId, u64), stored::Notice>,
     messages: BTreeMap<(UserId, Seq), stored::Envelope>,

@@ -4,7 +4,7 @@
 //! **Invariant:** every wait has a deadline, so a story that fails ends.
 
 use crate::node::{Node, Target};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::{Bytes, BytesMut};
 use proto::frame;
@@ -335,10 +335,10 @@ impl Phone {
         let seen = node.output().len();
         let start = RegisterStart { alias: alias.into() };
         let answer = wire.ask(Ask::RegisterStart(start)).await?;
-        ensure!(matches!(answer, Say::PinSent(_)), "no PIN: {answer:?}");
+        let Say::PinSent(sent) = answer else { bail!("no PIN: {answer:?}") };
         let alias = Alias::parse(alias)?;
         let pin = node.pin(alias.as_str(), seen).await?;
-        let prove = self.proof(&wire.welcome.nonce, &alias, pin)?;
+        let prove = self.proof(&wire.welcome.nonce, &alias, (pin, sent.token))?;
         match wire.ask(Ask::RegisterProve(prove)).await? {
             Say::Registered(registered) => {
                 (self.user, self.device) = (registered.user, registered.device);
@@ -350,11 +350,16 @@ impl Phone {
         }
     }
 
-    /// The second step of a registration.
+    /// The second step of a registration, with the PIN and the token of the first.
     ///
     /// # Errors
     /// Never, in practice.
-    pub fn proof(&self, nonce: &[u8], alias: &Alias, pin: String) -> Result<RegisterProve> {
+    pub fn proof(
+        &self,
+        nonce: &[u8],
+        alias: &Alias,
+        (pin, token): (String, Bytes),
+    ) -> Result<RegisterProve> {
         Ok(RegisterProve {
             alias: alias.to_string(),
             pin,
@@ -362,6 +367,8 @@ impl Phone {
             signature: self.sign(&signed::register(nonce, alias))?,
             device_name: "test phone".into(),
             away: self.away,
+            token,
+            lock: String::new(),
         })
     }
 

@@ -37,8 +37,12 @@ pub struct ClusterSettings {
     pub pin_ttl_s: u32,
     /// `registration.attempts`: wrong PINs before a new one must be asked for.
     pub pin_attempts: u32,
-    /// `registration.requests_per_alias_per_hour`: PINs that can be asked for one alias.
+    /// `registration.requests_per_alias_per_hour`: PINs that are sent to one alias.
     pub pin_requests_per_hour: u32,
+    /// `registration.wrong_pins_per_alias_per_day`: before only long PINs count.
+    pub wrong_pins_per_alias_per_day: u32,
+    /// `registration.wrong_pins_per_hour`: of all aliases, before only long PINs count.
+    pub wrong_pins_per_hour: u32,
 }
 
 impl Default for ClusterSettings {
@@ -57,6 +61,8 @@ impl Default for ClusterSettings {
             pin_ttl_s: 600,
             pin_attempts: 5,
             pin_requests_per_hour: 5,
+            wrong_pins_per_alias_per_day: 20,
+            wrong_pins_per_hour: 3_200,
         }
     }
 }
@@ -125,7 +131,7 @@ fn small(number: u64) -> u32 {
 
 const U32_MAX: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 13] = [
+static FIELDS: [Field; 15] = [
     Field {
         key: "limits.mailbox_messages",
         kind: Kind::Count,
@@ -216,6 +222,20 @@ static FIELDS: [Field; 13] = [
         range: (1, U32_MAX),
         get: |settings| settings.pin_requests_per_hour.into(),
         set: |settings, number| settings.pin_requests_per_hour = small(number),
+    },
+    Field {
+        key: "registration.wrong_pins_per_alias_per_day",
+        kind: Kind::Count,
+        range: (1, 1_000),
+        get: |settings| settings.wrong_pins_per_alias_per_day.into(),
+        set: |settings, number| settings.wrong_pins_per_alias_per_day = small(number),
+    },
+    Field {
+        key: "registration.wrong_pins_per_hour",
+        kind: Kind::Count,
+        range: (16, 10_000_000),
+        get: |settings| settings.wrong_pins_per_hour.into(),
+        set: |settings, number| settings.wrong_pins_per_hour = small(number),
     },
 ];
 
@@ -371,6 +391,8 @@ mod tests {
             pin_ttl_s: 0,
             pin_attempts: 0,
             pin_requests_per_hour: 0,
+            wrong_pins_per_alias_per_day: 0,
+            wrong_pins_per_hour: 0,
         };
         assert_eq!(empty.overridden(&all), settings);
         assert!(empty.check().is_err());

@@ -25,6 +25,8 @@ fn bob() -> AccountView {
         blocked: BTreeSet::new(),
         contacts: Arc::new([ADA].into()),
         privacy: Privacy::default(),
+        unlinked: Vec::new(),
+        has_lock: false,
     }
 }
 

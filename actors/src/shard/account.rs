@@ -1,15 +1,34 @@
 //! A user as their shard knows them: names, devices, contacts, blocks and privacy.
 
 use super::privacy::Privacy;
+use bytes::Bytes;
 use proto::limits::{BLOCKS_MAX, CONTACTS_MAX, DEVICES_MAX};
 use proto::{Alias, Code, DeviceId, UserId, stored, wire};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// A day, in ms.
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// For so long after a device was last there nobody takes a locked account's alias without the lock,
+/// in ms: 7 days. A number that was given to somebody else is free after it.
+const LOCK_HOLDS_MS: u64 = 7 * DAY_MS;
+
+/// Wrong registration locks that are taken on one day: with four digits, a day opens one account of
+/// 2,000.
+const WRONG_LOCKS_MAX: u32 = 5;
+
+/// Unlinked devices that are remembered, so that they hear of it. More are rare: a user has 8 at once.
+const UNLINKED_MAX: usize = 8;
+
+/// How exactly it is known when a device was last there, in ms: an hour.
+const ACTIVE_STEP_MS: u64 = 3_600_000;
+
 /// One user's account.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    pub(super) aliases: Vec<Alias>,
+    /// Each with the number of its claim.
+    pub(super) aliases: BTreeMap<Alias, u64>,
     pub(super) devices: BTreeMap<DeviceId, stored::Device>,
     pub(super) blocked: BTreeSet<UserId>,
     /// Shared with views, for there may be many and they change seldom.
@@ -19,6 +38,19 @@ pub struct Account {
     created_ms: u64,
     /// Deleted; its rows go when the senders of what it held have been told.
     pub(super) closing: bool,
+    /// The devices that were unlinked last, oldest first.
+    unlinked: Vec<stored::UnlinkedDevice>,
+    lock: stored::RegistrationLock,
+    active_ms: u64,
+}
+
+/// What became of an attempt to open an account's registration lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlocked {
+    /// The lock was right.
+    Opened,
+    /// There is none, or no device has come for so long that it does not count.
+    NoLock,
 }
 
 /// A copy of an account for those who read it: user actors and logins.
@@ -36,23 +68,29 @@ pub struct AccountView {
     pub contacts: Arc<BTreeSet<UserId>>,
     /// Who is shown what.
     pub privacy: Privacy,
+    /// Devices that were unlinked, the last ones.
+    pub unlinked: Vec<stored::UnlinkedDevice>,
+    /// Whether there is a registration lock.
+    pub has_lock: bool,
 }
 
 impl Account {
     /// A new account.
     pub fn new(now_ms: u64) -> Self {
-        Self { created_ms: now_ms, ..Self::default() }
+        Self { created_ms: now_ms, active_ms: now_ms, ..Self::default() }
     }
 
     /// A copy to read.
     pub fn view(&self, user: UserId) -> Arc<AccountView> {
         Arc::new(AccountView {
             user,
-            aliases: self.aliases.clone(),
+            aliases: self.aliases.keys().cloned().collect(),
             devices: self.devices.clone(),
             blocked: self.blocked.clone(),
             contacts: self.contacts.clone(),
             privacy: self.privacy,
+            unlinked: self.unlinked.clone(),
+            has_lock: !self.lock.digest.is_empty(),
         })
     }
 
@@ -72,6 +110,97 @@ impl Account {
         self.last_device = DeviceId(self.last_device.0 + 1);
         self.devices.insert(self.last_device, device);
         Ok(self.last_device)
+    }
+
+    /// Unlinks a device; false if it is not linked.
+    pub fn unlink(&mut self, device: DeviceId) -> bool {
+        let Some(row) = self.devices.remove(&device) else { return false };
+        if self.unlinked.len() >= UNLINKED_MAX {
+            self.unlinked.remove(0);
+        }
+        self.unlinked.push(stored::UnlinkedDevice { device: device.0, key: row.key });
+        true
+    }
+
+    /// Notes that a device is there; whether that is worth a row.
+    pub fn note_active(&mut self, now_ms: u64) -> bool {
+        let news = now_ms >= self.active_ms + ACTIVE_STEP_MS;
+        if news {
+            self.active_ms = now_ms;
+        }
+        news
+    }
+
+    /// Whether the account has an alias by this claim.
+    pub fn holds(&self, claim: &stored::AliasClaim) -> bool {
+        Alias::parse(&claim.alias).is_ok_and(|alias| self.aliases.get(&alias) == Some(&claim.claim))
+    }
+
+    /// Adds an alias.
+    pub fn claim(&mut self, claim: &stored::AliasClaim) {
+        if let Ok(alias) = Alias::parse(&claim.alias) {
+            self.aliases.insert(alias, claim.claim);
+        }
+    }
+
+    /// Takes an alias away if it is there by this claim.
+    pub fn lose(&mut self, claim: &stored::AliasClaim) -> bool {
+        let held = self.holds(claim);
+        if held && let Ok(alias) = Alias::parse(&claim.alias) {
+            self.aliases.remove(&alias);
+        }
+        held
+    }
+
+    /// All aliases with their claims.
+    pub fn claims(&self) -> Vec<stored::AliasClaim> {
+        let claim = |(alias, claim): (&Alias, &u64)| stored::AliasClaim {
+            alias: alias.as_str().to_owned(),
+            claim: *claim,
+        };
+        self.aliases.iter().map(claim).collect()
+    }
+
+    /// Tries to open the registration lock; `lock` is a digest, empty if none came.
+    ///
+    /// # Errors
+    /// [`Code::WrongLock`]; [`Code::TooFast`] after [`WRONG_LOCKS_MAX`] on one day.
+    pub fn unlock(&mut self, lock: &[u8], now_ms: u64) -> Result<Unlocked, Code> {
+        if self.lock.digest.is_empty() {
+            return Ok(Unlocked::NoLock);
+        }
+        if lock.is_empty() {
+            let silent = now_ms.saturating_sub(self.active_ms) >= LOCK_HOLDS_MS;
+            return if silent { Ok(Unlocked::NoLock) } else { Err(Code::WrongLock) };
+        }
+        self.check_lock(lock, now_ms).map(|()| Unlocked::Opened)
+    }
+
+    /// Sets the registration lock, or removes it if `lock` is empty.
+    ///
+    /// # Errors
+    /// As [`Self::unlock`], if there is a lock and `current` is not it.
+    pub fn set_lock(&mut self, current: &[u8], lock: Bytes, now_ms: u64) -> Result<(), Code> {
+        if !self.lock.digest.is_empty() {
+            self.check_lock(current, now_ms)?;
+        }
+        self.lock = stored::RegistrationLock { digest: lock, ..Default::default() };
+        Ok(())
+    }
+
+    fn check_lock(&mut self, lock: &[u8], now_ms: u64) -> Result<(), Code> {
+        let today = now_ms / DAY_MS;
+        if self.lock.day != today {
+            (self.lock.day, self.lock.wrong) = (today, 0);
+        }
+        if self.lock.wrong >= WRONG_LOCKS_MAX {
+            return Err(Code::TooFast);
+        }
+        if self.lock.digest != lock {
+            self.lock.wrong += 1;
+            return Err(Code::WrongLock);
+        }
+        Ok(())
     }
 
     /// Blocks or unblocks.
@@ -122,25 +251,31 @@ impl Account {
     /// The row of table `accounts`; devices have rows of their own.
     pub fn to_row(&self) -> stored::Account {
         stored::Account {
-            aliases: self.aliases.iter().map(|alias| alias.as_str().to_owned()).collect(),
+            aliases: self.claims(),
             blocked: self.blocked.iter().map(|user| user.0).collect(),
             contacts: self.contacts.iter().map(|user| user.0).collect(),
             privacy: Some(self.privacy.to_stored()),
             last_device: self.last_device.0,
             created_ms: self.created_ms,
             closing: self.closing,
+            unlinked: self.unlinked.clone(),
+            lock: Some(self.lock.clone()),
+            active_ms: self.active_ms,
         }
     }
 
     /// Reads the row of table `accounts` into an account whose devices may be there already.
     pub fn load_row(&mut self, row: &stored::Account) {
-        self.aliases = row.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect();
+        row.aliases.iter().for_each(|claim| self.claim(claim));
         self.blocked = row.blocked.iter().map(|user| UserId(*user)).collect();
         self.contacts = Arc::new(row.contacts.iter().map(|user| UserId(*user)).collect());
         self.privacy = Privacy::from_stored(row.privacy);
         self.last_device = DeviceId(row.last_device);
         self.created_ms = row.created_ms;
         self.closing = row.closing;
+        self.unlinked.clone_from(&row.unlinked);
+        self.lock = row.lock.clone().unwrap_or_default();
+        self.active_ms = row.active_ms;
     }
 }
 
@@ -154,6 +289,7 @@ impl AccountView {
             blocked: self.blocked.iter().map(|user| user.0).collect(),
             privacy: Some(self.privacy.to_wire()),
             contacts: self.contacts.iter().map(|user| user.0).collect(),
+            registration_lock: self.has_lock,
         }
     }
 

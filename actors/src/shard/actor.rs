@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use supervision::{Flow, Inbox, Process, ProcessError};
-use tracing::info;
+use tracing::{error, info};
 
 /// Wait before something that failed for lack of space or of an answer is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
@@ -315,8 +315,14 @@ impl ShardActor {
                 Effect::AccountChanged { user, account } if leads => {
                     self.context.delivery().account_changed(outbound, user, account);
                 }
+                Effect::WrongPins { in_hour } if leads => {
+                    self.context.metrics.wrong_pins_alarms.increment(1);
+                    let shard = self.shard;
+                    error!(%shard, in_hour, "somebody guesses PINs: until the hour ends only long ones count");
+                }
                 Effect::Push { .. }
                 | Effect::ReadOrigins { .. }
+                | Effect::WrongPins { .. }
                 | Effect::AccountChanged { .. } => {}
             }
         }

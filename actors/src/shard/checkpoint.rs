@@ -11,9 +11,6 @@ use proto::UserId;
 use proto::stored;
 use storage::Row;
 
-/// How long a PIN that nobody proved is kept, in ms: the hour over which requests are counted.
-const PIN_KEPT_MS: u64 = 3_600_000;
-
 impl Machine {
     /// Moves all entries out of memory and returns the rows that bring the tables up to date.
     pub(super) fn spill(&mut self) -> Spill {
@@ -43,7 +40,7 @@ impl Machine {
             spill.rows.push(Row::Recent { to, from, device, ids });
         }
         for alias in dirty.aliases {
-            let owner = self.aliases.get(&alias).map(|user| stored::AliasOwner { user: user.0 });
+            let owner = self.aliases.get(&alias).copied();
             spill.rows.push(Row::Alias(alias, owner));
         }
         self.forget_old_pins(&mut spill.rows);
@@ -88,9 +85,7 @@ impl Machine {
 
     fn forget_old_pins(&mut self, rows: &mut Vec<Row>) {
         let now_ms = self.now_ms;
-        let old =
-            |pin: &stored::PendingPin| pin.expires_ms.max(pin.since_ms) + PIN_KEPT_MS <= now_ms;
-        let gone = self.pins.extract_if(.., |_, pin| old(pin));
+        let gone = self.pins.extract_if(.., |_, pins| super::pins::is_over(pins, now_ms));
         rows.extend(gone.map(|(alias, _)| Row::Pin(alias, None)));
     }
 
@@ -106,7 +101,7 @@ impl Machine {
                 self.user(to).mailbox.load_recent(from, device, RecentIds::from_row(&ids));
             }
             Row::Alias(alias, Some(owner)) => {
-                self.aliases.insert(alias, UserId(owner.user));
+                self.aliases.insert(alias, owner);
             }
             Row::Pin(alias, Some(pin)) => {
                 self.pins.insert(alias, pin);

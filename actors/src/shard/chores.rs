@@ -209,7 +209,9 @@ impl ShardActor {
                     Outcome::Elsewhere => {}
                     Outcome::Done
                     | Outcome::Accepted { .. }
-                    | Outcome::Proven(_)
+                    | Outcome::Pin { .. }
+                    | Outcome::Proven { .. }
+                    | Outcome::NotTheirs
                     | Outcome::Admitted(_) => {
                         let read = Err(String::new());
                         inbox.force(ShardItem::OriginsRead { user, read });

@@ -23,8 +23,22 @@ pub enum Outcome {
         /// When, Unix time in ms.
         at_ms: u64,
     },
-    /// The PIN was right; this is whose alias it is.
-    Proven(UserId),
+    /// This is the PIN that the asker has to prove.
+    Pin {
+        /// For the asker's token.
+        grant: stored::PinGrant,
+        /// Whether it still has to be sent; else it was sent before.
+        send: bool,
+    },
+    /// The PIN was right.
+    Proven {
+        /// Whose alias it is.
+        owner: Option<stored::AliasOwner>,
+        /// Whose it will be if it changes hands.
+        new: stored::AliasOwner,
+    },
+    /// Neither a device nor the lock of the account came.
+    NotTheirs,
     /// The device belongs to the user now.
     Admitted(DeviceId),
     /// Nothing changed.
@@ -60,6 +74,12 @@ pub enum Effect {
         user: UserId,
         /// As it is now.
         account: Option<Arc<AccountView>>,
+    },
+    /// So many wrong PINs came in this hour that only long PINs count for the rest of it: tell the
+    /// operator.
+    WrongPins {
+        /// How many.
+        in_hour: u32,
     },
     /// Write this checkpoint.
     Checkpoint(Spill),

@@ -42,9 +42,9 @@ impl Machine {
                 sum.row(entry.envelope.as_ref());
             }
         }
-        for (alias, user) in &self.aliases {
+        for (alias, owner) in &self.aliases {
             sum.0.write(alias.as_str().as_bytes());
-            sum.number(user.0);
+            sum.row(owner);
         }
         for (alias, pin) in &self.pins {
             sum.0.write(alias.as_str().as_bytes());

@@ -125,8 +125,8 @@ pub struct Machine {
     pub(super) limits: MachineLimits,
     pub(super) now_ms: u64,
     pub(super) users: BTreeMap<UserId, Box<User>>,
-    pub(super) aliases: BTreeMap<Alias, UserId>,
-    pub(super) pins: BTreeMap<Alias, stored::PendingPin>,
+    pub(super) aliases: BTreeMap<Alias, stored::AliasOwner>,
+    pub(super) pins: BTreeMap<Alias, stored::AliasPins>,
     pub(super) streams: Streams,
     /// Entries in memory by the end of their time to live.
     pub(super) expiring: BTreeSet<(u64, UserId, Seq)>,
@@ -183,10 +183,14 @@ impl Machine {
             Command::Release(release) => self.release_stored(&release),
             Command::Expire(expire) => Ok(self.expire(&expire)),
             Command::StartRegistration(start) => self.start_registration(start),
-            Command::ProvePin(proof) => self.prove_pin(&proof),
+            Command::PinNotSent(not_sent) => self.pin_not_sent(&not_sent),
+            Command::ProvePin(proof) => self.prove_pin(proof),
+            Command::KeepAccount(keep) => self.keep_account(keep),
+            Command::ClaimAlias(claim) => self.claim_alias(claim),
             Command::AdmitDevice(admit) => self.admit_device(admit),
             Command::RemoveDevice(remove) => self.remove_device(remove),
-            Command::DeleteAccount(delete) => self.delete_account(UserId(delete.user)),
+            Command::DeleteAccount(delete) => self.delete_account(delete),
+            Command::SetRegistrationLock(set) => self.set_registration_lock(set),
             Command::SetBlock(block) => self.set_block(&block),
             Command::SetPrivacy(privacy) => self.set_privacy(&privacy),
             Command::OpenSession(open) => self.open_session(&open),
@@ -232,7 +236,7 @@ impl Machine {
 
     /// Whose alias this is.
     pub fn owner(&self, alias: &Alias) -> Option<UserId> {
-        self.aliases.get(alias).copied()
+        self.aliases.get(alias).map(|owner| UserId(owner.user))
     }
 
     fn append(&mut self, append: stored::Append) -> Result<Outcome, Code> {
@@ -323,6 +327,9 @@ impl Machine {
         let user_id = UserId(ack.user);
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
         if user.mailbox.acknowledge(DeviceId(ack.device), Seq(ack.seq), self.now_ms) {
+            if user.account.note_active(self.now_ms) {
+                self.dirty.accounts.insert(user_id);
+            }
             self.dirty.mailboxes.insert(user_id);
             let released = user.mailbox.release();
             self.let_go(user_id, &released);

@@ -98,7 +98,9 @@ impl Waiting {
             self.command,
             Command::AdmitDevice(_)
                 | Command::StartRegistration(_)
+                | Command::PinNotSent(_)
                 | Command::ProvePin(_)
+                | Command::SetRegistrationLock(_)
                 | Command::RemoveDevice(_)
                 | Command::DeleteAccount(_)
                 | Command::Expire(_)
@@ -440,7 +442,14 @@ fn can_wait(command: &Command) -> bool {
 
 /// Whether a command needs space for something new.
 pub(super) fn stores(command: &Command) -> bool {
-    matches!(command, Command::Append(_) | Command::StartRegistration(_) | Command::AdmitDevice(_))
+    matches!(
+        command,
+        Command::Append(_)
+            | Command::StartRegistration(_)
+            | Command::KeepAccount(_)
+            | Command::ClaimAlias(_)
+            | Command::AdmitDevice(_)
+    )
 }
 
 #[cfg(test)]

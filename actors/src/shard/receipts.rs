@@ -35,7 +35,9 @@ impl Machine {
                 Some(What::Envelope(stored::Envelope { content: Some(content), .. })) => {
                     self.take_envelope(user, content);
                 }
-                Some(What::FreeAlias(alias)) => self.free_alias(user, &alias),
+                Some(what @ (What::FreeAlias(_) | What::LoseAlias(_) | What::OpenAccount(_))) => {
+                    self.take_claim(user, what);
+                }
                 Some(What::Envelope(_)) | None => {}
             }
         }
@@ -147,6 +149,7 @@ impl Machine {
 
     /// Only what that device really sent counts, and each id once.
     pub(super) fn mark_read(&mut self, read: &stored::MarkRead) -> Result<Outcome, Code> {
+        self.check_asker(read.user, read.device)?;
         let (reader, from) = (UserId(read.user), UserId(read.from));
         let device = DeviceId(read.from_device);
         let user = self.users.get_mut(&reader).ok_or(Code::UnknownUser)?;

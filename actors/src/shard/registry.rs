@@ -1,74 +1,31 @@
-//! The part of the machine that knows who is who: PINs, aliases, devices, accounts.
+//! The part of the machine that knows who is who: devices, blocks, privacy.
 
-use super::account::Account;
 use super::command::{Effect, Outcome};
-use super::machine::{Machine, User, named_origin};
+use super::machine::{Machine, named_origin};
 use super::privacy::Privacy;
 use super::usage::Counted;
-use proto::stored::{self, notice::What};
+use proto::stored;
 use proto::wire::receipt::Kind as ReceiptKind;
-use proto::{Alias, Code, DeviceId, Seq, UserId};
+use proto::{Code, DeviceId, Seq, UserId};
 use std::collections::BTreeSet;
 use storage::Row;
 
-/// Requests for a PIN are counted over this time, in ms.
-const HOUR_MS: u64 = 3_600_000;
-
 impl Machine {
-    pub(super) fn start_registration(
-        &mut self,
-        start: stored::StartRegistration,
-    ) -> Result<Outcome, Code> {
-        let alias = Alias::parse(&start.alias).map_err(|_| Code::BadRequest)?;
-        let now_ms = self.now_ms;
-        let pin = self.pins.entry(alias.clone()).or_default();
-        if now_ms.saturating_sub(pin.since_ms) >= HOUR_MS {
-            pin.since_ms = now_ms;
-            pin.requests = 0;
-        }
-        if pin.requests >= start.requests_max {
-            return Err(Code::TooFast);
-        }
-        pin.requests += 1;
-        pin.attempts = 0;
-        pin.digest = start.digest;
-        pin.expires_ms = now_ms + u64::from(start.ttl_s) * 1000;
-        self.dirty.pins.insert(alias);
-        Ok(Outcome::Done)
+    /// Refuses what a device asks for that is not linked at this place of the log.
+    ///
+    /// # Errors
+    /// [`Code::Unlinked`].
+    pub(super) fn check_asker(&self, user: u64, device: u32) -> Result<(), Code> {
+        let account = self.account(UserId(user)).ok_or(Code::Unlinked)?;
+        let linked = account.devices.contains_key(&DeviceId(device));
+        if linked { Ok(()) } else { Err(Code::Unlinked) }
     }
 
-    pub(super) fn prove_pin(&mut self, proof: &stored::ProvePin) -> Result<Outcome, Code> {
-        let alias = Alias::parse(&proof.alias).map_err(|_| Code::BadRequest)?;
-        let pin = self.pins.get_mut(&alias).ok_or(Code::NoPin)?;
-        if pin.digest.is_empty() || pin.expires_ms <= self.now_ms {
-            return Err(Code::NoPin);
-        }
-        self.dirty.pins.insert(alias.clone());
-        pin.attempts += 1;
-        let right = pin.digest == proof.digest;
-        if right || pin.attempts >= proof.attempts_max {
-            pin.digest.clear();
-        }
-        if !right {
-            return Err(Code::WrongPin);
-        }
-        let owner = *self.aliases.entry(alias.clone()).or_insert(UserId(proof.user_if_new));
-        self.dirty.aliases.insert(alias);
-        Ok(Outcome::Proven(owner))
-    }
-
+    /// Links a device that another one has seen.
     pub(super) fn admit_device(&mut self, admit: stored::AdmitDevice) -> Result<Outcome, Code> {
-        let user_id = UserId(admit.user);
-        let now_ms = self.now_ms;
-        if admit.registration {
-            self.users.entry(user_id).or_insert_with(|| {
-                Box::new(User { account: Account::new(now_ms), ..User::default() })
-            });
-        }
-        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        if user.account.closing {
-            return Err(Code::Unavailable);
-        }
+        self.check_asker(admit.user, admit.by_device)?;
+        let (user_id, now_ms) = (UserId(admit.user), self.now_ms);
+        let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         if let Some(device) = user.account.device_with_key(&admit.key) {
             return Ok(Outcome::Admitted(device));
         }
@@ -79,96 +36,73 @@ impl Machine {
             set_aside_ms: 0,
             ticket: 0,
         };
-        let lost: Vec<DeviceId> = if admit.registration {
-            user.account.devices.keys().copied().collect()
-        } else {
-            Vec::new()
-        };
-        for lost in &lost {
-            user.account.devices.remove(lost);
-            self.dirty.gone.push(Row::Device(user_id, *lost, None));
-        }
         let id = user.account.admit(device)?;
-        user.mailbox.admit(id, admit.registration, now_ms);
-        for lost in lost {
-            user.mailbox.remove(lost);
-        }
-        if let Ok(alias) = Alias::parse(&admit.alias)
-            && admit.registration
-            && !user.account.aliases.contains(&alias)
-        {
-            user.account.aliases.push(alias);
-        }
+        user.mailbox.admit(id, false, now_ms);
         self.dirty.mailboxes.insert(user_id);
         self.account_changed(user_id);
         Ok(Outcome::Admitted(id))
     }
 
     pub(super) fn remove_device(&mut self, remove: stored::RemoveDevice) -> Result<Outcome, Code> {
+        self.check_asker(remove.user, remove.by_device)?;
         let (user_id, device) = (UserId(remove.user), DeviceId(remove.device));
-        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        user.account.devices.remove(&device).ok_or(Code::UnknownDevice)?;
-        user.mailbox.remove(device);
-        let released = user.mailbox.release();
-        self.dirty.gone.push(Row::Device(user_id, device, None));
-        self.dirty.mailboxes.insert(user_id);
-        self.let_go(user_id, &released);
+        let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
+        if !user.account.unlink(device) {
+            return Err(Code::UnknownDevice);
+        }
+        self.forget_devices(user_id, vec![device]);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }
 
-    pub(super) fn delete_account(&mut self, user_id: UserId) -> Result<Outcome, Code> {
-        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        user.account.closing = true;
-        let aliases = std::mem::take(&mut user.account.aliases);
-        let devices = std::mem::take(&mut user.account.devices);
-        let everything = user.mailbox.last();
-        let released = user.mailbox.release_to(everything);
-        let gone = devices.into_keys().map(|device| Row::Device(user_id, device, None));
-        self.dirty.gone.extend(gone);
-        self.dirty.accounts.insert(user_id);
-        self.dirty.mailboxes.insert(user_id);
-        for alias in aliases {
-            if alias.shard() == self.shard {
-                self.free_alias(user_id, alias.as_str());
-            } else {
-                let what = What::FreeAlias(alias.as_str().to_owned());
-                self.streams.owe(alias.shard(), user_id, what);
-            }
+    /// Lets go of what only waited for devices that were unlinked.
+    pub(super) fn forget_devices(&mut self, user_id: UserId, devices: Vec<DeviceId>) {
+        let Some(user) = self.users.get_mut(&user_id) else { return };
+        for device in &devices {
+            user.mailbox.remove(*device);
         }
+        let released = user.mailbox.release();
+        let gone = devices.into_iter().map(|device| Row::Device(user_id, device, None));
+        self.dirty.gone.extend(gone);
+        self.dirty.mailboxes.insert(user_id);
         self.let_go(user_id, &released);
-        self.effects.push(Effect::AccountChanged { user: user_id, account: None });
-        self.forget_if_closed(user_id);
+    }
+
+    pub(super) fn set_registration_lock(
+        &mut self,
+        set: stored::SetRegistrationLock,
+    ) -> Result<Outcome, Code> {
+        self.check_asker(set.user, set.by_device)?;
+        let (user_id, now_ms) = (UserId(set.user), self.now_ms);
+        let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
+        self.dirty.accounts.insert(user_id);
+        user.account.set_lock(&set.current, set.lock, now_ms)?;
+        self.account_changed(user_id);
         Ok(Outcome::Done)
     }
 
-    pub(super) fn free_alias(&mut self, user: UserId, alias: &str) {
-        let Ok(alias) = Alias::parse(alias) else { return };
-        if self.aliases.get(&alias) == Some(&user) {
-            self.aliases.remove(&alias);
-            self.dirty.aliases.insert(alias);
-        }
-    }
-
     pub(super) fn set_block(&mut self, block: &stored::SetBlock) -> Result<Outcome, Code> {
+        self.check_asker(block.user, block.by_device)?;
         let user_id = UserId(block.user);
-        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
+        let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         user.account.set_block(UserId(block.other), block.blocked)?;
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }
 
     pub(super) fn set_privacy(&mut self, set: &stored::SetPrivacy) -> Result<Outcome, Code> {
+        self.check_asker(set.user, set.by_device)?;
         let user_id = UserId(set.user);
-        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
+        let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         user.account.privacy = Privacy::from_stored(set.privacy);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }
 
     pub(super) fn set_contact(&mut self, set: &stored::SetContact) -> Result<Outcome, Code> {
+        self.check_asker(set.user, set.by_device)?;
         let user_id = UserId(set.user);
-        let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
+        let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         if user.account.set_contact(UserId(set.other), set.contact)? {
             let other = UserId(set.other);
             user.mailbox.set_stranger(other, user.account.is_stranger(user_id, other));
@@ -236,7 +170,7 @@ impl Machine {
     }
 
     /// A deleted account's last row goes when nothing is owed for it any longer.
-    fn forget_if_closed(&mut self, user_id: UserId) {
+    pub(super) fn forget_if_closed(&mut self, user_id: UserId) {
         let closed = self
             .users
             .get(&user_id)

@@ -68,7 +68,7 @@ impl Machine {
         Ok(Outcome::Done)
     }
 
-    fn notify_others(&mut self, user: UserId, device: DeviceId, kind: NoticeKind) {
+    pub(super) fn notify_others(&mut self, user: UserId, device: DeviceId, kind: NoticeKind) {
         let notice = stored::DeviceNotice { kind: kind as u32, device: device.0 };
         self.take_envelope(user, Content::DeviceNotice(notice));
     }

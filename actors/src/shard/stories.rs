@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 fn unlink(user: UserId, device: u32) -> Command {
-    Kind::RemoveDevice(stored::RemoveDevice { user: user.0, device })
+    Kind::RemoveDevice(stored::RemoveDevice { user: user.0, by_device: 1, device })
 }
 
 fn mark_read(reader: UserId, from: UserId, send_ids: &[u64]) -> Command {
@@ -22,7 +22,7 @@ fn mark_read(reader: UserId, from: UserId, send_ids: &[u64]) -> Command {
 
 fn befriend(user: UserId, other: UserId) -> Command {
     let (user, other, contact) = (user.0, other.0, true);
-    Kind::SetContact(stored::SetContact { user, other, contact })
+    Kind::SetContact(stored::SetContact { user, other, contact, by_device: 1 })
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn promise_4_what_no_device_got_is_undeliverable_and_never_delivered() {
         if in_tables {
             checkpoint(&mut machine, &mut table);
         }
-        admit(&mut machine, bob, 99, false);
+        admit(&mut machine, bob, 99);
         machine.apply(NOW, ack(bob, 2, 1));
         pushed(&mut machine);
         machine.apply(NOW, unlink(bob, 1));
@@ -54,11 +54,18 @@ fn promise_4_what_no_device_got_is_undeliverable_and_never_delivered() {
 fn promise_4_what_comes_while_no_device_is_linked_waits_for_the_next_one() {
     let [ada, bob, _] = people();
     let mut machine = machine(MachineLimits::default());
+    let (user, by_device, lock) = (bob.0, 1, bytes::Bytes::from("lock"));
+    let set =
+        stored::SetRegistrationLock { user, by_device, lock: lock.clone(), ..Default::default() };
+    machine.apply(NOW, Kind::SetRegistrationLock(set));
     machine.apply(NOW, append(bob, ada, 1, "waits"));
     machine.apply(NOW, unlink(bob, 1));
     machine.apply(NOW, append(bob, ada, 2, "waits as well"));
     assert!(!pushed(&mut machine).iter().any(|(user, ..)| *user == ada), "nothing is told");
-    admit(&mut machine, bob, 99, true);
+    let alias = Some(stored::AliasClaim { alias: format!("user{bob}"), claim: bob.0 });
+    let (key, name) = (vec![9; 32].into(), String::new());
+    let keep = stored::KeepAccount { user: bob.0, alias, key, name, lock };
+    assert_eq!(machine.apply(NOW, Kind::KeepAccount(keep)), Outcome::Admitted(DeviceId(2)));
     let start = machine.mailbox(bob).unwrap().cursors().get(DeviceId(2)).unwrap().start;
     assert_eq!(start.0, 0, "it is given both");
     machine.apply(NOW, ack(bob, 2, 2));
@@ -89,7 +96,7 @@ fn promise_5_what_strangers_and_own_devices_make_leaves_room_for_receipts() {
     let [ada, bob, eve] = people();
     let limits = MachineLimits { mailbox_messages: 20, ..MachineLimits::default() };
     let mut machine = machine(limits.unshared());
-    admit(&mut machine, ada, 99, false);
+    admit(&mut machine, ada, 99);
     for id in 1..=60 {
         // Ada's tablet has a copy of each and fetches none; Eve reads all at once and says so.
         let Kind::Append(sent) = append(eve, ada, id, "hello") else { unreachable!() };
@@ -108,7 +115,7 @@ fn promise_5_what_strangers_and_own_devices_make_leaves_room_for_receipts() {
 fn promise_4_a_device_that_stays_away_is_set_aside_and_told_when_it_comes_back() {
     let [ada, bob, _] = people();
     let mut machine = machine(MachineLimits::default());
-    admit(&mut machine, bob, 99, false);
+    admit(&mut machine, bob, 99);
     machine.apply(NOW, append(bob, ada, 1, "hello"));
     machine.apply(NOW, ack(bob, 1, 1));
     let idle = |machine: &super::Machine, now_ms| {
@@ -140,7 +147,7 @@ fn promise_5_a_device_that_never_comes_does_not_fill_the_mailbox_for_the_others(
     let [ada, bob, _] = people();
     let limits = MachineLimits { mailbox_messages: 200, ..MachineLimits::default() };
     let mut machine = machine(limits.unshared());
-    admit(&mut machine, bob, 99, false);
+    admit(&mut machine, bob, 99);
     machine.apply(NOW, befriend(bob, ada));
     let mut id = 0;
     for _ in 0..600 {

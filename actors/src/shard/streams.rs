@@ -164,12 +164,16 @@ mod tests {
     #![allow(clippy::wildcard_enum_match_arm, reason = "a story looks at what it is about")]
     use super::*;
 
+    fn freed(alias: &str) -> What {
+        What::FreeAlias(stored::AliasClaim { alias: alias.to_owned(), claim: 1 })
+    }
+
     #[test]
     fn a_notice_is_taken_exactly_once_whatever_is_repeated() {
         let (mut owing, mut taking) = (Streams::default(), Streams::default());
         let (here, there) = (ShardId(1), ShardId(2));
         for _ in 0..3 {
-            owing.owe(there, UserId(7), What::FreeAlias("ada".into()));
+            owing.owe(there, UserId(7), freed("ada"));
         }
         let first = owing.offer(there, 0);
         let taken = |streams: &mut Streams, notices: &[stored::Notice]| {
@@ -188,12 +192,12 @@ mod tests {
         let mut streams = Streams::default();
         let to = ShardId(3);
         for _ in 0..4 {
-            streams.owe(to, UserId(7), What::FreeAlias("ada".into()));
+            streams.owe(to, UserId(7), freed("ada"));
         }
         let mut rows = Vec::new();
         streams.spill(&mut rows);
         streams.settle(to, 2);
-        streams.owe(to, UserId(8), What::FreeAlias("bob".into()));
+        streams.owe(to, UserId(8), freed("bob"));
         streams.spill(&mut rows);
 
         let mut table = std::collections::BTreeMap::new();

@@ -23,16 +23,27 @@ pub(super) fn people() -> [UserId; 3] {
 /// A machine with people in it, each with one device.
 pub(super) fn machine(limits: MachineLimits) -> Machine {
     let mut machine = Machine::new(ShardId(0), limits);
-    for user in people() {
-        assert_eq!(admit(&mut machine, user, user.0, true), Outcome::Admitted(proto::DeviceId(1)));
+    for (number, user) in (1..).zip(people()) {
+        let alias = Some(stored::AliasClaim { alias: format!("user{user}"), claim: user.0 });
+        let open = stored::OpenAccount { alias, key: key(user.0), name: String::new() };
+        let what = Some(What::OpenAccount(open));
+        let notices = vec![stored::Notice { number, user: user.0, what }];
+        let taken = stored::TakeNotices { from_shard: 9, notices };
+        assert_eq!(machine.apply(NOW, Kind::TakeNotices(taken)), Outcome::Done);
+        assert_eq!(machine.account(user).unwrap().devices.len(), 1);
     }
     machine.take_effects();
     machine
 }
 
-pub(super) fn admit(machine: &mut Machine, user: UserId, key: u64, registration: bool) -> Outcome {
-    let key = key.to_be_bytes().to_vec().into();
-    let admit = stored::AdmitDevice { user: user.0, key, registration, ..Default::default() };
+fn key(key: u64) -> bytes::Bytes {
+    key.to_be_bytes().to_vec().into()
+}
+
+/// Links a device, by the first one.
+pub(super) fn admit(machine: &mut Machine, user: UserId, number: u64) -> Outcome {
+    let admit =
+        stored::AdmitDevice { user: user.0, by_device: 1, key: key(number), ..Default::default() };
     machine.apply(NOW, Kind::AdmitDevice(admit))
 }
 
@@ -56,7 +67,10 @@ pub(super) fn ack(user: UserId, device: u32, seq: u64) -> Command {
 pub(super) fn pushed(machine: &mut Machine) -> Vec<(UserId, u64, String)> {
     let told = |effect| match effect {
         Effect::Push { user, seq, envelope } => Some((user, seq.0, say(&envelope))),
-        Effect::ReadOrigins { .. } | Effect::AccountChanged { .. } | Effect::Checkpoint(_) => None,
+        Effect::ReadOrigins { .. }
+        | Effect::AccountChanged { .. }
+        | Effect::WrongPins { .. }
+        | Effect::Checkpoint(_) => None,
     };
     machine.take_effects().into_iter().filter_map(told).collect()
 }
@@ -106,7 +120,10 @@ pub(super) fn read_origins(
     let effects = machine.take_effects();
     let asked = effects.into_iter().filter_map(|effect| match effect {
         Effect::ReadOrigins { user, first, up_to } => Some((user, first, up_to)),
-        Effect::Push { .. } | Effect::AccountChanged { .. } | Effect::Checkpoint(_) => None,
+        Effect::Push { .. }
+        | Effect::AccountChanged { .. }
+        | Effect::WrongPins { .. }
+        | Effect::Checkpoint(_) => None,
     });
     let asked: Vec<_> = asked.collect();
     for (user, first, up_to) in &asked {
@@ -136,7 +153,7 @@ fn promise_3_a_retried_send_is_stored_once() {
 fn promise_4_the_last_device_to_acknowledge_releases_and_tells() {
     let [ada, bob, _] = people();
     let mut machine = machine(MachineLimits::default());
-    assert_eq!(admit(&mut machine, bob, 99, false), Outcome::Admitted(proto::DeviceId(2)));
+    assert_eq!(admit(&mut machine, bob, 99), Outcome::Admitted(proto::DeviceId(2)));
     machine.apply(NOW, append(bob, ada, 7, "hello"));
     pushed(&mut machine);
 
@@ -234,7 +251,7 @@ fn the_sender_is_told_when_the_time_to_live_ends() {
 fn blocks_and_unknown_users_are_refused() {
     let [ada, bob, eve] = people();
     let mut machine = machine(MachineLimits::default());
-    let block = stored::SetBlock { user: bob.0, other: eve.0, blocked: true };
+    let block = stored::SetBlock { user: bob.0, other: eve.0, blocked: true, by_device: 1 };
     machine.apply(NOW, Kind::SetBlock(block));
     let refused = |machine: &mut Machine, command| match machine.apply(NOW, command) {
         Outcome::Refused(code) => code,
@@ -242,53 +259,6 @@ fn blocks_and_unknown_users_are_refused() {
     };
     assert_eq!(refused(&mut machine, append(bob, eve, 1, "x")), Code::Blocked);
     assert_eq!(refused(&mut machine, append(UserId(16), ada, 1, "x")), Code::UnknownUser);
-}
-
-#[test]
-fn a_wrong_pin_is_refused_and_too_many_end_it() {
-    let mut machine = Machine::new(ShardId(0), MachineLimits::default());
-    let start = |requests_max| {
-        Kind::StartRegistration(stored::StartRegistration {
-            alias: "ada".into(),
-            digest: "right".into(),
-            ttl_s: 60,
-            requests_max,
-        })
-    };
-    let prove = |digest: &'static str| {
-        Kind::ProvePin(stored::ProvePin {
-            alias: "ada".into(),
-            digest: digest.into(),
-            user_if_new: 5,
-            attempts_max: 3,
-        })
-    };
-    let wrong = Outcome::Refused(Code::WrongPin);
-    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Refused(Code::NoPin));
-    assert_eq!(machine.apply(NOW, start(9)), Outcome::Done);
-    for _ in 0..3 {
-        assert_eq!(machine.apply(NOW, prove("wrong")), wrong);
-    }
-    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Refused(Code::NoPin));
-    assert_eq!(machine.apply(NOW, start(9)), Outcome::Done);
-    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Proven(UserId(5)));
-    assert_eq!(machine.apply(NOW, prove("right")), Outcome::Refused(Code::NoPin), "once");
-    assert_eq!(machine.apply(NOW, start(2)), Outcome::Refused(Code::TooFast));
-    assert_eq!(machine.apply(NOW + 3_600_000, start(2)), Outcome::Done, "an hour later");
-}
-
-#[test]
-fn a_new_registration_takes_the_mailbox_over_and_unlinks_the_others() {
-    let [ada, bob, _] = people();
-    let mut machine = machine(MachineLimits::default());
-    machine.apply(NOW, append(bob, ada, 1, "hello"));
-    assert_eq!(admit(&mut machine, bob, 55, true), Outcome::Admitted(proto::DeviceId(2)));
-    let mailbox = machine.mailbox(bob).unwrap();
-    let acknowledged =
-        |device| mailbox.cursors().get(proto::DeviceId(device)).map(|cursor| cursor.acknowledged);
-    assert_eq!(acknowledged(2), Some(Seq(0)), "the message waits for the heir");
-    assert_eq!(acknowledged(1), None);
-    assert_eq!(machine.account(bob).unwrap().devices.len(), 1);
 }
 
 #[test]
@@ -300,7 +270,7 @@ fn a_deleted_account_tells_its_senders_and_leaves_nothing() {
     checkpoint(&mut machine, &mut table);
     machine.apply(NOW, append(bob, ada, 2, "in memory"));
     pushed(&mut machine);
-    machine.apply(NOW, Kind::DeleteAccount(stored::DeleteAccount { user: bob.0 }));
+    machine.apply(NOW, Kind::DeleteAccount(stored::DeleteAccount { user: bob.0, by_device: 1 }));
     assert!(machine.account(bob).is_none());
     read_origins(&mut machine, &table);
     let spill = checkpoint(&mut machine, &mut table);
@@ -329,11 +299,11 @@ fn reading_tells_the_sender_unless_the_reader_minds() {
     pushed(&mut machine);
     machine.apply(NOW, read(&[4, 5]));
     assert_eq!(pushed(&mut machine), [(ada, 1, "Read [4, 5]".to_owned())]);
-    let contact = stored::SetContact { user: bob.0, other: ada.0, contact: true };
+    let contact = stored::SetContact { user: bob.0, other: ada.0, contact: true, by_device: 1 };
     let shown_to = |read_receipts| {
         let privacy = Privacy { read_receipts, ..Privacy::default() };
         let privacy = Some(privacy.to_stored());
-        Kind::SetPrivacy(stored::SetPrivacy { user: bob.0, privacy })
+        Kind::SetPrivacy(stored::SetPrivacy { user: bob.0, privacy, by_device: 1 })
     };
     machine.apply(NOW, shown_to(Audience::Contacts));
     machine.apply(NOW, read(&[6]));
@@ -351,7 +321,10 @@ fn contacts_are_bounded_and_come_back_from_a_checkpoint() {
     let [_, bob, _] = people();
     let mut machine = machine(MachineLimits::default());
     let mut set = |other, contact| {
-        machine.apply(NOW, Kind::SetContact(stored::SetContact { user: bob.0, other, contact }))
+        machine.apply(
+            NOW,
+            Kind::SetContact(stored::SetContact { user: bob.0, other, contact, by_device: 1 }),
+        )
     };
     let most = proto::limits::CONTACTS_MAX as u64;
     assert!((1..=most).all(|other| set(other, true) == Outcome::Done));
@@ -375,8 +348,10 @@ fn a_checkpoint_brings_everything_back() {
     machine.apply(NOW, append(bob, elsewhere, 1, "from elsewhere"));
     machine.apply(NOW, append(bob, ada, 1, "hello"));
     machine.apply(NOW, ack(bob, 1, 1));
-    machine
-        .apply(NOW, Kind::SetBlock(stored::SetBlock { user: bob.0, other: eve.0, blocked: true }));
+    machine.apply(
+        NOW,
+        Kind::SetBlock(stored::SetBlock { user: bob.0, other: eve.0, blocked: true, by_device: 1 }),
+    );
     let spill = checkpoint(&mut machine, &mut table);
 
     let mut back = Machine::new(ShardId(0), MachineLimits::default());

@@ -14,7 +14,11 @@ impl Machine {
             return Err(Code::BadTicket);
         }
         device.ticket = open.next;
-        self.dirty.devices.insert((UserId(open.user), DeviceId(open.device)));
+        let (user_id, now_ms) = (UserId(open.user), self.now_ms);
+        if self.users.get_mut(&user_id).is_some_and(|user| user.account.note_active(now_ms)) {
+            self.dirty.accounts.insert(user_id);
+        }
+        self.dirty.devices.insert((user_id, DeviceId(open.device)));
         Ok(Outcome::Done)
     }
 

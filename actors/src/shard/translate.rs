@@ -16,7 +16,13 @@ pub(super) fn outcome_to_wire(outcome: &Outcome) -> cluster::Outcome {
     let kind = match outcome {
         Outcome::Done => Kind::Done(true),
         Outcome::Accepted { at_ms } => Kind::AcceptedAtMs(*at_ms),
-        Outcome::Proven(user) => Kind::Proven(user.0),
+        Outcome::Pin { grant, send } => {
+            Kind::Pin(cluster::outcome::Pin { grant: Some(grant.clone()), send: *send })
+        }
+        Outcome::Proven { owner, new } => {
+            Kind::Proven(cluster::outcome::Proven { owner: *owner, new: Some(*new) })
+        }
+        Outcome::NotTheirs => Kind::NotTheirs(true),
         Outcome::Admitted(device) => Kind::Admitted(device.0),
         Outcome::Refused(code) => Kind::Refused(code.number()),
         Outcome::Elsewhere => Kind::Elsewhere(true),
@@ -27,10 +33,16 @@ pub(super) fn outcome_to_wire(outcome: &Outcome) -> cluster::Outcome {
 /// An outcome from another node. One that is not understood was not proposed.
 pub(super) fn outcome_from_wire(outcome: &cluster::Outcome) -> Outcome {
     use cluster::outcome::Kind;
-    match outcome.kind {
+    match outcome.kind.clone() {
         Some(Kind::Done(_)) => Outcome::Done,
         Some(Kind::AcceptedAtMs(at_ms)) => Outcome::Accepted { at_ms },
-        Some(Kind::Proven(user)) => Outcome::Proven(UserId(user)),
+        Some(Kind::Pin(pin)) => {
+            Outcome::Pin { grant: pin.grant.unwrap_or_default(), send: pin.send }
+        }
+        Some(Kind::Proven(proven)) => {
+            Outcome::Proven { owner: proven.owner, new: proven.new.unwrap_or_default() }
+        }
+        Some(Kind::NotTheirs(_)) => Outcome::NotTheirs,
         Some(Kind::Admitted(device)) => Outcome::Admitted(DeviceId(device)),
         Some(Kind::Refused(code)) => Outcome::Refused(Code::from_number(code)),
         Some(Kind::Elsewhere(_)) | None => Outcome::Elsewhere,
@@ -216,6 +228,8 @@ pub fn account_to_wire(account: &AccountView) -> cluster::Account {
         blocked: account.blocked.iter().map(|user| user.0).collect(),
         privacy: Some(account.privacy.to_stored()),
         contacts: account.contacts.iter().map(|user| user.0).collect(),
+        unlinked: account.unlinked.clone(),
+        registration_lock: account.has_lock,
     }
 }
 
@@ -231,6 +245,8 @@ pub(crate) fn account_from_wire(account: &cluster::Account) -> Option<Arc<Accoun
             blocked: account.blocked.iter().map(|user| UserId(*user)).collect(),
             contacts: Arc::new(account.contacts.iter().map(|user| UserId(*user)).collect()),
             privacy: Privacy::from_stored(account.privacy),
+            unlinked: account.unlinked.clone(),
+            has_lock: account.registration_lock,
         })
     })
 }

@@ -34,7 +34,9 @@ impl UserActor {
             Outcome::Refused(_)
             | Outcome::Elsewhere
             | Outcome::Accepted { .. }
-            | Outcome::Proven(_)
+            | Outcome::Pin { .. }
+            | Outcome::Proven { .. }
+            | Outcome::NotTheirs
             | Outcome::Admitted(_) => {
                 inbox.force(UserItem::Attached(connection, Err(Code::Unavailable)));
             }

@@ -13,14 +13,16 @@ mod attach;
 mod directory;
 mod login;
 mod opening;
+mod register;
 mod requests;
 mod sends;
 mod window;
 
 pub use actor::{UserActor, UserArgs};
 pub use directory::Users;
-pub use login::{Admission, login, register_prove, register_start, resume};
+pub use login::{Admission, login, resume};
 pub use opening::open_session;
+pub use register::{Asked, register_not_sent, register_prove, register_start};
 pub use window::{News, Offer, Weight, Window};
 
 use crate::connection::{Connection, ConnectionId};

@@ -41,7 +41,11 @@ pub(super) fn done(outcome: &Outcome) -> Result<(), Code> {
         Outcome::Done => Ok(()),
         Outcome::Refused(code) => Err(*code),
         Outcome::Elsewhere => Err(Code::Unavailable),
-        Outcome::Accepted { .. } | Outcome::Proven(_) | Outcome::Admitted(_) => Err(Code::Internal),
+        Outcome::Accepted { .. }
+        | Outcome::Pin { .. }
+        | Outcome::Proven { .. }
+        | Outcome::NotTheirs
+        | Outcome::Admitted(_) => Err(Code::Internal),
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::actor::UserActor;
 use super::opening::{done, random_ticket};
+use super::register::{is_lock, lock_digest};
 use crate::connection::{Connection, Ending};
 use crate::shard::{AccountView, Command, Outcome, Privacy, Query};
-use proto::limits::{DEVICE_NAME_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
+use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
 use proto::wire::{self, ClientFrame, client_frame::Kind as Ask, lookup::Who, server_frame::Kind};
-use proto::{Alias, Code, DeviceId, Seq, UserId, stored};
+use proto::{Alias, Code, DeviceId, Seq, UserId, signed, stored};
 use std::sync::Arc;
 
 impl UserActor {
@@ -34,27 +35,30 @@ impl UserActor {
                 self.log_out(&connection, device, id);
                 Ok(())
             }
-            Ask::LinkDevice(link) => self.link_device(&connection, id, link),
+            Ask::LinkDevice(link) => self.link_device(&connection, device, id, link),
             Ask::UnlinkDevice(unlink) => {
-                let device = unlink.device;
-                let remove = stored::RemoveDevice { user: self.user.0, device };
+                let (user, by_device) = (self.user.0, device.0);
+                let remove = stored::RemoveDevice { user, by_device, device: unlink.device };
                 self.propose_own(&connection, id, Command::RemoveDevice(remove));
                 Ok(())
             }
             Ask::DeleteAccount(_) => {
-                let delete = stored::DeleteAccount { user: self.user.0 };
+                let delete = stored::DeleteAccount { user: self.user.0, by_device: device.0 };
                 self.propose_own(&connection, id, Command::DeleteAccount(delete));
                 Ok(())
             }
             Ask::Lookup(lookup) => self.look_up(&connection, id, lookup),
             Ask::Block(block) => {
                 let (user, other, blocked) = (self.user.0, block.user, !block.unblock);
-                let set = stored::SetBlock { user, other, blocked };
+                let set = stored::SetBlock { user, other, blocked, by_device: device.0 };
                 self.propose_own(&connection, id, Command::SetBlock(set));
                 Ok(())
             }
-            Ask::SetContact(set) => self.set_contact(&connection, id, set),
-            Ask::SetPrivacy(set) => self.set_privacy(&connection, id, set),
+            Ask::SetContact(set) => self.set_contact(&connection, device, id, set),
+            Ask::SetPrivacy(set) => self.set_privacy(&connection, device, id, set),
+            Ask::SetRegistrationLock(set) => {
+                self.set_registration_lock(&connection, device, id, &set)
+            }
             Ask::Subscribe(subscribe) => {
                 self.subscribe(&connection, id, &subscribe);
                 Ok(())
@@ -82,7 +86,9 @@ impl UserActor {
             Outcome::Refused(code) => connection.refuse(id, code),
             Outcome::Done
             | Outcome::Accepted { .. }
-            | Outcome::Proven(_)
+            | Outcome::Pin { .. }
+            | Outcome::Proven { .. }
+            | Outcome::NotTheirs
             | Outcome::Admitted(_) => connection.answer(id, Kind::Done(wire::Done {})),
             Outcome::Elsewhere => connection.refuse(id, Code::Unavailable),
         });
@@ -138,22 +144,44 @@ impl UserActor {
         self.context.shards.propose(self.user.shard(), Command::CloseSession(close), reply);
     }
 
+    fn set_registration_lock(
+        &self,
+        connection: &Arc<Connection>,
+        device: DeviceId,
+        id: u64,
+        set: &wire::SetRegistrationLock,
+    ) -> Result<(), Code> {
+        if !(set.lock.is_empty() || is_lock(&set.lock)) || set.current.len() > LOCK_BYTES_MAX {
+            return Err(Code::BadRequest);
+        }
+        let digest = |lock| lock_digest(&self.context, self.user, lock);
+        let set = stored::SetRegistrationLock {
+            user: self.user.0,
+            by_device: device.0,
+            lock: digest(&set.lock),
+            current: digest(&set.current),
+        };
+        self.propose_own(connection, id, Command::SetRegistrationLock(set));
+        Ok(())
+    }
+
     fn link_device(
         &self,
         connection: &Arc<Connection>,
+        device: DeviceId,
         id: u64,
         link: wire::LinkDevice,
     ) -> Result<(), Code> {
-        if link.device_key.len() != 32 || link.device_name.len() > DEVICE_NAME_BYTES_MAX {
+        let name_fits = link.device_name.len() <= DEVICE_NAME_BYTES_MAX;
+        if !signed::is_device_key(&link.device_key) || !name_fits {
             return Err(Code::BadRequest);
         }
         let (connection, user) = (connection.clone(), self.user.0);
         let admit = stored::AdmitDevice {
             user,
+            by_device: device.0,
             key: link.device_key,
             name: link.device_name,
-            registration: false,
-            alias: String::new(),
         };
         let reply = Box::new(move |outcome| match outcome {
             Outcome::Admitted(device) => {
@@ -162,9 +190,11 @@ impl UserActor {
             }
             Outcome::Refused(code) => connection.refuse(id, code),
             Outcome::Elsewhere => connection.refuse(id, Code::Unavailable),
-            Outcome::Done | Outcome::Accepted { .. } | Outcome::Proven(_) => {
-                connection.refuse(id, Code::Internal);
-            }
+            Outcome::Done
+            | Outcome::Accepted { .. }
+            | Outcome::Pin { .. }
+            | Outcome::Proven { .. }
+            | Outcome::NotTheirs => connection.refuse(id, Code::Internal),
         });
         self.context.shards.propose(self.user.shard(), Command::AdmitDevice(admit), reply);
         Ok(())
@@ -197,6 +227,7 @@ impl UserActor {
     fn set_contact(
         &self,
         connection: &Arc<Connection>,
+        device: DeviceId,
         id: u64,
         set: wire::SetContact,
     ) -> Result<(), Code> {
@@ -204,7 +235,7 @@ impl UserActor {
             return Err(Code::BadRequest);
         }
         let (user, other, contact) = (self.user.0, set.user, !set.remove);
-        let set = stored::SetContact { user, other, contact };
+        let set = stored::SetContact { user, other, contact, by_device: device.0 };
         self.propose_own(connection, id, Command::SetContact(set));
         Ok(())
     }
@@ -212,11 +243,13 @@ impl UserActor {
     fn set_privacy(
         &self,
         connection: &Arc<Connection>,
+        device: DeviceId,
         id: u64,
         set: wire::SetPrivacy,
     ) -> Result<(), Code> {
         let privacy = Privacy::from_wire(set.privacy.ok_or(Code::BadRequest)?)?;
-        let set = stored::SetPrivacy { user: self.user.0, privacy: Some(privacy.to_stored()) };
+        let (user, by_device) = (self.user.0, device.0);
+        let set = stored::SetPrivacy { user, privacy: Some(privacy.to_stored()), by_device };
         self.propose_own(connection, id, Command::SetPrivacy(set));
         Ok(())
     }

@@ -266,9 +266,11 @@ fn answer_send(
             refused();
             connection.refuse(id, Code::Unavailable);
         }
-        Outcome::Done | Outcome::Proven(_) | Outcome::Admitted(_) => {
-            connection.refuse(id, Code::Internal);
-        }
+        Outcome::Done
+        | Outcome::Pin { .. }
+        | Outcome::Proven { .. }
+        | Outcome::NotTheirs
+        | Outcome::Admitted(_) => connection.refuse(id, Code::Internal),
     }
 }
 

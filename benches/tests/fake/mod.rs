@@ -221,13 +221,18 @@ impl Session {
                 let line = format!("natter-pin alias={} pin={pin}\n", start.alias);
                 state.pins.write_all(line.as_bytes()).unwrap();
                 state.aliases.insert(start.alias, pin);
-                self.say(asked.id, Say::PinSent(wire::PinSent { expires_s: 600, digits: 6 }));
+                let token = Bytes::from_static(b"token");
+                self.say(
+                    asked.id,
+                    Say::PinSent(wire::PinSent { expires_s: 600, digits: 6, token }),
+                );
             }
             Ask::RegisterProve(prove) => {
                 let alias = Alias::parse(&prove.alias).unwrap();
                 assert_eq!(state.aliases.get(alias.as_str()), Some(&prove.pin));
                 let bytes = signed::register(&self.nonce, &alias);
                 verify(&prove.device_key, &bytes, &prove.signature);
+                assert_eq!(prove.token.as_ref(), b"token");
                 state.counter += 1;
                 let user = state.counter << 20;
                 let key = prove.device_key.to_vec();

@@ -81,6 +81,15 @@ impl Profile {
         write_json(&self.dir.join("contacts.json"), &names)
     }
 
+    /// The token of the PIN that was asked for last.
+    pub(crate) fn pin_token(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        read_json(&self.dir.join("pin.json"))
+    }
+
+    pub(crate) fn save_pin_token(&self, token: &[u8]) -> anyhow::Result<()> {
+        write_json(&self.dir.join("pin.json"), &token)
+    }
+
     /// Forgets who this device was: its key, its identity, and messages that were not sent. The history stays.
     pub(crate) fn forget_identity(&self) -> anyhow::Result<()> {
         ["identity", "state", "device.key"].into_iter().try_for_each(|name| {

@@ -61,6 +61,9 @@ pub struct ChatArgs {
     /// The PIN of a registration, for scripts; otherwise it is asked
     #[arg(long)]
     pub pin: Option<String>,
+    /// The registration lock of the account, if it has one; otherwise it is asked
+    #[arg(long, value_name = "LOCK")]
+    pub registration_lock: Option<String>,
     /// Ask for a PIN and end, for scripts that fetch it before they call again with --pin
     #[arg(long, conflicts_with = "pin")]
     pub request_pin: bool,

@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use natter_sdk::{
-    Alias, ClientOptions, Code, ConnectError, DeviceId, FileStore, Identity, UserId,
+    Alias, ClientOptions, Code, ConnectError, DeviceId, FileStore, Identity, Proof, UserId,
     register_prove, register_start,
 };
 use std::{
@@ -50,7 +50,7 @@ pub(crate) async fn prepare(args: &ChatArgs) -> anyhow::Result<Option<Ready>> {
         let new = if args.link {
             Some(link(&store)?)
         } else {
-            register(args, &options, &alias, &store).await?
+            register(args, &options, &alias, (&store, &profile)).await?
         };
         let Some(new) = new else { return Ok(None) };
         if let Some(aside) = profile.set_history_aside()? {
@@ -119,16 +119,21 @@ async fn register(
     args: &ChatArgs,
     options: &ClientOptions,
     alias: &Alias,
-    store: &FileStore,
+    (store, profile): (&FileStore, &Profile),
 ) -> anyhow::Result<Option<Identity>> {
     let key = store.device_key()?;
+    let lock = args.registration_lock.clone().unwrap_or_default();
     if let Some(pin) = &args.pin {
         may_be_pin(pin, None).map_err(anyhow::Error::msg).context("--pin")?;
-        let identity = register_prove(options, alias, pin, key, DEVICE_NAME).await;
+        let token = profile.pin_token()?;
+        let token = token.context("no PIN was asked for here: call with --request-pin first")?;
+        let proof = Proof { pin, token: &token, lock: &lock };
+        let identity = register_prove(options, alias, proof, key, DEVICE_NAME).await;
         return identity.map(Some).with_context(|| format!("registering {alias}"));
     }
     let sent = register_start(options, alias).await;
     let sent = sent.with_context(|| format!("asking for a PIN for {alias}"))?;
+    profile.save_pin_token(&sent.token)?;
     if args.request_pin {
         return Ok(None);
     }
@@ -138,22 +143,37 @@ async fn register(
     let minutes = sent.expires.as_secs().div_ceil(60);
     tell(&format!(
         "A PIN was sent to {alias}: {} digits, good for {minutes} minutes.\n\
-         If {alias} has other devices, entering it here unlinks them. To keep them, press Ctrl-C and run\n\
+         If {alias} has an account on another device, entering it here ends that account,\n\
+         unless you know its registration lock. To keep it, press Ctrl-C and run\n\
          natter chat --as {alias} --link\n",
         sent.digits
     ))?;
+    let (mut pin, mut lock) = (ask_pin(sent.digits)?, lock);
     loop {
-        let pin = ask("PIN: ")?;
-        if let Err(words) = may_be_pin(&pin, Some(sent.digits)) {
-            tell(&format!("{words}\n"))?;
-            continue;
-        }
-        match register_prove(options, alias, &pin, key.clone(), DEVICE_NAME).await {
+        let proof = Proof { pin: &pin, token: &sent.token, lock: &lock };
+        match register_prove(options, alias, proof, key.clone(), DEVICE_NAME).await {
             Ok(identity) => return Ok(Some(identity)),
             Err(ConnectError::Refused(refusal)) if refusal.code == Code::WrongPin => {
                 tell("That PIN is wrong. Look at the newest one.\n")?;
+                pin = ask_pin(sent.digits)?;
+            }
+            Err(ConnectError::Refused(refusal)) if refusal.code == Code::WrongLock => {
+                if !lock.is_empty() {
+                    tell("That registration lock is wrong.\n")?;
+                }
+                lock = ask("The account has a registration lock: ")?;
             }
             Err(error) => return Err(error).with_context(|| format!("registering {alias}")),
+        }
+    }
+}
+
+fn ask_pin(digits: u32) -> anyhow::Result<String> {
+    loop {
+        let pin = ask("PIN: ")?;
+        match may_be_pin(&pin, Some(digits)) {
+            Ok(()) => return Ok(pin),
+            Err(words) => tell(&format!("{words}\n"))?,
         }
     }
 }

@@ -8,7 +8,8 @@
 
 use anyhow::Context;
 use natter_sdk::{
-    Alias, Client, ClientOptions, Event, FileStore, Identity, Tls, register_prove, register_start,
+    Alias, Client, ClientOptions, Event, FileStore, Identity, Proof, Tls, register_prove,
+    register_start,
 };
 use std::io::Write;
 
@@ -45,12 +46,13 @@ async fn register(
     alias: &Alias,
     store: &FileStore,
 ) -> anyhow::Result<Identity> {
-    register_start(options, alias).await?;
+    let sent = register_start(options, alias).await?;
     write!(std::io::stdout(), "PIN sent to {alias}: ")?;
     std::io::stdout().flush()?;
     let mut pin = String::new();
     std::io::stdin().read_line(&mut pin)?;
-    let identity = register_prove(options, alias, &pin, store.device_key()?, "echo bot").await?;
+    let proof = Proof { pin: &pin, token: &sent.token, lock: "" };
+    let identity = register_prove(options, alias, proof, store.device_key()?, "echo bot").await?;
     store.save_identity(&identity)?;
     Ok(identity)
 }

@@ -59,7 +59,7 @@ pub use event::{
 pub use key::{DeviceKey, Identity};
 pub use options::{ClientOptions, Tls, Transport};
 pub use proto::{Alias, AliasError, Code, DeviceId, Fault, Retry, SendId, Seq, UserId};
-pub use register::{PinSent, register_prove, register_start};
+pub use register::{PinSent, Proof, register_prove, register_start};
 pub use requests::{
     Account, Audience, Device, DeviceOwner, Privacy, SIGNAL_STOPPED, SIGNAL_TYPING,
 };

@@ -10,6 +10,7 @@ use crate::{
     options::ClientOptions,
     transport::Link,
 };
+use bytes::Bytes;
 use proto::{
     Alias, Code, DeviceId, UserId,
     wire::{RegisterProve, RegisterStart, client_frame, server_frame},
@@ -18,12 +19,25 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// A PIN is on its way to the owner of the alias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinSent {
     /// How long it is valid.
     pub expires: Duration,
     /// How many digits it has.
     pub digits: u32,
+    /// Goes with the PIN into [`register_prove`]. Keep it if that comes after a restart.
+    pub token: Bytes,
+}
+
+/// What proves that an alias is this person's.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof<'a> {
+    /// The PIN as the person typed it.
+    pub pin: &'a str,
+    /// [`PinSent::token`] of the [`register_start`] that asked for it.
+    pub token: &'a [u8],
+    /// The registration lock of the alias's account; empty for none.
+    pub lock: &'a str,
 }
 
 /// Asks the node to send a PIN to `alias`. Asked again, for as long as
@@ -40,7 +54,7 @@ pub async fn register_start(
     let answer = patiently(options, |_| client_frame::Kind::RegisterStart(start.clone())).await?;
     let server_frame::Kind::PinSent(sent) = answer else { return Err(ConnectError::Unexpected) };
     let expires = Duration::from_secs(u64::from(sent.expires_s));
-    Ok(PinSent { expires, digits: sent.digits })
+    Ok(PinSent { expires, digits: sent.digits, token: sent.token })
 }
 
 /// Proves the PIN and makes this device one of the user's. Save `key` before the call: if the
@@ -48,18 +62,21 @@ pub async fn register_start(
 /// to answer, the call does so itself, for as long as [`ClientOptions::request_timeout`].
 ///
 /// # Errors
-/// [`ConnectError::Refused`] with `WrongPin` (ask the person again) or `NoPin` (start over).
+/// [`ConnectError::Refused`] with `WrongPin` (ask the person again), `WrongLock` (the account has a
+/// registration lock: ask for it) or `NoPin` (start over).
 pub async fn register_prove(
     options: &ClientOptions,
     alias: &Alias,
-    pin: &str,
+    proof: Proof<'_>,
     key: DeviceKey,
     device_name: &str,
 ) -> Result<Identity, ConnectError> {
     let prove = |nonce: &[u8]| {
         client_frame::Kind::RegisterProve(RegisterProve {
             alias: alias.as_str().to_owned(),
-            pin: pin.trim().to_owned(),
+            pin: proof.pin.trim().to_owned(),
+            token: Bytes::copy_from_slice(proof.token),
+            lock: proof.lock.to_owned(),
             device_key: key.public().to_vec().into(),
             signature: key.sign_register(nonce, alias).into(),
             device_name: device_name.to_owned(),

@@ -299,6 +299,22 @@ impl Client {
         })
     }
 
+    /// Sets the registration lock, a second PIN of 4 to 64 bytes without which nobody takes this
+    /// account's aliases over while a device of it comes; empty removes it. `current` is the one there
+    /// is, if there is one.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `WrongLock` if `current` is wrong.
+    pub async fn set_registration_lock(
+        &self,
+        lock: &str,
+        current: &str,
+    ) -> Result<(), RequestError> {
+        let (lock, current) = (lock.to_owned(), current.to_owned());
+        let set = wire::SetRegistrationLock { lock, current };
+        self.done(Kind::SetRegistrationLock(set), false).await
+    }
+
     /// Ends the session, forgets the ticket, and closes this client. The device stays linked. Not
     /// repeated after a reconnect.
     ///

@@ -16,6 +16,7 @@ pub fn explain(code: Code) -> &'static str {
         Code::BadCredentials => "the node does not know this device",
         Code::BadTicket => "the login ticket is no longer good",
         Code::WrongPin => "the PIN is wrong",
+        Code::WrongLock => "the account has a registration lock, and this is not it",
         Code::NoPin => "the PIN has expired or was tried too often; ask for a new one",
         Code::PinNotSent => "the PIN could not be sent; try again later",
         Code::AlreadyLoggedIn => "this connection is logged in already",

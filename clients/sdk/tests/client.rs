@@ -15,7 +15,7 @@ mod node;
 
 use natter_sdk::{
     Alias, Client, ClientOptions, Code, DeviceKey, DisconnectReason, Event, FileStore, MemoryStore,
-    SendError, Status, Tls, UserId, register_prove, register_start,
+    Proof, SendError, Status, Tls, UserId, register_prove, register_start,
 };
 use node::{Conn, NONCE, Node, USER, identity, next, options, start};
 use proto::{
@@ -49,21 +49,25 @@ async fn registration_and_login_over_tls_prove_the_device_key() {
     let person = async {
         let sent = register_start(&options, &alias).await.unwrap();
         assert_eq!((sent.expires, sent.digits), (Duration::from_mins(10), 6));
-        let wrong = register_prove(&options, &alias, "000000", key.clone(), "laptop").await;
+        let token = sent.token.clone();
+        let proof = |pin| Proof { pin, token: &token, lock: "" };
+        let wrong = register_prove(&options, &alias, proof("000000"), key.clone(), "laptop").await;
         assert_eq!(wrong.unwrap_err().code(), Some(Code::WrongPin));
-        register_prove(&options, &alias, "123456", key.clone(), "laptop").await.unwrap()
+        register_prove(&options, &alias, proof("123456"), key.clone(), "laptop").await.unwrap()
     };
     let server = async {
         let mut conn = node.accept().await;
         let (id, ask) = conn.hear().await;
         assert!(matches!(ask, Ask::RegisterStart(start) if start.alias == "ada@example.org"));
-        conn.say(id, Kind::PinSent(wire::PinSent { expires_s: 600, digits: 6 })).await;
+        let token = bytes::Bytes::from_static(b"token");
+        conn.say(id, Kind::PinSent(wire::PinSent { expires_s: 600, digits: 6, token })).await;
         let mut conn = node.accept().await;
         let (id, _) = conn.hear().await;
         conn.refuse(id, Code::WrongPin, 0).await;
         let mut conn = node.accept().await;
         let (id, ask) = conn.hear().await;
         let Ask::RegisterProve(prove) = ask else { panic!("expected proof, got {ask:?}") };
+        assert_eq!(prove.token.as_ref(), b"token", "the token comes back with the PIN");
         verify(&prove.device_key, &signed::register(&NONCE, &alias), &prove.signature);
         let ticket = bytes::Bytes::new();
         let registered = wire::Registered { user: USER, device: 1, ticket, acknowledged: 0 };

@@ -120,8 +120,9 @@ fn accounts(store: &Path, options: StorageOptions) -> anyhow::Result<usize> {
 /// nobody in it has nothing of that.
 fn replay(users: &mut BTreeSet<UserId>, batch: stored::Batch) {
     for command in batch.commands {
-        if let Some(Kind::AdmitDevice(admit)) = command.kind {
-            users.insert(UserId(admit.user));
+        if let Some(Kind::ClaimAlias(claim)) = command.kind {
+            claim.from.map(|from| users.remove(&UserId(from.user)));
+            users.extend(claim.to.map(|to| UserId(to.user)));
         } else if let Some(Kind::DeleteAccount(delete)) = command.kind {
             users.remove(&UserId(delete.user));
         }
@@ -186,10 +187,12 @@ mod tests {
     fn who_came_and_left_in_the_log_is_not_counted() {
         let command = |kind| stored::Command { kind: Some(kind) };
         let came = |user| {
-            let admit = stored::AdmitDevice { user, ..stored::AdmitDevice::default() };
-            command(Kind::AdmitDevice(admit))
+            let to = Some(stored::AliasOwner { user, claim: 1 });
+            command(Kind::ClaimAlias(stored::ClaimAlias { to, ..Default::default() }))
         };
-        let left = |user| command(Kind::DeleteAccount(stored::DeleteAccount { user }));
+        let left = |user| {
+            command(Kind::DeleteAccount(stored::DeleteAccount { user, ..Default::default() }))
+        };
         let commands = vec![came(1), came(2), came(2), left(1), left(3)];
         let mut users = BTreeSet::from([UserId(3)]);
         replay(&mut users, stored::Batch { commands, ..stored::Batch::default() });

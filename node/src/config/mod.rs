@@ -132,10 +132,17 @@ section! {
         pin_digits: u32 = 6;
         /// How long a PIN can be used, 1s to 1h.
         pin_ttl: Duration = Duration::from_mins(10);
-        /// Wrong PINs until a new one must be asked for, 1 to 10.
+        /// Wrong PINs that each asker may try, 1 to 10.
         attempts: u32 = 5;
-        /// PINs that one alias may ask for in an hour, at least 1.
+        /// PINs that are sent to one alias in an hour, at least 1. Who asks beyond it proves the one
+        /// that was sent last, as long as it is good.
         requests_per_alias_per_hour: u32 = 5;
+        /// Wrong PINs for one alias in a day after which only PINs of ten digits count for it, 1 to
+        /// 1000. Nobody is locked out, but nobody guesses on.
+        wrong_pins_per_alias_per_day: u32 = 20;
+        /// Wrong PINs for all aliases in an hour after which only PINs of ten digits count, 16 to
+        /// 10000000. Counted in 16 parts. With six digits one guess in a million opens an alias.
+        wrong_pins_per_hour: u32 = 3_200;
         /// PINs that one address may ask for in an hour, at least 1. Many phones share an address.
         requests_per_address_per_hour: u32 = 30;
         /// An HTTP POST for each PIN, signed with HMAC-SHA256 (header x-natter-signature).
@@ -275,6 +282,8 @@ impl NodeConfig {
             pin_ttl_s: seconds(self.registration.pin_ttl),
             pin_attempts: self.registration.attempts,
             pin_requests_per_hour: self.registration.requests_per_alias_per_hour,
+            wrong_pins_per_alias_per_day: self.registration.wrong_pins_per_alias_per_day,
+            wrong_pins_per_hour: self.registration.wrong_pins_per_hour,
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::future::{select_all, try_join_all};
-use natter_sdk::{Alias, ClientOptions, DeviceKey, Tls, register_prove, register_start};
+use natter_sdk::{Alias, ClientOptions, DeviceKey, Proof, Tls, register_prove, register_start};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PATIENCE;
@@ -188,10 +188,11 @@ impl Stage {
         let tls = Tls::from_ca_file(self.authorities())?;
         let options = ClientOptions::tls(self.addresses(node), tls);
         let alias = Alias::parse(name)?;
-        register_start(&options, &alias).await?;
+        let sent = register_start(&options, &alias).await?;
         let pin = self.pin_of(&alias).await?;
         let key = DeviceKey::generate()?;
-        let identity = register_prove(&options, &alias, &pin, key, "demo phone").await?;
+        let proof = Proof { pin: &pin, token: &sent.token, lock: "" };
+        let identity = register_prove(&options, &alias, proof, key, "demo phone").await?;
         let (user, dir) = (identity.user, self.files.folder.join(name));
         let (screen, guests) = (self.screen.clone(), self.guests.clone());
         let device = Device { name, options, identity, dir, screen, guests };

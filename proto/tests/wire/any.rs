@@ -7,8 +7,9 @@ use proto::wire::{
     DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
     Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
     RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact,
-    SetPresence, SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome,
-    client_frame::Kind as Ask, deliver::Content, lookup::Who, send::To, server_frame::Kind as Say,
+    SetPresence, SetPrivacy, SetRegistrationLock, Signal, Signaled, Subscribe, UnlinkDevice,
+    Welcome, client_frame::Kind as Ask, deliver::Content, lookup::Who, send::To,
+    server_frame::Kind as Say,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -66,6 +67,9 @@ fn ask_account() -> impl Strategy<Value = Ask> {
             .prop_map(|(user, unsubscribe)| Ask::Subscribe(Subscribe { user, unsubscribe })),
         any::<bool>().prop_map(|away| Ask::SetPresence(SetPresence { away })),
         Just(Ask::GetAccount(GetAccount {})),
+        (text(), text()).prop_map(|(lock, current)| {
+            Ask::SetRegistrationLock(SetRegistrationLock { lock, current })
+        }),
     ]
 }
 
@@ -96,15 +100,19 @@ fn ask() -> impl Strategy<Value = Ask> {
             Resume { ticket, acknowledged, away }
         )),
         text().prop_map(|alias| Ask::RegisterStart(RegisterStart { alias })),
-        (text(), text(), bytes(), bytes(), text()).prop_map(
-            |(alias, pin, device_key, signature, device_name)| Ask::RegisterProve(RegisterProve {
-                alias,
-                pin,
-                device_key,
-                signature,
-                device_name,
-                away: false
-            })
+        (text(), text(), bytes(), bytes(), text(), bytes(), text()).prop_map(
+            |(alias, pin, device_key, signature, device_name, token, lock)| {
+                Ask::RegisterProve(RegisterProve {
+                    alias,
+                    pin,
+                    device_key,
+                    signature,
+                    device_name,
+                    away: false,
+                    token,
+                    lock,
+                })
+            }
         ),
         Just(Ask::Logout(Logout {})),
         ask_account(),
@@ -165,8 +173,9 @@ fn say_opening() -> impl Strategy<Value = Say> {
                 })
             }
         ),
-        any::<(u32, u32)>()
-            .prop_map(|(expires_s, digits)| Say::PinSent(PinSent { expires_s, digits })),
+        (any::<u32>(), any::<u32>(), bytes()).prop_map(|(expires_s, digits, token)| {
+            Say::PinSent(PinSent { expires_s, digits, token })
+        }),
         (any::<u64>(), any::<u32>(), bytes(), any::<u64>()).prop_map(
             |(user, device, ticket, acknowledged)| {
                 Say::Registered(Registered { user, device, ticket, acknowledged })
@@ -189,16 +198,20 @@ fn say_opening() -> impl Strategy<Value = Say> {
             vec(text(), 0..3),
             vec(device(), 0..3),
             vec(any::<u64>(), 0..9),
-            proptest::option::of(privacy())
+            proptest::option::of(privacy()),
+            any::<bool>(),
         )
-            .prop_map(|(user, aliases, devices, blocked, privacy)| Say::Account(Account {
-                contacts: blocked.clone(),
-                user,
-                aliases,
-                devices,
-                blocked,
-                privacy
-            })),
+            .prop_map(|(user, aliases, devices, blocked, privacy, registration_lock)| {
+                Say::Account(Account {
+                    contacts: blocked.clone(),
+                    user,
+                    aliases,
+                    devices,
+                    blocked,
+                    privacy,
+                    registration_lock,
+                })
+            }),
     ]
 }
 

@@ -7,8 +7,8 @@ use proto::wire::{
     DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
     Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
     RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact,
-    SetPresence, SetPrivacy, Signal, Signaled, Subscribe, UnlinkDevice, Welcome,
-    client_frame::Kind as Ask, deliver::Content, lookup::Who, receipt, send::To,
+    SetPresence, SetPrivacy, SetRegistrationLock, Signal, Signaled, Subscribe, UnlinkDevice,
+    Welcome, client_frame::Kind as Ask, deliver::Content, lookup::Who, receipt, send::To,
     server_frame::Kind as Say,
 };
 
@@ -51,6 +51,8 @@ fn opening() -> Vec<Named<Ask>> {
                 signature: counting(0x40, 64),
                 device_name: "Ada's phone".into(),
                 away: false,
+                token: counting(0xa0, 85),
+                lock: "1234".into(),
             }),
         ),
         (
@@ -134,6 +136,14 @@ fn account() -> Vec<Named<Ask>> {
         ),
         ("client-set_presence", 13, Ask::SetPresence(SetPresence { away: true })),
         ("client-get_account", 14, Ask::GetAccount(GetAccount {})),
+        (
+            "client-set_registration_lock",
+            15,
+            Ask::SetRegistrationLock(SetRegistrationLock {
+                lock: "5678".into(),
+                current: "1234".into(),
+            }),
+        ),
     ]
 }
 
@@ -162,7 +172,11 @@ fn greetings() -> Vec<Named<Say>> {
                 server: "natter 0.1.0".into(),
             }),
         ),
-        ("server-pin_sent", 1, Say::PinSent(PinSent { expires_s: 600, digits: 6 })),
+        (
+            "server-pin_sent",
+            1,
+            Say::PinSent(PinSent { expires_s: 600, digits: 6, token: counting(0xa0, 85) }),
+        ),
         (
             "server-registered",
             2,
@@ -285,6 +299,7 @@ fn answers() -> Vec<Named<Say>> {
         blocked: vec![BOB, 301],
         privacy: Some(Privacy { online: Audience::Nobody.into(), ..Privacy::default() }),
         contacts: vec![BOB],
+        registration_lock: true,
     };
     vec![
         ("server-accepted", 1000, Say::Accepted(Accepted { at_ms: AT_MS, user: 0 })),

@@ -151,8 +151,7 @@ pub fn out_of_range_before_login() -> Vec<Malformed> {
             pin: pin.into(),
             device_key: key.into(),
             signature: signature.into(),
-            device_name: String::new(),
-            away: false,
+            ..RegisterProve::default()
         })
     };
     let codes = &[Code::BadRequest, Code::BadCredentials, Code::NoPin, Code::WrongPin];

@@ -67,7 +67,8 @@ impl Replicated {
     fn write(&self) -> stored::LogId {
         let list = self.list().clone();
         let rows = (1u64..).zip(&list.items).map(|(number, item)| {
-            let account = stored::Account { aliases: vec![item.clone()], ..Default::default() };
+            let alias = stored::AliasClaim { alias: item.clone(), claim: 1 };
+            let account = stored::Account { aliases: vec![alias], ..Default::default() };
             Row::Account(UserId(number), Some(account))
         });
         let id = list.applied.id.unwrap();
@@ -80,7 +81,7 @@ fn load(group: ShardId, storage: &Storage) -> List {
     let mut items = BTreeMap::new();
     let applied = storage.load(group, &mut |row| {
         if let Row::Account(user, Some(account)) = row {
-            items.insert(user.0, account.aliases[0].clone());
+            items.insert(user.0, account.aliases[0].alias.clone());
         }
     });
     let applied = applied.unwrap().unwrap_or_default();
