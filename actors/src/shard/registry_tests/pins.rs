@@ -1,0 +1,100 @@
+//! Stories of PINs: nobody is kept out by others, and nobody guesses.
+
+use super::*;
+
+#[test]
+fn each_asker_has_attempts_of_their_own() {
+    let mut town = Town::new();
+    let owner = town.start("ada", "right").unwrap();
+    let thief = town.start("ada", "other").unwrap();
+    for _ in 0..LIMITS.attempts {
+        assert_eq!(town.prove("ada", &thief, "wrong", 66), Outcome::Refused(Code::WrongPin));
+    }
+    assert_eq!(town.prove("ada", &thief, "other", 66), Outcome::Refused(Code::NoPin));
+    assert!(matches!(town.prove("ada", &owner, "right", 1), Outcome::Proven { .. }));
+    assert_eq!(town.prove("ada", &owner, "right", 2), Outcome::Refused(Code::NoPin), "once");
+    assert!(matches!(town.prove("ada", &owner, "right", 1), Outcome::Proven { .. }), "a retry");
+}
+
+#[test]
+fn who_asks_beyond_the_hours_pins_proves_the_one_that_was_sent_last() {
+    let mut town = Town::new();
+    for number in 0..LIMITS.requests_per_hour {
+        assert!(town.start("ada", &format!("pin {number}")).unwrap().send);
+    }
+    let owner = town.start("ada", "not sent").unwrap();
+    assert_eq!((owner.send, owner.grant.digest.as_ref()), (false, &b"pin 4"[..]));
+    assert!(matches!(town.prove("ada", &owner, "pin 4", 1), Outcome::Proven { .. }));
+    town.now += 11 * MINUTE;
+    assert_eq!(town.start("ada", "x").map(|asked| asked.send), Err(Code::TooFast));
+    town.now += 2 * MINUTE;
+    assert!(town.start("ada", "x").unwrap().send, "the next one comes after a fifth of an hour");
+}
+
+#[test]
+fn a_pin_that_was_not_sent_does_not_count() {
+    let mut town = Town::new();
+    for _ in 0..50 {
+        assert!(town.start("ada", "lost").unwrap().send);
+        let digest = "lost".into();
+        let not_sent = stored::PinNotSent { alias: "ada".into(), digest, limits: Some(LIMITS) };
+        assert_eq!(town.apply(shard_of("ada"), Kind::PinNotSent(not_sent)), Outcome::Done);
+    }
+    for _ in 0..LIMITS.requests_per_hour {
+        assert!(town.start("ada", "there").unwrap().send);
+    }
+}
+
+#[test]
+fn after_a_days_wrong_pins_only_long_ones_count_and_nobody_is_locked_out() {
+    let mut town = Town::new();
+    let before = town.start("ada", "right").unwrap();
+    assert!(!before.grant.long);
+    for _ in 0..3 {
+        let thief = town.start("ada", "other").unwrap();
+        for _ in 0..LIMITS.attempts {
+            town.prove("ada", &thief, "wrong", 66);
+        }
+    }
+    assert_eq!(town.prove("ada", &before, "right", 1), Outcome::Refused(Code::NoPin));
+    let owner = town.start("ada", "new").unwrap();
+    assert!(owner.grant.long && owner.send);
+    assert!(matches!(town.prove("ada", &owner, "long new", 1), Outcome::Proven { .. }));
+    town.now += DAY;
+    assert!(!town.start("ada", "tomorrow").unwrap().grant.long);
+}
+
+#[test]
+fn guessing_over_many_aliases_is_stopped_for_the_hour_and_told_once() {
+    let mut town = Town::new();
+    let aliases = (0..).map(|number| format!("person-{number}"));
+    let aliases: Vec<_> = aliases.filter(|alias| shard_of(alias) == ShardId(3)).take(400).collect();
+    let asked: Vec<_> = aliases.iter().map(|alias| town.start(alias, "right").unwrap()).collect();
+    let mut wrong = 0;
+    for (alias, asked) in aliases.iter().zip(&asked) {
+        let outcome = town.prove(alias, asked, "wrong", 66);
+        wrong += u32::from(outcome == Outcome::Refused(Code::WrongPin));
+    }
+    assert_eq!(wrong, LIMITS.wrong_per_hour);
+    let alarms = town.machines[3].take_effects();
+    let alarms = alarms.iter().filter(|effect| matches!(effect, Effect::WrongPins { .. }));
+    assert_eq!(alarms.count(), 1);
+    assert!(town.start(&aliases[0], "new").unwrap().grant.long);
+    town.now += HOUR;
+    assert!(!town.start("person-5", "new").unwrap().grant.long);
+}
+
+#[test]
+fn strangers_that_ask_for_ever_more_aliases_take_no_more_room() {
+    let mut town = Town::new();
+    let aliases = (0..).map(|number| format!("person-{number}"));
+    let mut here = aliases.filter(|alias| shard_of(alias) == ShardId(3));
+    let first = here.next().unwrap();
+    let owner = town.start(&first, "right").unwrap();
+    for alias in here.take(12_000) {
+        town.start(&alias, "x").unwrap();
+    }
+    assert!(town.machines[3].pins.len() <= 10_000);
+    let proven = town.prove(&first, &owner, "right", 1);
+    assert!(matches!(proven, Outcome::Proven { .. }), "nobody pushes a token out: {proven:?}");
+}
