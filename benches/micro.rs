@@ -105,15 +105,13 @@ fn two_people() -> (Machine, UserId, UserId) {
     let shard = alice.shard();
     let bob = (2..100).map(UserId).find(|user| user.shard() == shard).unwrap();
     let mut machine = Machine::new(shard, MachineLimits::default());
-    let mut number = 0;
-    for user in [alice, bob] {
+    for (number, user) in (1..).zip([alice, bob]) {
         let open = stored::OpenAccount {
             alias: Some(stored::AliasClaim { alias: format!("user{user}"), claim: 1 }),
             key: Bytes::from(user.0.to_be_bytes().repeat(4)),
             name: "bench".into(),
         };
         let what = Some(stored::notice::What::OpenAccount(open));
-        number += 1;
         let notices = vec![stored::Notice { number, user: user.0, what }];
         let from_shard = u32::from(shard.0);
         let taken = Command::TakeNotices(stored::TakeNotices { from_shard, notices });

@@ -95,6 +95,7 @@ async fn what_is_no_alias_does_not_count_for_the_address() {
 }
 
 /// A gateway that answers 500 to so many requests, then 200.
+#[allow(clippy::disallowed_methods, reason = "a test waits for what it needs of it")]
 async fn gateway(failures: usize) -> (u16, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

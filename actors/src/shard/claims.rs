@@ -50,19 +50,14 @@ impl Machine {
         for other in &others {
             user.account.unlink(*other);
         }
-        let id = match kept {
-            Some(id) => id,
-            None => {
-                let device = stored::Device {
-                    key: keep.key,
-                    name: keep.name,
-                    linked_at_ms: now_ms,
-                    ..Default::default()
-                };
-                let id = user.account.admit(device)?;
-                user.mailbox.admit(id, true, now_ms);
-                id
-            }
+        let id = if let Some(id) = kept {
+            id
+        } else {
+            let (key, name) = (keep.key, keep.name);
+            let device = stored::Device { key, name, linked_at_ms: now_ms, ..Default::default() };
+            let id = user.account.admit(device)?;
+            user.mailbox.admit(id, true, now_ms);
+            id
         };
         user.account.note_active(now_ms);
         self.forget_devices(user_id, others);

@@ -129,7 +129,8 @@ fn check(context: &Context, nonce: &[u8], prove: &RegisterProve) -> Result<Alias
     let name_fits = prove.device_name.len() <= DEVICE_NAME_BYTES_MAX;
     let lock_fits = prove.lock.is_empty() || is_lock(&prove.lock);
     let pin_fits = prove.pin.len() <= PIN_BYTES_MAX;
-    if !signed::is_device_key(&prove.device_key) || !(name_fits && lock_fits && pin_fits) {
+    let key_fits = signed::is_device_key(&prove.device_key);
+    if !(key_fits && name_fits && lock_fits && pin_fits) {
         return Err(Code::BadRequest);
     }
     let message = signed::register(nonce, &alias);
@@ -182,11 +183,12 @@ async fn keep_account(
         name: prove.device_name.clone(),
         lock,
     };
-    match context.shards.call(user.shard(), Command::KeepAccount(keep)).await {
-        Outcome::Admitted(device) => Ok(Some(device)),
-        Outcome::NotTheirs | Outcome::Refused(Code::UnknownUser) => Ok(None),
-        outcome => Err(refused(&outcome)),
+    let outcome = context.shards.call(user.shard(), Command::KeepAccount(keep)).await;
+    if let Outcome::Admitted(device) = outcome {
+        return Ok(Some(device));
     }
+    let theirs = !matches!(outcome, Outcome::NotTheirs | Outcome::Refused(Code::UnknownUser));
+    if theirs { Err(refused(&outcome)) } else { Ok(None) }
 }
 
 /// What is stored instead of a registration lock; empty for none.
