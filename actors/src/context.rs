@@ -1,5 +1,6 @@
 //! All that an actor may touch: clock, chance, storage, settings, metrics and the other doors.
 
+use crate::clocks::Clocks;
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
@@ -178,8 +179,10 @@ impl Groups {
 
 /// All that an actor may touch.
 pub struct Context {
-    /// What time it is.
+    /// What time it is, as the members agree on it.
     pub clock: Clock,
+    /// Whether they do.
+    pub clocks: Clocks,
     /// Chance and keys.
     pub secrets: Arc<dyn Secrets>,
     /// What is durable.

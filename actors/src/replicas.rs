@@ -27,6 +27,7 @@ impl Groups for NodeGroups {
                 recovered,
                 replica: Arc::new(MetaReplica(inbox)),
                 timing: context.timing,
+                clocks: context.clocks.clone(),
             })
             .await?;
             context.groups.set(ShardId::META, group.clone());

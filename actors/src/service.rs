@@ -93,6 +93,9 @@ impl Service for NodeService {
                 });
                 context.shards.serve_question(ask, answer);
             }
+            request::Kind::Clock(_) => {
+                respond(encode(response::Kind::ClockMs(context.clocks.own_ms())));
+            }
             kind @ (request::Kind::Append(_)
             | request::Kind::Vote(_)
             | request::Kind::Snapshot(_)
@@ -186,7 +189,8 @@ fn group_of(kind: &request::Kind) -> Option<ShardId> {
         | request::Kind::Fetch(_)
         | request::Kind::Join(_)
         | request::Kind::Order(_)
-        | request::Kind::Meta(_) => return None,
+        | request::Kind::Meta(_)
+        | request::Kind::Clock(_) => return None,
     };
     u16::try_from(number).ok().map(ShardId)
 }

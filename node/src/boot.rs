@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::clocks::Clocks;
 use actors::cluster::{Cluster, Place};
 use actors::context::{Clock, Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
@@ -36,7 +37,7 @@ use crate::http::Readiness;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::membership::{self, Membership};
-use crate::notices::UseOfNode;
+use crate::notices::{UseOfNode, clock_trouble};
 use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
@@ -157,9 +158,11 @@ async fn let_in(
         }
         let now = Instant::now();
         let groups = node.context.groups.all().map(|(_, group)| group.standing());
-        match use_of_it.none_because(cluster.place(), groups, now) {
-            None => node.readiness.ready(),
-            Some(reason) => node.readiness.not_ready(reason),
+        let clock = clock_trouble(&node.context.clocks.report());
+        match (use_of_it.none_because(cluster.place(), groups, now), &clock) {
+            (None, None) => node.readiness.ready(),
+            (Some(reason), _) => node.readiness.not_ready(reason),
+            (None, Some(clock)) => node.readiness.not_ready(clock),
         }
     }
 }
@@ -212,12 +215,16 @@ async fn build(
     manifest::note(dir, me.node, 0)
         .with_context(|| format!("cannot write in {}", dir.display()))?;
     info!(node = format!("{:016x}", me.node.0), incarnation, "identity");
-    let clock = Clock::new(clock::now_ms);
+    let recorded_ms = membership::recorded_ms(&storage).await?;
+    let difference_max = config.cluster.clock_difference_max;
+    let clocks = Clocks::new(Clock::new(clock::now_ms), difference_max, recorded_ms);
+    let clock = clocks.clock();
     let (table, sessions_clock) = (storage.sessions().clone(), clock.clone());
     let open = move || Sessions::open(table, me, sessions_clock, SessionsTiming::default());
     let sessions = tokio::task::spawn_blocking(open).await??;
     let context = Arc::new(Context {
         clock,
+        clocks,
         secrets: Arc::new(NodeSecrets(identity)),
         storage,
         recovered: Recovered::new(recovered.records),
@@ -280,6 +287,7 @@ fn tree(
         ChildSpec::supervisor("links", Strategy::OneForOne, INTENSITY, links),
         ChildSpec::process::<SessionsActor>("sessions", context.sessions.clone(), sessions),
         ChildSpec::supervisor("cluster", Strategy::OneForOne, INTENSITY, member.cluster.children()),
+        context.clocks.child(member.cluster.clone(), context.peers.clone()),
         member.settings(config, context),
         ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
         ChildSpec::process::<PresenceActor>("presence", context.clone(), presence),

@@ -10,6 +10,7 @@ use actors::context::{Context, Settings};
 use actors::replicas::NodeGroups;
 use actors::service::NodeService;
 use actors::shard::MachineLimits;
+use proto::ids::SHARDS;
 use proto::{ShardId, stored};
 use storage::{Row, Storage};
 use supervision::ChildSpec;
@@ -106,6 +107,18 @@ pub(crate) async fn belongs(storage: &Storage) -> anyhow::Result<bool> {
             }
         })?;
         anyhow::Ok(cluster != 0)
+    };
+    tokio::task::spawn_blocking(read).await?
+}
+
+/// When something was stored last, as far as the tables say, Unix time in ms; 0: nothing was.
+pub(crate) async fn recorded_ms(storage: &Storage) -> anyhow::Result<u64> {
+    let storage = storage.clone();
+    let read = move || {
+        let applied = (0..SHARDS).map(|shard| storage.applied(ShardId(shard)));
+        let ms = applied.map(|applied| Ok(applied?.map_or(0, |applied| applied.now_ms)));
+        let ms: Vec<u64> = ms.collect::<anyhow::Result<_>>()?;
+        anyhow::Ok(ms.into_iter().max().unwrap_or_default())
     };
     tokio::task::spawn_blocking(read).await?
 }

@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
+use actors::clocks::{Report, Standing};
 use actors::cluster::Place;
-use actors::raft::Standing;
+use actors::raft;
 use tokio::time::Instant;
 
 use crate::tls::Term;
@@ -121,6 +122,55 @@ impl Renewal {
     }
 }
 
+/// What is said of this node's clock.
+#[derive(Debug, Default)]
+pub(crate) struct ClockNotice {
+    said: Option<Standing>,
+}
+
+/// What became of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClockNews {
+    /// It is wrong, or may be.
+    Wrong(Standing),
+    /// It is right again.
+    Right,
+}
+
+impl ClockNotice {
+    /// What is to be said now, if anything.
+    pub(crate) fn news(&mut self, now: Standing) -> Option<ClockNews> {
+        let wrong = (now != Standing::Right).then_some(now);
+        if self.said == wrong {
+            return None;
+        }
+        self.said = wrong;
+        Some(wrong.map_or(ClockNews::Right, ClockNews::Wrong))
+    }
+}
+
+/// Why a clock keeps clients away, if it does.
+pub(crate) fn clock_trouble(report: &Report) -> Option<String> {
+    match report.standing {
+        Standing::Astray => Some(format!("its clock is {}", difference(report.offset_ms))),
+        // Somebody must serve, and loses nothing: nothing expires meanwhile.
+        Standing::Right | Standing::Differs | Standing::Jumped => None,
+    }
+}
+
+/// How far a clock is from the time, in words.
+pub(crate) fn difference(offset_ms: i64) -> String {
+    let way = if offset_ms < 0 { "behind" } else { "ahead" };
+    let seconds = offset_ms.unsigned_abs() / 1000;
+    let amount = match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        172_800.. => format!("{} days", seconds / 86_400),
+    };
+    format!("{amount} {way}")
+}
+
 /// Whether a node is of use to clients.
 #[derive(Debug, Default)]
 pub(crate) struct UseOfNode {
@@ -133,7 +183,7 @@ impl UseOfNode {
     pub(crate) fn none_because(
         &mut self,
         place: Place,
-        groups: impl Iterator<Item = Standing>,
+        groups: impl Iterator<Item = raft::Standing>,
         now: Instant,
     ) -> Option<&'static str> {
         match place {
@@ -159,14 +209,38 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn a_wrong_clock_is_told_once_and_once_when_it_is_right() {
+        use Standing::{Astray, Differs, Right};
+        let mut clock = ClockNotice::default();
+        let mut said = Vec::new();
+        for standing in [Right, Astray, Astray, Differs, Right, Right, Astray] {
+            said.extend(clock.news(standing));
+        }
+        let wrong = ClockNews::Wrong;
+        assert_eq!(said, [wrong(Astray), wrong(Differs), ClockNews::Right, wrong(Astray)]);
+    }
+
+    #[test]
+    fn how_far_a_clock_is_off_is_said_in_words() {
+        for (ms, words) in [
+            (-5_900, "5 s behind"),
+            (130_000, "2 min ahead"),
+            (3 * 3_600_000, "3 h ahead"),
+            (-31 * 24 * 3_600_000, "31 days behind"),
+        ] {
+            assert_eq!(difference(ms), words);
+        }
+    }
+
+    #[test]
     fn a_node_is_of_no_use_if_no_group_has_a_majority_for_longer_than_an_election() {
         let (mut node, start) = (UseOfNode::default(), Instant::now());
         let at = |second| start + Duration::from_secs(second);
         let voters: BTreeSet<_> = [NodeId(1), NodeId(2)].into();
-        let leaderless = || Standing { voters: voters.clone(), ..Standing::default() };
-        let unseen = || Standing { leader: Some(NodeId(2)), ..leaderless() };
-        let led = || Standing { quorum_seen: true, ..unseen() };
-        let mut ask = |groups: [Standing; 2], second| {
+        let leaderless = || raft::Standing { voters: voters.clone(), ..raft::Standing::default() };
+        let unseen = || raft::Standing { leader: Some(NodeId(2)), ..leaderless() };
+        let led = || raft::Standing { quorum_seen: true, ..unseen() };
+        let mut ask = |groups: [raft::Standing; 2], second| {
             node.none_because(Place::Member, groups.into_iter(), at(second))
         };
         assert_eq!(ask([unseen(), led()], 0), None, "it serves half of them");

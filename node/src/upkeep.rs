@@ -13,9 +13,10 @@ use tracing::{error, info, warn};
 use crate::boot::Node;
 use crate::config::NodeConfig;
 use crate::links::Links;
-use crate::notices::{Disk, DiskNews, Due, Joining, Renewal};
+use crate::notices::{ClockNews, ClockNotice, Disk, DiskNews, Due, Joining, Renewal, difference};
 use crate::telemetry::Metrics;
 use crate::tls::Certificates;
+use actors::clocks::Standing;
 use actors::cluster::{Cluster, Place};
 use actors::context::Context;
 
@@ -96,7 +97,7 @@ impl Sampled {
     async fn sample(&self) {
         let mut monitor = QueueMonitor::new();
         let (mut disk, mut joining) = (Disk::default(), Joining::default());
-        let mut renewal = Renewal::default();
+        let (mut renewal, mut clock) = (Renewal::default(), ClockNotice::default());
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -113,6 +114,7 @@ impl Sampled {
             self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
             self.say_when_to_renew(&mut renewal, now);
+            self.say_if_the_clock_is_wrong(&mut clock);
         }
     }
 
@@ -146,6 +148,32 @@ impl Sampled {
             ),
             Some(DiskNews::Space) => {
                 info!(file = data_dir, free_bytes, "there is space on the disk again");
+            }
+            None => {}
+        }
+    }
+
+    fn say_if_the_clock_is_wrong(&self, clock: &mut ClockNotice) {
+        let report = self.context.clocks.report();
+        gauge!("natter_clock_offset_seconds").set(report.offset_ms as f64 / 1000.0);
+        let difference = difference(report.offset_ms);
+        match clock.news(report.standing) {
+            Some(ClockNews::Wrong(Standing::Astray)) => error!(
+                difference,
+                "this node's clock is wrong, a majority of the nodes says: it leads nothing and lets \
+                 nothing expire; set the clock"
+            ),
+            Some(ClockNews::Wrong(Standing::Differs)) => error!(
+                difference,
+                "clocks differ, and no majority says which is right: nothing expires; set the clocks"
+            ),
+            Some(ClockNews::Wrong(Standing::Jumped)) => warn!(
+                difference,
+                "the clock has jumped, or is far from the time when something was stored last: nothing \
+                 expires for as long as that, a day at most; set the clock if it is wrong"
+            ),
+            Some(ClockNews::Right | ClockNews::Wrong(Standing::Right)) => {
+                info!("this node's clock is right again");
             }
             None => {}
         }
@@ -235,6 +263,11 @@ pub(crate) fn describe() {
         "natter_groups_leaderless",
         Count,
         "Raft groups in which this node votes and that have no leader, or none that a majority follows."
+    );
+    describe_gauge!(
+        "natter_clock_offset_seconds",
+        Seconds,
+        "How far this node's clock is ahead of the time that the members agree on; negative: behind."
     );
     describe_gauge!("natter_peers_up", Count, "Other nodes that are connected and answer.");
     describe_gauge!("natter_members", Count, "Members of the cluster, this node among them.");

@@ -15,6 +15,7 @@ mod devices;
 mod hostile;
 mod mailboxes;
 mod operators;
+mod operators_clocks;
 mod operators_clusters;
 mod operators_directories;
 mod operators_logs;

@@ -116,7 +116,7 @@ async fn a_directory_that_another_node_uses_is_refused_and_left_alone() {
     assert!(first.target().addresses().is_some(), "the addresses of the first one stay");
 }
 
-async fn page(node: &Node, path: &str) -> String {
+pub(crate) async fn page(node: &Node, path: &str) -> String {
     let address = node.target().addresses().unwrap().http;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let ask = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");

@@ -68,7 +68,7 @@ impl Seat {
         }
         let now_ms = stage.clock(self.me);
         if self.machine.has_due(now_ms) {
-            self.expire(Vec::new(), stage);
+            self.expire(Vec::new(), now_ms, stage);
         }
         if self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due {
             self.chores.reading_due = true;
@@ -86,13 +86,13 @@ impl Seat {
         self.chores.reading_due = false;
         let outdated = std::mem::take(&mut self.chores.due_outdated);
         if !entries.is_empty() && !outdated {
-            self.expire(entries, stage);
+            self.expire(entries, 0, stage);
         }
     }
 
-    fn expire(&mut self, entries: Vec<stored::Expired>, stage: &Stage) {
+    fn expire(&mut self, entries: Vec<stored::Expired>, until_ms: u64, stage: &Stage) {
         if self.is_ready() {
-            let expire = Command::Expire(stored::Expire { entries });
+            let expire = Command::Expire(stored::Expire { entries, until_ms });
             self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.moment(stage));
         }
     }

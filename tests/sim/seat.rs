@@ -372,7 +372,9 @@ impl Seat {
                 self.machine.apply(batch.now_ms, command);
             }
         }
-        self.applied.now_ms = self.applied.now_ms.max(batch.now_ms);
+        let mut clock = stored::Applied::default();
+        self.machine.note_clock(&mut clock);
+        (self.applied.now_ms, self.applied.steady_ms) = (clock.now_ms, clock.steady_ms);
         self.follow(stage);
     }
 

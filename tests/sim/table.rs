@@ -17,6 +17,7 @@ pub(crate) struct Place {
 pub(crate) struct Applied {
     pub(crate) place: Place,
     pub(crate) now_ms: u64,
+    pub(crate) steady_ms: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -95,7 +96,8 @@ impl Table {
         for ((to, number), row) in &self.notices {
             machine.load(Row::Notice { to: *to, number: *number, notice: Some(row.clone()) });
         }
-        machine.set_clock(self.applied.now_ms);
+        let Applied { now_ms, steady_ms, .. } = self.applied;
+        machine.set_clock(&stored::Applied { now_ms, steady_ms, ..stored::Applied::default() });
         machine
     }
 

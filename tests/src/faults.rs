@@ -222,7 +222,8 @@ impl Faults {
             11 if disks => Some(Fault::FullDisk(node)),
             12 => Some(Fault::Wipe(node)),
             13 => {
-                let hours = [-48, -1, 1, 48][self.rng.random_range(0..4)];
+                // A month is longer than anything waits: none of it may end by one clock.
+                let hours = [-744, -48, -1, 1, 48, 744][self.rng.random_range(0..6)];
                 Some(Fault::Clock(node, hours * 3_600_000 + self.rng.random_range(0..60_000)))
             }
             _ => None,

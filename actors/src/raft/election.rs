@@ -22,7 +22,8 @@
 //!    which then hold nobody back.
 //! 4. Whether a vote counts is for openraft alone to say.
 //! 5. Who has forgotten a log votes as if it still had it, see [`super::forget`].
-//! 6. A node without space stands for election after those who have some, see [`super::space`].
+//! 6. A node without space or with a wrong clock stands for election after the others, see
+//!    [`super::space`].
 
 use super::Inner;
 use super::convert;
@@ -147,7 +148,7 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
         return inner.timing.heartbeat;
     }
     let mut due = due(inner, pulse, server.current_leader, &voters);
-    if inner.is_full() {
+    if inner.is_unfit() {
         due += 2 * inner.timing.election.1;
     }
     let now = Instant::now();
@@ -330,7 +331,7 @@ async fn take_vote(inner: &Inner, vote: Ballot) -> Option<()> {
 /// The leader asks this node to be elected in its place.
 pub(super) async fn lead_now(inner: &Inner, asked: &cluster::TimeoutNow) -> Option<bool> {
     let leader: stored::Vote = asked.vote?;
-    if inner.is_full() {
+    if inner.is_unfit() {
         return Some(false);
     }
     let (mine, last) = position(inner).await?;

@@ -40,6 +40,7 @@ mod tests;
 pub use error::{ProposeError, RaftError};
 pub use standing::Standing;
 
+use crate::clocks::Clocks;
 use bytes::Bytes;
 use confirm::Confirmations;
 use election::Contact;
@@ -143,6 +144,8 @@ pub struct GroupArgs {
     pub replica: Arc<dyn Replica>,
     /// How patient the group is.
     pub timing: Timing,
+    /// Whether this node's clock lets it lead.
+    pub clocks: Clocks,
 }
 
 impl fmt::Debug for GroupArgs {
@@ -171,6 +174,7 @@ struct Parts {
     peers: Peers,
     replica: Arc<dyn Replica>,
     timing: Timing,
+    clocks: Clocks,
     standing: Arc<watch::Sender<Standing>>,
 }
 
@@ -180,6 +184,7 @@ pub(crate) struct Inner {
     peers: Peers,
     storage: Storage,
     timing: Timing,
+    clocks: Clocks,
     raft: Core,
     journal: Journal,
     wire: Arc<Wire>,
@@ -249,9 +254,9 @@ impl Group {
     /// # Errors
     /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`].
     pub async fn open(args: GroupArgs) -> Result<Self, RaftError> {
-        let GroupArgs { group, storage, peers, recovered, replica, timing } = args;
+        let GroupArgs { group, storage, peers, recovered, replica, timing, clocks } = args;
         let standing = Arc::new(watch::Sender::new(Standing::default()));
-        let parts = Parts { group, storage, peers, replica, timing, standing };
+        let parts = Parts { group, storage, peers, replica, timing, clocks, standing };
         let inner = RwLock::new(Inner::open(&parts, recovered).await?);
         Ok(Self(Arc::new(Door { parts, inner, forgetting: tokio::sync::Mutex::default() })))
     }
@@ -418,7 +423,7 @@ impl Group {
 
 impl Inner {
     async fn open(parts: &Parts, recovered: Vec<(u64, Bytes)>) -> Result<Arc<Self>, RaftError> {
-        let Parts { group, storage, peers, replica, timing, standing } = parts.clone();
+        let Parts { group, storage, peers, replica, timing, clocks, standing } = parts.clone();
         let me = peers.me().node.0;
         let tables = {
             let storage = storage.clone();
@@ -444,6 +449,7 @@ impl Inner {
             peers,
             storage,
             timing,
+            clocks,
             raft,
             journal,
             wire,

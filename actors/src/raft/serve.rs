@@ -77,7 +77,8 @@ pub(super) async fn serve(inner: &Inner, request: request::Kind) -> Option<respo
         | request::Kind::Fetch(_)
         | request::Kind::Join(_)
         | request::Kind::Order(_)
-        | request::Kind::Meta(_) => None,
+        | request::Kind::Meta(_)
+        | request::Kind::Clock(_) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A node without space leads nothing that another node can lead.
+//! A node without space, or whose clock is astray, leads nothing that another node can lead.
 //!
 //! ```text
 //! leader, full                       the others, who has most of the log first
@@ -11,8 +11,8 @@
 //! One task for each group, [`run`].
 //!
 //! # Invariants
-//! 1. A node that is full takes no leadership over, and stands for election only when those had
-//!    their time who are not full.
+//! 1. A node that is unfit, that is full or astray, takes no leadership over, and stands for election
+//!    only when those had their time who are not.
 //! 2. If nobody else takes it, it goes on to lead: acknowledgments are what makes room.
 //! 3. Who leads is for an election to say: what is sent here is a hint, and safe if it is wrong.
 
@@ -109,6 +109,11 @@ impl Inner {
         self.journal.is_stuck() || self.storage.nearly_full() || self.way_out.pretends()
     }
 
+    /// Whether this node should lead nothing that another can lead.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.is_full() || self.clocks.is_astray()
+    }
+
     /// Whether what is proposed should wait: the node is full, and another is asked to lead.
     pub(super) fn gives_way(&self) -> bool {
         self.is_full() && !self.way_out.is_in_vain() && !self.heirs().is_empty()
@@ -127,7 +132,7 @@ impl Inner {
     }
 }
 
-/// Hands leadership over while this node is full, until the group ends.
+/// Hands leadership over while this node is unfit, until the group ends.
 pub(super) async fn run(inner: Arc<Inner>) {
     let stopping = inner.tasks.stopping();
     loop {
@@ -138,7 +143,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 () = tokio::time::sleep(pause) => {}
                 () = inner.journal.found_no_space() => {}
             }
-            if inner.is_full() {
+            if inner.is_unfit() {
                 give_way(&inner).await;
             } else {
                 inner.way_out.forget();
@@ -171,7 +176,9 @@ async fn give_way(inner: &Inner) {
         };
         match taken {
             Ok(()) => {
-                info!(shard = %inner.group, to = %heir, "no space here: another leads");
+                let reason =
+                    if inner.is_full() { "no space here" } else { "this node's clock is astray" };
+                info!(shard = %inner.group, to = %heir, reason, "another leads");
                 if waits {
                     // Should it not lead soon, another is asked.
                     way_out.refused_by(*heir);

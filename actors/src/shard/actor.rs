@@ -121,6 +121,7 @@ impl Process for ShardActor {
             recovered,
             replica: Arc::new(ShardReplica(inbox.clone())),
             timing: context.timing,
+            clocks: context.clocks.clone(),
         })
         .await?;
         context.groups.set(shard, group.clone());
@@ -282,7 +283,7 @@ impl ShardActor {
                 self.machine.apply(now_ms, command);
             }
         }
-        self.applied.now_ms = self.machine.now_ms;
+        self.machine.note_clock(&mut self.applied);
         self.follow(outbound);
         self.lead_if_caught_up();
     }

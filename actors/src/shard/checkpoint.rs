@@ -31,7 +31,7 @@ impl Machine {
         }
         for (to, from, device) in dirty.recent {
             let user = self.users.get_mut(&to);
-            if user.is_some_and(|user| user.mailbox.trim_recent(from, device, self.now_ms)) {
+            if user.is_some_and(|user| user.mailbox.trim_recent(from, device, self.steady_ms)) {
                 // What is too young to be forgotten now is looked at again by the next checkpoint.
                 self.dirty.recent.insert((to, from, device));
             }
@@ -58,7 +58,7 @@ impl Machine {
             return;
         };
         let (entries, expired) = user.mailbox.spill();
-        let forgotten = user.mailbox.forget_silent(self.now_ms).into_iter();
+        let forgotten = user.mailbox.forget_silent(self.steady_ms).into_iter();
         spill.rows.extend(forgotten.map(|(from, device)| Row::Recent {
             to: user_id,
             from,

@@ -162,8 +162,16 @@ impl ShardActor {
         if due && self.chores.begin_checkpoint() {
             self.proposals.push_spill();
         }
+        // Asked after the clock was read: a jump is seen by whoever asks.
+        if self.context.clocks.may_expire() {
+            self.end_what_is_over(now_ms);
+        }
+    }
+
+    /// What ends by the clock, of which a majority of the members must agree that it is right.
+    fn end_what_is_over(&mut self, now_ms: u64) {
         if self.machine.has_due(now_ms) {
-            self.expire(Vec::new());
+            self.expire(Vec::new(), now_ms);
         }
         self.look_for_idle_devices(now_ms);
         let idle = self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due;
@@ -355,14 +363,14 @@ impl ShardActor {
         self.chores.reading_due = false;
         let outdated = std::mem::take(&mut self.chores.due_outdated);
         if !entries.is_empty() && !outdated {
-            self.expire(entries);
+            self.expire(entries, 0);
         }
     }
 
-    /// Lets go of these, and of what is due in memory.
-    fn expire(&mut self, entries: Vec<stored::Expired>) {
+    /// Lets go of these, and of what was due in memory at `until_ms`.
+    fn expire(&mut self, entries: Vec<stored::Expired>, until_ms: u64) {
         if self.is_ready() {
-            let expire = Command::Expire(stored::Expire { entries });
+            let expire = Command::Expire(stored::Expire { entries, until_ms });
             self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.moment());
         }
     }

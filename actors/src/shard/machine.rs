@@ -27,6 +27,15 @@ pub(super) const NOTICE_TTL_MS: u64 = proto::limits::TTL_S_MAX as u64 * 1000;
 /// others to the tables long before, and an index finds them there.
 const SOON_MS: u64 = 3_600_000;
 
+/// The longest step of the clock that measures how old send ids and refusals are, in ms. A jump of the
+/// time makes them no older than this, so that a retry is still recognized after it; where nothing is
+/// proposed for longer they stay young, which costs a little memory.
+const STEP_MS_MAX: u64 = 10_000;
+
+/// How far a proposer may be behind before that is a correction of the time, in ms: more than leaders'
+/// clocks differ (`cluster.clock_difference_max`, at most a minute).
+const BACK_MS: u64 = 120_000;
+
 /// What the operator sets.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineLimits {
@@ -124,6 +133,8 @@ pub struct Machine {
     pub(super) shard: ShardId,
     pub(super) limits: MachineLimits,
     pub(super) now_ms: u64,
+    /// How long it has run, by steps of at most [`STEP_MS_MAX`].
+    pub(super) steady_ms: u64,
     pub(super) users: BTreeMap<UserId, Box<User>>,
     pub(super) aliases: BTreeMap<Alias, stored::AliasOwner>,
     pub(super) pins: BTreeMap<Alias, stored::AliasPins>,
@@ -143,6 +154,7 @@ impl Machine {
             shard,
             limits,
             now_ms: 0,
+            steady_ms: 0,
             users: BTreeMap::new(),
             aliases: BTreeMap::new(),
             pins: BTreeMap::new(),
@@ -159,9 +171,22 @@ impl Machine {
         self.limits = limits;
     }
 
-    /// Takes over the clock of the tables.
-    pub fn set_clock(&mut self, now_ms: u64) {
-        self.now_ms = self.now_ms.max(now_ms);
+    /// Takes over the clocks of the tables.
+    pub fn set_clock(&mut self, applied: &stored::Applied) {
+        (self.now_ms, self.steady_ms) = (applied.now_ms, applied.steady_ms);
+    }
+
+    /// Writes its clocks into what a checkpoint keeps.
+    pub fn note_clock(&self, applied: &mut stored::Applied) {
+        (applied.now_ms, applied.steady_ms) = (self.now_ms, self.steady_ms);
+    }
+
+    /// The proposer says that it is `now_ms`. Proposers' clocks differ a little, and time stands still
+    /// meanwhile; much earlier than before is a correction.
+    fn advance(&mut self, now_ms: u64) {
+        self.steady_ms += now_ms.saturating_sub(self.now_ms).min(STEP_MS_MAX);
+        let corrected = now_ms.saturating_add(BACK_MS) < self.now_ms;
+        self.now_ms = if corrected { now_ms } else { self.now_ms.max(now_ms) };
     }
 
     /// How many accounts there are.
@@ -169,9 +194,9 @@ impl Machine {
         self.users.len() as u64
     }
 
-    /// Applies one command. `now_ms` is the proposer's clock, which never goes back here.
+    /// Applies one command. `now_ms` is the proposer's clock.
     pub fn apply(&mut self, now_ms: u64, command: Command) -> Outcome {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.advance(now_ms);
         let applied = match command {
             Command::Append(append) => self.append(append),
             Command::Ack(ack) => self.acknowledge(&ack),
@@ -240,7 +265,7 @@ impl Machine {
     }
 
     fn append(&mut self, append: stored::Append) -> Result<Outcome, Code> {
-        let now_ms = self.now_ms;
+        let (now_ms, steady_ms) = (self.now_ms, self.steady_ms);
         let to = UserId(append.to);
         let origin = Origin {
             from: UserId(append.from),
@@ -249,27 +274,27 @@ impl Machine {
         };
         let user = self.users.get_mut(&to).filter(|user| !user.account.closing);
         let user = user.ok_or(Code::UnknownUser)?;
-        if user.mailbox.recognize(origin, now_ms) {
+        if user.mailbox.recognize(origin, steady_ms) {
             self.dirty.recent.insert((to, origin.from, origin.device));
             return Ok(Outcome::Accepted { at_ms: now_ms });
         }
         if user.account.blocked.contains(&origin.from) {
             return Err(Code::Blocked);
         }
-        if let Some(code) = user.mailbox.holds_back(origin, now_ms) {
+        if let Some(code) = user.mailbox.holds_back(origin, steady_ms) {
             return Err(code);
         }
         let stranger = user.account.is_stranger(to, origin.from);
         let bytes = message_bytes(append.body.len());
         if !user.mailbox.usage().fits(origin.from, bytes, self.limits.rooms(stranger)) {
-            user.mailbox.refuse(origin, now_ms);
+            user.mailbox.refuse(origin, steady_ms);
             self.dirty.mailboxes.insert(to);
             if !stranger {
                 self.crowded.insert(to);
             }
             return Err(Code::MailboxFull);
         }
-        if let Some(forgotten) = user.mailbox.remember(origin, now_ms) {
+        if let Some(forgotten) = user.mailbox.remember(origin, steady_ms) {
             self.dirty.recent.insert((to, origin.from, forgotten));
         }
         self.dirty.recent.insert((to, origin.from, origin.device));

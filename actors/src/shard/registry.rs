@@ -136,11 +136,11 @@ impl Machine {
         Ok(Outcome::Done)
     }
 
-    /// Lets go of what has outlived its time: entries in memory that are due, and the stored ones
+    /// Lets go of what has outlived its time: entries in memory that were due then, and the stored ones
     /// that the command names.
     pub(super) fn expire(&mut self, expire: &stored::Expire) -> Outcome {
         while let Some((at_ms, user_id, seq)) = self.expiring.first().copied() {
-            if at_ms > self.now_ms {
+            if at_ms > expire.until_ms {
                 break;
             }
             self.expiring.pop_first();

@@ -33,7 +33,7 @@ pub(super) async fn load(context: &Arc<Context>, shard: ShardId) -> Result<Loade
         let mut machine = Machine::new(shard, limits);
         let applied = storage.load(shard, &mut |row| machine.load(row))?;
         if let Some(applied) = &applied {
-            machine.set_clock(applied.now_ms);
+            machine.set_clock(applied);
         }
         Ok(Loaded { machine, applied })
     };

@@ -237,7 +237,7 @@ fn the_sender_is_told_when_the_time_to_live_ends() {
         user: user.0,
         origin: Some(super::machine::origin_row(*seq, envelope)),
     });
-    let expire = Kind::Expire(stored::Expire { entries: due.collect() });
+    let expire = Kind::Expire(stored::Expire { entries: due.collect(), until_ms: later });
     machine.apply(later, expire.clone());
     machine.apply(later, expire);
     let mut told = pushed(&mut machine);
@@ -245,6 +245,45 @@ fn the_sender_is_told_when_the_time_to_live_ends() {
     let expired = |seq, id| (ada, seq, format!("Expired [{id}]"));
     assert_eq!(told, [expired(1, 2), expired(2, 1)], "each once");
     assert_eq!(machine.mailbox(bob).unwrap().usage(), &Usage::default());
+}
+
+#[test]
+fn a_retry_is_recognized_after_any_jump_of_the_time() {
+    let [ada, bob, _] = people();
+    for jump_ms in [31 * 24 * 3_600_000, -31 * 24 * 3_600_000] {
+        let mut machine = machine(MachineLimits::default());
+        let mut table = BTreeMap::new();
+        machine.apply(NOW, append(bob, ada, 1, "once"));
+        let later = NOW.saturating_add_signed(jump_ms);
+        machine.apply(later, ack(bob, 1, 1));
+        checkpoint(&mut machine, &mut table);
+        machine.apply(later, append(bob, ada, 1, "once"));
+        assert_eq!(machine.mailbox(bob).unwrap().usage().messages, 0, "stored twice");
+    }
+}
+
+#[test]
+fn the_time_stands_still_for_a_slow_clock_and_goes_back_for_a_correction() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let mut at = |now_ms, id| machine.apply(now_ms, append(bob, ada, id, "x"));
+    assert_eq!(at(NOW, 1), Outcome::Accepted { at_ms: NOW });
+    assert_eq!(at(NOW - 60_000, 2), Outcome::Accepted { at_ms: NOW });
+    let year = NOW + 365 * 24 * 3_600_000;
+    assert_eq!(at(year, 3), Outcome::Accepted { at_ms: year });
+    assert_eq!(at(NOW + 5, 4), Outcome::Accepted { at_ms: NOW + 5 });
+}
+
+#[test]
+fn what_is_in_memory_ends_by_what_the_command_says_and_not_by_the_time() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    machine.apply(NOW, append(bob, ada, 1, "kept"));
+    let expire = |until_ms| Kind::Expire(stored::Expire { entries: Vec::new(), until_ms });
+    machine.apply(NOW + 40 * 24 * 3_600_000, expire(NOW));
+    assert_eq!(machine.mailbox(bob).unwrap().usage().messages, 1);
+    machine.apply(NOW, expire(NOW + 100_000));
+    assert_eq!(machine.mailbox(bob).unwrap().usage().messages, 0);
 }
 
 #[test]

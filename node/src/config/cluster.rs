@@ -3,12 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::names::{is_printable, printable};
 
 use super::load::Problem;
 use super::units::{Setting, print_line, section};
-use super::validate::{Checked, host_port};
+use super::validate::{Checked, host_port, within};
 use super::{Address, Secret, local};
 use crate::data_dir;
 use crate::identity::hex;
@@ -42,6 +43,9 @@ section! {
         cookie_file: String = String::new();
         /// Name of this node, for people, at most 64 bytes. Empty: the name of the host.
         name: String = String::new();
+        /// How far the clocks of nodes may differ, 1s to 1m. A node that is further from the others leads
+        /// nothing, and nothing expires unless a majority of the clocks agree.
+        clock_difference_max: Duration = Duration::from_secs(5);
         /// What fails together with this node: a rack, a data center. Replicas are spread over zones.
         zone: String = String::new();
     }
@@ -150,6 +154,8 @@ impl Cluster {
         if !self.advertise.is_empty() {
             host_port("cluster.advertise", &self.advertise)?;
         }
+        let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
+        within("cluster.clock_difference_max", &self.clock_difference_max, &second, &minute)?;
         self.seeds.iter().try_for_each(|seed| host_port("cluster.seeds", seed))?;
         let chars = self.cookie.reveal().chars().count();
         if chars > 0 && chars < COOKIE_CHARS_MIN {

@@ -152,7 +152,12 @@ impl Storage {
     }
 }
 
-fn within<T: PartialOrd + Setting>(key: &'static str, value: &T, low: &T, high: &T) -> Checked {
+pub(super) fn within<T: PartialOrd + Setting>(
+    key: &'static str,
+    value: &T,
+    low: &T,
+    high: &T,
+) -> Checked {
     if low <= value && value <= high {
         return Ok(());
     }

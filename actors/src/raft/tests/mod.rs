@@ -152,7 +152,8 @@ impl Service for Post {
             | Kind::Fetch(_)
             | Kind::Join(_)
             | Kind::Order(_)
-            | Kind::Meta(_) => panic!("not for a group: {kind:?}"),
+            | Kind::Meta(_)
+            | Kind::Clock(_) => panic!("not for a group: {kind:?}"),
         };
         let Some(group) = self.groups.get(&number).cloned() else { return };
         self.tasks.spawn("raft", async move {
@@ -239,6 +240,7 @@ impl Cluster {
                 recovered: records.remove(&group.0).unwrap_or_default(),
                 replica: Arc::clone(&replica) as Arc<dyn Replica>,
                 timing: self.timing,
+                clocks: Clocks::undoubted(),
             };
             groups.insert(u32::from(group.0), Group::open(args).await.unwrap());
             replicas.insert(u32::from(group.0), replica);
