@@ -81,10 +81,64 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
     }
 }
 
-/// The code by which a new device shows its key.
+/// Digits of a link code: 32 that no reader takes for each other.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Bytes of a device's key.
+const KEY_BYTES: usize = 32;
+
+/// The code by which a new device shows its key: the key and a check byte in digits of five bits, in groups of
+/// four. A digit that is mistyped is noticed.
 pub(crate) fn link_code(key: &[u8]) -> String {
-    let digits = key.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+    let mut code = String::new();
+    let (mut bits, mut held) = (0_u32, 0_u32);
+    let mut digits = Vec::new();
+    for byte in key.iter().copied().chain([check(key)]) {
+        bits = (bits << 8) | u32::from(byte);
+        held += 8;
+        while held >= 5 {
+            held -= 5;
+            digits.push((bits >> held) & 31);
+        }
+        bits &= (1 << held) - 1;
+    }
+    if held > 0 {
+        digits.push((bits << (5 - held)) & 31);
+    }
+    for (index, digit) in digits.into_iter().enumerate() {
+        if index > 0 && index % 4 == 0 {
+            code.push('-');
+        }
+        code.push(char::from(DIGITS[digit as usize]));
+    }
+    code
+}
+
+/// Reads [`link_code`]; capital letters, and letters that look like digits, are understood.
+fn parse_link_code(code: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (mut bits, mut held) = (0_u32, 0_u32);
+    for c in code.chars().filter(|c| *c != '-') {
+        let c = match c.to_ascii_lowercase() {
+            'o' => '0',
+            'i' | 'l' => '1',
+            c => c,
+        };
+        let digit = DIGITS.iter().position(|known| char::from(*known) == c)?;
+        bits = (bits << 5) | u32::try_from(digit).ok()?;
+        held += 5;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from((bits >> held) & 255).ok()?);
+            bits &= (1 << held) - 1;
+        }
+    }
+    let check_byte = bytes.pop()?;
+    (bytes.len() == KEY_BYTES && check(&bytes) == check_byte && bits == 0).then_some(bytes)
+}
+
+fn check(key: &[u8]) -> u8 {
+    key.iter().fold(0x5a, |check: u8, byte| check.rotate_left(3) ^ byte)
 }
 
 /// The answer a new device needs: who it now is.
@@ -104,11 +158,9 @@ fn alias(text: &str) -> Result<Alias, String> {
 
 fn link(rest: &str) -> Result<Command, String> {
     let (code, name) = rest.split_once(char::is_whitespace).unwrap_or((rest, "another device"));
-    let digits: Option<Vec<u32>> = code.chars().map(|c| c.to_digit(16)).collect();
-    let key: Option<Vec<u8>> = digits.filter(|digits| digits.len() == 64).map(|digits| {
-        digits.chunks(2).filter_map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect()
-    });
-    let key = key.ok_or("/link CODE NAME: the code has 64 digits; natter chat --link shows it")?;
+    let key = parse_link_code(code).ok_or(
+        "/link CODE NAME: this is no code, or it is mistyped; natter chat --link shows it",
+    )?;
     Ok(Command::Link { key, name: name.trim().to_owned() })
 }
 
@@ -150,6 +202,20 @@ mod tests {
         let line = format!("/link {} my phone", link_code(&key));
         assert_eq!(parse(&line), Ok(Command::Link { key, name: "my phone".into() }));
         assert_eq!(parse_join_code(&join_code(7, 2)), Some((7, 2)));
+    }
+
+    #[test]
+    fn a_mistyped_link_code_links_nothing() {
+        let key: Vec<u8> = (0..32).map(|byte| byte * 7).collect();
+        let code = link_code(&key);
+        assert_eq!(code.len(), 53 + 13, "{code}");
+        assert_eq!(parse_link_code(&code.to_uppercase()), Some(key));
+        for place in (0..code.len()).filter(|place| code.as_bytes()[*place] != b'-') {
+            let other = if &code[place..=place] == "7" { "8" } else { "7" };
+            let wrong = code[..place].to_owned() + other + &code[place + 1..];
+            assert_eq!(parse_link_code(&wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_link_code(&code[1..]), None);
     }
 
     #[test]
