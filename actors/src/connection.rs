@@ -3,9 +3,11 @@
 //!
 //! # Invariants
 //! 1. A request stays in `unanswered` until its one answer is queued.
-//! 2. What is queued is bounded: answers by [`UNANSWERED_MAX`] and [`UNANSWERED_BYTES`], deliveries
-//!    by the device's window, signals by [`SIGNALS_MAX`].
+//! 2. What is queued is bounded in number and encoded bytes: answers by [`UNANSWERED_MAX`],
+//!    [`UNANSWERED_BYTES`] and [`QUEUED_BYTES`], deliveries by the device's window, signals by
+//!    [`SIGNALS_MAX`] and [`SIGNALS_BYTES`].
 
+use prost::Message as _;
 use proto::limits::UNANSWERED_MAX;
 use proto::stored::{self, envelope::Content};
 use proto::wire::{self, ClientFrame, ServerFrame, server_frame::Kind};
@@ -18,8 +20,15 @@ use tokio::sync::Notify;
 /// Frames waiting to be written beyond which signals and presence are dropped.
 const SIGNALS_MAX: usize = 64;
 
+/// Bytes of queued signals and other frames beyond which signals and presence are dropped.
+const SIGNALS_BYTES: usize = 64 * 1024;
+
 /// Bytes of unanswered requests beyond which no more are read.
 const UNANSWERED_BYTES: usize = 512 * 1024;
+
+/// Bytes of frames that wait to be written, beyond which no more requests are read: a full window and
+/// some answers.
+const QUEUED_BYTES: usize = 1024 * 1024;
 
 /// Bytes encoded at once.
 const DRAIN_BYTES: usize = 64 * 1024;
@@ -41,6 +50,7 @@ pub struct Connection {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Outgoing>,
+    queued_bytes: usize,
     unanswered: VecDeque<ClientFrame>,
     unanswered_bytes: usize,
     acknowledged: Seq,
@@ -111,9 +121,11 @@ impl Connection {
 
     /// Queues something that may be dropped when the socket is slow. False if it was.
     pub fn hint(&self, kind: Kind) -> bool {
-        if self.state().queue.len() >= SIGNALS_MAX {
+        let state = self.state();
+        if state.queue.len() >= SIGNALS_MAX || state.queued_bytes >= SIGNALS_BYTES {
             return false;
         }
+        drop(state);
         self.say(kind);
         true
     }
@@ -163,7 +175,7 @@ impl Connection {
     /// Counts a request as unanswered, so that a new user actor gets it too.
     pub fn remember(&self, frame: ClientFrame) {
         let mut state = self.state();
-        state.unanswered_bytes += held_bytes(&frame);
+        state.unanswered_bytes += request_bytes(&frame);
         state.unanswered.push_back(frame);
     }
 
@@ -182,7 +194,9 @@ impl Connection {
     /// Whether so many requests wait for their answer that no more should be read.
     pub fn is_full(&self) -> bool {
         let state = self.state();
-        state.unanswered.len() >= UNANSWERED_MAX || state.unanswered_bytes >= UNANSWERED_BYTES
+        state.unanswered.len() >= UNANSWERED_MAX
+            || state.unanswered_bytes >= UNANSWERED_BYTES
+            || state.queued_bytes >= QUEUED_BYTES
     }
 
     /// Whether the login was not answered yet: it is the one request without content.
@@ -206,6 +220,7 @@ impl Connection {
         let start = out.len();
         while out.len() - start < DRAIN_BYTES {
             let Some(outgoing) = state.queue.pop_front() else { break };
+            state.queued_bytes -= outgoing.bytes();
             frame::encode(&outgoing.into_frame(), out);
         }
         if state.queue.is_empty() && state.queue.capacity() > 16 {
@@ -224,7 +239,10 @@ impl Connection {
     }
 
     fn queue(&self, outgoing: Outgoing) {
-        self.state().queue.push_back(outgoing);
+        let mut state = self.state();
+        state.queued_bytes += outgoing.bytes();
+        state.queue.push_back(outgoing);
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -239,7 +257,7 @@ impl State {
         let place = self.unanswered.iter().position(|frame| frame.id == id);
         if let Some(place) = place {
             let frame = self.unanswered.remove(place);
-            self.unanswered_bytes -= frame.as_ref().map_or(0, held_bytes);
+            self.unanswered_bytes -= frame.as_ref().map_or(0, request_bytes);
             if self.unanswered.is_empty() {
                 self.unanswered.shrink_to(4);
             }
@@ -248,18 +266,14 @@ impl State {
     }
 }
 
-/// Bytes that a request holds in memory: a list of ids takes eight times what it took in its frame.
-fn held_bytes(frame: &ClientFrame) -> usize {
-    use wire::client_frame::Kind;
-    match &frame.kind {
-        None => 0,
-        Some(Kind::Send(send)) => {
-            let Some(wire::send::To::Alias(alias)) = &send.to else { return send.body.len() };
-            send.body.len() + alias.len()
-        }
-        Some(Kind::MarkRead(mark)) => size_of_val(mark.send_ids.as_slice()),
-        Some(_) => prost::Message::encoded_len(frame),
-    }
+/// Bytes that a request takes: on the wire, in memory beside it, and a list of ids once more, which takes
+/// eight times what it took in its frame.
+fn request_bytes(frame: &ClientFrame) -> usize {
+    let list = match &frame.kind {
+        Some(wire::client_frame::Kind::MarkRead(read)) => size_of_val(read.send_ids.as_slice()),
+        Some(_) | None => 0,
+    };
+    frame.encoded_len() + size_of::<ClientFrame>() + list
 }
 
 /// A refusal with the text that developers see, and the wait that its code asks for.
@@ -269,6 +283,16 @@ pub fn refusal(code: Code) -> wire::Refused {
 }
 
 impl Outgoing {
+    /// Bytes that it takes: on the wire, and in memory beside it.
+    fn bytes(&self) -> usize {
+        let content = match self {
+            Self::Frame(frame) => size_of::<ServerFrame>() + frame.encoded_len(),
+            Self::Accepted { .. } => 0,
+            Self::Deliver { envelope, .. } => crate::shard::bytes_of(envelope),
+        };
+        size_of::<Self>() + content
+    }
+
     fn into_frame(self) -> ServerFrame {
         match self {
             Self::Frame(frame) => *frame,
@@ -327,5 +351,32 @@ pub fn is_for(content: &Content, user: proto::UserId, device: DeviceId) -> bool 
         Content::SentCopy(copy) => copy.from_device != device.0,
         Content::ReadCopy(copy) => copy.by_device != device.0,
         Content::DeviceNotice(notice) => notice.device != device.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::client_frame::Kind as Ask;
+
+    #[test]
+    fn requests_count_with_all_their_bytes_and_signals_are_dropped_by_bytes() {
+        let connection = Connection::new();
+        let alias = "a".repeat(200_000);
+        for id in 1..=3 {
+            assert!(!connection.is_full(), "{id}");
+            let ask = Ask::RegisterStart(wire::RegisterStart { alias: alias.clone() });
+            connection.remember(ClientFrame { id, kind: Some(ask) });
+        }
+        assert!(connection.is_full(), "600 KB of requests");
+        (1..=3).for_each(|id| connection.refuse(id, Code::AlreadyLoggedIn));
+        assert!(!connection.is_full());
+
+        let signal = wire::Signaled { body: vec![0; 30_000].into(), ..wire::Signaled::default() };
+        let passed = (0..10).filter(|_| connection.hint(Kind::Signaled(signal.clone()))).count();
+        assert_eq!(passed, 3, "then 64 KiB wait");
+        let mut out = Vec::new();
+        while connection.drain(&mut out).more {}
+        assert!(connection.hint(Kind::Signaled(signal)), "what is written waits no longer");
     }
 }

@@ -215,7 +215,8 @@ fn worker_threads(nodes: u64) -> u64 {
     if nodes == 1 { 0 } else { (cores / nodes).max(1) }
 }
 
-/// A node as in production, but for the limits that stop one address from registering thousands.
+/// A node as in production, but for the limits that stop one address from registering thousands, and one
+/// sender from filling mailboxes.
 fn settings(
     directory: &Path,
     worker_threads: u64,
@@ -245,6 +246,10 @@ fn settings(
          unauthenticated = 19000\n\
          unauthenticated_per_address = 0\n\
          connections_per_address = 0\n\
+         contact_share = 100\n\
+         stranger_share = 100\n\
+         strangers_share = 100\n\
+         stored_bytes_per_second = \"0B\"\n\
          [log]\n\
          filter = \"warn\"\n",
         directory.join("data").display().to_string()

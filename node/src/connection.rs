@@ -234,7 +234,7 @@ impl Socket {
                 Standing::Stranger { .. } => FRAME_BYTES_MAX_BEFORE_LOGIN,
                 Standing::Attached { .. } => FRAME_BYTES_MAX,
             };
-            let decoded = frame::decode::<ClientFrame>(&mut self.buffer, limit);
+            let decoded = frame::decode_request(&mut self.buffer, limit);
             let Some(frame) = decoded.map_err(|e| Over::Ended(Ending::Told(e.code())))? else {
                 break;
             };

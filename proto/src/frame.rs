@@ -1,11 +1,16 @@
 //! The frame codec: a varint length, then the message. Bounded, and bodies are not copied: they are
 //! slices of the bytes that were read.
 
+use crate::limits::MARK_READ_BYTES_MAX;
+use crate::wire::ClientFrame;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 /// Longest length prefix that is accepted, in bytes: enough for 2^28.
 const PREFIX_BYTES_MAX: usize = 4;
+
+/// `ClientFrame.mark_read` in the schema.
+const MARK_READ_FIELD: u64 = 5;
 
 /// Why bytes are no frame. After either the stream cannot be read further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +58,47 @@ pub fn decode<M: Message + Default>(
     decode_whole(buffer.split_to(length).freeze(), limit).map(Some)
 }
 
+/// Takes the next request of a client off `buffer`, as [`decode`] does. A list in it is bounded before it
+/// is decoded: ids of one byte each would take eight in memory.
+///
+/// # Errors
+/// As [`decode`]; [`FrameError::TooLarge`] for a `MarkRead` of more than [`MARK_READ_BYTES_MAX`].
+pub fn decode_request(
+    buffer: &mut BytesMut,
+    limit: usize,
+) -> Result<Option<ClientFrame>, FrameError> {
+    let Some((length, prefix)) = read_prefix(buffer)? else { return Ok(None) };
+    if length > MARK_READ_BYTES_MAX
+        && let Some(content) = buffer.get(prefix..prefix + length)
+        && has_list(content)
+    {
+        return Err(FrameError::TooLarge { bytes: length, limit: MARK_READ_BYTES_MAX });
+    }
+    decode(buffer, limit)
+}
+
+/// Whether a request has a field that holds a list: `MarkRead`. What is no message is left to the
+/// decoder.
+fn has_list(mut content: &[u8]) -> bool {
+    while let Ok(key) = prost::encoding::decode_varint(&mut content) {
+        let (field, kind) = (key >> 3, key & 7);
+        if field == MARK_READ_FIELD {
+            return true;
+        }
+        let skipped = match kind {
+            0 => prost::encoding::decode_varint(&mut content).ok().map(|_| 0),
+            1 => Some(8),
+            2 => prost::encoding::decode_varint(&mut content).ok(),
+            5 => Some(4),
+            _ => None,
+        };
+        let rest = skipped.and_then(|count| content.get(usize::try_from(count).ok()?..));
+        let Some(rest) = rest else { return false };
+        content = rest;
+    }
+    false
+}
+
 /// Decodes one frame whose bounds are known: the content of a WebSocket message.
 ///
 /// # Errors
@@ -89,11 +135,31 @@ fn read_prefix(buffer: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{ClientFrame, Send, client_frame::Kind, send::To};
+    use crate::wire::{Send, client_frame::Kind, send::To};
 
     fn hello() -> ClientFrame {
         let send = Send { to: Some(To::User(7)), body: "hello".into(), ..Send::default() };
         ClientFrame { id: 1, kind: Some(Kind::Send(send)) }
+    }
+
+    #[test]
+    fn a_list_is_bounded_before_it_is_decoded() {
+        use crate::wire::MarkRead;
+        let frame = |ids: usize| {
+            let read = MarkRead { from: 7, from_device: 1, send_ids: vec![u64::MAX; ids] };
+            let mut bytes = BytesMut::new();
+            encode(&ClientFrame { id: 1, kind: Some(Kind::MarkRead(read)) }, &mut bytes);
+            bytes
+        };
+        let limit = crate::limits::FRAME_BYTES_MAX;
+        let longest = decode_request(&mut frame(crate::limits::READ_IDS_MAX), limit);
+        assert!(longest.is_ok_and(|frame| frame.is_some()));
+        let refused = decode_request(&mut frame(1_000), limit);
+        assert!(matches!(refused, Err(FrameError::TooLarge { limit: MARK_READ_BYTES_MAX, .. })));
+        let send = Send { body: vec![0x28; 100_000].into(), ..Send::default() };
+        let mut long = BytesMut::new();
+        encode(&ClientFrame { id: 1, kind: Some(Kind::Send(send)) }, &mut long);
+        assert!(decode_request(&mut long, limit).is_ok_and(|frame| frame.is_some()));
     }
 
     #[test]

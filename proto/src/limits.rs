@@ -85,6 +85,9 @@ pub const LOCK_BYTES_MAX: usize = 64;
 /// Send ids in one `MarkRead`.
 pub const READ_IDS_MAX: usize = 256;
 
+/// Longest frame with a `MarkRead`, in bytes: 256 ids of ten bytes and their keys, and room.
+pub const MARK_READ_BYTES_MAX: usize = 4 * 1024;
+
 /// Bytes of the nonce in `Welcome`.
 pub const NONCE_BYTES: usize = 32;
 

@@ -318,6 +318,12 @@ impl Storage {
         self.0.space.nearly_full()
     }
 
+    /// Free bytes in hundredths of [`StorageOptions::free_bytes_min`], `u64::MAX` if that is 0. Cheap, as
+    /// [`Storage::nearly_full`] is.
+    pub fn free_percent_of_min(&self) -> u64 {
+        self.0.space.free_percent_of_min()
+    }
+
     /// Figures for metrics.
     pub fn usage(&self) -> Usage {
         let log = self.0.log.usage();

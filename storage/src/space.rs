@@ -58,6 +58,12 @@ impl Space {
         !enough || self.met_end.load(Ordering::Relaxed)
     }
 
+    /// Free bytes in hundredths of what should be free.
+    pub(crate) fn free_percent_of_min(&self) -> u64 {
+        let hundredths = self.free_bytes().saturating_mul(100);
+        hundredths.checked_div(self.free_bytes_min).unwrap_or(u64::MAX)
+    }
+
     /// Bytes that may be written now.
     pub(crate) fn ask(&self) -> u64 {
         self.asked_ms.store(0, Ordering::Relaxed);

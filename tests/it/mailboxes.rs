@@ -1,7 +1,10 @@
 //! Stories of mailboxes: where they stand, who may fill them, what receipts say.
 
-use crate::people::{Person, ada_and_bob, message_by_alias, node};
-use proto::wire::{DeleteAccount, client_frame::Kind as Ask, server_frame::Kind as Say};
+use crate::people::{Person, ada_and_bob, code, message, message_by_alias, node};
+use proto::Code;
+use proto::wire::{
+    Block, DeleteAccount, MarkRead, client_frame::Kind as Ask, server_frame::Kind as Say,
+};
 
 #[tokio::test]
 async fn a_send_by_alias_reaches_the_new_owner_and_is_not_refused_because_of_the_old_one() {
@@ -31,4 +34,68 @@ async fn who_registers_an_alias_again_is_told_where_the_mailbox_stands() {
     ada.say(bob.user(), "next").await;
     // `Person::entry` fails on a hole.
     assert_eq!(bob.hear_text().await, "next");
+}
+
+#[tokio::test]
+async fn promise_5_what_a_blocked_sender_writes_is_in_no_file() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    ada.say(bob.user(), "before").await;
+    bob.done(Ask::Block(Block { user: ada.user(), unblock: false })).await;
+    for _ in 0..20 {
+        let refused = ada.wire.refused(message(bob.user(), "never-on-a-disk")).await.unwrap();
+        assert_eq!(refused, Code::Blocked);
+    }
+    assert_eq!(node.files_with(b"never-on-a-disk").unwrap(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn promise_5_a_stranger_who_fills_a_mailbox_leaves_room_for_friends() {
+    let node = node("[limits]\nmailbox_messages = 100").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let mut eve = Person::join(&node, "eve").await;
+    bob.knows(&ada).await;
+    let bob = bob.hang_up();
+    let mut accepted = 0;
+    for _ in 0..50 {
+        match eve.wire.ask(message(bob.user, "spam")).await.unwrap() {
+            Say::Accepted(_) => accepted += 1,
+            other => assert_eq!(code(&other), Code::MailboxFull),
+        }
+    }
+    assert_eq!(accepted, 10);
+    for _ in 0..50 {
+        ada.say(bob.user, "from a friend").await;
+    }
+}
+
+#[tokio::test]
+async fn promise_5_a_sender_who_stores_too_many_bytes_is_slowed() {
+    let node = node("[limits]\nstored_bytes_per_second = \"1KiB\"\nstranger_share = 100").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let body = "b".repeat(4_000);
+    let mut refused = 0;
+    for _ in 0..20 {
+        match ada.wire.ask(message(bob.user(), &body)).await.unwrap() {
+            Say::Accepted(_) => {}
+            other => {
+                assert_eq!(code(&other), Code::TooFast);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "80 KB went through, 32 KiB are allowed at once");
+    bob.say(ada.user(), "others are not slowed").await;
+}
+
+#[tokio::test]
+async fn promise_5_a_list_of_a_hundred_thousand_ids_is_refused_before_it_takes_memory() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let before = node.memory_kib().unwrap();
+    let read = MarkRead { from: bob.user(), from_device: 1, send_ids: vec![1; 200_000] };
+    ada.wire.send(9, Ask::MarkRead(read)).await.unwrap();
+    assert_eq!(ada.wire.ended().await.unwrap(), Some(Code::FrameTooLarge));
+    assert!(node.memory_kib().unwrap().saturating_sub(before) < 16 * 1024);
+    bob.still_served().await;
 }

@@ -253,7 +253,12 @@ impl Seat {
         if self.full {
             self.proposals.refuse_storing();
         }
-        let Some(batch) = self.proposals.next(lazily, self.moment(stage)) else { return };
+        let unrivaled = self.hint <= Some((self.standing.term, self.me));
+        let knows = self.is_ready() && unrivaled && self.raft.has_quorum(stage.now);
+        let (now, machine) = (self.moment(stage), &self.machine);
+        let refuses =
+            |append: &stored::Append| knows.then(|| machine.would_refuse(append)).flatten();
+        let Some(batch) = self.proposals.next_admitted(lazily, now, refuses) else { return };
         let number = batch.number;
         let head = stored::Batch {
             now_ms: stage.clock(self.me),

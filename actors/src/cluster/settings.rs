@@ -53,7 +53,7 @@ impl Default for ClusterSettings {
             contact_share: proto::limits::CONTACT_SHARE,
             stranger_share: proto::limits::STRANGER_SHARE,
             strangers_share: proto::limits::STRANGERS_SHARE,
-            stored_bytes_per_second: 1 << 20,
+            stored_bytes_per_second: 256 << 10,
             device_idle_max_s: proto::limits::DEVICE_IDLE_S_MAX,
             sends_per_second: 0,
             message_ttl_max_s: proto::limits::TTL_S_MAX,

@@ -3,6 +3,7 @@
 //! It proposes commands or passes them on, applies what its group has committed, answers, and on the
 //! leader does what follows.
 
+use super::byte_rates::ByteRates;
 use super::chores::Chores;
 use super::command::{Command, Effect};
 use super::machine::{Machine, MachineLimits};
@@ -95,6 +96,7 @@ pub struct ShardActor {
     /// Nodes to which pushes were lost.
     pub(super) lost: BTreeSet<NodeId>,
     pub(super) ticks: u64,
+    pub(super) byte_rates: ByteRates,
     /// Since when nobody takes our commands, in ticks.
     pub(super) stuck_since: Option<u64>,
 }
@@ -154,6 +156,7 @@ impl Process for ShardActor {
             hint: None,
             lost: BTreeSet::new(),
             ticks: 0,
+            byte_rates: ByteRates::default(),
             stuck_since: None,
         };
         actor.stands(standing);

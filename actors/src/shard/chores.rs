@@ -290,8 +290,23 @@ impl ShardActor {
     /// The machine let go of entries: they are read from here until the tables have them.
     pub(super) fn begin_checkpoint(&mut self, spill: Spill) {
         self.chores.logged_bytes = 0;
+        self.bury_sessions(&spill);
         self.overlay = Overlay { entries: spill.entries.into_iter().collect(), gone: spill.gone };
         self.write_checkpoint(self.applied.clone(), spill.rows);
+    }
+
+    /// Devices that were unlinked since the last checkpoint have no session any longer, wherever it was.
+    fn bury_sessions(&self, spill: &Spill) {
+        if !self.is_ready() {
+            return;
+        }
+        for row in &spill.rows {
+            if let Row::Device(user, device, None) = row
+                && let Err(error) = self.context.sessions.remove(*user, *device)
+            {
+                error!(%user, %device, %error, "session row of an unlinked device not removed");
+            }
+        }
     }
 
     fn write_checkpoint(&mut self, applied: stored::Applied, rows: Vec<Row>) {

@@ -13,6 +13,8 @@
 
 mod account;
 mod actor;
+mod admission;
+mod byte_rates;
 mod checkpoint;
 mod chores;
 mod claims;

@@ -122,6 +122,8 @@ pub struct Proposals {
     spill: bool,
     under_way: Vec<Batch>,
     holds: RetryOrder<Conversation>,
+    /// Sends of any node that this one, as the leader, refused before they were logged.
+    turned_away: RetryOrder<Conversation>,
     /// The last tick heard of.
     now: u64,
     numbers: u64,
@@ -135,6 +137,7 @@ impl Default for Proposals {
             spill: false,
             under_way: Vec::new(),
             holds: RetryOrder::new(HOLDS_MAX),
+            turned_away: RetryOrder::new(HOLDS_MAX),
             now: 0,
             numbers: 0,
         }
@@ -198,7 +201,18 @@ impl Proposals {
     /// commands are reason enough. Sends that may not overtake a refused one are refused here: when
     /// they came, that one may still have been under way. So are those that have waited too long.
     pub fn next(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
-        if self.is_idle() { self.make(lazily, now, |_| true) } else { None }
+        self.next_admitted(lazily, now, |_| None)
+    }
+
+    /// The same for a leader, who refuses sends before they are logged: `refuses` says why. Later ones
+    /// of their conversations wait for their retry, wherever they come from.
+    pub fn next_admitted(
+        &mut self,
+        lazily: bool,
+        now: Moment,
+        mut refuses: impl FnMut(&stored::Append) -> Option<Code>,
+    ) -> Option<&mut Batch> {
+        if self.is_idle() { self.make(lazily, now, |_| true, &mut refuses) } else { None }
     }
 
     /// The same for a leader elsewhere. Beside what is under way go sends of other conversations and what
@@ -214,9 +228,10 @@ impl Proposals {
         let commands = self.under_way.iter().flat_map(|batch| &batch.commands);
         let taken: BTreeSet<_> = commands.filter_map(conversation_of).collect();
         let may_go = |append: &stored::Append| !taken.contains(&conversation(append));
-        self.make(false, now, |command| {
+        let may_go = |command: &Command| {
             may_overtake(command) || matches!(command, Command::Append(a) if may_go(a))
-        })
+        };
+        self.make(false, now, may_go, &mut |_| None)
     }
 
     fn make(
@@ -224,6 +239,7 @@ impl Proposals {
         lazily: bool,
         now: Moment,
         may_go: impl Fn(&Command) -> bool,
+        refuses: &mut impl FnMut(&stored::Append) -> Option<Code>,
     ) -> Option<&mut Batch> {
         self.now = now.tick;
         let likely = self.waiting.len().min(BATCH_COMMANDS);
@@ -239,6 +255,10 @@ impl Proposals {
             }
             if let Some(code) = self.holds_back(&waiting) {
                 (waiting.reply)(Outcome::Refused(code));
+                continue;
+            }
+            if let Some(code) = self.turns_away(&waiting.command, refuses) {
+                self.tell(waiting, Outcome::Refused(code));
                 continue;
             }
             bytes += waiting.command.encoded_len();
@@ -367,6 +387,21 @@ impl Proposals {
     fn holds_back(&mut self, waiting: &Waiting) -> Option<Code> {
         let (conversation, send_id) = name_of(waiting)?;
         self.holds.holds_back(&conversation, send_id, self.now * TICK_MS)
+    }
+
+    fn turns_away(
+        &mut self,
+        command: &Command,
+        refuses: &mut impl FnMut(&stored::Append) -> Option<Code>,
+    ) -> Option<Code> {
+        let Command::Append(append) = command else { return None };
+        let (conversation, now_ms) = (conversation(append), self.now * TICK_MS);
+        let held = self.turned_away.holds_back(&conversation, append.send_id, now_ms);
+        held.or_else(|| {
+            let code = refuses(append)?;
+            self.turned_away.refused(conversation, append.send_id, code, now_ms);
+            Some(code)
+        })
     }
 
     fn note_refused(&mut self, (conversation, send_id): Name, code: Code) {

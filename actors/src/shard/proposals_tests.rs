@@ -101,3 +101,17 @@ fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_long
     let refused = Ok(Outcome::Refused(Code::Unavailable));
     assert_eq!((first.try_recv(), second.try_recv()), (refused.clone(), refused));
 }
+
+#[test]
+fn what_a_leader_refuses_is_not_logged_and_holds_later_sends_back_for_ten_seconds() {
+    let mut proposals = Proposals::default();
+    let at = |tick| Moment { tick, ms: tick * TICK_MS };
+    let full = |append: &stored::Append| (append.send_id == 5).then_some(Code::MailboxFull);
+    let (five, six) = (push(&mut proposals, 5, TICK_MS), push(&mut proposals, 6, TICK_MS));
+    assert!(proposals.next_admitted(false, at(1), full).is_none(), "nothing is proposed");
+    let refused = Ok(Outcome::Refused(Code::MailboxFull));
+    assert_eq!((five.try_recv(), six.try_recv()), (refused.clone(), refused));
+    push(&mut proposals, 7, 11 * TICK_MS);
+    let batch = proposals.next_admitted(false, at(11), full).unwrap();
+    assert_eq!(ids(batch), [7]);
+}

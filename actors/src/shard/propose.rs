@@ -1,6 +1,7 @@
 //! What a leader proposes, and when: in the rounds of its node, see [`super::rounds`].
 
 use super::actor::{Proposed, SOON, ShardActor, ends_in_spill};
+use super::admission::Admission;
 use super::command::Command;
 use super::proposals::{Failure, Who};
 use super::rounds::{Rounds, Takers, Turn, Wish};
@@ -135,7 +136,13 @@ impl ShardActor {
         if !self.in_round {
             return;
         }
-        let Some(batch) = self.proposals.next(lazily, self.moment()) else { return };
+        let now = self.moment();
+        // Only a leader that is followed may refuse by what it knows: another may know better.
+        let knows = self.is_ready() && self.group.is_followed();
+        let Self { machine, context, byte_rates, .. } = self;
+        let mut admission = Admission { machine, context, byte_rates, now_ms: now.ms };
+        let refuses = |append: &stored::Append| knows.then(|| admission.refuses(append)).flatten();
+        let Some(batch) = self.proposals.next_admitted(lazily, now, refuses) else { return };
         let limits = self.context.settings().machine;
         let number = batch.number;
         let mut head = stored::Batch {

@@ -7,6 +7,7 @@ use super::{Attach, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending, is_for};
 use crate::context::Context;
 use crate::shard::{AccountView, Command, Outcome, Page, Query};
+use proto::limits::UNANSWERED_MAX;
 use proto::stored::envelope::Content;
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, UserId, stored};
@@ -158,7 +159,8 @@ impl UserActor {
     pub(super) fn frame(&mut self, connection: ConnectionId, frame: ClientFrame) {
         let waiting = |other: &&mut Attaching| other.attach.connection.id() == connection;
         if let Some(attaching) = self.attaching.iter_mut().find(waiting) {
-            if frame.id == 0 {
+            // Of acknowledgements the connection knows the last, and signals may be lost.
+            if frame.id == 0 && attaching.frames.len() < UNANSWERED_MAX {
                 attaching.frames.push(frame);
             }
             return;

@@ -164,7 +164,7 @@ impl Chat {
                 })
             }
             Event::DeviceNotice(notice) => Some(Happening::Notice(vec![device_notice(notice)])),
-            Event::CaughtUp | Event::Unsupported(_) => None,
+            Event::CaughtUp | Event::HistoryMissing | Event::Unsupported(_) => None,
         }
     }
 }

@@ -180,6 +180,9 @@ impl Driver {
         }
         self.shared.set_status(Status::Online);
         self.notify(Event::Connected);
+        if opened.resync {
+            self.notify(Event::HistoryMissing);
+        }
         self.restore_subscriptions();
     }
 

@@ -191,6 +191,10 @@ pub enum DisconnectReason {
 pub enum Event {
     /// Logged in; what waited in the mailbox follows.
     Connected,
+    /// Messages before those that follow were never meant for this device: it was linked after them, or was
+    /// away for too long. Another device of this user has them. Said at each login until something is
+    /// acknowledged.
+    HistoryMissing,
     /// No connection; the client tries again by itself.
     Disconnected {
         /// Why.
@@ -247,6 +251,7 @@ impl Event {
             Self::DeviceNotice(notice) => Some(&notice.ack),
             Self::Unsupported(ack) => Some(ack),
             Self::Connected
+            | Self::HistoryMissing
             | Self::Disconnected { .. }
             | Self::Ended { .. }
             | Self::CaughtUp

@@ -15,6 +15,8 @@ pub(crate) struct Opened {
     pub(crate) ticket: Bytes,
     /// Deliveries go on after this entry.
     pub(crate) base: Seq,
+    /// What came before `base` and is not on this device is on another one.
+    pub(crate) resync: bool,
 }
 
 /// What a device says of itself when it comes back.
@@ -66,5 +68,5 @@ fn opened(
         return Err(ConnectError::Unexpected);
     };
     let base = acknowledged.max(Seq(logged_in.acknowledged));
-    Ok(Opened { link, ticket: logged_in.ticket, base })
+    Ok(Opened { link, ticket: logged_in.ticket, base, resync: logged_in.resync })
 }

@@ -226,7 +226,7 @@ section! {
         strangers_share: u32 = proto::limits::STRANGERS_SHARE;
         /// Bytes that one user may store in one shard (a sixteenth of all recipients) in a second, in
         /// the long run; 32 times that at once. Beyond it sends are refused with `TooFast`. 0B for no limit.
-        stored_bytes_per_second: ByteSize = ByteSize(1 << 20);
+        stored_bytes_per_second: ByteSize = ByteSize(256 << 10);
         /// A device for which something has waited this long is set aside if another device of the
         /// person has it: the mailbox waits for it no longer. 1s to 365days.
         device_idle_max: Duration = Duration::from_secs(proto::limits::DEVICE_IDLE_S_MAX.into());

@@ -256,6 +256,7 @@ impl Person {
             | Event::SentCopy(_)
             | Event::ReadCopy(_)
             | Event::DeviceNotice(_)
+            | Event::HistoryMissing
             | Event::Unsupported(_)
             | Event::Signal(_)
             | Event::Presence(_)

@@ -55,7 +55,7 @@ fn the_table_of_limits_is_the_limits() {
         CONTACT_SHARE STRANGER_SHARE STRANGERS_SHARE DEVICE_IDLE_S_MAX
         MAILBOX_BYTES DEVICES_MAX BLOCKS_MAX CONTACTS_MAX SUBSCRIPTIONS_MAX DEVICE_NAME_BYTES_MAX
         LOCK_BYTES_MIN LOCK_BYTES_MAX READ_IDS_MAX
-        NONCE_BYTES
+        MARK_READ_BYTES_MAX NONCE_BYTES
     };
     let source = include_str!("../../src/limits.rs");
     let declared = source.lines().filter_map(|line| line.strip_prefix("pub const "));
