@@ -27,6 +27,8 @@ mod machine;
 mod mailbox;
 mod pins;
 mod privacy;
+#[cfg(test)]
+mod promises_tests;
 mod proposals;
 mod propose;
 mod questions;
@@ -41,8 +43,6 @@ mod replica;
 mod rest;
 mod rounds;
 mod set_aside;
-#[cfg(test)]
-mod stories;
 mod streams;
 #[cfg(test)]
 mod tests;
