@@ -136,6 +136,11 @@ impl Delivery<'_> {
         told
     }
 
+    /// Whether the user has a session on another node.
+    pub fn is_elsewhere(&self, user: UserId) -> bool {
+        !self.elsewhere(user).is_empty()
+    }
+
     /// Other nodes on which the user has a session.
     fn elsewhere(self, user: UserId) -> BTreeSet<NodeId> {
         let mut nodes = BTreeSet::new();
