@@ -3,8 +3,11 @@
 use crate::people::{Person, ada_and_bob, code, message, message_by_alias, node};
 use proto::Code;
 use proto::wire::{
-    Block, DeleteAccount, MarkRead, client_frame::Kind as Ask, server_frame::Kind as Say,
+    Block, DeleteAccount, MarkRead, client_frame::Kind as Ask, deliver::Content,
+    device_notice::Kind as What, receipt::Kind, server_frame::Kind as Say,
 };
+use tests::wire::Wire;
+use tests::workload::link;
 
 #[tokio::test]
 async fn a_send_by_alias_reaches_the_new_owner_and_is_not_refused_because_of_the_old_one() {
@@ -98,4 +101,34 @@ async fn promise_5_a_list_of_a_hundred_thousand_ids_is_refused_before_it_takes_m
     assert_eq!(ada.wire.ended().await.unwrap(), Some(Code::FrameTooLarge));
     assert!(node.memory_kib().unwrap().saturating_sub(before) < 16 * 1024);
     bob.still_served().await;
+}
+
+#[tokio::test]
+async fn promise_4_a_device_that_stays_away_holds_nothing_back_and_is_told_when_it_returns() {
+    let node = node("[limits]\ndevice_idle_max = \"1s\"").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let mut tablet = link(&mut bob.wire, &bob.phone).await.unwrap();
+    let id = ada.say(bob.user(), "while the tablet is away").await;
+    assert_eq!(bob.hear_text().await, "while the tablet is away");
+    bob.ack().await;
+    ada.told(Kind::Delivered, id).await;
+    let notice = loop {
+        if let Some(Content::DeviceNotice(notice)) = bob.entry().await.unwrap().content {
+            break notice;
+        }
+    };
+    assert_eq!((notice.device, notice.kind()), (tablet.device, What::SetAside));
+
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    let login = tablet.login_frame(&wire.welcome.nonce).unwrap();
+    match wire.ask(login).await.unwrap() {
+        Say::LoggedIn(logged_in) => {
+            assert!(logged_in.resync, "it lacks what came meanwhile");
+            tablet.last = logged_in.acknowledged;
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut tablet = Person::new(tablet, wire);
+    ada.say(bob.user(), "now it is back").await;
+    assert_eq!(tablet.hear_text().await, "now it is back");
 }

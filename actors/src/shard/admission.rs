@@ -26,28 +26,40 @@ fn is_too_scarce(free_percent: u64, stranger: bool, away: bool) -> bool {
 
 /// A leader's look at what is to be proposed.
 pub(super) struct Admission<'a> {
-    pub(super) machine: &'a Machine,
-    pub(super) context: &'a Context,
-    pub(super) byte_rates: &'a mut ByteRates,
-    pub(super) now_ms: u64,
+    machine: &'a Machine,
+    context: &'a Context,
+    byte_rates: &'a mut ByteRates,
+    now_ms: u64,
+    /// Of the leader's disk, and bytes for each second: the same for all sends of a batch.
+    free_percent: u64,
+    rate: u64,
 }
 
-impl Admission<'_> {
+impl<'a> Admission<'a> {
+    pub(super) fn new(
+        machine: &'a Machine,
+        context: &'a Context,
+        byte_rates: &'a mut ByteRates,
+        now_ms: u64,
+    ) -> Self {
+        let free_percent = context.storage.free_percent_of_min();
+        let rate = context.settings().stored_bytes_per_second;
+        Self { machine, context, byte_rates, now_ms, free_percent, rate }
+    }
+
     /// Why a send is not proposed.
     pub(super) fn refuses(&mut self, append: &stored::Append) -> Option<Code> {
         if let Some(code) = self.machine.would_refuse(append) {
             return Some(code);
         }
-        let free_percent = self.context.storage.free_percent_of_min();
-        if free_percent < PLENTY_PERCENT {
+        if self.free_percent < PLENTY_PERCENT {
             let stranger = self.machine.is_from_stranger(append);
-            if is_too_scarce(free_percent, stranger, self.is_away(UserId(append.to))) {
+            if is_too_scarce(self.free_percent, stranger, self.is_away(UserId(append.to))) {
                 return Some(Code::StorageFull);
             }
         }
         let (from, bytes) = (UserId(append.from), append.body.len() as u64);
-        let rate = self.context.settings().stored_bytes_per_second;
-        (!self.byte_rates.admit(from, bytes, rate, self.now_ms)).then_some(Code::TooFast)
+        (!self.byte_rates.admit(from, bytes, self.rate, self.now_ms)).then_some(Code::TooFast)
     }
 
     fn is_away(&self, user: UserId) -> bool {

@@ -140,7 +140,7 @@ impl ShardActor {
         // Only a leader that is followed may refuse by what it knows: another may know better.
         let knows = self.is_ready() && self.group.is_followed();
         let Self { machine, context, byte_rates, .. } = self;
-        let mut admission = Admission { machine, context, byte_rates, now_ms: now.ms };
+        let mut admission = Admission::new(machine, context, byte_rates, now.ms);
         let refuses = |append: &stored::Append| knows.then(|| admission.refuses(append)).flatten();
         let Some(batch) = self.proposals.next_admitted(lazily, now, refuses) else { return };
         let limits = self.context.settings().machine;

@@ -54,6 +54,11 @@ impl UserActor {
         let Some(place) = self.attaching.iter().position(waiting) else { return };
         let Attaching { attach, frames, missed } = self.attaching.remove(place);
         let attached = match attached {
+            Ok(Some(attached)) if attached.set_aside && attach.login.is_none() => {
+                // It is in the middle of a session: only a new login tells it what it lacks.
+                attach.connection.end(Ending::Told(Code::SetAside));
+                return;
+            }
             Ok(Some(attached)) if attached.set_aside => {
                 self.readmit(Attaching { attach, frames, missed });
                 return;
