@@ -223,6 +223,8 @@ impl Person {
         let me = Alias::parse(self.name())?;
         loop {
             let Some(Notice::Message(message)) = self.next().await? else { continue };
+            // Who writes is known from now on, and so sees whether they are there.
+            self.client.add_contact(message.from).await.ok();
             self.client.typing(message.from, true);
             let said = body::decode(&message.body).text;
             // The one who asks may be gone by the time they could be told.
