@@ -12,7 +12,7 @@ use bytes::Bytes;
 use peers::Peers;
 use proto::ids::SHARDS;
 use proto::stored::PinGrant;
-use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, wire};
+use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, cluster, wire};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -203,6 +203,8 @@ pub struct Context {
     pub founds: bool,
     /// Calls under way to other nodes.
     pub tasks: TaskGroup,
+    /// The tasks of client connections.
+    pub connections: TaskGroup,
     /// All counters.
     pub metrics: Metrics,
     /// See every send, in this order.
@@ -247,6 +249,15 @@ impl Context {
     /// The way to users, wherever they are.
     pub fn delivery(&self) -> Delivery<'_> {
         Delivery(self)
+    }
+
+    /// What an operator is shown of this node.
+    pub fn vitals(&self) -> cluster::Vitals {
+        cluster::Vitals {
+            up_ms: self.clocks.up_ms(),
+            free_bytes: self.storage.usage().free_bytes,
+            connections: self.connections.count() as u64,
+        }
     }
 
     /// What the log held of a shard when the node started; `None` the second time.

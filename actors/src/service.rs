@@ -96,6 +96,9 @@ impl Service for NodeService {
             request::Kind::Clock(_) => {
                 respond(encode(response::Kind::ClockMs(context.clocks.own_ms())));
             }
+            request::Kind::Vitals(_) => {
+                respond(encode(response::Kind::Vitals(context.vitals())));
+            }
             kind @ (request::Kind::Append(_)
             | request::Kind::Vote(_)
             | request::Kind::Snapshot(_)
@@ -190,7 +193,8 @@ fn group_of(kind: &request::Kind) -> Option<ShardId> {
         | request::Kind::Join(_)
         | request::Kind::Order(_)
         | request::Kind::Meta(_)
-        | request::Kind::Clock(_) => return None,
+        | request::Kind::Clock(_)
+        | request::Kind::Vitals(_) => return None,
     };
     u16::try_from(number).ok().map(ShardId)
 }

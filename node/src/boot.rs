@@ -42,7 +42,7 @@ use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
 use crate::tls::Certificates;
-use crate::{admin, clock, data_dir, manifest, telemetry, upkeep};
+use crate::{admin, clock, data_dir, files, manifest, telemetry, upkeep};
 
 /// Failures of a part of the tree after which the whole is started again, and finally given up.
 const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_secs(30) };
@@ -87,12 +87,17 @@ pub struct Addresses {
     pub admin: Option<String>,
 }
 
-/// Runs a node until SIGTERM or SIGINT, then ends it in order.
+/// Runs a node until SIGTERM or SIGINT, then ends it in order. `files`: how many may be open.
 ///
 /// # Errors
 /// Whatever keeps it from starting, with the cure; or why it cannot go on.
-pub async fn run(mut config: NodeConfig, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+pub async fn run(
+    mut config: NodeConfig,
+    files: u64,
+    handlers: Vec<Arc<dyn Handler>>,
+) -> anyhow::Result<()> {
     let metrics = telemetry::start(&config.log)?;
+    files::fit(&mut config, files);
     let dir = PathBuf::from(&config.node.data_dir);
     manifest::check(&dir, !config.cluster.cookie.is_empty())?;
     data_dir::prepare(&dir)?;
@@ -235,6 +240,7 @@ async fn build(
         timing: Timing::default(),
         founds,
         tasks: TaskGroup::new(),
+        connections: TaskGroup::new(),
         metrics: actors::metrics::Metrics::default(),
         handlers,
         shards: Shards::default(),
@@ -258,7 +264,7 @@ async fn build(
         },
         closing,
     });
-    let connections = TaskGroup::new();
+    let connections = context.connections.clone();
     let readiness = Readiness::new();
     Ok(Node { context, reception, close, connections, readiness, metrics, certificates, links })
 }

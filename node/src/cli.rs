@@ -109,9 +109,12 @@ pub enum ClusterCommand {
     Drain {
         /// Which.
         node: String,
-        /// It may lead again.
+        /// It may lead again. A drain survives a restart of the node, so undo it then.
         #[arg(long)]
         undo: bool,
+        /// Also if too few nodes are left that lead.
+        #[arg(long)]
+        force: bool,
         /// Do not wait until it is done.
         #[arg(long)]
         no_wait: bool,

@@ -12,6 +12,7 @@ pub mod connection;
 pub mod data_dir;
 pub mod demo;
 mod doors;
+mod files;
 pub mod http;
 pub mod identity;
 mod links;

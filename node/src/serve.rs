@@ -13,14 +13,10 @@ use std::sync::Arc;
 use actors::context::Handler;
 use anyhow::Context as _;
 use clap::Parser as _;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Serve};
 use crate::config::NodeConfig;
-use crate::{admin, boot, clock, demo, manifest, tls};
-
-/// File descriptors that are not client connections: log segments, tables, listeners.
-const OTHER_FILES: u64 = 500;
+use crate::{admin, boot, clock, demo, files, manifest, tls};
 
 /// The whole program: reads the command line and does what it says. `handlers` see what users send,
 /// before their shards do. Status 0 if all went well, 1 with the error on standard error if not.
@@ -51,21 +47,15 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
         return Ok(writeln!(out, "the settings are good")?);
     }
     tls::install_provider();
-    let files = raise_file_limit();
-    let connections = config.limits.connections;
-    if files < u64::from(connections) + OTHER_FILES {
-        tell(format_args!(
-            "limits.connections {connections}: only {files} files may be open; raise `ulimit -n` or \
-             lower the setting"
-        ));
-    }
+    let files = files::raise();
     let runtime = workers(config.node.worker_threads).enable_all().build();
-    runtime.context("the async runtime cannot start")?.block_on(boot::run(config, handlers))
+    runtime.context("the async runtime cannot start")?.block_on(boot::run(config, files, handlers))
 }
 
 /// Reads the files that a start needs beside the settings, and writes none.
 fn check_files(config: &NodeConfig) -> anyhow::Result<()> {
     let dir = Path::new(&config.node.data_dir);
+    files::check(config.limits.connections, files::most())?;
     manifest::check(dir, !config.cluster.cookie.is_empty())?;
     config.cluster.find_cookie(dir, admin::joins(dir, &config.cluster.seeds))?;
     Ok(tls::Certificates::check(&config.tls, dir, clock::now_ms() / 1000)?)
@@ -91,13 +81,6 @@ fn client(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> 
 fn tell(what: std::fmt::Arguments<'_>) {
     // If standard error is closed there is nobody to tell.
     writeln!(std::io::stderr(), "natter: {what}").ok();
-}
-
-/// Raises the soft limit of open files to the hard one; returns what it is now.
-fn raise_file_limit() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -210,3 +210,23 @@ async fn neither_pins_nor_bodies_nor_keys_are_in_the_log() {
     let lines = log.lines().filter(|line| line.contains(&format!("pin={pin}")));
     assert_eq!(lines.collect::<Vec<_>>(), Vec::<&str>::new(), "a PIN is in the log");
 }
+
+#[tokio::test]
+async fn too_few_files_are_refused_by_a_check_and_told_in_the_log_as_it_is_written() {
+    let limited = ["prlimit", "--nofile=1024:1024"].map(str::to_owned).to_vec();
+    let settings = settings("[limits]\nconnections = 19000\n[log]\nformat = \"json\"");
+    let mut node = Node::prepare(PROGRAM, &settings).unwrap();
+    node.launched_by(limited);
+    let checked = node.command().unwrap().arg("--check").status().unwrap();
+    let said = node.errors();
+    assert!(!checked.success() && said.contains("limits.connections 19000"), "{said}");
+    fs::remove_file(node.dir().join("stderr.log")).unwrap();
+    node.restart().await.unwrap();
+    let log = node.errors();
+    let first = log.lines().next().unwrap();
+    assert!(first.contains("limits.connections"), "{log}");
+    for line in log.lines() {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
+        assert!(parsed.is_ok(), "not JSON: {line}");
+    }
+}

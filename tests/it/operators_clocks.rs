@@ -12,7 +12,7 @@ use proto::wire::{
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
-use tests::cluster::{Cables, Cluster};
+use tests::cluster::{Cables, Cluster, admin};
 use tests::node::{Node, eventually};
 use tests::under_test::CLOCK_FILE;
 use tests::wire::Phone;
@@ -101,6 +101,9 @@ async fn a_clock_that_jumps_a_month_on_one_node_of_three_ends_nothing_and_leads_
         shows(&cluster, 1, "/readyz", "its clock is 31 days ahead").await?;
         shows(&cluster, 1, "/metrics", "natter_clock_offset_seconds 26784").await?;
         ensure!(leads(&cluster, 1).await? == 0, "it leads with a wrong clock");
+        let own = cluster.nodes()[1].target();
+        let status = admin(PROGRAM.as_ref(), own.data_dir(), &["cluster", "status"]).await?;
+        ensure!(status.contains("\"clock\":\"astray\""), "{status}");
         Ok(())
     })
     .await

@@ -125,6 +125,11 @@ impl Clocks {
         self.0.wall.now_ms()
     }
 
+    /// How long ago this node was started, in ms.
+    pub fn up_ms(&self) -> u64 {
+        self.0.reading().mono_ms
+    }
+
     /// The time, Unix time in ms.
     pub fn now_ms(&self) -> u64 {
         let (trusted, alone) =

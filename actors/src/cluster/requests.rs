@@ -24,6 +24,9 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one try may take.
 const TRY_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How long a node may take to say how it is.
+const VITALS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -126,6 +129,14 @@ impl Cluster {
         let request = cluster::Request { kind: Some(kind) }.encode_to_vec();
         let answer = self.0.peers.call(node, Lane::Normal, Bytes::from(request), within).await?;
         Ok(cluster::Response::decode(answer).ok().and_then(|response| response.kind))
+    }
+
+    /// How another node is; `None` if it does not say within a second.
+    pub async fn vitals_of(&self, node: NodeId) -> Option<cluster::Vitals> {
+        match self.ask(node, request::Kind::Vitals(true), VITALS_TIMEOUT).await {
+            Ok(Some(response::Kind::Vitals(vitals))) => Some(vitals),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// Answers what another node asks of the cluster; `None` if it is nothing of the kind.

@@ -78,7 +78,8 @@ pub(super) async fn serve(inner: &Inner, request: request::Kind) -> Option<respo
         | request::Kind::Join(_)
         | request::Kind::Order(_)
         | request::Kind::Meta(_)
-        | request::Kind::Clock(_) => None,
+        | request::Kind::Clock(_)
+        | request::Kind::Vitals(_) => None,
     }
 }
 

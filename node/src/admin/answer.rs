@@ -75,6 +75,29 @@ fn few_left(members: &[MemberStatus], gone: NodeId) -> Option<String> {
     (left < ENOUGH).then(|| format!("now only {left} node{s}: each shard has one voter"))
 }
 
+/// Why `drained` had better not be drained as well: if it is stopped, and those that lead nothing
+/// already are, there is no majority. With fewer than three members there is none in any case.
+fn too_few_lead(members: &[MemberStatus], drained: NodeId) -> Option<String> {
+    let others = || members.iter().filter(|member| member.node != hex(drained));
+    let leads = |member: &&MemberStatus| member.up && member.state == "active";
+    let away: Vec<_> = others().filter(|member| !leads(member)).collect();
+    let left = members.len().saturating_sub(away.len() + 1);
+    if members.len() < ENOUGH || 2 * left > members.len() {
+        return None;
+    }
+    let names = away.iter().map(|member| {
+        let why = if member.up { member.state.as_str() } else { "not up" };
+        format!("{} is {why}", member.name)
+    });
+    let names: Vec<_> = names.collect();
+    Some(format!(
+        "{}: only {left} of {} nodes would be left to lead, no majority; end that first \
+         (`drain NAME --undo`), or say --force",
+        names.join(", "),
+        members.len()
+    ))
+}
+
 async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Failure> {
     match request {
         Request::Status => {
@@ -91,8 +114,12 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
             change(control, me, State::Leaving).await?;
             Ok(under(control, Goal::Gone(me), Some(me), wait))
         }
-        Request::Drain { node, undo, wait } => {
-            let node = who(&control.members(), &node)?;
+        Request::Drain { node, undo, force, wait } => {
+            let members = control.members();
+            let node = who(&members, &node)?;
+            if let Some(why) = too_few_lead(&members, node).filter(|_| !undo && !force) {
+                return Err(Failure::new(FailureKind::Refused, why));
+            }
             change(control, node, if undo { State::Active } else { State::Draining }).await?;
             let goal = if undo { Goal::Balanced } else { Goal::Drained(node) };
             Ok(under(control, goal, Some(node), wait && !undo))

@@ -52,6 +52,10 @@ impl Trouble {
         }
     }
 
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({ "error": self.text(), "status": self.code() })
+    }
+
     fn text(&self) -> &str {
         match self {
             Self::NotRunning(text) | Self::NotPermitted(text) | Self::Broken(text) => text,
@@ -72,8 +76,12 @@ pub fn run(admin: &Admin) -> ExitCode {
     match asked {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
-            // If standard error is closed there is nobody to tell.
-            writeln!(io::stderr(), "natter: {}", trouble.text()).ok();
+            // If nobody reads there is nobody to tell.
+            if admin.json {
+                writeln!(io::stdout(), "{}", trouble.json()).ok();
+            } else {
+                writeln!(io::stderr(), "natter: {}", trouble.text()).ok();
+            }
             ExitCode::from(trouble.code())
         }
     }
@@ -85,8 +93,8 @@ fn request(command: &AdminCommand) -> Request {
             ClusterCommand::Status => Request::Status,
             ClusterCommand::Join { seed } => Request::Join { seed },
             ClusterCommand::Leave { no_wait } => Request::Leave { wait: !no_wait },
-            ClusterCommand::Drain { node, undo, no_wait } => {
-                Request::Drain { node, undo, wait: !no_wait }
+            ClusterCommand::Drain { node, undo, force, no_wait } => {
+                Request::Drain { node, undo, force, wait: !no_wait }
             }
             ClusterCommand::Rebalance { no_wait } => Request::Rebalance { wait: !no_wait },
             ClusterCommand::Remove { node, no_wait } => Request::Remove { node, wait: !no_wait },

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::clocks::Standing;
 use actors::cluster::{Cluster, ClusterError, Goal, Place, Work};
 use actors::context::Context;
 use proto::stored::member::State;
@@ -27,6 +28,8 @@ pub struct MemberStatus {
     pub name: String,
     /// Where nodes reach it.
     pub address: String,
+    /// Where clients reach it; empty if it does not say.
+    pub client_address: String,
     /// Its zone.
     pub zone: String,
     /// active, draining, leaving or lost.
@@ -35,6 +38,16 @@ pub struct MemberStatus {
     pub up: bool,
     /// Which start of it is heard; 0 if it is not.
     pub incarnation: u64,
+    /// Version of its program; empty if it is not heard.
+    pub version: String,
+    /// Seconds since its start, if it answers.
+    pub up_s: Option<u64>,
+    /// Free bytes on the disk of its data directory, if it answers.
+    pub free_bytes: Option<u64>,
+    /// Connections of clients, if it answers.
+    pub connections: Option<u64>,
+    /// How far its clock is ahead of the time that the members agree on, in ms, if that is known here.
+    pub clock_ms: Option<i64>,
 }
 
 /// A group, as a status shows it.
@@ -81,6 +94,8 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// All groups.
     pub groups: Vec<GroupStatus>,
+    /// What is to be said of this node's clock: right, astray, differs or jumped.
+    pub clock: String,
     /// The sessions table here.
     pub sessions: SessionsStatus,
     /// What is set for the whole cluster.
@@ -90,6 +105,15 @@ pub struct Status {
 /// An id as people see it.
 pub(super) fn hex(node: NodeId) -> String {
     format!("{:016x}", node.0)
+}
+
+fn clock_word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Right => "right",
+        Standing::Astray => "astray",
+        Standing::Differs => "differs",
+        Standing::Jumped => "jumped",
+    }
 }
 
 /// What can be seen and done.
@@ -125,7 +149,11 @@ pub(super) struct NodeControl {
 impl NodeControl {
     async fn read_status(self) -> Status {
         let (context, cluster) = (&self.context, &self.cluster);
-        let (digests, meta_digest) = tokio::join!(context.shards.digests(), cluster.meta_digest());
+        let (digests, meta_digest, members) = tokio::join!(
+            context.shards.digests(),
+            cluster.meta_digest(),
+            self.members_and_vitals()
+        );
         let groups = cluster.groups().into_iter().map(|(group, report)| {
             let told = if group == ShardId::META {
                 meta_digest.map(|told| (told.applied, told.digest))
@@ -152,8 +180,9 @@ impl NodeControl {
             cluster: meta.cluster,
             node: hex(cluster.me()),
             place: cluster.place().word().to_owned(),
-            members: self.members(),
+            members,
             groups,
+            clock: clock_word(context.clocks.report().standing).to_owned(),
             sessions: SessionsStatus {
                 rows: sessions.rows,
                 digest: format!("{:016x}", context.sessions.digest()),
@@ -161,6 +190,25 @@ impl NodeControl {
             },
             settings: set.map(|one| (one.key.clone(), one.value.clone())).collect(),
         }
+    }
+
+    /// All members, with what they answer when they are asked how they are.
+    async fn members_and_vitals(&self) -> Vec<MemberStatus> {
+        let (context, me) = (&self.context, hex(self.cluster.me()));
+        let asked = self.members().into_iter().map(async |mut member| {
+            let vitals = match u64::from_str_radix(&member.node, 16).map(NodeId) {
+                Ok(_) if member.node == me => Some(context.vitals()),
+                Ok(node) if member.up => self.cluster.vitals_of(node).await,
+                Ok(_) | Err(_) => None,
+            };
+            if let Some(vitals) = vitals {
+                member.up_s = Some(vitals.up_ms / 1000);
+                member.free_bytes = Some(vitals.free_bytes);
+                member.connections = Some(vitals.connections);
+            }
+            member
+        });
+        futures_util::future::join_all(asked).await
     }
 
     async fn place_when_known(&self) -> Place {
@@ -229,15 +277,23 @@ impl Control for NodeControl {
 
     fn members(&self) -> Vec<MemberStatus> {
         let up = self.context.peers.up();
+        let clocks = self.context.clocks.report();
         let member = |member: &proto::stored::Member| {
             let node = NodeId(member.node);
-            let heard = up.iter().find(|peer| peer.id.node == node).map(|peer| peer.id.incarnation);
-            let me = (node == self.cluster.me()).then_some(self.context.incarnation);
-            let incarnation = me.or(heard);
+            let heard = up.iter().find(|peer| peer.id.node == node);
+            let me = node == self.cluster.me();
+            let incarnation = if me {
+                Some(self.context.incarnation)
+            } else {
+                heard.map(|peer| peer.id.incarnation)
+            };
+            let version = heard.map(|peer| peer.version.clone()).unwrap_or_default();
+            let clock_ms = clocks.others.get(&node).copied();
             MemberStatus {
                 node: hex(node),
                 name: member.name.clone(),
                 address: member.address.clone(),
+                client_address: member.client_address.clone(),
                 zone: member.zone.clone(),
                 state: match member.state() {
                     State::Active => "active",
@@ -248,6 +304,11 @@ impl Control for NodeControl {
                 .to_owned(),
                 up: incarnation.is_some(),
                 incarnation: incarnation.unwrap_or_default(),
+                version: if me { env!("CARGO_PKG_VERSION").to_owned() } else { version },
+                up_s: None,
+                free_bytes: None,
+                connections: None,
+                clock_ms: if me { Some(clocks.offset_ms) } else { clock_ms },
             }
         };
         self.cluster.meta().members.iter().map(member).collect()

@@ -62,6 +62,8 @@ pub enum Request {
         node: String,
         /// It may lead again.
         undo: bool,
+        /// Also if too few are left that lead.
+        force: bool,
         /// Whether to wait until it is done.
         wait: bool,
     },

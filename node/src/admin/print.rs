@@ -17,12 +17,11 @@ pub(super) struct Printed<'a> {
 
 impl Printed<'_> {
     pub(super) fn progress(&self, left: &[String]) -> io::Result<()> {
-        let line = if self.json {
-            serde_json::json!({ "left": left }).to_string()
-        } else {
-            format!("... {}", left.join(", "))
-        };
-        writeln!(io::stderr(), "{line}")
+        if self.json {
+            // A program reads one document: the outcome.
+            return Ok(());
+        }
+        writeln!(io::stderr(), "... {}", left.join(", "))
     }
 
     pub(super) fn done(&self, value: &Value) -> io::Result<()> {
@@ -94,29 +93,13 @@ fn table(status: &Status) -> String {
         ),
         place => line(&mut out, format_args!("this node is {place}")),
     }
-    let mut rows = vec![
-        ["", "node", "name", "state", "up", "zone", "address", "leads", "votes", "listens"]
-            .map(str::to_owned),
-    ];
-    for member in &status.members {
-        let count = |of: fn(&GroupStatus, &String) -> bool| {
-            status.groups.iter().filter(|group| of(group, &member.node)).count().to_string()
-        };
-        let here = if member.node == status.node { "*" } else { "" };
-        rows.push([
-            here.to_owned(),
-            member.node.clone(),
-            member.name.clone(),
-            member.state.clone(),
-            if member.up { "yes" } else { "NO" }.to_owned(),
-            member.zone.clone(),
-            member.address.clone(),
-            count(|group, node| group.leader.as_ref() == Some(node)),
-            count(|group, node| group.voters.contains(node)),
-            count(|group, node| group.learners.contains(node)),
-        ]);
+    members(&mut out, status);
+    match status.clock.as_str() {
+        "right" => {}
+        "astray" => line(&mut out, format_args!("THIS NODE'S CLOCK IS WRONG: it leads nothing")),
+        "differs" => line(&mut out, format_args!("CLOCKS DIFFER: nothing expires")),
+        _ => line(&mut out, format_args!("THIS NODE'S CLOCK JUMPED: nothing expires for a while")),
     }
-    aligned(&mut out, &rows);
     let silent = status.groups.iter().filter(|group| group.leader.is_none());
     let silent: Vec<_> = silent.map(|group| name(group.group)).collect();
     if silent.is_empty() {
@@ -132,13 +115,103 @@ fn table(status: &Status) -> String {
     out
 }
 
+/// The members in three tables, each for a terminal of 80 columns.
+fn members(out: &mut String, status: &Status) {
+    let heads = ["", "node", "name", "state", "up for", "version", "clock", "free", "clients"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    let mut places = vec![["name", "leads", "votes", "copies", "zone"].map(str::to_owned)];
+    let mut addresses =
+        vec![["name", "nodes reach it at", "clients reach it at"].map(str::to_owned)];
+    for member in &status.members {
+        let known = |known: Option<String>| known.unwrap_or_else(|| "?".to_owned());
+        let here = if member.node == status.node { "*" } else { "" };
+        rows.push([
+            here.to_owned(),
+            member.node.chars().take(ID_CHARS).collect(),
+            short(&member.name, NAME_CHARS),
+            member.state.clone(),
+            if member.up { known(member.up_s.map(span)) } else { "NOT UP".to_owned() },
+            short(&member.version, VERSION_CHARS),
+            known(member.clock_ms.map(clock)),
+            known(member.free_bytes.map(bytes)),
+            known(member.connections.map(|count| count.to_string())),
+        ]);
+        let count = |of: fn(&GroupStatus, &String) -> bool| {
+            status.groups.iter().filter(|group| of(group, &member.node)).count().to_string()
+        };
+        places.push([
+            short(&member.name, NAME_CHARS),
+            count(|group, node| group.leader.as_ref() == Some(node)),
+            count(|group, node| group.voters.contains(node)),
+            count(|group, node| group.learners.contains(node)),
+            short(&member.zone, NAME_CHARS),
+        ]);
+        addresses.push([
+            short(&member.name, NAME_CHARS),
+            short(&member.address, ADDRESS_CHARS),
+            short(&member.client_address, ADDRESS_CHARS),
+        ]);
+    }
+    aligned(out, &rows);
+    line(out, format_args!("* answers. clock: how far it is ahead of the time; free: on its disk"));
+    line(out, format_args!(""));
+    aligned(out, &places);
+    let groups = status.groups.len();
+    line(out, format_args!("of {groups} groups; copies have no vote"));
+    line(out, format_args!(""));
+    aligned(out, &addresses);
+    line(out, format_args!(""));
+}
+
+/// Digits of an id that are shown: enough to name a node in a command.
+const ID_CHARS: usize = 8;
+
+/// Of a name and a zone; three columns of the first table are as wide as this in all.
+const NAME_CHARS: usize = 14;
+
+const VERSION_CHARS: usize = 8;
+
+/// Of an address: an IPv6 address with its port has 47 at most, two of them do not fit.
+const ADDRESS_CHARS: usize = 31;
+
+/// A text that may be too long for its column. All of it is in the JSON.
+fn short(text: &str, chars: usize) -> String {
+    if text.chars().count() <= chars {
+        return text.to_owned();
+    }
+    text.chars().take(chars - 1).chain(['\u{2026}']).collect()
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        172_800.. => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn clock(ahead_ms: i64) -> String {
+    let sign = if ahead_ms < 0 { '-' } else { '+' };
+    format!("{sign}{}", span(ahead_ms.unsigned_abs() / 1000))
+}
+
+fn bytes(bytes: u64) -> String {
+    match bytes >> 20 {
+        0..10_240 => format!("{} MiB", bytes >> 20),
+        10_240.. => format!("{} GiB", bytes >> 30),
+    }
+}
+
 fn name(group: u16) -> String {
     if group == proto::ShardId::META.0 { "meta".to_owned() } else { group.to_string() }
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing into a `String` cannot fail.
-    let _always_ok = writeln!(out, "{text}");
+    let text = text.to_string();
+    let shown = text.chars().map(|sign| if sign.is_control() { '?' } else { sign });
+    let _always_ok = writeln!(out, "{}", shown.collect::<String>().trim_end());
 }
 
 fn aligned<const N: usize>(out: &mut String, rows: &[[String; N]]) {

@@ -38,6 +38,12 @@ fn member(node: u64, name: &str, up: bool) -> MemberStatus {
         state: "active".to_owned(),
         up,
         incarnation: u64::from(up),
+        client_address: format!("10.0.0.{}:7400", node & 0xff),
+        version: "0.1.0".to_owned(),
+        up_s: up.then_some(90_000),
+        free_bytes: up.then_some(50 << 30),
+        connections: up.then_some(19_000),
+        clock_ms: up.then_some(-2_678_400_000),
     }
 }
 
@@ -57,6 +63,7 @@ fn status(members: Vec<MemberStatus>) -> Status {
         place: "member".to_owned(),
         members,
         groups: (0..=16).map(group).collect(),
+        clock: "astray".to_owned(),
         sessions: SessionsStatus { rows: 2, digest: "0".repeat(16), online: 1 },
         settings: BTreeMap::from([("registration.pin_digits".into(), "8".into())]),
     }
@@ -177,7 +184,7 @@ impl Client {
 }
 
 fn drain(node: &str) -> Request {
-    Request::Drain { node: node.to_owned(), undo: false, wait: false }
+    Request::Drain { node: node.to_owned(), undo: false, force: true, wait: false }
 }
 
 #[tokio::test]
@@ -218,11 +225,25 @@ async fn a_status_has_the_keys_that_programs_read() {
     let set = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(
         keys(&value),
-        set(&["cluster", "groups", "members", "node", "place", "sessions", "settings"])
+        set(&["clock", "cluster", "groups", "members", "node", "place", "sessions", "settings"])
     );
     assert_eq!(
         keys(&value["members"][0]),
-        set(&["address", "incarnation", "name", "node", "state", "up", "zone"])
+        set(&[
+            "address",
+            "client_address",
+            "clock_ms",
+            "connections",
+            "free_bytes",
+            "incarnation",
+            "name",
+            "node",
+            "state",
+            "up",
+            "up_s",
+            "version",
+            "zone"
+        ])
     );
     assert_eq!(
         keys(&value["groups"][0]),
@@ -234,14 +255,59 @@ async fn a_status_has_the_keys_that_programs_read() {
 
     let printed = Printed { request: &Request::Status, json: false };
     let text = printed.text(&value);
-    for part in ["cluster 5, 4 nodes", "ada", "NO LEADER for 7", "2, 1 online", "pin_digits = 8"] {
+    for part in [
+        "cluster 5, 4 nodes",
+        "ada",
+        "NO LEADER for 7",
+        "2, 1 online",
+        "pin_digits = 8",
+        "CLOCK IS WRONG",
+        "-31 days",
+        "25 h",
+        "50 GiB",
+        "19000",
+        "10.0.0.161:7400",
+        "* answers",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
 
 #[test]
+fn a_status_fits_a_terminal_and_cannot_command_it() {
+    let long = |mut member: MemberStatus| {
+        member.name = "n\u{1b}[2J".repeat(20);
+        member.address = "a".repeat(100) + ":7403";
+        (member.client_address, member.zone) = (member.address.clone(), member.name.clone());
+        (member.version, member.state) = ("1.2.3-rc.45+build".to_owned(), "draining".to_owned());
+        member
+    };
+    let status = status(vec![long(member(u64::MAX, "", true)), long(member(1, "", false))]);
+    let value = serde_json::to_value(status).unwrap();
+    let text = Printed { request: &Request::Status, json: false }.text(&value);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.chars().all(|sign| sign == '\n' || !sign.is_control()), "{text:?}");
+}
+
+#[tokio::test]
+async fn who_drains_one_too_many_is_refused_unless_he_insists() {
+    let running = Running::start();
+    let drain = |node: &str, force| {
+        let (node, undo, wait) = (node.to_owned(), false, false);
+        Request::Drain { node, undo, force, wait }
+    };
+    *running.fake.gone.lock().unwrap() = vec!["bob".to_owned(), "cy".to_owned()];
+    let Reply::Failed(failure) = running.ask(drain("ada", false)).await else { panic!("drained") };
+    assert_eq!(failure.kind, FailureKind::Refused);
+    for part in ["bob is not up", "cy is leaving", "0 of 4", "--force", "--undo"] {
+        assert!(failure.text.contains(part), "{}", failure.text);
+    }
+    assert!(matches!(running.ask(drain("ada", true)).await, Reply::Done(_)));
+}
+
+#[test]
 fn what_was_only_begun_is_not_said_to_be_done() {
-    let drain = Request::Drain { node: "ada".into(), undo: false, wait: false };
+    let drain = Request::Drain { node: "ada".into(), undo: false, force: false, wait: false };
     for (request, done) in [
         (Request::Leave { wait: false }, "ada has left the cluster; stop it for good"),
         (drain, "ada leads nothing"),
@@ -254,7 +320,7 @@ fn what_was_only_begun_is_not_said_to_be_done() {
         assert!(text(false).starts_with("begun; "), "{}", text(false));
     }
     // Nothing is waited for there.
-    let undo = Request::Drain { node: "ada".into(), undo: true, wait: true };
+    let undo = Request::Drain { node: "ada".into(), undo: true, force: false, wait: true };
     let printed = Printed { request: &undo, json: false };
     assert!(printed.text(&json!({ "name": "ada", "waited": false })).contains("may lead again"));
 }
@@ -284,7 +350,7 @@ async fn a_node_that_is_up_leaves_and_one_that_is_not_is_lost() {
         assert!(matches!(running.ask(asked).await, Reply::Done(_)));
     }
     running.ask(Request::Leave { wait: false }).await;
-    running.ask(Request::Drain { node: "ada".into(), undo: true, wait: true }).await;
+    running.ask(Request::Drain { node: "ada".into(), undo: true, force: false, wait: true }).await;
     let states = running.fake.states.lock().unwrap().clone();
     let expected = [
         (0xa1, State::Leaving),
@@ -319,7 +385,7 @@ async fn progress_is_told_until_nothing_is_left() {
     let running = Running::start();
     *running.fake.left.lock().unwrap() = vec!["leads 3 groups".to_owned()];
     let mut client = running.connect().await;
-    client.say(&Request::Drain { node: "ada".into(), undo: false, wait: true }).await;
+    client.say(&Request::Drain { node: "ada".into(), undo: false, force: true, wait: true }).await;
     let told = client.hear().await.unwrap();
     assert_eq!(told, Reply::Progress(vec!["leads 3 groups".to_owned()]));
     *running.fake.left.lock().unwrap() = vec!["leads 1 group".to_owned()];

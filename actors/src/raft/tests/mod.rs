@@ -153,7 +153,8 @@ impl Service for Post {
             | Kind::Join(_)
             | Kind::Order(_)
             | Kind::Meta(_)
-            | Kind::Clock(_) => panic!("not for a group: {kind:?}"),
+            | Kind::Clock(_)
+            | Kind::Vitals(_) => panic!("not for a group: {kind:?}"),
         };
         let Some(group) = self.groups.get(&number).cloned() else { return };
         self.tasks.spawn("raft", async move {
