@@ -152,7 +152,7 @@ async fn who_unlinks_the_only_device_is_logged_out_and_can_register_again() {
     assert!(last.is_none_or(|code| code == Code::Unlinked), "{last:?}");
     let mut wire = Wire::connect(&node.target()).await.unwrap();
     let login = ada.phone.login_frame(&wire.welcome.nonce).unwrap();
-    assert_eq!(wire.refused(login).await.unwrap(), Code::BadCredentials);
+    assert_eq!(wire.refused(login).await.unwrap(), Code::Unlinked);
     let mut again = Person::join(&node, "ada").await;
     again.still_served().await;
 }

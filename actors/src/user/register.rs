@@ -126,7 +126,8 @@ pub async fn register_prove(
 
 fn check(context: &Context, nonce: &[u8], prove: &RegisterProve) -> Result<Alias, Code> {
     let alias = Alias::parse(&prove.alias).map_err(|_| Code::BadRequest)?;
-    let name_fits = prove.device_name.len() <= DEVICE_NAME_BYTES_MAX;
+    let name_fits = prove.device_name.len() <= DEVICE_NAME_BYTES_MAX
+        && proto::names::is_shown_safely(&prove.device_name);
     let lock_fits = prove.lock.is_empty() || is_lock(&prove.lock);
     let pin_fits = prove.pin.len() <= PIN_BYTES_MAX;
     let key_fits = signed::is_device_key(&prove.device_key);

@@ -172,7 +172,8 @@ impl UserActor {
         id: u64,
         link: wire::LinkDevice,
     ) -> Result<(), Code> {
-        let name_fits = link.device_name.len() <= DEVICE_NAME_BYTES_MAX;
+        let name_fits = link.device_name.len() <= DEVICE_NAME_BYTES_MAX
+            && proto::names::is_shown_safely(&link.device_name);
         if !signed::is_device_key(&link.device_key) || !name_fits {
             return Err(Code::BadRequest);
         }

@@ -6,14 +6,58 @@ use crate::people::{Person, node};
 use bytes::BytesMut;
 use proto::limits::UNANSWERED_MAX;
 use proto::wire::{
-    Ack, ClientFrame, MarkRead, Ping, ServerFrame, client_frame::Kind as Ask,
+    Ack, ClientFrame, GetAccount, MarkRead, Ping, ServerFrame, client_frame::Kind as Ask,
     server_frame::Kind as Say,
 };
 use proto::{Code, frame};
-use tests::hostile::malformed::swollen;
-use tests::hostile::sockets::{account, plain, source};
+use tests::hostile::malformed::{out_of_range, out_of_range_before_login, swollen};
+use tests::hostile::sockets::{Door, account, plain, source, tcp};
 use tests::node::PATIENCE;
+use tests::wire::tls_on;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
+
+#[tokio::test]
+async fn each_field_out_of_its_range_is_refused_by_code_and_the_connection_goes_on() {
+    let node = node("").await;
+    let mut ada = Person::join(&node, "ada").await;
+    let mut eve = Person::join(&node, "eve").await;
+    let mut odd = Vec::new();
+    for malformed in out_of_range(ada.user()) {
+        match eve.wire.ask(malformed.ask.clone()).await.unwrap() {
+            Say::Refused(refused) if malformed.codes.contains(&Code::from_number(refused.code)) => {
+            }
+            other => {
+                odd.push(format!("{}: {other:?} to {:?}", malformed.what, short(&malformed.ask)));
+            }
+        }
+    }
+    eve.still_served().await;
+    ada.still_served().await;
+    assert!(odd.is_empty(), "{odd:#?}");
+}
+
+/// The beginning of what was asked.
+fn short(ask: &Ask) -> String {
+    format!("{ask:?}").chars().take(120).collect()
+}
+
+#[tokio::test]
+async fn a_stranger_with_fields_out_of_range_is_refused_by_code() {
+    let node = node("[limits]\nframes_before_login = 1000\nbytes_before_login = \"1MiB\"").await;
+    let mut odd = Vec::new();
+    for malformed in out_of_range_before_login() {
+        let mut wire = plain(&node.target(), source(1)).await.unwrap();
+        match wire.ask(malformed.ask.clone()).await.unwrap() {
+            Say::Refused(refused) if malformed.codes.contains(&Code::from_number(refused.code)) => {
+            }
+            other => {
+                odd.push(format!("{}: {other:?} to {:?}", malformed.what, short(&malformed.ask)));
+            }
+        }
+    }
+    assert!(odd.is_empty(), "{odd:#?}");
+}
 
 #[tokio::test]
 async fn a_frame_that_is_cut_short_at_any_byte_ends_its_connection_with_a_code() {
@@ -83,6 +127,45 @@ async fn a_frame_full_of_one_small_field_takes_no_more_than_its_length() {
     };
     siege.under(attack).await.unwrap();
     siege.lift(BOUNDS).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_headers_of_a_websocket_upgrade_count_as_a_strangers_bytes() {
+    let node = node("").await;
+    let target = node.target();
+    let stream = tcp(source(3), Door::WebSocket.address(&target).unwrap()).await.unwrap();
+    let mut stream = tls_on(&target, stream, &["http/1.1"]).await.unwrap();
+    let begin = "GET / HTTP/1.1\r\nhost: localhost\r\n";
+    stream.write_all(begin.as_bytes()).await.unwrap();
+    let header = format!("x-endless: {}\r\n", "e".repeat(1000));
+    let mut written = 0;
+    let flood = async {
+        while stream.write_all(header.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
+            written += header.len();
+            if written > 4 << 20 {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, flood).await.unwrap();
+    assert!(written < 1 << 20, "{written} bytes of headers were read");
+    let mut answer = Vec::new();
+    drop(timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap());
+    let mut ada = Person::join(&node, "ada").await;
+    ada.still_served().await;
+}
+
+#[tokio::test]
+async fn a_request_without_an_id_is_ignored_also_before_login() {
+    let node = node("").await;
+    let ada = Person::join(&node, "ada").await;
+    let mut wire = plain(&node.target(), source(4)).await.unwrap();
+    let login = ada.phone.login_frame(&wire.welcome.nonce).unwrap();
+    wire.send(0, login).await.unwrap();
+    // Nobody is logged in: the next request is refused.
+    assert_eq!(wire.refused(Ask::GetAccount(GetAccount {})).await.unwrap(), Code::NotLoggedIn);
+    let mut ada = ada;
+    ada.still_served().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use super::{BOUNDS, siege};
 use crate::people::{Person, message, node};
 use anyhow::{Result, ensure};
 use proto::Code;
-use proto::wire::{MarkRead, SetContact, client_frame::Kind as Ask, receipt::Kind};
+use proto::wire::{Block, MarkRead, SetContact, client_frame::Kind as Ask, receipt::Kind};
 use tests::hostile::budget::{Bounds, Meter};
 use tests::hostile::floods::flood;
 use tests::hostile::sockets::{account, source};
@@ -90,10 +90,26 @@ async fn marks_of_messages_that_never_were_displace_no_true_receipt() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sends_that_are_refused_write_nothing_to_disk() {
+    let node = node("").await;
+    let mut bob = Person::join(&node, "bob").await;
+    let (phone, mut eve) = account(&node, source(1), "eve").await.unwrap();
+    bob.done(Ask::Block(Block { user: phone.user, unblock: false })).await;
+    let body = "b".repeat(200_000);
+    let mut meter = Meter::begin(&node).unwrap();
+    let tally = flood(&mut eve, 1, 250, |_| message(bob.user(), &body)).await.unwrap();
+    assert_eq!(tally.granted, 0);
+    assert!(tally.with(Code::Blocked) > 0, "{tally:?}");
+    let taken = meter.look().unwrap(); // 50 MB, were each written; 16 MiB are reserved ahead
+    assert!(taken.disk_bytes < 20 << 20, "refused sends took {taken}");
+}
+
 /// Nothing of the budget is spent twice: a check of the measure itself.
 #[tokio::test]
 async fn the_measure_sees_memory_disk_and_descriptors() -> Result<()> {
-    let node = node("[limits]\nmailbox_bytes = \"1GiB\"").await;
+    let limits = "[limits]\nmailbox_bytes = \"1GiB\"\nstored_bytes_per_second = \"0B\"";
+    let node = node(limits).await;
     let mut bob = Person::join(&node, "bob").await;
     let mut ada = Person::join(&node, "ada").await;
     let mut meter = Meter::begin(&node)?;

@@ -6,7 +6,7 @@ use proto::limits::{
     BODY_BYTES_MAX, DEVICE_NAME_BYTES_MAX, FRAME_BYTES_MAX, READ_IDS_MAX, TTL_S_MAX,
 };
 use proto::wire::{
-    Block, LinkDevice, Lookup, MarkRead, Privacy, RegisterProve, RegisterStart, Send, SetContact,
+    LinkDevice, Lookup, MarkRead, Privacy, RegisterProve, RegisterStart, Send, SetContact,
     SetPrivacy, Subscribe, UnlinkDevice, client_frame::Kind as Ask, lookup, send::To,
 };
 
@@ -119,8 +119,6 @@ pub fn out_of_range(other: u64) -> Vec<Malformed> {
             Ask::UnlinkDevice(UnlinkDevice { device: u32::MAX }),
             &[Code::UnknownDevice, Code::BadRequest],
         ),
-        wrong("block user 0", Ask::Block(Block { user: 0, unblock: false }), NOBODY),
-        wrong("block the last user", Ask::Block(Block { user: u64::MAX, unblock: false }), NOBODY),
         wrong(
             "subscribe to user 0",
             Ask::Subscribe(Subscribe { user: 0, unsubscribe: false }),
