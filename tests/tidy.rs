@@ -59,6 +59,7 @@ fn sources() -> BTreeMap<String, String> {
 fn only_tests(path: &str) -> bool {
     path.starts_with("tests/")
         || path.contains("/tests/")
+        || path.contains("_tests/")
         || path.ends_with("tests.rs")
         || path == "benches/micro.rs"
         || path == "peers/examples/pair.rs" // A measurement.
