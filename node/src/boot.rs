@@ -37,7 +37,7 @@ use crate::http::Readiness;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::membership::{self, Membership};
-use crate::notices::{UseOfNode, clock_trouble};
+use crate::notices::{Readied, ReadyNews, UseOfNode, clock_trouble};
 use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::secrets::NodeSecrets;
@@ -85,6 +85,20 @@ pub struct Addresses {
     pub cluster: Option<String>,
     /// The admin socket.
     pub admin: Option<String>,
+}
+
+impl Addresses {
+    fn say(&self) {
+        let Self { client, websocket, plain, http, cluster, admin: _ } = self;
+        info!(
+            client = client.as_deref(),
+            websocket = websocket.as_deref(),
+            plain = plain.as_deref(),
+            http = http.as_deref(),
+            cluster = cluster.as_deref(),
+            "listening"
+        );
+    }
 }
 
 /// Runs a node until SIGTERM or SIGINT, then ends it in order. `files`: how many may be open.
@@ -150,9 +164,10 @@ async fn let_in(
     membership::wait_for_leaders(&node.context).await;
     membership::wait_for_place(cluster).await;
     data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
-    info!(version = env!("CARGO_PKG_VERSION"), ?addresses, data_dir = %dir.display(), "node ready");
+    addresses.say();
     let (mut use_of_it, mut ticks) = (UseOfNode::default(), interval(LOOK));
     let mut place = cluster.watch_place();
+    let mut told = Readied::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -164,10 +179,20 @@ async fn let_in(
         let now = Instant::now();
         let groups = node.context.groups.all().map(|(_, group)| group.standing());
         let clock = clock_trouble(&node.context.clocks.report());
-        match (use_of_it.none_because(cluster.place(), groups, now), &clock) {
+        let reason = use_of_it.none_because(cluster.place(), groups, now);
+        match (reason, &clock) {
             (None, None) => node.readiness.ready(),
             (Some(reason), _) => node.readiness.not_ready(reason),
             (None, Some(clock)) => node.readiness.not_ready(clock),
+        }
+        let astray = clock.is_some().then_some("its clock differs from the others");
+        match told.news(reason.or(astray)) {
+            None => {}
+            Some(ReadyNews::Ready) => info!(data_dir = %dir.display(), "node ready"),
+            Some(ReadyNews::ReadyAgain) => info!("node ready again"),
+            Some(ReadyNews::NotReady(reason)) => {
+                warn!(reason, "node not ready; clients should go elsewhere");
+            }
         }
     }
 }
@@ -210,7 +235,7 @@ async fn build(
     let cookie = cookie.reveal();
     let identity = Identity::open(dir, cookie)?;
     manifest::check_owner(dir, peers::Identity::new(identity.node_key(), cookie)?.node())?;
-    let certificates = Arc::new(Certificates::open(&config.tls, dir)?);
+    let certificates = Arc::new(Certificates::open(&config.tls, dir, cookie)?);
     let sender = PinSender::new(&config.registration)?;
     let (storage, recovered) = open_storage(config, dir).await?;
     let founds = !joins && !membership::belongs(&storage).await?;
@@ -219,7 +244,12 @@ async fn build(
     let me = peers.me();
     manifest::note(dir, me.node, 0)
         .with_context(|| format!("cannot write in {}", dir.display()))?;
-    info!(node = format!("{:016x}", me.node.0), incarnation, "identity");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = format!("{:016x}", me.node.0),
+        incarnation,
+        "node starts"
+    );
     let recorded_ms = membership::recorded_ms(&storage).await?;
     let difference_max = config.cluster.clock_difference_max;
     let clocks = Clocks::new(Clock::new(clock::now_ms), difference_max, recorded_ms);

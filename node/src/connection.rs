@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use actors::connection::{Connection, Drained, Ending, refusal};
 use actors::context::Context;
+use actors::paced::Paced;
 use actors::user::{self, Admission, Attach, Login};
 use bytes::BytesMut;
 use proto::limits::{
@@ -27,7 +28,7 @@ use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, ser
 use proto::{Code, Seq, UserId, frame};
 use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::listener::{Peer, ReadNow, Transport};
 use crate::registration::Registration;
@@ -126,6 +127,17 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
     socket.leave();
     if let Over::Ended(ending) = over {
         socket.goodbye(ending).await;
+    }
+}
+
+/// How often wrong PINs are told: a person mistypes one, an attacker thousands.
+const WRONG_PINS_AGAIN: Duration = Duration::from_mins(1);
+
+fn count_wrong_pin() {
+    static WRONG: Paced = Paced::new(WRONG_PINS_AGAIN);
+    metrics::counter!("natter_pins_wrong_total").increment(1);
+    if let Some(times) = WRONG.count(now()) {
+        warn!(times, "wrong PINs");
     }
 }
 
@@ -326,8 +338,17 @@ impl Socket {
             Err(code) => Err(code),
         };
         match opened {
-            Ok(admission) => self.admit(id, admission),
+            Ok(admission) => {
+                if admission.registered {
+                    let Admission { user, device, .. } = admission;
+                    info!(%user, %device, "registered");
+                }
+                self.admit(id, admission);
+            }
             Err(code) => {
+                if code == Code::WrongPin {
+                    count_wrong_pin();
+                }
                 debug!(code = code.name(), "stranger refused");
                 self.connection.refuse(id, code);
             }

@@ -4,6 +4,7 @@
 //! `actors`.
 
 pub mod admin;
+mod authority;
 pub mod boot;
 pub mod cli;
 pub mod clock;

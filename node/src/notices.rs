@@ -202,6 +202,68 @@ impl UseOfNode {
     }
 }
 
+/// Whether this node was last said to be ready.
+#[derive(Debug, Default)]
+pub(crate) struct Readied {
+    was_ready: bool,
+    /// The reason that was told; `None` while it is ready, or was never.
+    told: Option<&'static str>,
+}
+
+/// A change of a node's readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadyNews {
+    /// For the first time.
+    Ready,
+    /// It was not for a while.
+    ReadyAgain,
+    /// It no longer is.
+    NotReady(&'static str),
+}
+
+impl Readied {
+    /// What is to be said now, if anything. `reason`: why clients are better off elsewhere.
+    pub(crate) fn news(&mut self, reason: Option<&'static str>) -> Option<ReadyNews> {
+        let news = match (self.was_ready, reason) {
+            // A node that joins has said so; it is not ready yet.
+            (false, Some(_)) => return None,
+            (false, None) => ReadyNews::Ready,
+            (true, reason) if self.told == reason => return None,
+            (true, None) => ReadyNews::ReadyAgain,
+            (true, Some(reason)) => ReadyNews::NotReady(reason),
+        };
+        (self.was_ready, self.told) = (true, reason);
+        Some(news)
+    }
+}
+
+/// How often it is said that leadership has changed.
+const LEADERSHIP_AGAIN: Duration = Duration::from_secs(10);
+
+/// The groups that this node leads, as far as an operator was told.
+#[derive(Debug, Default)]
+pub(crate) struct Leadership {
+    told: u32,
+    changed: Option<Instant>,
+}
+
+impl Leadership {
+    /// Whether to say now that this node leads `leads` groups. What changes again within some seconds is said
+    /// once, as it is then.
+    pub(crate) fn observe(&mut self, leads: u32, now: Instant) -> bool {
+        if leads == self.told {
+            self.changed = None;
+            return false;
+        }
+        let since = *self.changed.get_or_insert(now);
+        let due = now.duration_since(since) >= LEADERSHIP_AGAIN;
+        if due {
+            (self.told, self.changed) = (leads, None);
+        }
+        due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +347,31 @@ mod tests {
         let week = [(152, Due::Soon), (169, Due::Over), (193, Due::Over)];
         assert_eq!(said(7), week, "two days after it ended");
         assert_eq!(said(400)[..2], [(386 * 24 + 1, Due::Soon), (387 * 24 + 1, Due::Soon)]);
+    }
+
+    #[test]
+    fn a_node_is_said_to_be_ready_when_it_is_and_again_only_after_it_was_not() {
+        let mut told = Readied::default();
+        assert_eq!(told.news(Some("it joins the cluster")), None);
+        assert_eq!(told.news(None), Some(ReadyNews::Ready));
+        assert_eq!(told.news(None), None);
+        let lost = Some("no majority");
+        assert_eq!(told.news(lost), Some(ReadyNews::NotReady("no majority")));
+        assert_eq!(told.news(lost), None);
+        assert_eq!(told.news(None), Some(ReadyNews::ReadyAgain));
+    }
+
+    #[test]
+    fn leadership_that_moves_to_and_fro_is_told_once() {
+        let (mut leadership, start) = (Leadership::default(), Instant::now());
+        let leads = |second| if second < 5 { second } else { 6 };
+        let told: Vec<_> = (0..60)
+            .filter(|second| {
+                let now = start + Duration::from_secs(u64::from(*second));
+                leadership.observe(leads(*second), now)
+            })
+            .collect();
+        assert_eq!(told, [11]);
     }
 
     #[test]

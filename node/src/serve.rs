@@ -127,7 +127,7 @@ mod tests {
         fs::write(data.join("cookie"), "short").unwrap();
         assert!(check(folder, "").unwrap_err().contains("at least 32"));
         fs::write(data.join("cookie"), "x".repeat(32)).unwrap();
-        for file in ["tls/cert.pem", "tls/key.pem"] {
+        for file in ["tls/cert.pem", "tls/key.pem", "tls/ca.pem"] {
             fs::write(data.join(file), "damaged").unwrap();
         }
         assert!(check(folder, "").unwrap_err().contains("tls/cert.pem"));

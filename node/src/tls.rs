@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::info;
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
+use crate::authority::{Authority, Issued};
 use crate::config;
 use crate::data_dir;
 
@@ -176,15 +177,15 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl Certificates {
-    /// Reads the certificate of the settings, or makes the development certificate in
-    /// `data_dir/tls` if there is none.
+    /// Reads the certificate of the settings. If they name none, reads the development certificate in
+    /// `data_dir/tls`, or makes it: the authority of the `cookie` signs it.
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
-    pub fn open(config: &config::Tls, data_dir: &Path) -> Result<Self, TlsError> {
+    pub fn open(config: &config::Tls, data_dir: &Path, cookie: &str) -> Result<Self, TlsError> {
         let files = Files::of(config, data_dir);
         if files.are_to_be_made() {
-            files.make(&config.names)?;
+            files.make(&config.names, cookie)?;
         }
         let seen = Mutex::new(files.stamp());
         let resolver = Arc::new(Resolver(RwLock::new(files.read()?)));
@@ -199,7 +200,8 @@ impl Certificates {
     pub fn check(config: &config::Tls, data_dir: &Path, now_s: u64) -> Result<(), TlsError> {
         let files = Files::of(config, data_dir);
         if files.are_to_be_made() {
-            return self_signed(&config.names).map(drop);
+            // Only the names can be wrong; the cookie is not needed to see that.
+            return development("", &config.names).map(drop);
         }
         match files.read()?.term {
             Some(term) if term.until_s < now_s => {
@@ -214,7 +216,7 @@ impl Certificates {
         self.resolver.read().term
     }
 
-    /// The certificate's file. For the development certificate, what clients must trust.
+    /// The certificate's file.
     pub fn file(&self) -> &Path {
         &self.files.certificate
     }
@@ -281,22 +283,34 @@ impl Files {
     }
 
     fn are_to_be_made(&self) -> bool {
-        self.is_development && !(self.certificate.exists() && self.key.exists())
+        self.is_development
+            && ![&self.certificate, &self.key, &self.authority()].iter().all(|file| file.exists())
     }
 
-    /// Makes the development certificate. It is self-signed: a client that trusts the file trusts the
-    /// node.
-    fn make(&self, names: &[String]) -> Result<(), TlsError> {
-        let (certificate, key) = self_signed(names)?;
+    /// What clients must trust to trust the development certificate of this node, and of all nodes with its
+    /// cookie.
+    fn authority(&self) -> PathBuf {
+        self.certificate.with_file_name("ca.pem")
+    }
+
+    /// Makes the development certificate.
+    fn make(&self, names: &[String], cookie: &str) -> Result<(), TlsError> {
+        let (authority, issued) = development(cookie, names)?;
         let not_written = |file: &Path| {
             let file = file.to_owned();
             move |source| TlsError::NotWritten { file, source }
         };
         let folder = self.key.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(not_written(folder))?;
-        data_dir::write_private(&self.key, key.as_bytes()).map_err(not_written(&self.key))?;
-        fs::write(&self.certificate, certificate).map_err(not_written(&self.certificate))?;
-        info!(file = %self.certificate.display(), "development certificate made");
+        data_dir::write_private(&self.key, issued.key.as_bytes())
+            .map_err(not_written(&self.key))?;
+        for (file, content) in [
+            (&self.certificate, issued.chain.as_str()),
+            (&self.authority(), authority.certificate()),
+        ] {
+            fs::write(file, content).map_err(not_written(file))?;
+        }
+        info!(file = %self.authority().display(), "development certificate made; clients trust this file");
         Ok(())
     }
 
@@ -334,17 +348,11 @@ fn pem_error(error: pem::Error, key: &'static str, file: &Path, wanted: &'static
     TlsError::NotPem { key, file, wanted }
 }
 
-/// A certificate that names itself as its authority, and its key, in PEM form.
-fn self_signed(names: &[String]) -> Result<(String, String), TlsError> {
-    sign(names).map_err(|source| TlsError::Names { names: names.to_vec(), source })
-}
-
-fn sign(names: &[String]) -> Result<(String, String), rcgen::Error> {
-    let mut params = rcgen::CertificateParams::new(names)?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "natter development");
-    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2045, 1, 1);
-    let key = rcgen::KeyPair::generate()?;
-    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+fn development(cookie: &str, names: &[String]) -> Result<(Authority, Issued), TlsError> {
+    let issue = || {
+        let authority = Authority::of(cookie)?;
+        let issued = authority.issue(names)?;
+        Ok((authority, issued))
+    };
+    issue().map_err(|source| TlsError::Names { names: names.to_vec(), source })
 }

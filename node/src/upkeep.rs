@@ -13,7 +13,9 @@ use tracing::{error, info, warn};
 use crate::boot::Node;
 use crate::config::NodeConfig;
 use crate::links::Links;
-use crate::notices::{ClockNews, ClockNotice, Disk, DiskNews, Due, Joining, Renewal, difference};
+use crate::notices::{
+    ClockNews, ClockNotice, Disk, DiskNews, Due, Joining, Leadership, Renewal, difference,
+};
 use crate::telemetry::Metrics;
 use crate::tls::Certificates;
 use actors::clocks::Standing;
@@ -98,6 +100,7 @@ impl Sampled {
         let mut monitor = QueueMonitor::new();
         let (mut disk, mut joining) = (Disk::default(), Joining::default());
         let (mut renewal, mut clock) = (Renewal::default(), ClockNotice::default());
+        let mut leadership = Leadership::default();
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -110,7 +113,10 @@ impl Sampled {
             counter!("natter_log_flushes_total").absolute(usage.flushes);
             counter!("natter_log_records_total").absolute(usage.appended_records);
             gauge!("natter_users_connected").set(self.context.users.count() as f64);
-            self.record_cluster();
+            let leads = self.record_cluster();
+            if leadership.observe(leads, now) {
+                info!(groups = leads, "leads");
+            }
             self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
             self.say_when_to_renew(&mut renewal, now);
@@ -118,7 +124,8 @@ impl Sampled {
         }
     }
 
-    fn record_cluster(&self) {
+    /// Publishes how the cluster stands; how many groups this node leads.
+    fn record_cluster(&self) -> u32 {
         let context = &self.context;
         let standings = context.groups.all().map(|(_, group)| group.standing());
         let (mut leads, mut leaderless) = (0, 0);
@@ -134,6 +141,7 @@ impl Sampled {
         let sessions = context.sessions.figures();
         gauge!("natter_session_rows").set(sessions.rows as f64);
         gauge!("natter_sessions_online").set(sessions.online as f64);
+        leads
     }
 
     fn say_how_full_it_is(&self, disk: &mut Disk, now: Instant) {

@@ -33,5 +33,6 @@ mod promise_7_a_node_may_die;
 mod promise_7_replicas_move;
 mod promise_8_a_split_heals;
 mod protocol;
+mod readme;
 mod registration;
 mod unstored;

@@ -40,7 +40,7 @@ async fn the_newcomers_demo_ends_well_and_leaves_nothing() {
         "killed",
         "started again",
         "three hold the same",
-        "\u{2713}\u{2713}\u{2713}",
+        "\u{2713}\u{2713} read",
         "Every tick came",
     ] {
         assert!(told.contains(part), "{told:?} lacks {part:?}");

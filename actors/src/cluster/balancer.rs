@@ -11,6 +11,7 @@ use super::placement::{MemberView, Nodes, Picture, Plan, plan};
 use super::standings::told;
 use super::steps::{Step, steps};
 use super::{Cluster, Place, orders, placement};
+use crate::paced::Paced;
 use peers::CallError;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::{self, meta_command::Kind};
@@ -34,6 +35,9 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Pause after a step that failed.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// How often the log says what it does: there are dozens of steps after each change of the members.
+const SAY_AGAIN: Duration = Duration::from_mins(1);
 
 /// What the balancer's message queue holds.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ pub(super) struct BalancerActor {
     ended: BTreeMap<ShardId, Instant>,
     striking: Nodes,
     placing: bool,
+    begun: Paced,
+    refused: Arc<Paced>,
     timer: Timer,
 }
 
@@ -91,6 +97,8 @@ impl Process for BalancerActor {
             ended: BTreeMap::new(),
             striking: Nodes::new(),
             placing: false,
+            begun: Paced::new(SAY_AGAIN),
+            refused: Arc::new(Paced::new(SAY_AGAIN)),
             timer,
         })
     }
@@ -209,11 +217,18 @@ impl BalancerActor {
             (_, Some(group)) => drop(self.under_way.insert(group, step.clone())),
             (_, None) => return,
         }
-        info!(%step, "balancing");
+        debug!(%step, "balancing");
+        if let Some(steps) = self.begun.count(Instant::now()) {
+            info!(%step, steps, "balancing");
+        }
         let (cluster, inbox) = (self.cluster.clone(), self.inbox.clone());
+        let refused = Arc::clone(&self.refused);
         self.cluster.0.tasks.spawn("step", async move {
             if let Err(why) = carry_out(&cluster, &step).await {
-                info!(%step, why, "not balanced yet");
+                debug!(%step, why, "not balanced yet");
+                if let Some(times) = refused.count(Instant::now()) {
+                    info!(%step, why, times, "not balanced yet");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             inbox.force(BalancerItem::StepEnded(step));

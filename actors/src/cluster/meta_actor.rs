@@ -22,7 +22,7 @@ use std::time::Duration;
 use supervision::timer::{self, Timer};
 use supervision::{Flow, Inbox, Process, ProcessError, QueueLimits};
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Members and operators fill it, so it is never long.
 pub(super) const QUEUE: QueueLimits = QueueLimits { high: 1_000, critical: 10_000 };
@@ -119,7 +119,7 @@ impl Process for MetaActor {
         let (applied, meta) = tokio::task::spawn_blocking(move || groups.load()).await??;
         cluster.publish(&meta);
         let index = applied.id.as_ref().map_or(0, |id| id.index);
-        info!(index, cluster = meta.cluster, members = meta.members.len(), "meta recovered");
+        debug!(index, cluster = meta.cluster, members = meta.members.len(), "meta recovered");
         let timer = timer::push_every(&inbox, CHECKPOINT_EVERY, || MetaItem::TickDue);
         let open = cluster.0.groups.open_meta(inbox.clone());
         let actor = Self {

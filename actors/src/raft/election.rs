@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 /// How long a group that needs no heartbeat, and elects nobody, sleeps.
 const IDLE: Duration = Duration::from_secs(1);
@@ -159,7 +159,7 @@ async fn step(inner: &Inner, pulse: &mut Pulse) -> Duration {
     pulse.tried = now;
     pulse.timeout = pulse.between(least, most);
     if campaign(inner, None).await {
-        info!(shard = %inner.group, "standing for election");
+        debug!(shard = %inner.group, "standing for election");
     }
     // If the links are to blame, the next try is soon: others may hear of it later than we.
     pulse.between(inner.timing.heartbeat / 4, inner.timing.heartbeat / 2)

@@ -34,7 +34,7 @@ use proto::{NodeId, ShardId};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use storage::{Export, Import, StorageError};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -123,10 +123,10 @@ pub(super) async fn send(
         wire.pieces.fetch_add(1, Ordering::Relaxed);
         let (shard, peer) = (wire.group, format!("{:016x}", target.0));
         if piece.offset == 0 {
-            info!(%shard, peer, up_to = ?meta.last_log_id, "sending a snapshot");
+            debug!(%shard, peer, up_to = ?meta.last_log_id, "sending a snapshot");
         }
         if piece.done {
-            info!(%shard, peer, bytes = wanted, "snapshot installed");
+            debug!(%shard, peer, bytes = wanted, "snapshot installed");
             return Ok(theirs);
         }
         piece.offset = wanted;

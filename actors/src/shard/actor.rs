@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use supervision::{Flow, Inbox, Process, ProcessError};
-use tracing::{error, info};
+use tracing::{debug, error};
 
 /// Wait before something that failed for lack of space or of an answer is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
@@ -132,7 +132,7 @@ impl Process for ShardActor {
         }
         let standing = super::replica::watch(&context, &group, &inbox);
         let applied = loaded.applied.unwrap_or_default();
-        info!(%shard, index = applied.id.map_or(0, |id| id.index), records, "shard opened");
+        debug!(%shard, index = applied.id.map_or(0, |id| id.index), records, "shard opened");
         let chores = Chores::new(shard, context.settings().checkpoint_every_ms);
         let mut actor = Self {
             shard,
@@ -365,7 +365,7 @@ impl ShardActor {
         self.applied = loaded.applied.unwrap_or_default();
         self.overlay = Overlay::default();
         self.chores.snapshot_taken();
-        info!(shard = %self.shard, index = self.applied.id.map_or(0, |id| id.index), "snapshot");
+        debug!(shard = %self.shard, index = self.applied.id.map_or(0, |id| id.index), "snapshot");
         done();
     }
 

@@ -4,7 +4,7 @@ use super::actor::ShardActor;
 use super::mailbox::Mailbox;
 use crate::raft::Standing;
 use proto::{NodeId, UserId};
-use tracing::info;
+use tracing::debug;
 
 impl ShardActor {
     pub(super) fn stands(&mut self, standing: Standing) {
@@ -17,7 +17,7 @@ impl ShardActor {
         }
         if leads != led || before.term != self.standing.term {
             self.ready_from = self.group.standing().last_index;
-            info!(shard = %self.shard, term = self.standing.term, leads, "leadership");
+            debug!(shard = %self.shard, term = self.standing.term, leads, "leadership");
         }
         self.lead_if_caught_up();
     }

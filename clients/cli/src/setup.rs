@@ -143,9 +143,9 @@ async fn register(
     let minutes = sent.expires.as_secs().div_ceil(60);
     tell(&format!(
         "A PIN was sent to {alias}: {} digits, good for {minutes} minutes.\n\
-         If {alias} has an account on another device, entering it here ends that account,\n\
-         unless you know its registration lock. To keep it, press Ctrl-C and run\n\
-         natter chat --as {alias} --link\n",
+         If {alias} has an account on another device, entering it here ends that\n\
+         account, unless you know its registration lock.\n\
+         To keep it, press Ctrl-C and add --link.\n",
         sent.digits
     ))?;
     let (mut pin, mut lock) = (ask_pin(sent.digits)?, lock);

@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use natter_cli::Tick;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use painter::Watcher;
-use people::{Person, Tick, span};
+use people::{Person, span};
 use screen::Screen;
 use stage::Stage;
 
@@ -81,13 +82,14 @@ async fn tell(
     screen: &Screen,
 ) -> anyhow::Result<()> {
     let mut story = Story { stage, watcher, screen };
-    let bob = story.tell().await?;
+    let (ada, bob) = story.tell().await?;
     screen.tell("\nEvery tick came. Nothing that was accepted was lost.\n");
     if demo.once {
         return Ok(());
     }
     stage.invite();
     tokio::select! {
+        failed = ada.answer_everyone() => failed,
         failed = bob.answer_everyone() => failed,
         failed = stage.keep_up() => failed,
     }
@@ -101,17 +103,19 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    async fn tell(&mut self) -> anyhow::Result<Person> {
+    async fn tell(&mut self) -> anyhow::Result<(Person, Person)> {
         self.gather().await?;
 
         self.say("\n1. Two people register with a PIN and a key of their own.\n");
         let mut ada = self.stage.register("ada", 0).await?;
         let mut bob = self.stage.register("bob", 1).await?;
 
-        self.say(
-            "\n2. Both are online, at different nodes. \u{2713} on the disks of two nodes  \
-             \u{2713}\u{2713} on Bob's device  \u{2713}\u{2713}\u{2713} read.\n",
-        );
+        let [accepted, delivered, read] =
+            [Tick::Accepted, Tick::Delivered, Tick::Read].map(|tick| tick.plain());
+        self.say(&format!(
+            "\n2. Both are online, at different nodes. {accepted} on the disks of two nodes, {delivered} on \
+             Bob's device, {read} seen by him.\n"
+        ));
         exchange(&mut ada, &mut bob, "Hello Bob, is this thing safe?").await?;
         exchange(&mut bob, &mut ada, "Ask me again after they pull the plug.").await?;
 
@@ -203,7 +207,11 @@ impl Story<'_> {
     }
 
     /// All nodes are killed at once while a message waits for Bob.
-    async fn power_cut(&mut self, mut ada: Person, bob: Person) -> anyhow::Result<Person> {
+    async fn power_cut(
+        &mut self,
+        mut ada: Person,
+        bob: Person,
+    ) -> anyhow::Result<(Person, Person)> {
         self.say("\n5. Bob's phone goes off. Ada writes all the same.\n");
         let bob = bob.leave().await;
         let question = ada.send(bob.user(), "So: was it safe?")?;
@@ -213,7 +221,8 @@ impl Story<'_> {
         self.say("   all     killed");
         self.stage.kill(0..stage::NODES).await?;
         let second = ada.send(bob.user(), "I am writing this to a dead cluster.")?;
-        self.say("   ada   > \u{1f551} \"I am writing this to a dead cluster.\"");
+        let sign = Tick::Waiting.plain();
+        self.say(&format!("   ada   > {sign:<7} {:?}", second.text()));
         let begun = Instant::now();
         self.stage.raise().await?;
         self.say(&format!("   all     started again, ready after {}", span(begun.elapsed())));
@@ -234,7 +243,7 @@ impl Story<'_> {
         }
         exchange(&mut bob, &mut ada, "It was. Both came, once, in order.").await?;
         ensure!(ada.has_read_all() && bob.has_read_all(), "something came twice");
-        Ok(bob)
+        Ok((ada, bob))
     }
 
     fn say(&self, line: &str) {

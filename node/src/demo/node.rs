@@ -180,10 +180,9 @@ impl Node {
         self.files.with_extension("log")
     }
 
-    /// The certificate that its clients must trust.
-    pub(super) fn certificate(&self) -> anyhow::Result<String> {
-        let file = self.data_dir().join("tls/cert.pem");
-        std::fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))
+    /// What clients must trust: the authority of all nodes with the demo's cookie.
+    pub(super) fn authority(&self) -> PathBuf {
+        self.data_dir().join("tls/ca.pem")
     }
 
     /// Written by a node once it is ready.

@@ -2,9 +2,10 @@
 //!
 //! **Invariant:** a node is shown as up only if it answered in this round.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -42,23 +43,54 @@ struct Round {
 
 /// Whose phone is where. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Guests(Arc<Mutex<Vec<(&'static str, Client)>>>);
+pub(super) struct Guests(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    phones: Vec<(&'static str, Client)>,
+    /// Who has asked for a PIN and is not one of the demo's people.
+    visitors: BTreeSet<String>,
+}
+
+/// Visitors whose names are kept.
+const VISITORS_MAX: usize = 100;
 
 impl Guests {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn add(&self, name: &'static str, client: Client) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, client));
+        self.lock().phones.push((name, client));
     }
 
     /// Their phone is off: nothing of it may be held any longer.
     pub(super) fn remove(&self, name: &str) {
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.retain(|(known, _)| *known != name);
+        self.lock().phones.retain(|(known, _)| *known != name);
     }
 
-    fn at(&self, address: &str) -> Vec<&'static str> {
-        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = guests.iter().filter(|(_, client)| client.node().as_deref() == Some(address));
-        here.map(|(name, _)| *name).collect()
+    /// Somebody from outside of the story may come.
+    pub(super) fn expect(&self, name: &str) {
+        let mut known = self.lock();
+        if known.visitors.len() < VISITORS_MAX {
+            known.visitors.insert(name.to_owned());
+        }
+    }
+
+    /// Who is at the node with this address, where `phones` are connected. A visitor is named if there has
+    /// been only one; otherwise they are counted, for a connection has no name.
+    fn at(&self, address: &str, phones: u64) -> String {
+        let known = self.lock();
+        let here = known.phones.iter();
+        let here = here.filter(|(_, client)| client.node().as_deref() == Some(address));
+        let mut names: Vec<String> = here.map(|(name, _)| (*name).to_owned()).collect();
+        let others = phones.saturating_sub(u64::try_from(names.len()).unwrap_or(u64::MAX));
+        match (others, known.visitors.first()) {
+            (0, _) => {}
+            (1, Some(name)) if known.visitors.len() == 1 => names.push(name.clone()),
+            (others, _) => names.push(format!("{others} more")),
+        }
+        names.join(", ")
     }
 }
 
@@ -106,7 +138,7 @@ impl Painter {
                 continue;
             }
             let (led, phones) = (status::shards_led(answers, node), phones.unwrap_or(0));
-            let guests = self.guests.at(&place.client).join(", ");
+            let guests = self.guests.at(&place.client, phones);
             let bar = "\u{25a0}".repeat(led);
             picture.lines.push(format!(
                 "   {name}  \u{25cf} up    leads {led:>2} of 16 {bar:<16}  sessions {phones}  {guests}"

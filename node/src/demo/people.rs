@@ -4,37 +4,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use natter_cli::body;
+use natter_cli::{Tick, body};
 use natter_sdk::{
     Alias, Client, ClientOptions, Event, Events, FileStore, Identity, Message, ReceiptKind,
-    SendHandle, UserId,
+    SendHandle, UserId, explain,
 };
 use tokio::time::{Instant, timeout};
 
 use super::PATIENCE;
 use super::painter::Guests;
 use super::screen::Screen;
-
-/// What the sender of a message is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Tick {
-    /// On disk.
-    Accepted,
-    /// On every device of the recipient.
-    Delivered,
-    /// Seen by a person.
-    Read,
-}
-
-impl Tick {
-    fn mark(self) -> &'static str {
-        match self {
-            Self::Accepted => "\u{2713}  ",
-            Self::Delivered => "\u{2713}\u{2713} ",
-            Self::Read => "\u{2713}\u{2713}\u{2713}",
-        }
-    }
-}
 
 /// A message on its way.
 #[derive(Debug)]
@@ -126,7 +105,7 @@ impl Person {
         let (client, events) =
             Client::login(device.options.clone(), device.identity.clone(), store)?;
         let ready = timeout(PATIENCE, client.ready()).await.context("no login in time")?;
-        ready.map_err(|code| anyhow::anyhow!("login refused: {}", code.name()))?;
+        ready.map_err(|code| anyhow::anyhow!("login refused: {}", explain(code)))?;
         device.guests.add(device.name, client.clone());
         let (handles, ticks, unread) = (Vec::new(), BTreeSet::new(), VecDeque::new());
         Ok(Self { device, client, events, handles, ticks, unread })
@@ -160,24 +139,24 @@ impl Person {
 
     /// Waits for a tick of a message and tells of it.
     pub(super) async fn wait(&mut self, sent: &Sent, tick: Tick) -> anyhow::Result<()> {
-        let came = timeout(PATIENCE, self.until(sent.id, tick)).await;
+        let came = timeout(PATIENCE, self.until(sent.id, &tick)).await;
         came.with_context(|| format!("{tick:?} of {:?} did not come", sent.text))??;
-        let (name, mark) = (self.name(), tick.mark());
+        let (name, sign) = (self.name(), tick.plain());
         let after = span(sent.at.elapsed());
-        self.tell(&format!("   {name:<5} > {mark} {:?}  after {after}", sent.text));
+        self.tell(&format!("   {name:<5} > {sign:<7} {:?}  after {after}", sent.text));
         Ok(())
     }
 
     /// Waits for a tick of a message that was sent before, without telling.
-    pub(super) async fn until(&mut self, id: u64, tick: Tick) -> anyhow::Result<()> {
-        if tick == Tick::Accepted {
+    pub(super) async fn until(&mut self, id: u64, tick: &Tick) -> anyhow::Result<()> {
+        if *tick == Tick::Accepted {
             let place = self.handles.iter().position(|(known, _)| *known == id);
             if let Some(place) = place {
                 self.handles.swap_remove(place).1.await?;
             }
             return Ok(());
         }
-        while !self.ticks.contains(&(id, tick)) {
+        while !self.ticks.contains(&(id, tick.clone())) {
             if let Some(Notice::Message(message)) = self.next().await? {
                 self.unread.push_back(message);
             }
@@ -248,12 +227,12 @@ impl Person {
                     ReceiptKind::Delivered => Tick::Delivered,
                     ReceiptKind::Read => Tick::Read,
                     ReceiptKind::Expired | ReceiptKind::Undeliverable | ReceiptKind::Unknown => {
-                        bail!("a message could not be delivered: {:?}", receipt.kind)
+                        bail!("a message did not arrive: {:?}", receipt.kind)
                     }
                 };
-                self.ticks.extend(receipt.send_ids.iter().map(|id| (id.0, tick)));
+                self.ticks.extend(receipt.send_ids.iter().map(|id| (id.0, tick.clone())));
             }
-            Event::Ended { code } => bail!("{}'s session ended: {}", self.name(), code.name()),
+            Event::Ended { code } => bail!("{}'s session ended: {}", self.name(), explain(code)),
             Event::CaughtUp
             | Event::SentCopy(_)
             | Event::ReadCopy(_)

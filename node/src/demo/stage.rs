@@ -131,7 +131,6 @@ impl Stage {
         }
         self.inform_guard();
         try_join_all(self.nodes.iter_mut().map(Node::ready)).await?;
-        self.write_certificates()?;
         // From now on the first one, too, finds the others.
         self.configure(0, &self.others(0))
     }
@@ -158,14 +157,8 @@ impl Stage {
     }
 
     /// What a client of any node must trust.
-    fn write_certificates(&self) -> anyhow::Result<()> {
-        let certificates: Vec<String> =
-            self.nodes.iter().map(Node::certificate).collect::<Result<_, _>>()?;
-        Ok(std::fs::write(self.authorities(), certificates.concat())?)
-    }
-
-    fn authorities(&self) -> PathBuf {
-        self.files.folder.join("ca.pem")
+    fn authority(&self) -> PathBuf {
+        self.nodes[0].authority()
     }
 
     /// The addresses for clients: that of node `first` in front, then from the last to the first, so
@@ -185,7 +178,7 @@ impl Stage {
         name: &'static str,
         node: usize,
     ) -> anyhow::Result<Person> {
-        let tls = Tls::from_ca_file(self.authorities())?;
+        let tls = Tls::from_ca_file(self.authority())?;
         let options = ClientOptions::tls(self.addresses(node), tls);
         let alias = Alias::parse(name)?;
         let sent = register_start(&options, &alias).await?;
@@ -244,7 +237,7 @@ impl Stage {
     /// Prints how a third person joins.
     pub(super) fn invite(&self) {
         let natter = std::env::current_exe().unwrap_or_else(|_| "natter".into());
-        let (natter, ca) = (natter.display(), self.authorities());
+        let (natter, ca) = (natter.display(), self.authority());
         let folder = &self.files.folder;
         let home = folder.join("eve");
         let processes: Vec<String> =
@@ -252,7 +245,7 @@ impl Stage {
         self.screen.tell(&format!(
             "The nodes keep running. Join as a third person, in another terminal:\n\n  \
              {natter} chat bob --as eve --server {server} --ca {ca} --home {home}\n\n\
-             It asks for a PIN, which appears here. Bob answers whoever writes to him.\n\
+             It asks for a PIN, which appears here. Ada and Bob answer whoever writes to them.\n\
              Kill a node while you write (`kill -9` {processes}): it is started again after {down} s.\n\
              Ctrl-C ends the demo and removes {folder}.\n",
             server = self.addresses(2),
@@ -271,6 +264,9 @@ impl Stage {
                 (_, News::Said(line)) => {
                     if let Some(pin) = line.strip_prefix(PIN_LINE) {
                         let pin = pin.replace("alias=", "").replace(" pin=", ": ");
+                        if let Some((name, _)) = pin.split_once(':') {
+                            self.guests.expect(name);
+                        }
                         self.screen.tell(&format!("   PIN for {pin}"));
                     }
                 }

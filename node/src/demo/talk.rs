@@ -12,7 +12,9 @@ use natter_sdk::Message;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::PATIENCE;
-use super::people::{Notice, Person, Sent, Tick, span};
+use natter_cli::Tick;
+
+use super::people::{Notice, Person, Sent, span};
 use super::stage::Signs;
 
 /// Time between two messages of a person.
@@ -100,8 +102,8 @@ impl Line {
 
     async fn ticks(&self, from: &mut Person) -> anyhow::Result<()> {
         for sent in &self.sent {
-            from.until(sent.id(), Tick::Accepted).await?;
-            from.until(sent.id(), Tick::Delivered).await?;
+            from.until(sent.id(), &Tick::Accepted).await?;
+            from.until(sent.id(), &Tick::Delivered).await?;
         }
         Ok(())
     }

@@ -32,7 +32,8 @@ struct Server {
 impl Server {
     fn start(kind: &str, change: impl FnOnce(&mut config::Limits)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let certificates = Certificates::open(&config::Tls::default(), folder.path()).unwrap();
+        let certificates =
+            Certificates::open(&config::Tls::default(), folder.path(), "cookie").unwrap();
         let security = match kind {
             "client" => Security::Tls(certificates.acceptor(ALPN_CLIENT).unwrap()),
             "websocket" => Security::WebSocket(certificates.acceptor(ALPN_WEBSOCKET).unwrap()),
@@ -61,7 +62,8 @@ impl Server {
 
     async fn tls(&self, alpn: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.certificates.file()).unwrap()).unwrap();
+        let chain = CertificateDer::pem_file_iter(self.certificates.file()).unwrap();
+        chain.for_each(|certificate| roots.add(certificate.unwrap()).unwrap());
         crate::tls::install_provider();
         let mut config =
             rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -364,7 +366,7 @@ async fn a_replaced_certificate_is_used_and_a_broken_one_is_not() {
     server.tls(ALPN_CLIENT).await;
 
     let other = tempfile::tempdir().unwrap();
-    let fresh = Certificates::open(&config::Tls::default(), other.path()).unwrap();
+    let fresh = Certificates::open(&config::Tls::default(), other.path(), "cookie").unwrap();
     std::fs::copy(fresh.file(), &file).unwrap();
     let error = server.certificates.reload().unwrap_err().to_string();
     assert!(error.contains("do not fit"), "{error}");

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 /// Bytes of records that are carried at once, at most. A group makes a checkpoint long before.
 const CARRIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -40,7 +40,7 @@ impl Shared {
     pub(super) fn carry(&self, group: StandsStill) -> Result<(), StorageError> {
         let Some(carried) = read(group)? else { return Ok(()) };
         let (shard, records) = (carried.from.group, carried.waiting.len());
-        info!(%shard, records, "records of a group that stands still are written again");
+        debug!(%shard, records, "records of a group that stands still are written again");
         let mut queue = self.queue();
         queue.carried = Some(carried);
         self.wake(queue);

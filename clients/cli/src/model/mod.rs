@@ -212,6 +212,9 @@ impl Model {
             return Vec::new();
         }
         self.bring_forward(index);
+        if self.open.is_none() {
+            self.notice = vec!["A message came: Tab opens it.".to_owned()];
+        }
         let mut acts = self.mark_read();
         let known = self.names.contains_key(&from);
         if let Some(alias) = claims.filter(|_| !known && from != self.user) {
