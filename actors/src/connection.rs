@@ -339,6 +339,7 @@ fn to_wire(content: &Content) -> wire::deliver::Content {
         Content::DeviceNotice(notice) => Wire::DeviceNotice(wire::DeviceNotice {
             kind: notice.kind.cast_signed(),
             device: notice.device,
+            by_device: notice.by_device,
         }),
     }
 }
@@ -350,7 +351,7 @@ pub fn is_for(content: &Content, user: proto::UserId, device: DeviceId) -> bool 
         Content::Receipt(_) => true,
         Content::SentCopy(copy) => copy.from_device != device.0,
         Content::ReadCopy(copy) => copy.by_device != device.0,
-        Content::DeviceNotice(notice) => notice.device != device.0,
+        Content::DeviceNotice(notice) => ![notice.device, notice.by_device].contains(&device.0),
     }
 }
 

@@ -5,7 +5,8 @@ use crate::people::{Person, ada_and_bob, message_by_alias, node};
 use bytes::Bytes;
 use proto::wire::{
     DeleteAccount, LinkDevice, RegisterStart, SetRegistrationLock, UnlinkDevice,
-    client_frame::Kind as Ask, receipt::Kind, server_frame::Kind as Say,
+    client_frame::Kind as Ask, deliver::Content, device_notice::Kind as NoticeKind, receipt::Kind,
+    server_frame::Kind as Say,
 };
 use proto::{Alias, Code};
 use std::time::Duration;
@@ -318,4 +319,20 @@ async fn registering_right_after_or_during_a_deletion_ends_well_in_a_cluster() {
     tokio::time::timeout(Duration::from_mins(3), deletes_and_registers(cluster.nodes(), 12))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn the_other_devices_are_told_of_one_that_is_linked() {
+    let node = node("").await;
+    let mut ada = Person::join(&node, "ada").await;
+    let mut tablet = link(&mut ada.wire, &ada.phone).await.unwrap();
+    let mut wire = tablet.login(&node.target()).await.unwrap();
+    let watch = link(&mut wire, &tablet).await.unwrap();
+    match ada.entry().await.unwrap().content {
+        Some(Content::DeviceNotice(notice)) => {
+            let told = (notice.kind(), notice.device, notice.by_device);
+            assert_eq!(told, (NoticeKind::Linked, watch.device, tablet.device));
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -5,6 +5,7 @@ use super::machine::{Machine, named_origin};
 use super::privacy::Privacy;
 use super::usage::Counted;
 use proto::stored;
+use proto::wire::device_notice::Kind as NoticeKind;
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Code, DeviceId, Seq, UserId};
 use std::collections::BTreeSet;
@@ -39,6 +40,7 @@ impl Machine {
         let id = user.account.admit(device)?;
         user.mailbox.admit(id, false, now_ms);
         self.dirty.mailboxes.insert(user_id);
+        self.notify_third(user_id, (id, admit.by_device), NoticeKind::Linked);
         self.account_changed(user_id);
         Ok(Outcome::Admitted(id))
     }
@@ -51,6 +53,7 @@ impl Machine {
             return Err(Code::UnknownDevice);
         }
         self.forget_devices(user_id, vec![device]);
+        self.notify_third(user_id, (device, remove.by_device), NoticeKind::Unlinked);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }
@@ -77,6 +80,8 @@ impl Machine {
         let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         self.dirty.accounts.insert(user_id);
         user.account.set_lock(&set.current, set.lock, now_ms)?;
+        let by = (DeviceId(set.by_device), set.by_device);
+        self.notify_third(user_id, by, NoticeKind::RegistrationLock);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }

@@ -68,9 +68,26 @@ impl Machine {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn notify_others(&mut self, user: UserId, device: DeviceId, kind: NoticeKind) {
-        let notice = stored::DeviceNotice { kind: kind as u32, device: device.0 };
+    fn notify_others(&mut self, user: UserId, device: DeviceId, kind: NoticeKind) {
+        let (kind, device) = (kind as u32, device.0);
+        let notice = stored::DeviceNotice { kind, device, by_device: 0 };
         self.take_envelope(user, Content::DeviceNotice(notice));
+    }
+
+    /// Tells the devices that have no part in it what one device did to another.
+    pub(super) fn notify_third(
+        &mut self,
+        user: UserId,
+        (device, by_device): (DeviceId, u32),
+        kind: NoticeKind,
+    ) {
+        let devices = self.account(user).into_iter().flat_map(|account| account.devices.keys());
+        let mut third = devices.filter(|id| **id != device && id.0 != by_device);
+        if third.next().is_some() {
+            let (kind, device) = (kind as u32, device.0);
+            let notice = stored::DeviceNotice { kind, device, by_device };
+            self.take_envelope(user, Content::DeviceNotice(notice));
+        }
     }
 
     /// Devices that have been away for `idle_ms`, among `count` users after this one; and where to go

@@ -8,8 +8,8 @@ use crate::{
     model::{Act, Conversation, Happening, Line, Side, Tick},
 };
 use natter_sdk::{
-    Account, Alias, Audience, Client, Code, DeviceId, Event, ReceiptKind, RequestError,
-    SIGNAL_STOPPED, SIGNAL_TYPING, SendError, SendId, UserId, explain,
+    Account, Alias, Audience, Client, Code, DeviceId, DeviceNoticeKind, Event, ReceiptKind,
+    RequestError, SIGNAL_STOPPED, SIGNAL_TYPING, SendError, SendId, UserId, explain,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -171,10 +171,24 @@ impl Chat {
 
 fn device_notice(notice: &natter_sdk::DeviceNotice) -> String {
     let device = notice.device;
-    if notice.set_aside {
-        format!("your device {device} was away for too long; messages no longer wait for it")
-    } else {
-        format!("your device {device} is back; it lacks what came while it was away")
+    let by = notice.by_device.filter(|by| *by != device);
+    let by = by.map_or_else(String::new, |by| format!(" by your device {by}"));
+    match notice.kind {
+        DeviceNoticeKind::SetAside => {
+            format!("your device {device} was away for too long; messages no longer wait for it")
+        }
+        DeviceNoticeKind::Back => {
+            format!("your device {device} is back; it lacks what came while it was away")
+        }
+        DeviceNoticeKind::Linked => {
+            format!(
+                "device {device} was linked to your account{by}; if that was not you: /unlink {device}"
+            )
+        }
+        DeviceNoticeKind::Unlinked => format!("your device {device} was unlinked{by}"),
+        DeviceNoticeKind::RegistrationLock => {
+            format!("your device {device} changed the registration lock")
+        }
     }
 }
 

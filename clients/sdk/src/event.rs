@@ -112,15 +112,32 @@ pub struct SentCopy {
     pub ack: Ack,
 }
 
-/// The mailbox no longer waits for another device of this user, or waits for it again.
+/// What became of another device of this user, or what it did to the account.
 #[derive(Clone, Debug)]
 pub struct DeviceNotice {
+    /// What.
+    pub kind: DeviceNoticeKind,
     /// Which device.
     pub device: DeviceId,
-    /// It was set aside: away for too long, or far behind. Else it is back and lacks the history.
-    pub set_aside: bool,
+    /// Which device did it, if one did.
+    pub by_device: Option<DeviceId>,
     /// Acknowledges the entry.
     pub ack: Ack,
+}
+
+/// What happened to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceNoticeKind {
+    /// It was away for too long, or far behind: the mailbox no longer waits for it.
+    SetAside,
+    /// It is back, and lacks the history.
+    Back,
+    /// It is new.
+    Linked,
+    /// It was unlinked.
+    Unlinked,
+    /// It has set or removed the registration lock.
+    RegistrationLock,
 }
 
 /// Another device of this user has read messages.
@@ -298,19 +315,30 @@ impl Event {
                 send_ids: ids(copy.send_ids),
                 ack,
             }),
-            Some(Content::DeviceNotice(notice)) => match notice.kind() {
-                wire::device_notice::Kind::Unspecified => Self::Unsupported(ack),
-                kind @ (wire::device_notice::Kind::SetAside | wire::device_notice::Kind::Back) => {
-                    Self::DeviceNotice(DeviceNotice {
-                        device: DeviceId(notice.device),
-                        set_aside: kind == wire::device_notice::Kind::SetAside,
-                        ack,
-                    })
-                }
+            Some(Content::DeviceNotice(notice)) => match device_notice_kind(notice.kind()) {
+                None => Self::Unsupported(ack),
+                Some(kind) => Self::DeviceNotice(DeviceNotice {
+                    kind,
+                    device: DeviceId(notice.device),
+                    by_device: (notice.by_device != 0).then_some(DeviceId(notice.by_device)),
+                    ack,
+                }),
             },
             None => Self::Unsupported(ack),
         }
     }
+}
+
+fn device_notice_kind(kind: wire::device_notice::Kind) -> Option<DeviceNoticeKind> {
+    use wire::device_notice::Kind;
+    Some(match kind {
+        Kind::Unspecified => return None,
+        Kind::SetAside => DeviceNoticeKind::SetAside,
+        Kind::Back => DeviceNoticeKind::Back,
+        Kind::Linked => DeviceNoticeKind::Linked,
+        Kind::Unlinked => DeviceNoticeKind::Unlinked,
+        Kind::RegistrationLock => DeviceNoticeKind::RegistrationLock,
+    })
 }
 
 fn receipt_kind(kind: wire::receipt::Kind) -> ReceiptKind {

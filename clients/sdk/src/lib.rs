@@ -53,8 +53,8 @@ pub use bytes::Bytes;
 pub use client::{Accepted, Client, Outgoing, Recipient, SendHandle};
 pub use error::{ConnectError, KeyError, Refusal, RequestError, SendError, StoreError};
 pub use event::{
-    Ack, DeviceNotice, DisconnectReason, Event, Events, Message, Presence, ReadCopy, Receipt,
-    ReceiptKind, SentCopy, Signal,
+    Ack, DeviceNotice, DeviceNoticeKind, DisconnectReason, Event, Events, Message, Presence,
+    ReadCopy, Receipt, ReceiptKind, SentCopy, Signal,
 };
 pub use key::{DeviceKey, Identity};
 pub use options::{ClientOptions, Tls, Transport};

@@ -154,8 +154,9 @@ fn content() -> impl Strategy<Value = Content> {
         (any::<u64>(), any::<u32>(), ids()).prop_map(|(from, from_device, send_ids)| {
             Content::ReadCopy(ReadCopy { from, from_device, send_ids })
         }),
-        any::<(i32, u32)>()
-            .prop_map(|(kind, device)| Content::DeviceNotice(DeviceNotice { kind, device })),
+        any::<(i32, u32)>().prop_map(|(kind, device)| {
+            Content::DeviceNotice(DeviceNotice { kind, device, by_device: device })
+        }),
     ]
 }
 

@@ -219,6 +219,7 @@ fn deliveries() -> Vec<Named<Say>> {
     let receipt = |kind: receipt::Kind| {
         Content::Receipt(Receipt { kind: kind as i32, user: BOB, device: 2, send_ids: vec![1000] })
     };
+    let linked = DeviceNotice { kind: 3, device: 3, by_device: 1 };
     vec![
         (
             "server-deliver",
@@ -265,11 +266,7 @@ fn deliveries() -> Vec<Named<Say>> {
                 Content::ReadCopy(ReadCopy { from: BOB, from_device: 1, send_ids: vec![5, 6] }),
             ),
         ),
-        (
-            "server-deliver-device_notice",
-            0,
-            deliver(32, None, Content::DeviceNotice(DeviceNotice { kind: 1, device: 2 })),
-        ),
+        ("server-deliver-device_notice", 0, deliver(32, None, Content::DeviceNotice(linked))),
         ("server-caught_up", 0, Say::CaughtUp(CaughtUp { seq: 31 })),
         (
             "server-signaled",

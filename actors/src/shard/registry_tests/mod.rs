@@ -270,6 +270,35 @@ fn an_unlinked_device_changes_nothing_any_longer() {
 }
 
 #[test]
+fn the_other_devices_are_told_who_came_and_who_went() {
+    let mut town = Town::new();
+    let ada = town.register("ada", 1, "").unwrap();
+    let notices = |town: &mut Town| {
+        let effects = town.machines[usize::from(ada.shard().0)].take_effects();
+        let notice = |effect| match effect {
+            Effect::Push { envelope, .. } => match envelope.content.clone() {
+                Some(stored::envelope::Content::DeviceNotice(n)) => {
+                    Some((n.kind, n.device, n.by_device))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        effects.into_iter().filter_map(notice).collect::<Vec<_>>()
+    };
+    town.link(ada, 1, 2);
+    assert_eq!(notices(&mut town), [], "there is nobody else to be told");
+    town.link(ada, 2, 3);
+    assert_eq!(notices(&mut town), [(3, 3, 2)]);
+    town.link(ada, 2, 3);
+    assert_eq!(notices(&mut town), [], "a repeated request links nobody");
+    town.unlink(ada, 1, 3);
+    assert_eq!(notices(&mut town), [(4, 3, 1)]);
+    town.set_lock(ada, "lock", "");
+    assert_eq!(notices(&mut town), [(5, 1, 1)]);
+}
+
+#[test]
 fn an_unlinked_device_is_remembered_with_its_key_so_that_it_can_be_told() {
     let mut town = Town::new();
     let ada = town.register("ada", 1, "").unwrap();
