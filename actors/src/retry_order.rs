@@ -16,6 +16,8 @@ const HOLD_MS: u64 = HOLD_S * 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct RetryOrder<K> {
     holds: BTreeMap<K, Hold>,
+    /// The same conversations, the oldest hold first.
+    by_age: BTreeSet<(u64, K)>,
     /// Conversations held back at once. Beyond it the hold that began first ends.
     holds_max: usize,
 }
@@ -43,7 +45,7 @@ fn holds(code: Code) -> bool {
 
 impl<K: Ord + Clone> RetryOrder<K> {
     pub(crate) fn new(holds_max: usize) -> Self {
-        Self { holds: BTreeMap::new(), holds_max }
+        Self { holds: BTreeMap::new(), by_age: BTreeSet::new(), holds_max }
     }
 
     /// Notes that a send was refused for another reason than a hold.
@@ -51,16 +53,18 @@ impl<K: Ord + Clone> RetryOrder<K> {
         if !holds(code) {
             return;
         }
-        if self.holds.len() >= self.holds_max && !self.holds.contains_key(&conversation) {
-            self.make_room(now_ms);
-        }
-        let fresh = || Hold { waiting: BTreeSet::new(), code, began_ms: now_ms };
-        let hold = self.holds.entry(conversation).or_insert_with(fresh);
-        if hold.is_over(now_ms) {
-            hold.waiting.clear();
-        }
-        (hold.code, hold.began_ms) = (code, now_ms);
+        let mut hold = match self.end(&conversation) {
+            Some(hold) if !hold.is_over(now_ms) => Hold { code, began_ms: now_ms, ..hold },
+            Some(_) | None => Hold { waiting: BTreeSet::new(), code, began_ms: now_ms },
+        };
         hold.note(send_id);
+        if self.holds.len() >= self.holds_max
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.holds.remove(&oldest);
+        }
+        self.by_age.insert((now_ms, conversation.clone()));
+        self.holds.insert(conversation, hold);
     }
 
     /// The code with which a send must be refused because an earlier one has not come again.
@@ -75,7 +79,7 @@ impl<K: Ord + Clone> RetryOrder<K> {
         }
         let hold = self.holds.get_mut(conversation)?;
         if hold.is_over(now_ms) {
-            self.holds.remove(conversation);
+            self.end(conversation);
             return None;
         }
         hold.waiting.remove(&send_id);
@@ -86,7 +90,7 @@ impl<K: Ord + Clone> RetryOrder<K> {
             }
             Some(_) => None,
             None => {
-                self.holds.remove(conversation);
+                self.end(conversation);
                 None
             }
         }
@@ -95,15 +99,13 @@ impl<K: Ord + Clone> RetryOrder<K> {
     /// Forgets all holds.
     pub(crate) fn clear(&mut self) {
         self.holds.clear();
+        self.by_age.clear();
     }
 
-    fn make_room(&mut self, now_ms: u64) {
-        self.holds.retain(|_, hold| !hold.is_over(now_ms));
-        while self.holds.len() >= self.holds_max {
-            let oldest = self.holds.iter().min_by_key(|(_, hold)| hold.began_ms);
-            let Some(oldest) = oldest.map(|(conversation, _)| conversation.clone()) else { return };
-            self.holds.remove(&oldest);
-        }
+    fn end(&mut self, conversation: &K) -> Option<Hold> {
+        let hold = self.holds.remove(conversation)?;
+        self.by_age.remove(&(hold.began_ms, conversation.clone()));
+        Some(hold)
     }
 }
 
