@@ -9,7 +9,7 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use actors::clocks::Clocks;
@@ -30,16 +30,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
 
+use crate::client_limits::ClientLimits;
 use crate::config::NodeConfig;
-use crate::connection::{Reception, Strangers, Times};
+use crate::connection::Reception;
 use crate::doors::{Doors, open_doors};
 use crate::http::Readiness;
 use crate::identity::Identity;
 use crate::links::Links;
+use crate::listener::Gate;
 use crate::membership::{self, Membership};
 use crate::notices::{Readied, ReadyNews, UseOfNode, clock_trouble};
 use crate::pins::PinSender;
 use crate::registration::Registration;
+use crate::reload::{HangUp, Reload};
 use crate::secrets::NodeSecrets;
 use crate::tls::Certificates;
 use crate::{admin, clock, data_dir, files, manifest, telemetry, upkeep};
@@ -64,6 +67,7 @@ pub(crate) struct Node {
     /// For strangers.
     pub(crate) close: StopSource,
     pub(crate) connections: TaskGroup,
+    pub(crate) gate: Gate,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: telemetry::Metrics,
     pub(crate) certificates: Arc<Certificates>,
@@ -101,17 +105,31 @@ impl Addresses {
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT, then ends it in order. `files`: how many may be open.
+/// What a node is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// All settings.
+    pub config: NodeConfig,
+    /// The file they came from, which SIGHUP reads again.
+    pub file: Option<PathBuf>,
+    /// What was found wrong with the machine, said once there is a log.
+    pub warnings: Vec<String>,
+    /// How many files may be open.
+    pub files: u64,
+}
+
+/// Runs a node until SIGTERM or SIGINT, then ends it in order.
 ///
 /// # Errors
 /// Whatever keeps it from starting, with the cure; or why it cannot go on.
-pub async fn run(
-    mut config: NodeConfig,
-    files: u64,
-    handlers: Vec<Arc<dyn Handler>>,
-) -> anyhow::Result<()> {
+pub async fn run(start: Start, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+    let Start { mut config, file, warnings, files } = start;
     let metrics = telemetry::start(&config.log)?;
     files::fit(&mut config, files);
+    let written = config.clone();
+    // From here on: a signal that comes while the storage opens must not end the process.
+    let hang_up = HangUp::catch()?;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
     let dir = PathBuf::from(&config.node.data_dir);
     manifest::check(&dir, !config.cluster.cookie.is_empty())?;
     data_dir::prepare(&dir)?;
@@ -140,6 +158,7 @@ pub async fn run(
             Some(reason)
         }
         Err(error) = let_in(&node, &member.cluster, &addresses, &dir) => Some(format!("{error:#}")),
+        never = Reload::new(hang_up, written, file, files).run(&node, &member.cluster) => match never {},
     };
     std::fs::remove_file(addresses_file(&dir)).ok();
     stop(node, root).await;
@@ -283,20 +302,23 @@ async fn build(
     let reception = Arc::new(Reception {
         context: context.clone(),
         registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
-        times: Times {
-            login: config.limits.login_timeout,
-            heartbeat: config.limits.heartbeat,
-            write: config.limits.write_timeout,
-        },
-        strangers: Strangers {
-            frames: config.limits.frames_before_login,
-            bytes: config.limits.bytes_before_login.0,
-        },
+        limits: RwLock::new(ClientLimits::of(config)),
         closing,
     });
     let connections = context.connections.clone();
     let readiness = Readiness::new();
-    Ok(Node { context, reception, close, connections, readiness, metrics, certificates, links })
+    let gate = Gate::new(&config.limits);
+    Ok(Node {
+        context,
+        reception,
+        close,
+        connections,
+        gate,
+        readiness,
+        metrics,
+        certificates,
+        links,
+    })
 }
 
 /// The supervision tree, in start order.

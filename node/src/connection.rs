@@ -13,7 +13,7 @@
 
 use std::future::pending;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use actors::connection::{Connection, Drained, Ending, refusal};
@@ -30,6 +30,7 @@ use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::client_limits::ClientLimits;
 use crate::listener::{Peer, ReadNow, Transport};
 use crate::registration::Registration;
 
@@ -49,32 +50,22 @@ pub struct Reception {
     pub context: Arc<Context>,
     /// How aliases are proven.
     pub registration: Registration,
-    /// Time limits.
-    pub times: Times,
-    /// What strangers may send.
-    pub strangers: Strangers,
+    /// The limits of connections that come from now on.
+    pub limits: RwLock<ClientLimits>,
     /// Tells strangers to go: the node ends. Who is attached hears it from their actor.
     pub closing: Stopping,
 }
 
-/// Time limits of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// Until a login.
-    pub login: Duration,
-    /// Silence after which the node asks.
-    pub heartbeat: Duration,
-    /// One write.
-    pub write: Duration,
-}
+impl Reception {
+    /// The limits of a connection that comes now.
+    pub fn limits(&self) -> ClientLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
 
-/// What a connection may send before it is logged in.
-#[derive(Clone, Copy, Debug)]
-pub struct Strangers {
-    /// Frames.
-    pub frames: u32,
-    /// Bytes.
-    pub bytes: u64,
+    /// Other limits for connections that come from now on.
+    pub fn set_limits(&self, limits: ClientLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
 }
 
 /// Why a connection is over.
@@ -92,6 +83,7 @@ enum Standing {
 
 struct Socket {
     reception: Arc<Reception>,
+    limits: ClientLimits,
     transport: Transport,
     peer: Peer,
     connection: Arc<Connection>,
@@ -109,15 +101,17 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
     let mut nonce = [0; NONCE_BYTES];
     reception.context.secrets.fill(&mut nonce);
     let now = now();
-    let deadline = now + reception.times.login;
+    let limits = reception.limits();
+    let (deadline, bytes) = (now + limits.times.login, transport.opening_bytes());
     let mut socket = Box::new(Socket {
         reception,
+        limits,
         transport,
         peer,
         connection: Connection::new(),
         nonce,
         buffer: BytesMut::new(),
-        standing: Standing::Stranger { frames: 0, bytes: 0, deadline, asked: false },
+        standing: Standing::Stranger { frames: 0, bytes, deadline, asked: false },
         readable: true,
         heard: now,
         asked: false,
@@ -177,15 +171,21 @@ impl Socket {
                 self.readable = true;
             }
             () = tokio::time::sleep_until(wake_at) => self.silence()?,
-            () = self.closing() => return Err(Over::Ended(Ending::Told(Code::GoingAway))),
+            over = self.stranger_must_go() => return Err(over),
         }
         Ok(())
     }
 
-    /// Returns when strangers are to go, if this is one. Boxed, for most connections never need it.
-    async fn closing(&self) {
+    /// Returns when this is a stranger's and must end. Boxed, for most connections never need it.
+    async fn stranger_must_go(&self) -> Over {
+        let must_go = async {
+            tokio::select! {
+                () = self.peer.permit.evicted() => Over::Gone,
+                () = self.reception.closing.wait() => Over::Ended(Ending::Told(Code::GoingAway)),
+            }
+        };
         match self.standing {
-            Standing::Stranger { .. } => Box::pin(self.reception.closing.wait()).await,
+            Standing::Stranger { .. } => Box::pin(must_go).await,
             Standing::Attached { .. } => pending().await,
         }
     }
@@ -200,7 +200,7 @@ impl Socket {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Over> {
-        match timeout(self.reception.times.write, self.transport.write(bytes)).await {
+        match timeout(self.limits.times.write, self.transport.write(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Over::Gone),
         }
@@ -232,7 +232,7 @@ impl Socket {
     fn count_bytes(&mut self, more: u64) -> Result<(), Over> {
         if let Standing::Stranger { bytes, .. } = &mut self.standing {
             *bytes += more;
-            if *bytes > self.reception.strangers.bytes {
+            if *bytes > self.limits.strangers.bytes {
                 return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
             }
         }
@@ -300,7 +300,7 @@ impl Socket {
     async fn stranger(&mut self, frame: ClientFrame) -> Result<(), Over> {
         if let Standing::Stranger { frames, .. } = &mut self.standing {
             *frames += 1;
-            if *frames > self.reception.strangers.frames {
+            if *frames > self.limits.strangers.frames {
                 return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
             }
         }
@@ -343,7 +343,7 @@ impl Socket {
                     let Admission { user, device, .. } = admission;
                     info!(%user, %device, "registered");
                 }
-                self.admit(id, admission);
+                self.admit(id, admission)?;
             }
             Err(code) => {
                 if code == Code::WrongPin {
@@ -361,8 +361,9 @@ impl Socket {
         let asked = self.reception.registration.ask(&self.reception.context, address, alias).await;
         match asked {
             Ok(sent) => {
+                self.peer.permit.wait_for_pin();
                 // Not until the PIN is there: who waits for a person proves it on a new connection.
-                let patience = now() + self.reception.times.login;
+                let patience = now() + self.limits.times.login;
                 if let Standing::Stranger { deadline, asked, .. } = &mut self.standing
                     && !std::mem::replace(asked, true)
                 {
@@ -374,10 +375,12 @@ impl Socket {
         }
     }
 
-    fn admit(&mut self, id: u64, admission: Admission) {
+    fn admit(&mut self, id: u64, admission: Admission) -> Result<(), Over> {
         let Admission { user, next, away, registered, .. } = admission;
         let login = Login { id, ticket: next, away, registered };
-        self.peer.permit.authenticated();
+        if !self.peer.permit.log_in() {
+            return Err(Over::Gone);
+        }
         self.transport.set_frame_bytes_max(FRAME_BYTES_MAX);
         self.standing = Standing::Attached { user, login: login.clone(), admission };
         let attach = Attach {
@@ -387,6 +390,7 @@ impl Socket {
             login: Some(login),
         };
         self.reception.context.users.attach(&self.reception.context, user, attach);
+        Ok(())
     }
 
     /// The user's actor is a new one.
@@ -402,7 +406,7 @@ impl Socket {
     }
 
     fn welcome(&self) {
-        let times = &self.reception.times;
+        let times = &self.limits.times;
         self.connection.say(Kind::Welcome(wire::Welcome {
             nonce: self.nonce.to_vec().into(),
             server_time_ms: self.reception.context.clock.now_ms(),
@@ -415,7 +419,7 @@ impl Socket {
 
     /// When to look at this connection though nothing has happened.
     fn wake_at(&self) -> Instant {
-        let heartbeat = self.reception.times.heartbeat;
+        let heartbeat = self.limits.times.heartbeat;
         match self.standing {
             Standing::Stranger { deadline, .. } => deadline,
             Standing::Attached { .. } if self.asked => self.heard + heartbeat + heartbeat / 2,

@@ -10,7 +10,7 @@ use crate::boot::{Addresses, Node};
 use crate::config::{Address, NodeConfig};
 use crate::connection::{self, Reception};
 use crate::http::{self, Readiness};
-use crate::listener::{self, Gate, ListenError, Listener, Security};
+use crate::listener::{self, Gate, ListenError, Listener, Origins, Proxies, Security};
 use crate::telemetry;
 
 /// A port that is taken. The first run uses the socket that was bound at start; a restart binds
@@ -42,6 +42,7 @@ pub(crate) struct Doors {
     clients: Vec<(Port, Security)>,
     http: Option<(Port, Readiness, telemetry::Metrics)>,
     gate: Gate,
+    proxies: Proxies,
     reception: Arc<Reception>,
     connections: TaskGroup,
 }
@@ -50,7 +51,11 @@ pub(crate) struct Doors {
 pub(crate) fn open_doors(config: &NodeConfig, node: &Node) -> anyhow::Result<Doors> {
     let listen = &config.listen;
     let tls = || node.certificates.acceptor(b"natter/1").map(Security::Tls);
-    let web = || node.certificates.acceptor(b"http/1.1").map(Security::WebSocket);
+    let origins = Origins::new(&listen.websocket_origins);
+    let web = || {
+        let tls = node.certificates.acceptor(b"http/1.1");
+        tls.map(|tls| Security::WebSocket(tls, origins.clone()))
+    };
     let mut clients = Vec::new();
     if let Some(port) = Port::open("listen.client", &listen.client)? {
         clients.push((port, tls()?));
@@ -65,7 +70,8 @@ pub(crate) fn open_doors(config: &NodeConfig, node: &Node) -> anyhow::Result<Doo
     Ok(Doors {
         clients,
         http: http.map(|port| (port, node.readiness.clone(), node.metrics.clone())),
-        gate: Gate::new(&config.limits),
+        gate: node.gate.clone(),
+        proxies: Proxies::new(&listen.proxy_from),
         reception: node.reception.clone(),
         connections: node.connections.clone(),
     })
@@ -89,41 +95,53 @@ impl Doors {
 
     /// One child for each port.
     pub(crate) fn into_children(self) -> Vec<ChildSpec> {
-        let Self { clients, http, gate, reception, connections } = self;
+        let Self { clients, http, gate, proxies, reception, connections } = self;
         let serve = |(port, security): (Port, Security)| {
             let name = security.name();
-            let (gate, reception, connections) =
-                (gate.clone(), reception.clone(), connections.clone());
+            let shared = Shared {
+                gate: gate.clone(),
+                proxies: proxies.clone(),
+                reception: reception.clone(),
+                connections: connections.clone(),
+            };
             ChildSpec::task(name, move |stopping| {
-                let (port, security, gate) = (port.clone(), security.clone(), gate.clone());
-                serve_clients(
-                    port,
-                    security,
-                    gate,
-                    (reception.clone(), connections.clone()),
-                    stopping,
-                )
+                serve_clients(port.clone(), security.clone(), shared.clone(), stopping)
             })
         };
         let pages = |(port, readiness, metrics): (Port, Readiness, telemetry::Metrics)| {
+            let proxies = proxies.clone();
             ChildSpec::task("http", move |stopping| {
                 let (port, readiness, metrics) = (port.clone(), readiness.clone(), metrics.clone());
-                async move { Ok(http::serve(port.take()?, readiness, metrics, stopping).await?) }
+                let proxies = proxies.clone();
+                async move {
+                    let socket = port.take()?;
+                    Ok(http::serve(socket, readiness, metrics, proxies, stopping).await?)
+                }
             })
         };
         clients.into_iter().map(serve).chain(http.map(pages)).collect()
     }
 }
 
+/// What the listeners of a node share.
+#[derive(Clone)]
+struct Shared {
+    gate: Gate,
+    proxies: Proxies,
+    reception: Arc<Reception>,
+    connections: TaskGroup,
+}
+
 async fn serve_clients(
     port: Port,
     security: Security,
-    gate: Gate,
-    (reception, connections): (Arc<Reception>, TaskGroup),
+    shared: Shared,
     stopping: Stopping,
 ) -> Result<(), ProcessError> {
-    let handshake_timeout = reception.times.login;
-    let listener = Listener { socket: port.take()?, security, gate, handshake_timeout };
+    let Shared { gate, proxies, reception, connections } = shared;
+    let limits = reception.clone();
+    let handshake_timeout = Arc::new(move || limits.limits().times.handshake);
+    let listener = Listener { socket: port.take()?, security, gate, proxies, handshake_timeout };
     let serve = move |transport, peer| connection::serve(reception.clone(), transport, peer);
     listener.run(stopping, connections, serve).await;
     Ok(())

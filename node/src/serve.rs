@@ -9,14 +9,21 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::context::Handler;
 use anyhow::Context as _;
 use clap::Parser as _;
+use rustix::fs::Mode;
+use rustix::process::umask;
 
+use crate::boot::Start;
 use crate::cli::{Cli, Command, Serve};
 use crate::config::NodeConfig;
-use crate::{admin, boot, clock, demo, files, manifest, tls};
+use crate::{admin, boot, clock, demo, files, manifest, output, tls};
+
+/// How long the end of the process waits until standard error has taken what was said.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The whole program: reads the command line and does what it says. `handlers` see what users send,
 /// before their shards do. Status 0 if all went well, 1 with the error on standard error if not.
@@ -42,14 +49,21 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
         return Ok(out.write_all(NodeConfig::print_defaults().as_bytes())?);
     }
     let config = NodeConfig::load(serve.config.as_deref(), serve.data_dir.as_deref())?;
+    let warnings = config.readable_secrets(serve.config.as_deref());
     if serve.check {
+        warnings.iter().for_each(|warning| tell(format_args!("{warning}")));
         check_files(&config)?;
         return Ok(writeln!(out, "the settings are good")?);
     }
+    // Whatever this process writes is its user's alone.
+    umask(Mode::RWXG | Mode::RWXO);
     tls::install_provider();
-    let files = files::raise();
-    let runtime = workers(config.node.worker_threads).enable_all().build();
-    runtime.context("the async runtime cannot start")?.block_on(boot::run(config, files, handlers))
+    let start = Start { config, file: serve.config.clone(), warnings, files: files::raise() };
+    let runtime = workers(start.config.node.worker_threads).enable_all().build();
+    let ended =
+        runtime.context("the async runtime cannot start")?.block_on(boot::run(start, handlers));
+    output::stderr().flush(LAST_WORDS);
+    ended
 }
 
 /// Reads the files that a start needs beside the settings, and writes none.
@@ -77,10 +91,10 @@ fn client(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> 
     runtime.context("the async runtime cannot start")?.block_on(work)
 }
 
-/// Says something on standard error before or after there is a log.
+/// Says something on standard error before or after there is a log. If nobody reads it, nobody is told.
 fn tell(what: std::fmt::Arguments<'_>) {
-    // If standard error is closed there is nobody to tell.
-    writeln!(std::io::stderr(), "natter: {what}").ok();
+    output::stderr().write(format!("natter: {what}\n").as_bytes());
+    output::stderr().flush(LAST_WORDS);
 }
 
 #[cfg(test)]

@@ -6,15 +6,18 @@
 //! has nothing to say.
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Log, LogFormat};
 use crate::listener::{LISTENERS, Refusal};
-use crate::process;
+use crate::{output, process};
 
 /// How often samples of histograms are folded, so that they do not pile up when nobody asks.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
@@ -46,22 +49,59 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// Begins to write events to standard error and to count.
+/// Changes which events are written, once that has begun.
+type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+/// Reads `log.filter`.
+///
+/// # Errors
+/// What is wrong with it, and the cure.
+pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    let cure = "write error, warn, info, debug, trace or off, or for one part PART=LEVEL, such as \
+                \"info,actors::shard=debug\"";
+    // The library takes a lone word that is no level for the name of a part, and writes nothing else.
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let mut lone = words.filter(|word| !word.contains(['=', '[']));
+    if let Some(word) = lone.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(format!("{word:?} is no level; {cure}"));
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("{text:?} is no filter ({error}); {cure}"))
+}
+
+/// Writes other events from now on. False if nothing is written yet.
+pub(crate) fn set_filter(filter: EnvFilter) -> bool {
+    FILTER.get().is_some_and(|set| set(filter))
+}
+
+/// Begins to write events to standard error and to count. A panic is an event too, for the usual
+/// message would wait for a pipe that nobody reads.
 ///
 /// # Errors
 /// [`TelemetryError`]; once in a process.
 pub fn start(log: &Log) -> Result<Metrics, TelemetryError> {
     let filter =
-        EnvFilter::try_new(&log.filter).map_err(|_| TelemetryError::Filter(log.filter.clone()))?;
+        parse_filter(&log.filter).map_err(|_| TelemetryError::Filter(log.filter.clone()))?;
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(output::stderr())
         .with_ansi(std::io::stderr().is_terminal());
-    match log.format {
-        LogFormat::Text => events.try_init(),
-        LogFormat::Json => events.json().flatten_event(true).try_init(),
-    }
-    .map_err(|_| TelemetryError::Twice)?;
+    let (begun, set): (_, SetFilter) = match log.format {
+        LogFormat::Text => {
+            let events = events.with_filter_reloading();
+            let handle = events.reload_handle();
+            (events.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+        }
+        LogFormat::Json => {
+            let events = events.json().flatten_event(true).with_filter_reloading();
+            let handle = events.reload_handle();
+            (events.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+        }
+    };
+    begun.map_err(|_| TelemetryError::Twice)?;
+    FILTER.set(set).map_err(|_| TelemetryError::Twice)?;
+    std::panic::set_hook(Box::new(|panic| error!(%panic, "panicked")));
     let recorder = builder()?.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::Twice)?;
@@ -112,6 +152,8 @@ fn begin_at_zero() {
         counter!("natter_connections_accepted_total", "listener" => listener).increment(0);
         counter!("natter_handshakes_failed_total", "listener" => listener).increment(0);
     }
+    counter!("natter_connections_evicted_total").absolute(0);
+    counter!("natter_log_lines_dropped_total").absolute(0);
     for refusal in Refusal::ALL {
         counter!("natter_connections_refused_total", "reason" => refusal.name()).increment(0);
     }
@@ -145,6 +187,16 @@ fn describe() {
         "natter_connections_refused_total",
         Unit::Count,
         "Client connections that were closed at once, by the limit that was reached."
+    );
+    describe_counter!(
+        "natter_connections_evicted_total",
+        Unit::Count,
+        "Client connections not logged in that were closed to make room for others."
+    );
+    describe_counter!(
+        "natter_log_lines_dropped_total",
+        Unit::Count,
+        "Log lines that were not written because nobody read standard error."
     );
     describe_counter!(
         "natter_handshakes_failed_total",
@@ -190,7 +242,7 @@ pub(crate) fn described(page: &str) -> usize {
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use crate::listener::Gate;
+    use crate::listener::{Caller, Gate};
     use std::collections::BTreeSet;
 
     #[test]
@@ -198,8 +250,8 @@ mod tests {
         let page = page_of(|| {
             describe();
             let gate = Gate::new(&Limits { connections: 1, ..Limits::default() });
-            let _permit = gate.admit([127, 0, 0, 1].into()).unwrap();
-            gate.admit([127, 0, 0, 1].into()).unwrap_err();
+            let _permit = gate.admit([127, 0, 0, 1].into(), Caller::Client).unwrap();
+            gate.admit([127, 0, 0, 1].into(), Caller::Client).unwrap_err();
             metrics::counter!("natter_pins_sent_total").increment(1);
         });
         assert_eq!(described(&page), 4, "{page}");

@@ -16,6 +16,7 @@ use crate::links::Links;
 use crate::notices::{
     ClockNews, ClockNotice, Disk, DiskNews, Due, Joining, Leadership, Renewal, difference,
 };
+use crate::output;
 use crate::telemetry::Metrics;
 use crate::tls::Certificates;
 use actors::clocks::Standing;
@@ -117,6 +118,7 @@ impl Sampled {
             if leadership.observe(leads, now) {
                 info!(groups = leads, "leads");
             }
+            counter!("natter_log_lines_dropped_total").absolute(output::stderr().dropped());
             self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
             self.say_when_to_renew(&mut renewal, now);

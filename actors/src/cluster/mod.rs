@@ -113,7 +113,7 @@ pub struct Cluster(Arc<Shared>);
 
 struct Shared {
     about: stored::Member,
-    own: ClusterSettings,
+    own: Mutex<ClusterSettings>,
     joins: bool,
     chance: u64,
     peers: Peers,
@@ -155,7 +155,7 @@ impl Cluster {
         let ClusterArgs { about, incarnation, own, joins, chance, peers, groups } = args;
         Self(Arc::new(Shared {
             about,
-            own,
+            own: Mutex::new(own),
             joins,
             chance,
             peers,
@@ -242,10 +242,21 @@ impl Cluster {
         if meta.cluster != 0 {
             self.learn(&meta.members);
         }
-        let settings = self.0.own.overridden(meta);
-        self.0.settings.send_if_modified(|now| std::mem::replace(now, settings) != settings);
         self.0.meta.send_replace(Arc::new(meta.clone()));
+        self.settle_settings();
         self.look_again();
+    }
+
+    /// Other settings of this node; what is set for the cluster goes before them as always.
+    pub fn set_own(&self, own: ClusterSettings) {
+        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+        self.settle_settings();
+    }
+
+    fn settle_settings(&self) {
+        let own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = own.overridden(&self.0.meta.borrow());
+        self.0.settings.send_if_modified(|now| std::mem::replace(now, settings) != settings);
     }
 
     /// Tells the links where the members are.

@@ -312,6 +312,13 @@ mod tests {
             ("[cluster]\nzone = \"a\\nb\"", ["cluster.zone", "a\\nb", "64"]),
             ("[tls]\nkey = \"k.pem\"", ["tls.certificate", "\"\"", "tls.key"]),
             ("[log]\nfilter = \"a=b=c\"", ["log.filter", "a=b=c", "info"]),
+            ("[log]\nfilter = \"inof\"", ["log.filter", "inof", "info"]),
+            ("[log]\nfilter = \"warn,actors=inof\"", ["log.filter", "inof", "info"]),
+            ("[listen]\nproxy_from = [\"ten\"]", ["listen.proxy_from", "ten", "10.0.0.0/8"]),
+            (
+                "[listen]\nwebsocket_origins = [\"ada.example\"]",
+                ["listen.websocket_origins", "ada.example", "https://HOST"],
+            ),
         ] {
             let (file, result) = load(toml);
             let message = result.unwrap_err().to_string();

@@ -10,6 +10,7 @@
 //! 3. Secrets are never printed.
 
 mod cluster;
+mod exposed;
 mod load;
 mod units;
 mod validate;
@@ -105,6 +106,15 @@ section! {
         plain: Address = Address(None);
         /// Operators: /healthz, /readyz and /metrics. Not for the public.
         http: Address = local(7402);
+        /// Networks of proxies that speak the PROXY protocol, version 1 or 2: "10.0.0.0/8", "::1".
+        /// A client connection from there must begin with its header, which names the client for
+        /// limits and logs; from elsewhere a header is an error. `http` takes connections from there
+        /// with and without.
+        proxy_from: Vec<String> = Vec::new();
+        /// Pages whose scripts may open a WebSocket: "https://chat.example.org", or "*" for all.
+        /// Empty: pages of the same host name that the WebSocket is opened to. Programs that are no
+        /// browser name no page and are let in.
+        websocket_origins: Vec<String> = Vec::new();
     }
 }
 
@@ -197,11 +207,16 @@ section! {
         /// Open connections from one address (for IPv6 a /64 network); 0 for no limit, because
         /// thousands of phones may share the address of their carrier.
         connections_per_address: u32 = 0;
-        /// Connections that are not logged in yet, at least 1. More are closed when they are accepted.
+        /// Connections that are not logged in yet, at least 1. For one more the oldest of the network
+        /// and address with the most is closed.
         unauthenticated: u32 = 4_000;
-        /// The same from one address, so that one stranger cannot take them all; 0 for no limit.
-        unauthenticated_per_address: u32 = 1_000;
-        /// How long a connection may take for TLS and to log in, 100ms to 10m. Registration waits for
+        /// The same from one address; 0 for no limit. A tenth of all: phones behind one address that
+        /// come back at once are in their handshake for a tenth of a second each.
+        unauthenticated_per_address: u32 = 400;
+        /// How long a connection may take for the header of a proxy, TLS and WebSocket, 100ms to 1m:
+        /// three round trips, of which a bad mobile network needs a second each.
+        handshake_timeout: Duration = Duration::from_secs(5);
+        /// How long a connection may take to log in once it is open, 100ms to 10m. Registration waits for
         /// a person to read a PIN; asking for one gives a connection until the PIN's end.
         login_timeout: Duration = Duration::from_secs(10);
         /// Frames that a connection may send before it is logged in, at least 1.
@@ -285,6 +300,13 @@ impl NodeConfig {
             wrong_pins_per_alias_per_day: self.registration.wrong_pins_per_alias_per_day,
             wrong_pins_per_hour: self.registration.wrong_pins_per_hour,
         }
+    }
+
+    /// Keys of the settings that `other` has otherwise.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut keys = Vec::new();
+        self.differ(other, ("", ""), &mut keys);
+        keys
     }
 
     /// The defaults as a documented settings file: what `natter serve --print-config` prints.

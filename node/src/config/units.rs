@@ -12,12 +12,19 @@ use figment::error::Actual;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 /// A value that can stand in the settings file.
-pub(super) trait Setting: Sized {
+pub(super) trait Setting: Sized + PartialEq {
     /// Reads it from a file or an environment variable.
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error>;
 
     /// Its text in a TOML file.
     fn text(&self) -> String;
+
+    /// Appends its key, `place`, if `other` is not the same; of a section the keys that are not.
+    fn differ(&self, other: &Self, place: (&str, &str), keys: &mut Vec<String>) {
+        if self != other {
+            keys.push(format!("{}.{}", place.0, place.1));
+        }
+    }
 
     /// Appends it, under its documentation, to a settings file. `path` is the section's name.
     fn print(&self, place: (&str, &str), docs: &[&str], out: &mut String) {
@@ -286,6 +293,11 @@ macro_rules! section {
                     print_line(out, format_args!("[{path}]"));
                 }
                 $(self.$key.print((path.as_str(), stringify!($key)), &[$($doc),+], out);)+
+            }
+
+            fn differ(&self, other: &Self, (section, key): (&str, &str), keys: &mut Vec<String>) {
+                let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+                $(self.$key.differ(&other.$key, (path.as_str(), stringify!($key)), keys);)+
             }
         }
     };

@@ -7,6 +7,7 @@ use super::cluster::is_host_port;
 use super::load::Problem;
 use super::units::Setting;
 use super::{ByteSize, Limits, Listen, NodeConfig, Registration, Secret, Sender, Storage, Tls};
+use crate::listener::{is_origin, parse_network};
 
 const TENTH: Duration = Duration::from_millis(100);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -33,15 +34,9 @@ impl NodeConfig {
         self.limits.check()?;
         self.check_cluster_settings()?;
         self.storage.check()?;
-        match self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let filter = &self.log.filter;
-                let problem =
-                    format!("{filter:?} is no filter ({error}); write for example \"info\"");
-                Err(Problem { key: "log.filter", problem })
-            }
-        }
+        crate::telemetry::parse_filter(&self.log.filter)
+            .map(drop)
+            .map_err(|problem| Problem { key: "log.filter", problem })
     }
 }
 
@@ -63,6 +58,20 @@ impl Listen {
             let problem =
                 "\"\", and websocket and plain are off too; turn one of them on".to_owned();
             return Err(Problem { key: "listen.client", problem });
+        }
+        for network in &self.proxy_from {
+            if parse_network(network).is_none() {
+                let problem = format!("{network:?} is no network; write \"10.0.0.0/8\" or \"::1\"");
+                return Err(Problem { key: "listen.proxy_from", problem });
+            }
+        }
+        for origin in &self.websocket_origins {
+            if !is_origin(origin) {
+                let problem = format!(
+                    "{origin:?} is no origin; write \"https://HOST\" as browsers do, or \"*\""
+                );
+                return Err(Problem { key: "listen.websocket_origins", problem });
+            }
         }
         if self.advertise.is_empty() {
             return Ok(());
@@ -135,6 +144,7 @@ impl Limits {
         let ten_minutes = 10 * MINUTE;
         within("limits.connections", &self.connections, &1, &u32::MAX)?;
         within("limits.unauthenticated", &self.unauthenticated, &1, &u32::MAX)?;
+        within("limits.handshake_timeout", &self.handshake_timeout, &TENTH, &MINUTE)?;
         within("limits.login_timeout", &self.login_timeout, &TENTH, &ten_minutes)?;
         within("limits.frames_before_login", &self.frames_before_login, &1, &u32::MAX)?;
         let bytes = &self.bytes_before_login;

@@ -6,10 +6,13 @@
 //! # Invariants
 //! 1. Nothing that a client does ends a listener, nor does a lack of file descriptors.
 //! 2. A client that is slow in its handshake holds up nobody else; how many there are is the gate's
-//!    to bound, and how long the handshake's time limit.
+//!    to bound, and how long the handshake's time limit. It costs no memory for TLS before it speaks.
 
+mod crowd;
 mod gate;
+mod proxy;
 mod transport;
+mod upgrade;
 mod websocket;
 
 #[cfg(test)]
@@ -27,9 +30,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-pub use gate::{Counts, Gate, Permit, Refusal, source_of};
+pub use crowd::source_of;
+pub use gate::{Caller, Counts, Gate, Permit, Refusal};
+pub(crate) use proxy::parse_network;
+pub use proxy::{Proxies, read_client};
 pub use transport::{ReadNow, Transport};
-pub use websocket::SUBPROTOCOL;
+pub(crate) use upgrade::is_origin;
+pub use upgrade::{Origins, SUBPROTOCOL};
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -72,8 +79,8 @@ pub enum ListenError {
 pub enum Security {
     /// Frames over TLS.
     Tls(TlsAcceptor),
-    /// WebSocket over TLS.
-    WebSocket(TlsAcceptor),
+    /// WebSocket over TLS, for pages of these origins.
+    WebSocket(TlsAcceptor, Origins),
     /// Frames over TCP.
     Plain,
 }
@@ -86,7 +93,7 @@ impl Security {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tls(_) => "client",
-            Self::WebSocket(_) => "websocket",
+            Self::WebSocket(..) => "websocket",
             Self::Plain => "plain",
         }
     }
@@ -101,7 +108,7 @@ impl std::fmt::Debug for Security {
 /// Who has connected.
 #[derive(Debug)]
 pub struct Peer {
-    /// The client's address and port.
+    /// The client's address and port; behind a proxy those that the proxy names.
     pub address: SocketAddr,
     /// Its place at the gate. Keep it as long as the connection.
     pub permit: Permit,
@@ -129,7 +136,6 @@ pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Liste
 }
 
 /// A port that is taken and not yet served.
-#[derive(Debug)]
 pub struct Listener {
     /// From [`bind`].
     pub socket: TcpListener,
@@ -137,8 +143,16 @@ pub struct Listener {
     pub security: Security,
     /// Who may connect.
     pub gate: Gate,
-    /// Longest time for the handshakes of TLS and WebSocket together.
-    pub handshake_timeout: Duration,
+    /// Who speaks for clients.
+    pub proxies: Proxies,
+    /// Longest time for a proxy's header and the handshakes of TLS and WebSocket together.
+    pub handshake_timeout: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("socket", &self.socket).finish_non_exhaustive()
+    }
 }
 
 impl Listener {
@@ -182,7 +196,9 @@ impl Listener {
         F: Future<Output = ()> + Send + 'static,
     {
         let listener = self.security.name();
-        let permit = match self.gate.admit(address.ip()) {
+        let is_proxy = self.proxies.contain(address.ip());
+        let caller = if is_proxy { Caller::Proxy } else { Caller::Client };
+        let permit = match self.gate.admit(address.ip(), caller) {
             Ok(permit) => permit,
             Err(refusal) => {
                 debug!(listener, reason = refusal.name(), "connection refused");
@@ -191,13 +207,13 @@ impl Listener {
         };
         counter!("natter_connections_accepted_total", "listener" => listener).increment(1);
         let on_connection = Arc::clone(on_connection);
-        let (security, limit) = (self.security.clone(), self.handshake_timeout);
+        let (limit, gate) = ((self.handshake_timeout)(), self.gate.clone());
+        let opening = Opening { stream, security: self.security.clone(), address, permit };
         let task = async move {
             // Boxed, so that its memory goes when it is done.
-            match tokio::time::timeout(limit, Box::pin(shake_hands(stream, security))).await {
-                Ok(Ok(transport)) => {
-                    on_connection(transport, Peer { address, permit }).await;
-                }
+            let opened = Box::pin(opening.open(is_proxy.then_some(gate)));
+            match tokio::time::timeout(limit, opened).await {
+                Ok(Ok((transport, peer))) => on_connection(transport, peer).await,
                 Ok(Err(error)) => {
                     counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);
                     debug!(listener, %error, "handshake failed");
@@ -213,14 +229,54 @@ impl Listener {
     }
 }
 
+/// A connection before its handshake.
+struct Opening {
+    stream: TcpStream,
+    security: Security,
+    address: SocketAddr,
+    permit: Permit,
+}
+
+impl Opening {
+    /// Reads the proxy's header if it comes from one, and shakes hands. `behind_proxy`: the gate that
+    /// admits the client which the proxy names.
+    async fn open(self, behind_proxy: Option<Gate>) -> io::Result<(Transport, Peer)> {
+        let Self { mut stream, security, mut address, mut permit } = self;
+        stream.set_nodelay(true)?;
+        if let Some(gate) = behind_proxy {
+            address = unless_evicted(&permit, read_client(&mut stream, address)).await?;
+            let admitted = gate.admit(address.ip(), Caller::Client);
+            permit = admitted.map_err(|refusal| io::Error::other(refusal.name()))?;
+        }
+        let transport = unless_evicted(&permit, shake_hands(stream, security)).await?;
+        Ok((transport, Peer { address, permit }))
+    }
+}
+
+/// Gives up when the place of this connection was given to another.
+async fn unless_evicted<T>(
+    permit: &Permit,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        () = permit.evicted() => Err(io::Error::other("its place was given to another")),
+        done = work => done,
+    }
+}
+
 async fn shake_hands(stream: TcpStream, security: Security) -> io::Result<Transport> {
-    stream.set_nodelay(true)?;
     match security {
         Security::Plain => Ok(Transport::plain(stream)),
-        Security::Tls(tls) => Ok(Transport::tls(Box::new(tls.accept(stream).await?))),
-        Security::WebSocket(tls) => {
-            let stream = websocket::upgrade(tls.accept(stream).await?).await?;
-            Ok(Transport::websocket(Box::new(stream)))
+        Security::Tls(tls) => {
+            // The memory of a handshake is for who speaks.
+            stream.readable().await?;
+            Ok(Transport::tls(Box::new(tls.accept(stream).await?)))
+        }
+        Security::WebSocket(tls, origins) => {
+            stream.readable().await?;
+            let (stream, bytes) = upgrade::upgrade(tls.accept(stream).await?, origins).await?;
+            Ok(Transport::websocket(Box::new(stream), bytes))
         }
     }
 }

@@ -43,6 +43,8 @@ pub struct Transport {
     web: Option<Box<WebSocket>>,
     /// Bytes may wait inside, so the socket's readiness says nothing.
     more: bool,
+    /// Bytes that the client sent before its first frame, in the handshake of WebSocket.
+    opening_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -68,18 +70,23 @@ pub enum ReadNow {
 impl Transport {
     /// Frames over plain TCP.
     pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { socket: Socket::Plain(stream), web: None, more: false }
+        Self { socket: Socket::Plain(stream), web: None, more: false, opening_bytes: 0 }
     }
 
     /// Frames over TLS, after the handshake.
     pub(super) fn tls(stream: Box<TlsStream<TcpStream>>) -> Self {
         // The first frames may have come in the packet that ended the handshake.
-        Self { socket: Socket::Tls(stream), web: None, more: true }
+        Self { socket: Socket::Tls(stream), web: None, more: true, opening_bytes: 0 }
     }
 
-    /// Frames as WebSocket messages over TLS, after both handshakes.
-    pub(super) fn websocket(stream: Box<TlsStream<TcpStream>>) -> Self {
-        Self { socket: Socket::Tls(stream), web: Some(Box::default()), more: true }
+    /// Frames as WebSocket messages over TLS, after both handshakes; the second took `opening_bytes`.
+    pub(super) fn websocket(stream: Box<TlsStream<TcpStream>>, opening_bytes: usize) -> Self {
+        Self { socket: Socket::Tls(stream), web: Some(Box::default()), more: true, opening_bytes }
+    }
+
+    /// Bytes of the client's WebSocket handshake. Count them as bytes before a login.
+    pub fn opening_bytes(&self) -> u64 {
+        self.opening_bytes as u64
     }
 
     /// Waits until bytes may be there. Cancel safe.

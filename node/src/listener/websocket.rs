@@ -1,5 +1,5 @@
-//! WebSocket (RFC 6455), the server's half: messages from and to length-prefixed frames. Pure, but
-//! for [`upgrade`], the HTTP handshake before it.
+//! WebSocket (RFC 6455), the server's half: messages from and to length-prefixed frames. Pure; the
+//! HTTP handshake before it is in `upgrade.rs`.
 //!
 //! Our own code and not a library's stream, because that keeps buffers for each connection and
 //! cannot change its limit after login.
@@ -12,14 +12,6 @@ use std::io;
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use proto::{Code, limits};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-
-/// The subprotocol that client and node agree on.
-pub const SUBPROTOCOL: &str = "natter.v1";
 
 /// Longest content of a control frame (RFC 6455, section 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
@@ -215,36 +207,6 @@ fn put_message(opcode: u8, content: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(content);
-}
-
-/// Answers the HTTP request that opens a WebSocket.
-///
-/// # Errors
-/// Those of the socket, and of a client that asks for something else.
-pub(super) async fn upgrade(stream: TlsStream<TcpStream>) -> io::Result<TlsStream<TcpStream>> {
-    // The library's buffers live only as long as this handshake.
-    let small = WebSocketConfig::default().read_buffer_size(1024);
-    let opened = tokio_tungstenite::accept_hdr_async_with_config(stream, agree, Some(small)).await;
-    Ok(opened.map_err(io::Error::other)?.into_inner())
-}
-
-#[allow(clippy::result_large_err, reason = "the library's callback")]
-fn agree(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
-    let offers = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let offered = offers
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .any(|name| name.trim() == SUBPROTOCOL);
-    if !offered {
-        let text = format!("this is natter: offer the subprotocol {SUBPROTOCOL}\n");
-        let mut refusal = ErrorResponse::new(Some(text));
-        *refusal.status_mut() = StatusCode::BAD_REQUEST;
-        return Err(refusal);
-    }
-    let agreed = HeaderValue::from_static(SUBPROTOCOL);
-    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, agreed);
-    Ok(response)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use proto::ids::AliasKind;
 use tracing::{debug, warn};
 
 use crate::config::{Registration, Sender};
+use crate::output;
 
 /// Why a PIN did not go out, or cannot.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +48,9 @@ pub enum PinError {
     /// The alias or the sender cannot stand in a mail.
     #[error("no mail can be written to this alias")]
     Letter,
-    /// Standard output is closed.
-    #[error("standard output cannot be written")]
-    Output(#[source] std::io::Error),
+    /// Standard output is closed, or nobody reads it.
+    #[error("standard output takes nothing: it is closed, or nobody reads it")]
+    Output,
     /// The sender of the settings cannot be set up.
     #[error("registration.sender {sender}: cannot be set up; check its section in the settings")]
     Setup {
@@ -114,11 +115,9 @@ impl PinSender {
 }
 
 fn print(alias: &Alias, pin: &str) -> Result<(), PinError> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "natter-pin alias={alias} pin={pin}")
-        .and_then(|()| out.flush())
-        .map_err(PinError::Output)
+    let out = output::stdout();
+    let taken = out.write(format!("natter-pin alias={alias} pin={pin}\n").as_bytes());
+    if taken && out.is_open() { Ok(()) } else { Err(PinError::Output) }
 }
 
 fn kind_name(kind: AliasKind) -> &'static str {

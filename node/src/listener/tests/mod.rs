@@ -1,5 +1,7 @@
 //! What listeners and transports promise, over real sockets on loopback.
 
+mod openings;
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -31,22 +33,35 @@ struct Server {
 
 impl Server {
     fn start(kind: &str, change: impl FnOnce(&mut config::Limits)) -> Self {
+        Self::behind(Vec::new(), kind, change)
+    }
+
+    /// With proxies in these networks.
+    fn behind(
+        proxy_from: Vec<String>,
+        kind: &str,
+        change: impl FnOnce(&mut config::Limits),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificates =
             Certificates::open(&config::Tls::default(), folder.path(), "cookie").unwrap();
         let security = match kind {
             "client" => Security::Tls(certificates.acceptor(ALPN_CLIENT).unwrap()),
-            "websocket" => Security::WebSocket(certificates.acceptor(ALPN_WEBSOCKET).unwrap()),
+            "websocket" => {
+                let tls = certificates.acceptor(ALPN_WEBSOCKET).unwrap();
+                Security::WebSocket(tls, Origins::default())
+            }
             _ => Security::Plain,
         };
-        let mut limits =
-            config::Limits { login_timeout: Duration::from_secs(5), ..config::Limits::default() };
+        let mut limits = config::Limits::default();
         change(&mut limits);
         let gate = Gate::new(&limits);
         let socket = bind("listen.client", "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
-        let handshake_timeout = limits.login_timeout;
-        let listener = Listener { socket, security, gate: gate.clone(), handshake_timeout };
+        let handshake_timeout = Arc::new(move || limits.handshake_timeout);
+        let proxies = Proxies::new(&proxy_from);
+        let listener =
+            Listener { socket, security, gate: gate.clone(), proxies, handshake_timeout };
         let (hand_over, arrived) = mpsc::channel(64);
         let (stopping, heard) = StopSource::new();
         let (listening, connections) = (TaskGroup::new(), TaskGroup::new());
@@ -61,16 +76,25 @@ impl Server {
     }
 
     async fn tls(&self, alpn: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.tls_over(stream, alpn).await.unwrap()
+    }
+
+    async fn tls_over(
+        &self,
+        stream: TcpStream,
+        alpn: &[u8],
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         let chain = CertificateDer::pem_file_iter(self.certificates.file()).unwrap();
         chain.for_each(|certificate| roots.add(certificate.unwrap()).unwrap());
         crate::tls::install_provider();
         let mut config =
             rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![alpn.to_vec()];
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        config.alpn_protocols =
+            Some(alpn.to_vec()).filter(|alpn| !alpn.is_empty()).into_iter().collect();
         let name = ServerName::try_from("localhost").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     async fn accepted(&mut self) -> (Transport, Peer) {
@@ -237,8 +261,17 @@ type WebClient = tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStr
 
 async fn websocket(server: &Server, subprotocol: &'static str) -> Result<WebClient, String> {
     let stream = server.tls(ALPN_WEBSOCKET).await;
+    websocket_over(stream, &[("sec-websocket-protocol", subprotocol)]).await
+}
+
+async fn websocket_over(
+    stream: tokio_rustls::client::TlsStream<TcpStream>,
+    headers: &[(&'static str, &str)],
+) -> Result<WebClient, String> {
     let mut request = "wss://localhost/".into_client_request().unwrap();
-    request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
     let opened = tokio_tungstenite::client_async(request, stream).await;
     let (client, response) = opened.map_err(|error| error.to_string())?;
     assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
@@ -299,7 +332,7 @@ async fn a_websocket_that_breaks_the_rules_is_told_the_code() {
 #[tokio::test]
 async fn a_silent_client_loses_its_place_and_holds_nobody_up() {
     let mut server = Server::start("client", |limits| {
-        limits.login_timeout = Duration::from_millis(300);
+        limits.handshake_timeout = Duration::from_millis(300);
     });
     let mut silent = Vec::new();
     for _ in 0..100 {
@@ -316,16 +349,27 @@ async fn a_silent_client_loses_its_place_and_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn over_its_limit_an_address_is_turned_away() {
+async fn over_its_limit_an_address_gives_up_its_oldest_connection_that_is_not_logged_in() {
     let mut server = Server::start("plain", |limits| limits.unauthenticated_per_address = 1);
     let _first = TcpStream::connect(server.address).await.unwrap();
     let (transport, mut peer) = server.accepted().await;
     let mut second = TcpStream::connect(server.address).await.unwrap();
     let end = tokio::time::timeout(Duration::from_secs(5), second.read(&mut [0; 1])).await;
-    assert!(matches!(end.unwrap(), Ok(0) | Err(_)), "turned away");
-    peer.permit.authenticated();
+    assert!(matches!(end.unwrap(), Ok(0) | Err(_)), "the first has had no time yet");
+    assert!(peer.permit.log_in());
     let _third = TcpStream::connect(server.address).await.unwrap();
-    drop(server.accepted().await);
+    let (_, third) = server.accepted().await;
+    let evicted = tokio::time::timeout(Duration::from_secs(10), third.permit.evicted());
+    let fourth = async {
+        loop {
+            let _fourth = TcpStream::connect(server.address).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        evicted = evicted => evicted.expect("the third gives its place up"),
+        () = fourth => {}
+    }
     drop(transport);
 }
 

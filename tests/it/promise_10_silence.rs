@@ -1,0 +1,86 @@
+//! Promise 10: whoever opens connections and says nothing locks out nobody.
+
+use crate::people::{Person, node};
+use futures_util::StreamExt;
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use tests::wire::{Wire, tls};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+
+/// Connections that are held.
+const HELD: usize = 4_000;
+
+/// New ones each tenth of a second.
+const NEW: usize = 40;
+
+async fn silent(to: SocketAddr, host: u8) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().ok()?;
+    socket.bind((Ipv4Addr::new(127, 0, 0, host), 0).into()).ok()?;
+    socket.connect(to).await.ok()
+}
+
+/// Holds the newest silent connections from four addresses, and opens more for ever.
+async fn besiege(doors: Vec<SocketAddr>, held: tokio::sync::watch::Sender<usize>) {
+    let mut open = VecDeque::new();
+    let mut paces = tokio::time::interval(std::time::Duration::from_millis(100));
+    for number in 0_usize.. {
+        let host = 2 + u8::try_from(number % 4).unwrap();
+        open.extend(silent(doors[number % doors.len()], host).await);
+        if open.len() > HELD {
+            open.pop_front();
+        }
+        held.send_replace(open.len());
+        if open.len() >= HELD && number % NEW == 0 {
+            paces.tick().await;
+        }
+    }
+}
+
+async fn websocket_opens(node: &tests::node::Node) {
+    let address = node.target().addresses().unwrap().websocket;
+    let stream = tls(&node.target(), &address, &["http/1.1"]).await.unwrap();
+    let mut request = format!("wss://localhost/{address}").into_client_request().unwrap();
+    let protocol = HeaderValue::from_static("natter.v1");
+    request.headers_mut().insert("sec-websocket-protocol", protocol);
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    socket.next().await.expect("a welcome").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
+    let mut node = node("").await;
+    let mut ada = Person::join(&node, "ada").await;
+    let addresses = node.target().addresses().unwrap();
+    let doors = [&addresses.client, &addresses.plain, &addresses.websocket];
+    let doors: Vec<SocketAddr> = doors.iter().map(|door| door.parse().unwrap()).collect();
+    let (sender, mut held) = tokio::sync::watch::channel(0);
+    let siege = tokio::spawn(besiege(doors, sender));
+    let full = held.wait_for(|held| *held >= HELD);
+    tokio::time::timeout(tests::node::PATIENCE * 2, full).await.unwrap().unwrap();
+    for round in 0..20 {
+        ada.wire =
+            ada.phone.login(&node.target()).await.unwrap_or_else(|e| panic!("{round}: {e:#}"));
+        ada.still_served().await;
+        Wire::plain(&node.target()).await.unwrap();
+        websocket_opens(&node).await;
+    }
+    siege.abort();
+    assert!(node.runs());
+}
+
+#[tokio::test]
+async fn promise_10_a_proxy_header_of_a_stranger_is_an_error_and_one_of_a_proxy_names_the_client() {
+    let node = node("").await;
+    let addresses = node.target().addresses().unwrap();
+    for door in [&addresses.client, &addresses.websocket, &addresses.plain, &addresses.http] {
+        let mut stream = TcpStream::connect(door).await.unwrap();
+        stream.write_all(b"PROXY TCP4 192.0.2.7 127.0.0.1 1000 7400\r\n\r\n").await.unwrap();
+        let mut said = Vec::new();
+        let end = tokio::time::timeout(tests::node::PATIENCE, stream.read_to_end(&mut said)).await;
+        end.expect("it is ended").ok();
+        assert!(!String::from_utf8_lossy(&said).contains("200 OK"));
+    }
+}
