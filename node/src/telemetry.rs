@@ -152,12 +152,16 @@ fn begin_at_zero() {
         counter!("natter_connections_accepted_total", "listener" => listener).increment(0);
         counter!("natter_handshakes_failed_total", "listener" => listener).increment(0);
     }
-    counter!("natter_connections_evicted_total").absolute(0);
-    counter!("natter_log_lines_dropped_total").absolute(0);
     for refusal in Refusal::ALL {
         counter!("natter_connections_refused_total", "reason" => refusal.name()).increment(0);
     }
-    for name in ["natter_pins_sent_total", "natter_pins_failed_total", "natter_pins_wrong_total"] {
+    for name in [
+        "natter_pins_sent_total",
+        "natter_pins_failed_total",
+        "natter_pins_wrong_total",
+        "natter_connections_evicted_total",
+        "natter_log_lines_dropped_total",
+    ] {
         counter!(name).increment(0);
     }
 }
@@ -263,7 +267,7 @@ mod tests {
             describe();
             begin_at_zero();
         });
-        assert_eq!(described(&page), 16, "{page}");
+        assert_eq!(described(&page), 18, "{page}");
         for sample in [
             "natter_pins_wrong_total 0\n",
             "natter_connections_refused_total{reason=\"unauthenticated\"} 0\n",
