@@ -25,7 +25,9 @@ use proto::ShardId;
 use proto::ids::SHARDS;
 use serde::Serialize;
 use storage::{Storage, StorageOptions};
-use supervision::{ChildSpec, Intensity, StopSource, Strategy, Supervisor, TaskGroup, timer};
+use supervision::{
+    ChildSpec, Intensity, StopSource, Stopping, Strategy, Supervisor, TaskGroup, timer,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
@@ -129,7 +131,9 @@ pub async fn run(start: Start, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Resul
     let written = config.clone();
     // From here on: a signal that comes while the storage opens must not end the process.
     let hang_up = HangUp::catch()?;
-    warnings.iter().for_each(|warning| warn!("{warning}"));
+    for warning in &warnings {
+        warn!("{warning}");
+    }
     let dir = PathBuf::from(&config.node.data_dir);
     manifest::check(&dir, !config.cluster.cookie.is_empty())?;
     data_dir::prepare(&dir)?;
@@ -242,6 +246,20 @@ async fn open_storage(
     tokio::task::spawn_blocking(open).await?
 }
 
+fn reception(
+    config: &NodeConfig,
+    sender: PinSender,
+    context: &Arc<Context>,
+    closing: Stopping,
+) -> Reception {
+    Reception {
+        context: context.clone(),
+        registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
+        limits: RwLock::new(ClientLimits::of(config)),
+        closing,
+    }
+}
+
 async fn build(
     config: &NodeConfig,
     dir: &Path,
@@ -299,12 +317,7 @@ async fn build(
         incarnation,
     });
     let (close, closing) = StopSource::new();
-    let reception = Arc::new(Reception {
-        context: context.clone(),
-        registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
-        limits: RwLock::new(ClientLimits::of(config)),
-        closing,
-    });
+    let reception = Arc::new(reception(config, sender, &context, closing));
     let connections = context.connections.clone();
     let readiness = Readiness::new();
     let gate = Gate::new(&config.limits);

@@ -182,7 +182,10 @@ mod tests {
 
     /// A pipe whose reader comes late.
     #[derive(Clone, Default)]
-    struct Pipe(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Pipe(Arc<(Mutex<Written>, Condvar)>);
+
+    /// Whether somebody reads, and what was written.
+    type Written = (bool, Vec<u8>);
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -209,7 +212,7 @@ mod tests {
         assert_eq!(output.dropped(), 5_000 - taken as u64);
         pipe.0.0.lock().unwrap().0 = true;
         pipe.0.1.notify_all();
-        output.flush(Duration::from_secs(60));
+        output.flush(Duration::from_mins(1));
         let text = String::from_utf8(pipe.0.0.lock().unwrap().1.clone()).unwrap();
         assert!(text.contains(&format!("dropped: nobody read them lines={}\n", 5_000 - taken)));
         assert_eq!(text.lines().count(), taken + 1, "whole lines");
@@ -235,7 +238,7 @@ mod tests {
         }
         let output = Output::new("test", Closed);
         output.write(b"a\n");
-        output.flush(Duration::from_secs(60));
+        output.flush(Duration::from_mins(1));
         assert!(!output.is_open());
     }
 }

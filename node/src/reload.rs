@@ -33,7 +33,7 @@ const LIVE: [&str; 7] = [
 /// Signals that would end a process that does not catch them, and that end no node.
 #[derive(Debug)]
 pub(crate) struct HangUp {
-    hang_up: Signal,
+    terminal: Signal,
     user_1: Signal,
     user_2: Signal,
 }
@@ -41,7 +41,7 @@ pub(crate) struct HangUp {
 impl HangUp {
     pub(crate) fn catch() -> std::io::Result<Self> {
         Ok(Self {
-            hang_up: signal(SignalKind::hangup())?,
+            terminal: signal(SignalKind::hangup())?,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
         })
@@ -51,7 +51,7 @@ impl HangUp {
     async fn next(&mut self) {
         loop {
             let signal = tokio::select! {
-                _ = self.hang_up.recv() => return,
+                _ = self.terminal.recv() => return,
                 _ = self.user_1.recv() => "SIGUSR1",
                 _ = self.user_2.recv() => "SIGUSR2",
             };

@@ -51,7 +51,9 @@ fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
     let config = NodeConfig::load(serve.config.as_deref(), serve.data_dir.as_deref())?;
     let warnings = config.readable_secrets(serve.config.as_deref());
     if serve.check {
-        warnings.iter().for_each(|warning| tell(format_args!("{warning}")));
+        for warning in &warnings {
+            tell(format_args!("{warning}"));
+        }
         check_files(&config)?;
         return Ok(writeln!(out, "the settings are good")?);
     }

@@ -106,12 +106,12 @@ section! {
         plain: Address = Address(None);
         /// Operators: /healthz, /readyz and /metrics. Not for the public.
         http: Address = local(7402);
-        /// Networks of proxies that speak the PROXY protocol, version 1 or 2: "10.0.0.0/8", "::1".
+        /// Networks of proxies that speak the PROXY protocol, version 1 or 2: "10.0.0.0/8".
         /// A client connection from there must begin with its header, which names the client for
         /// limits and logs; from elsewhere a header is an error. `http` takes connections from there
         /// with and without.
         proxy_from: Vec<String> = Vec::new();
-        /// Pages whose scripts may open a WebSocket: "https://chat.example.org", or "*" for all.
+        /// Pages whose scripts may open a WebSocket, each as scheme, host and port; "*" for all.
         /// Empty: pages of the same host name that the WebSocket is opened to. Programs that are no
         /// browser name no page and are let in.
         websocket_origins: Vec<String> = Vec::new();

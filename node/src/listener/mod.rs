@@ -271,11 +271,12 @@ async fn shake_hands(stream: TcpStream, security: Security) -> io::Result<Transp
         Security::Tls(tls) => {
             // The memory of a handshake is for who speaks.
             stream.readable().await?;
-            Ok(Transport::tls(Box::new(tls.accept(stream).await?)))
+            Ok(Transport::tls(Box::new(Box::pin(tls.accept(stream)).await?)))
         }
         Security::WebSocket(tls, origins) => {
             stream.readable().await?;
-            let (stream, bytes) = upgrade::upgrade(tls.accept(stream).await?, origins).await?;
+            let stream = Box::pin(tls.accept(stream)).await?;
+            let (stream, bytes) = Box::pin(upgrade::upgrade(stream, origins)).await?;
             Ok(Transport::websocket(Box::new(stream), bytes))
         }
     }

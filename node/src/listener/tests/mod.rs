@@ -33,15 +33,11 @@ struct Server {
 
 impl Server {
     fn start(kind: &str, change: impl FnOnce(&mut config::Limits)) -> Self {
-        Self::behind(Vec::new(), kind, change)
+        Self::behind(&[], kind, change)
     }
 
     /// With proxies in these networks.
-    fn behind(
-        proxy_from: Vec<String>,
-        kind: &str,
-        change: impl FnOnce(&mut config::Limits),
-    ) -> Self {
+    fn behind(proxy_from: &[String], kind: &str, change: impl FnOnce(&mut config::Limits)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificates =
             Certificates::open(&config::Tls::default(), folder.path(), "cookie").unwrap();
@@ -59,7 +55,7 @@ impl Server {
         let socket = bind("listen.client", "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
         let handshake_timeout = Arc::new(move || limits.handshake_timeout);
-        let proxies = Proxies::new(&proxy_from);
+        let proxies = Proxies::new(proxy_from);
         let listener =
             Listener { socket, security, gate: gate.clone(), proxies, handshake_timeout };
         let (hand_over, arrived) = mpsc::channel(64);

@@ -6,7 +6,7 @@ use super::*;
 async fn behind_a_proxy_the_client_is_who_its_header_names() {
     let networks = vec!["127.0.0.1".to_owned()];
     for kind in ["plain", "client", "websocket"] {
-        let mut server = Server::behind(networks.clone(), kind, |limits| {
+        let mut server = Server::behind(&networks, kind, |limits| {
             limits.unauthenticated_per_address = 1;
         });
         let mut open = Vec::new();
@@ -39,7 +39,7 @@ async fn behind_a_proxy_the_client_is_who_its_header_names() {
 #[tokio::test]
 async fn a_proxy_without_a_header_and_a_header_without_a_proxy_are_refused() {
     let networks = vec!["127.0.0.1".to_owned()];
-    let server = Server::behind(networks, "client", |_| {});
+    let server = Server::behind(&networks, "client", |_| {});
     let stream = TcpStream::connect(server.address).await.unwrap();
     server.tls_over(stream, ALPN_CLIENT).await.unwrap_err();
 
