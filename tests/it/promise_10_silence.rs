@@ -57,7 +57,8 @@ async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
     let doors = [&addresses.client, &addresses.plain, &addresses.websocket];
     let doors: Vec<SocketAddr> = doors.iter().map(|door| door.parse().unwrap()).collect();
     let (sender, mut held) = tokio::sync::watch::channel(0);
-    let siege = tokio::spawn(besiege(doors, sender));
+    let mut siege = tokio::task::JoinSet::new();
+    siege.spawn(besiege(doors, sender));
     let full = held.wait_for(|held| *held >= HELD);
     tokio::time::timeout(tests::node::PATIENCE * 2, full).await.unwrap().unwrap();
     for round in 0..20 {
@@ -67,7 +68,7 @@ async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
         Wire::plain(&node.target()).await.unwrap();
         websocket_opens(&node).await;
     }
-    siege.abort();
+    siege.abort_all();
     assert!(node.runs());
 }
 
