@@ -351,11 +351,6 @@ impl Permit {
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
-
-    /// What the limits count as its address.
-    pub fn source(&self) -> IpAddr {
-        self.source
-    }
 }
 
 impl Drop for Permit {
