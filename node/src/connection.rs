@@ -28,7 +28,7 @@ use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, ser
 use proto::{Code, Seq, UserId, frame};
 use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::client_limits::ClientLimits;
 use crate::listener::{Peer, ReadNow, Transport};
@@ -339,10 +339,6 @@ impl Socket {
         };
         match opened {
             Ok(admission) => {
-                if admission.registered {
-                    let Admission { user, device, .. } = admission;
-                    info!(%user, %device, "registered");
-                }
                 self.admit(id, admission)?;
             }
             Err(code) => {

@@ -4,9 +4,71 @@ use super::{BOUNDS, siege};
 use crate::people::message;
 use anyhow::{Context as _, Result, ensure};
 use proto::wire::{GetAccount, client_frame::Kind as Ask};
-use tests::hostile::sockets::{account, source};
+use tests::hostile::budget::Bounds;
+use tests::hostile::silence::{Crowd, Silence};
+use tests::hostile::sockets::{Door, account, source, tcp};
+use tests::node::{Node, PATIENCE, until};
 use tests::wire::Phone;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
+
+/// Places for people who are not logged in, in these stories.
+const STRANGERS: usize = 300;
+
+/// Logins beside the crowd.
+const LOGINS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_of_many_addresses_lock_nobody_out() {
+    let mut siege = siege(&format!("[limits]\nunauthenticated = {STRANGERS}")).await;
+    let target = siege.node.target();
+    let mut crowd = Crowd::new();
+    let attack = async {
+        crowd.gather(&target, Silence::ALL, 0..40, 3); // 960 at once, and each comes again
+        until("a crowd larger than the room", PATIENCE, || {
+            Ok((crowd.opened() > 3 * STRANGERS).then_some(()))
+        })
+        .await
+    };
+    siege.under(attack).await.unwrap();
+    // The crowd stays. Who logs in now gets in at the first try, not when a stranger happens to go.
+    let (mut phone, _wire) = Phone::register(&siege.node, "newcomer").await.unwrap();
+    let logins = async {
+        let mut failed = 0;
+        for _ in 0..LOGINS {
+            failed += usize::from(phone.resume(&target).await.is_err());
+        }
+        ensure!(failed <= LOGINS / 10, "{failed} of {LOGINS} logins failed");
+        Ok(())
+    };
+    siege.under(logins).await.unwrap();
+    let descriptors = STRANGERS as u64 + BOUNDS.descriptors;
+    siege.lift(Bounds { descriptors, ..BOUNDS }).await.unwrap();
+}
+
+/// The first line of the answer to `GET /healthz`.
+async fn health(node: &Node) -> Result<String> {
+    let to = Door::Http.address(&node.target())?;
+    let mut stream = tcp([127, 0, 0, 1].into(), to).await?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    let mut text = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await??;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_requests_at_the_http_port_do_not_use_up_descriptors() {
+    let mut siege = siege("").await;
+    let target = siege.node.target();
+    let mut crowd = Crowd::new();
+    let attack = async {
+        crowd.gather(&target, &[Silence::HalfHttp, Silence::Tcp(Door::Http)], 0..20, 25);
+        until("a crowd", PATIENCE, || Ok((crowd.opened() > 800).then_some(()))).await
+    };
+    siege.under(attack).await.unwrap();
+    assert!(health(&siege.node).await.unwrap().contains("200"));
+    siege.lift(BOUNDS).await.unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_logins_is_survived() {
