@@ -1,9 +1,13 @@
 //! A run of the whole: a seed from calm through faults back to calm, and what must hold then.
 
 use crate::seeds::Story;
+use crate::stage::{DeviceEvent, Event, NODES, NodeEvent};
 use crate::world::World;
-use actors::shard::Usage;
+use actors::shard::{Command, Outcome, Usage};
 use bytes::Bytes;
+use proto::{Code, stored};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// After the faults everything must have arrived within this time, in ms.
 const PATIENCE_MS: u64 = 90_000;
@@ -18,8 +22,10 @@ pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
     world.begin();
     world.run(world.plan.rough_until)?;
     world.heal();
-    if seed % 8 == 5 {
-        world.refusals_end()?;
+    match seed % 16 {
+        5 => world.refusals_end()?,
+        13 => world.unlink_one()?,
+        _ => {}
     }
     let end = world.stage.now + PATIENCE_MS;
     loop {
@@ -35,6 +41,38 @@ pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
 }
 
 impl World {
+    /// A second device is unlinked while much is still under way to it: nobody waits for it any longer,
+    /// and nothing is said to have reached it.
+    fn unlink_one(&mut self) -> Result<(), String> {
+        let Some(at) = self.devices.iter().position(|device| device.id.0 == 2) else {
+            return Ok(());
+        };
+        let (user, device) = (self.devices[at].user, self.devices[at].id);
+        self.judge.left(self.devices[at].who());
+        let done = Arc::new(AtomicBool::new(false));
+        for turn in 0.. {
+            let remove = stored::RemoveDevice { user: user.0, by_device: 1, device: device.0 };
+            let heard = Arc::clone(&done);
+            let reply = Box::new(move |outcome: Outcome| {
+                // The second time there is no such device any longer.
+                let gone = matches!(outcome, Outcome::Done | Outcome::Refused(Code::UnknownDevice));
+                heard.fetch_or(gone, Ordering::Relaxed);
+            });
+            let command = Command::RemoveDevice(remove);
+            self.stage.local(turn % NODES, 0, NodeEvent::Propose(user.shard(), command, reply));
+            self.run(self.stage.now + 1_000)?;
+            if done.load(Ordering::Relaxed) {
+                break;
+            }
+            if turn > 60 {
+                return Err(format!("{user} cannot unlink a device"));
+            }
+        }
+        self.devices[at].retired = true;
+        self.stage.after(0, Event::Device { device: at, what: DeviceEvent::Lose });
+        Ok(())
+    }
+
     /// One person goes on writing and never repeats what is refused. Once everything else has arrived
     /// there is no reason left, and what was refused earlier holds later sends back for ten seconds
     /// at most.

@@ -47,6 +47,7 @@ pub(crate) struct Socket {
     said_at: u64,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "what a person does is many small choices")]
 pub(crate) struct Device {
     pub(crate) number: usize,
     pub(crate) user: UserId,
@@ -57,6 +58,8 @@ pub(crate) struct Device {
     pub(crate) socket: Option<Socket>,
     /// Gives up what is refused for now, and writes something else.
     pub(crate) impatient: bool,
+    /// It was unlinked, and does not come again.
+    pub(crate) retired: bool,
     /// When a send was refused last, in ms.
     pub(crate) refused_at: u64,
     window: usize,
@@ -80,6 +83,7 @@ impl Device {
             peers: Vec::new(),
             socket: None,
             impatient: false,
+            retired: false,
             refused_at: 0,
             window: 8,
             ids: 0,
@@ -123,7 +127,7 @@ impl Device {
 
     /// Connects to a node, if it is not connected. The connection.
     pub(crate) fn connect(&mut self, id: u64, node: usize, stage: &mut Stage) -> Option<Socket> {
-        if self.socket.is_some() {
+        if self.socket.is_some() || self.retired {
             return None;
         }
         let life = stage.lives[node];

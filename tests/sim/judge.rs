@@ -51,6 +51,8 @@ pub(crate) struct Judge {
     shown_at: BTreeMap<(Who, Name), u64>,
     acknowledged: BTreeMap<Who, u64>,
     given_up: BTreeSet<Name>,
+    /// Devices that were unlinked. What they acknowledged they had.
+    left: BTreeSet<Who>,
     newest: BTreeMap<(Who, Who, u64), u64>,
     places: BTreeMap<(u64, u64), Arc<Envelope>>,
     ticks: BTreeMap<(Who, Name), Vec<u32>>,
@@ -61,6 +63,13 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn device(&mut self, who: Who) {
         self.devices.entry(who.user).or_default().insert(who.device);
+    }
+
+    /// A device is unlinked from now on: it need not see anything, and what becomes of its own sends
+    /// that were not accepted is open.
+    pub(crate) fn left(&mut self, who: Who) {
+        self.devices.entry(who.user).or_default().remove(&who.device);
+        self.left.insert(who);
     }
 
     pub(crate) fn sent(&mut self, name: Name, to: u64, expires: bool) {
@@ -170,7 +179,8 @@ impl Judge {
                     self.wrong.push(format!("two ticks before {who} has acknowledged it: {name}"));
                 }
             }
-            if others.is_empty() {
+            let mut gone = self.left.iter().filter(|who| who.user == to && **who != name.from);
+            if others.is_empty() && !gone.any(|who| self.has(*who, name)) {
                 self.wrong.push(format!("two ticks for what nobody has: {name}"));
             }
         } else if !sent.expires {
@@ -196,6 +206,9 @@ impl Judge {
             if sent.order >= count || self.given_up.contains(name) {
                 continue;
             }
+            if self.left.contains(&name.from) && !sent.accepted {
+                continue;
+            }
             if sent.accepted {
                 self.missing_of(*name, sent, with_notices, &mut missing);
             } else {
@@ -207,6 +220,7 @@ impl Judge {
 
     fn missing_of(&self, name: Name, sent: &Sent, with_notices: bool, missing: &mut Vec<String>) {
         let own = Who { user: name.from.user, device: name.from.device };
+        let with_notices = with_notices && !self.left.contains(&own);
         for device in self.devices.get(&own.user).into_iter().flatten() {
             let viewer = Who { user: own.user, device: *device };
             let told = self.ticks.contains_key(&(viewer, name));
