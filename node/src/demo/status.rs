@@ -100,8 +100,8 @@ mod tests {
     fn healthy() -> Vec<Option<Status>> {
         let names = ["a", "b", "c"];
         let member = |name| {
-            serde_json::json!({"node": name, "name": name, "address": "", "zone": "",
-                "state": "active", "up": true, "incarnation": 1})
+            serde_json::json!({"node": name, "name": name, "address": "", "client_address": "",
+                "zone": "", "state": "active", "up": true, "incarnation": 1, "version": "0"})
         };
         let status = |name| {
             let groups: Vec<serde_json::Value> = (0..GROUPS)
@@ -111,7 +111,7 @@ mod tests {
                 })
                 .collect();
             let status = serde_json::json!({"cluster": 5, "node": name, "groups": groups,
-                "place": "member", "members": names.map(member),
+                "place": "member", "clock": "right", "members": names.map(member),
                 "sessions": {"rows": 2, "digest": "cd", "online": 1}, "settings": {}});
             Some(serde_json::from_value(status).unwrap())
         };
