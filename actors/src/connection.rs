@@ -7,6 +7,7 @@
 //!    [`UNANSWERED_BYTES`] and [`QUEUED_BYTES`], deliveries by the device's window, signals by
 //!    [`SIGNALS_MAX`] and [`SIGNALS_BYTES`].
 
+use crate::rates::TooFast;
 use prost::Message as _;
 use proto::limits::UNANSWERED_MAX;
 use proto::stored::{self, envelope::Content};
@@ -142,6 +143,11 @@ impl Connection {
         if self.state().forget(id) {
             self.queue(Outgoing::Accepted { id, at_ms, user });
         }
+    }
+
+    /// Refuses a request that passes after this time.
+    pub fn refuse_too_fast(&self, id: u64, too_fast: TooFast) {
+        self.answer(id, Kind::Refused(refusal_after(too_fast)));
     }
 
     /// Refuses a request.
@@ -280,6 +286,11 @@ fn request_bytes(frame: &ClientFrame) -> usize {
 pub fn refusal(code: Code) -> wire::Refused {
     let retry_after_ms = if code.retry() == proto::Retry::After { 1_000 } else { 0 };
     wire::Refused { code: code.number(), text: code.name().to_owned(), retry_after_ms }
+}
+
+/// A refusal of what comes too fast.
+pub(crate) fn refusal_after(TooFast { after_ms }: TooFast) -> wire::Refused {
+    wire::Refused { retry_after_ms: after_ms, ..refusal(Code::TooFast) }
 }
 
 impl Outgoing {

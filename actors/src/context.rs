@@ -5,6 +5,7 @@ use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::raft::{Group, Timing};
+use crate::rates::Rates;
 use crate::sessions::Sessions;
 use crate::shard::{MachineLimits, Shards};
 use crate::user::Users;
@@ -109,8 +110,6 @@ pub struct Settings {
     pub device_idle_max_ms: u64,
     /// Time between two checkpoints of a shard, in ms.
     pub checkpoint_every_ms: u64,
-    /// Sends a user may make in a second, in the long run; 0: no limit.
-    pub sends_per_second: u32,
     /// The longest time to live of a message, in seconds.
     pub message_ttl_max_s: u32,
     /// Digits of a PIN.
@@ -205,6 +204,8 @@ pub struct Context {
     pub tasks: TaskGroup,
     /// The tasks of client connections.
     pub connections: TaskGroup,
+    /// How fast users and addresses may ask.
+    pub rates: Rates,
     /// All counters.
     pub metrics: Metrics,
     /// See every send, in this order.

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod paced;
 pub mod presence;
 pub mod raft;
+pub mod rates;
 pub mod replicas;
 mod retry_order;
 pub mod service;

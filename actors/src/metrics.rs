@@ -16,6 +16,10 @@ pub struct Metrics {
     pub delivered: Counter,
     /// `natter_hints_dropped_total`
     pub hints_dropped: Counter,
+    /// `natter_signals_dropped_total`
+    pub signals_dropped: Counter,
+    /// `natter_requests_too_fast_total`
+    pub too_fast: Counter,
     /// `natter_wrong_pins_alarms_total`
     pub wrong_pins_alarms: Counter,
     /// `natter_user_restarts_total`
@@ -57,6 +61,14 @@ impl Default for Metrics {
             hints_dropped: named(
                 "natter_hints_dropped_total",
                 "Typing and presence that were dropped because too much waited.",
+            ),
+            signals_dropped: named(
+                "natter_signals_dropped_total",
+                "Signals that were dropped because their user sent too many.",
+            ),
+            too_fast: named(
+                "natter_requests_too_fast_total",
+                "Requests and logins that were refused because of a rate.",
             ),
             user_restarts: named(
                 "natter_user_restarts_total",

@@ -250,6 +250,14 @@ fn settings(
          stranger_share = 100\n\
          strangers_share = 100\n\
          stored_bytes_per_second = \"0B\"\n\
+         [rates]\n\
+         sends = \"\"\n\
+         signals = \"\"\n\
+         lookups = \"\"\n\
+         lookups_daily = \"\"\n\
+         subscribes = \"\"\n\
+         reads = \"\"\n\
+         logins_per_address = \"\"\n\
          [log]\n\
          filter = \"warn\"\n",
         directory.join("data").display().to_string()

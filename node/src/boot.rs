@@ -17,6 +17,7 @@ use actors::cluster::{Cluster, Place};
 use actors::context::{Clock, Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
 use actors::raft::{Group, Timing};
+use actors::rates::Rates;
 use actors::sessions::{Sessions, SessionsActor, SessionsTiming};
 use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use actors::user::Users;
@@ -308,6 +309,7 @@ async fn build(
         founds,
         tasks: TaskGroup::new(),
         connections: TaskGroup::new(),
+        rates: Rates::new(config.rates.limits()),
         metrics: actors::metrics::Metrics::default(),
         handlers,
         shards: Shards::default(),

@@ -140,7 +140,7 @@ pub enum ClusterCommand {
 pub enum SettingsCommand {
     /// Set one on all nodes, at once and for good.
     Set {
-        /// As in node.toml: `limits.sends_per_second`.
+        /// As in node.toml: `limits.contact_share`.
         key: String,
         /// As in node.toml; "" lets each node have its own again.
         value: String,

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use actors::connection::{Connection, Drained, Ending, refusal};
 use actors::context::Context;
-use actors::paced::Paced;
 use actors::user::{self, Admission, Attach, Login};
 use bytes::BytesMut;
 use proto::limits::{
@@ -28,11 +27,12 @@ use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, ser
 use proto::{Code, Seq, UserId, frame};
 use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::client_limits::ClientLimits;
 use crate::listener::{Peer, ReadNow, Transport};
 use crate::registration::Registration;
+use crate::request_rates;
 
 /// Bytes read at once from one client before others have their turn.
 const READ_BYTES: usize = 64 * 1024;
@@ -121,17 +121,6 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
     socket.leave();
     if let Over::Ended(ending) = over {
         socket.goodbye(ending).await;
-    }
-}
-
-/// How often wrong PINs are told: a person mistypes one, an attacker thousands.
-const WRONG_PINS_AGAIN: Duration = Duration::from_mins(1);
-
-fn count_wrong_pin() {
-    static WRONG: Paced = Paced::new(WRONG_PINS_AGAIN);
-    metrics::counter!("natter_pins_wrong_total").increment(1);
-    if let Some(times) = WRONG.count(now()) {
-        warn!(times, "wrong PINs");
     }
 }
 
@@ -266,7 +255,16 @@ impl Socket {
 
     /// False if the user's actor has more to do than is good.
     fn pass_on(&self, user: UserId, frame: ClientFrame) -> bool {
-        let users = &self.reception.context.users;
+        let context = &self.reception.context;
+        let (users, ask) = (&context.users, frame.kind.as_ref());
+        if let Err(too_fast) = request_rates::take(context, user, ask) {
+            let answered = frame.id != 0 && !matches!(ask, Some(Ask::Signal(_) | Ask::Ping(_)));
+            if answered {
+                self.connection.remember(ClientFrame { id: frame.id, kind: None });
+                self.connection.refuse_too_fast(frame.id, too_fast);
+            }
+            return true;
+        }
         match &frame.kind {
             Some(Ask::Ping(_)) => self.connection.say(Kind::Pong(wire::Pong {})),
             Some(Ask::Pong(_)) => {}
@@ -313,6 +311,12 @@ impl Socket {
             self.connection.remember(ClientFrame { id, kind: None });
         }
         let context = &self.reception.context;
+        if matches!(frame.kind, Some(Ask::Login(_) | Ask::Resume(_)))
+            && let Err(too_fast) = request_rates::take_try(context, self.peer.address.ip())
+        {
+            self.connection.refuse_too_fast(id, too_fast);
+            return Ok(());
+        }
         let admitted = match frame.kind {
             Some(Ask::Ping(_)) => {
                 self.connection.say(Kind::Pong(wire::Pong {}));
@@ -333,6 +337,18 @@ impl Socket {
             None => Err(Code::NotSupported),
             Some(_) => Err(Code::NotLoggedIn),
         };
+        self.open(id, admitted).await
+    }
+
+    /// Opens the session of someone who is who they say, or refuses them.
+    async fn open(&mut self, id: u64, admitted: Result<Admission, Code>) -> Result<(), Over> {
+        let context = &self.reception.context;
+        if let Ok(Admission { user, registered: false, .. }) = admitted
+            && let Err(too_fast) = request_rates::take_login(context, user)
+        {
+            self.connection.refuse_too_fast(id, too_fast);
+            return Ok(());
+        }
         let opened = match admitted {
             Ok(admission) => user::open_session(context, admission).await,
             Err(code) => Err(code),
@@ -342,9 +358,6 @@ impl Socket {
                 self.admit(id, admission)?;
             }
             Err(code) => {
-                if code == Code::WrongPin {
-                    count_wrong_pin();
-                }
                 debug!(code = code.name(), "stranger refused");
                 self.connection.refuse(id, code);
             }

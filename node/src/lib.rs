@@ -27,6 +27,7 @@ pub mod pins;
 mod process;
 pub mod registration;
 mod reload;
+mod request_rates;
 pub mod secrets;
 pub mod serve;
 pub mod telemetry;

@@ -137,7 +137,6 @@ pub(crate) fn settings(config: &NodeConfig, now: ClusterSettings) -> Settings {
         stored_bytes_per_second: now.stored_bytes_per_second,
         device_idle_max_ms: u64::from(now.device_idle_max_s) * 1000,
         checkpoint_every_ms: u64::try_from(every).unwrap_or(u64::MAX),
-        sends_per_second: now.sends_per_second,
         message_ttl_max_s: now.message_ttl_max_s,
         pin_digits: now.pin_digits,
         pin_ttl_s: now.pin_ttl_s,

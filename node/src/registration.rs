@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use actors::context::Context;
+use actors::paced::Paced;
 use actors::user::{self, Admission};
 use metrics::counter;
 use proto::{Alias, Code, Fault, wire};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::listener::source_of;
@@ -153,7 +156,7 @@ impl Registration {
         }
         let admitted = user::register_prove(context, nonce, prove).await;
         if admitted == Err(Code::WrongPin) {
-            counter!("natter_pins_wrong_total").increment(1);
+            count_wrong_pin();
             lock(&self.wrong).add(address, now_ms);
         }
         admitted
@@ -162,6 +165,17 @@ impl Registration {
 
 fn lock(counts: &Mutex<Counts>) -> std::sync::MutexGuard<'_, Counts> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How often wrong PINs are told: a person mistypes one, an attacker thousands.
+const WRONG_PINS_AGAIN: Duration = Duration::from_mins(1);
+
+fn count_wrong_pin() {
+    static WRONG: Paced = Paced::new(WRONG_PINS_AGAIN);
+    counter!("natter_pins_wrong_total").increment(1);
+    if let Some(times) = WRONG.count(Instant::now()) {
+        warn!(times, "wrong PINs");
+    }
 }
 
 #[cfg(test)]

@@ -107,6 +107,7 @@ impl Reload {
             telemetry::set_filter(filter);
         }
         node.gate.set_limits(&config.limits);
+        node.context.rates.set_limits(config.rates.limits());
         node.reception.set_limits(ClientLimits::of(&config));
         cluster.set_own(config.cluster_settings());
         let (changed, needs_restart) = (now.join(" "), after_restart.join(" "));

@@ -35,6 +35,7 @@ mod promise_7_a_node_may_die;
 mod promise_7_replicas_move;
 mod promise_8_a_split_heals;
 mod protocol;
+mod rates;
 mod readme;
 mod registration;
 mod unstored;

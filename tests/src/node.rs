@@ -15,6 +15,11 @@ use tempfile::TempDir;
 /// How long a node may take to start or to stop. Generous: the machine may be compiling.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Stories that are not about rates ask as fast as they can, so that they end soon.
+const NO_RATES: &str = "[rates]\nsends = \"\"\nsignals = \"\"\nlookups = \"\"\nlookups_daily = \"\"\n\
+     subscribes = \"\"\nchanges = \"\"\npresence = \"\"\nreads = \"\"\nother = \"\"\nlogins = \"\"\n\
+     logins_per_address = \"\"\n";
+
 /// Waits until `ready` gives something, looking every 10 ms.
 ///
 /// # Errors
@@ -117,7 +122,8 @@ pub struct Node {
 
 impl Node {
     /// Writes the settings file for a node that is started by hand or by [`Node::restart`]. `settings` is TOML in which
-    /// `{dir}` stands for the directory of the test; sections `node` and `listen` are added.
+    /// `{dir}` stands for the directory of the test; sections `node` and `listen` are added, and one that turns the rates
+    /// off unless there is one.
     ///
     /// # Errors
     /// If the directory cannot be made.
@@ -166,7 +172,9 @@ impl Node {
              plain = {any}\nhttp = {any}\n[cluster]\nlisten = {any}\n"
         );
         let base = if settings.contains("[listen]") { "" } else { &base };
-        let text = format!("{base}{settings}").replace("{dir}", &self.dir().to_string_lossy());
+        let rates = if settings.contains("[rates]") { "" } else { NO_RATES };
+        let text =
+            format!("{base}{settings}\n{rates}").replace("{dir}", &self.dir().to_string_lossy());
         Ok(fs::write(self.dir().join("node.toml"), text)?)
     }
 

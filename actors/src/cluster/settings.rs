@@ -27,8 +27,6 @@ pub struct ClusterSettings {
     /// `limits.device_idle_max`: a device is set aside when something has waited for it this long, in
     /// seconds.
     pub device_idle_max_s: u32,
-    /// `limits.sends_per_second`: of one user, in the long run; 0: no limit.
-    pub sends_per_second: u32,
     /// `limits.message_ttl_max`: longest time to live of a message, in seconds.
     pub message_ttl_max_s: u32,
     /// `registration.pin_digits`: digits of a PIN.
@@ -55,7 +53,6 @@ impl Default for ClusterSettings {
             strangers_share: proto::limits::STRANGERS_SHARE,
             stored_bytes_per_second: 256 << 10,
             device_idle_max_s: proto::limits::DEVICE_IDLE_S_MAX,
-            sends_per_second: 0,
             message_ttl_max_s: proto::limits::TTL_S_MAX,
             pin_digits: 6,
             pin_ttl_s: 600,
@@ -131,7 +128,7 @@ fn small(number: u64) -> u32 {
 
 const U32_MAX: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 15] = [
+static FIELDS: [Field; 14] = [
     Field {
         key: "limits.mailbox_messages",
         kind: Kind::Count,
@@ -180,13 +177,6 @@ static FIELDS: [Field; 15] = [
         range: (1, 365 * 24 * 3600),
         get: |settings| settings.device_idle_max_s.into(),
         set: |settings, number| settings.device_idle_max_s = small(number),
-    },
-    Field {
-        key: "limits.sends_per_second",
-        kind: Kind::Count,
-        range: (0, U32_MAX),
-        get: |settings| settings.sends_per_second.into(),
-        set: |settings, number| settings.sends_per_second = small(number),
     },
     Field {
         key: "limits.message_ttl_max",
@@ -385,7 +375,6 @@ mod tests {
             strangers_share: 0,
             stored_bytes_per_second: 9,
             device_idle_max_s: 0,
-            sends_per_second: 9,
             message_ttl_max_s: 0,
             pin_digits: 0,
             pin_ttl_s: 0,

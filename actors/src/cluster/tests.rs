@@ -388,6 +388,6 @@ async fn without_a_majority_a_change_is_refused_with_retry() {
     for standing in story.raft.lock().unwrap().groups.values_mut() {
         standing.leader = None;
     }
-    let refused = doors[0].set_setting("limits.sends_per_second", "5").await;
+    let refused = doors[0].set_setting("limits.contact_share", "5").await;
     assert_eq!(refused, Err(ClusterError::NoMajority));
 }

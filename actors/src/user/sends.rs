@@ -6,13 +6,14 @@
 
 use super::UserItem;
 use super::actor::UserActor;
-use crate::connection::{Connection, ConnectionId};
+use crate::connection::{Connection, ConnectionId, refusal, refusal_after};
 use crate::context::Verdict;
+use crate::rates::{Kind, TooFast, Who};
 use crate::retry_order::RetryOrder;
 use crate::shard::{Command, Outcome, Query};
 use bytes::Bytes;
 use proto::limits::{BODY_BYTES_MAX, DEVICES_MAX, TTL_S_MAX};
-use proto::wire::{self, send::To};
+use proto::wire::{self, send::To, server_frame::Kind as Say};
 use proto::{Alias, Code, DeviceId, UserId, stored};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -43,8 +44,6 @@ pub(super) struct Sends {
     waiting: VecDeque<WaitingSend>,
     /// And until when each counts, Unix time in ms.
     owners: BTreeMap<Alias, (UserId, u64)>,
-    /// Sends that may still be made this second, and which second that is.
-    allowance: (u32, u64),
     /// Sends of each device that came too fast and have not come again.
     holds: RetryOrder<DeviceId>,
 }
@@ -54,32 +53,34 @@ impl Default for Sends {
         Self {
             waiting: VecDeque::new(),
             owners: BTreeMap::new(),
-            allowance: (0, 0),
             holds: RetryOrder::new(DEVICES_MAX),
         }
     }
 }
 
 impl Sends {
-    /// Counts one more send, of this device under this id, unless it comes too fast. `limit` is for each
-    /// second; 0: none.
-    fn admit(&mut self, device: DeviceId, id: u64, limit: u32, now_ms: u64) -> Result<(), Code> {
-        let (left, second) = &mut self.allowance;
-        if *second != now_ms / 1000 {
-            (*left, *second) = (limit, now_ms / 1000);
-        }
-        if limit == 0 {
-            return Ok(());
-        }
+    /// Counts one more send, of this device under this id, unless it comes too fast or must wait for the
+    /// retry of one that did. `take` asks the rates.
+    fn admit(
+        &mut self,
+        device: DeviceId,
+        id: u64,
+        now_ms: u64,
+        take: impl FnOnce() -> Result<(), TooFast>,
+    ) -> Result<(), wire::Refused> {
         if let Some(code) = self.holds.holds_back(&device, id, now_ms) {
-            return Err(code);
+            return Err(refusal(code));
         }
-        if *left == 0 {
+        take().map_err(|too_fast| {
             self.holds.refused(device, id, Code::TooFast, now_ms);
-            return Err(Code::TooFast);
-        }
-        *left -= 1;
-        Ok(())
+            refusal_after(too_fast)
+        })
+    }
+
+    /// Whether a send to `alias` asks for its owner: it is not known, and nothing that waits asks for it.
+    fn asks_for(&self, alias: &Alias, now_ms: u64) -> bool {
+        self.owner(alias, now_ms).is_none()
+            && !self.waiting.iter().any(|waiting| alias_of(&waiting.send).as_ref() == Some(alias))
     }
 
     fn owner(&self, alias: &Alias, now_ms: u64) -> Option<UserId> {
@@ -106,8 +107,8 @@ impl UserActor {
     /// A device sends.
     pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send) {
         let connection = self.sessions[place].connection.clone();
-        if let Err(code) = self.check_send(place, id, &send) {
-            connection.refuse(id, code);
+        if let Err(refused) = self.check_send(place, id, &send) {
+            connection.answer(id, Say::Refused(refused));
             return;
         }
         let connection = connection.id();
@@ -117,21 +118,32 @@ impl UserActor {
         }
     }
 
-    fn check_send(&mut self, place: usize, id: u64, send: &wire::Send) -> Result<(), Code> {
+    fn check_send(
+        &mut self,
+        place: usize,
+        id: u64,
+        send: &wire::Send,
+    ) -> Result<(), wire::Refused> {
         if send.body.len() > BODY_BYTES_MAX {
-            return Err(Code::BodyTooLarge);
+            return Err(refusal(Code::BodyTooLarge));
         }
         if send.ttl_s > TTL_S_MAX || send.to.is_none() {
-            return Err(Code::BadRequest);
+            return Err(refusal(Code::BadRequest));
         }
-        let device = self.sessions[place].device;
-        let (limit, now_ms) =
-            (self.context.settings().sends_per_second, self.context.clock.now_ms());
-        self.sends.admit(device, id, limit, now_ms)?;
+        let (device, now_ms) = (self.sessions[place].device, self.context.clock.now_ms());
+        let asks = alias_of(send).is_some_and(|alias| self.sends.asks_for(&alias, now_ms));
+        let (context, who) = (&self.context, Who::User(self.user));
+        let take = |kind| context.rates.take(who, kind, now_ms);
+        self.sends.admit(device, id, now_ms, || {
+            take(Kind::Send)
+                .and_then(|()| if asks { take(Kind::Lookup) } else { Ok(()) })
+                .and_then(|()| if asks { take(Kind::LookupDaily) } else { Ok(()) })
+                .inspect_err(|_| context.metrics.too_fast.increment(1))
+        })?;
         for handler in &self.context.handlers {
             match handler.user_send(self.user, device, send) {
                 Verdict::Continue => {}
-                Verdict::Drop(code) => return Err(code),
+                Verdict::Drop(code) => return Err(refusal(code)),
             }
         }
         Ok(())
@@ -282,29 +294,39 @@ fn own(body: &Bytes) -> Bytes {
 mod tests {
     use super::*;
 
-    const PHONE: DeviceId = DeviceId(1);
+    /// One more send while the bucket holds `left`; with which code and wait it is refused.
+    fn admit(
+        sends: &mut Sends,
+        (device, id): (u32, u64),
+        left: bool,
+        now_ms: u64,
+    ) -> Result<(), (Code, u32)> {
+        let take = || if left { Ok(()) } else { Err(TooFast { after_ms: 20 }) };
+        let admitted = sends.admit(DeviceId(device), id, now_ms, take);
+        admitted.map_err(|refused| (Code::from_number(refused.code), refused.retry_after_ms))
+    }
 
     #[test]
     fn sends_after_one_that_was_too_fast_wait_for_its_retry() {
         let mut sends = Sends::default();
-        assert_eq!(sends.admit(PHONE, 1, 1, 100_000), Ok(()));
-        assert_eq!(sends.admit(PHONE, 2, 1, 100_000), Err(Code::TooFast));
-        assert_eq!(sends.admit(PHONE, 3, 1, 101_000), Err(Code::TooFast), "it would overtake");
-        assert_eq!(sends.admit(DeviceId(2), 3, 1, 101_000), Ok(()), "another device");
-        assert_eq!(sends.admit(PHONE, 2, 1, 102_000), Ok(()));
-        assert_eq!(sends.admit(PHONE, 3, 1, 103_000), Ok(()));
+        let held = Err((Code::TooFast, 1_000));
+        assert_eq!(admit(&mut sends, (1, 1), true, 100_000), Ok(()));
+        assert_eq!(admit(&mut sends, (1, 2), false, 100_000), Err((Code::TooFast, 20)));
+        assert_eq!(admit(&mut sends, (1, 3), true, 101_000), held, "it would overtake");
+        assert_eq!(admit(&mut sends, (2, 3), true, 101_000), Ok(()), "another device");
+        assert_eq!(admit(&mut sends, (1, 2), true, 102_000), Ok(()));
+        assert_eq!(admit(&mut sends, (1, 3), true, 103_000), Ok(()));
     }
 
     #[test]
     fn new_sends_do_not_prolong_the_wait_for_one_that_never_comes_again() {
         let mut sends = Sends::default();
-        assert_eq!(sends.admit(PHONE, 1, 1, 100_000), Ok(()));
-        assert_eq!(sends.admit(PHONE, 2, 1, 100_000), Err(Code::TooFast));
+        assert!(admit(&mut sends, (1, 2), false, 100_000).is_err());
         for second in 1..10 {
-            let admitted = sends.admit(PHONE, 2 + second, 1, 100_000 + second * 1000);
-            assert_eq!(admitted, Err(Code::TooFast), "{second}");
+            let admitted = admit(&mut sends, (1, 2 + second), true, 100_000 + second * 1000);
+            assert!(admitted.is_err(), "{second}");
         }
-        assert_eq!(sends.admit(PHONE, 20, 1, 110_000), Ok(()));
+        assert_eq!(admit(&mut sends, (1, 20), true, 110_000), Ok(()));
     }
 
     #[test]

@@ -396,13 +396,13 @@ mod tests {
     #[allow(clippy::result_large_err, reason = "the jail's closure")]
     fn the_environment_goes_before_the_file() {
         figment::Jail::expect_with(|jail| {
-            jail.create_file("node.toml", "[limits]\nconnections = 5\nsends_per_second = 3\n")?;
+            jail.create_file("node.toml", "[limits]\nconnections = 5\nunauthenticated = 3\n")?;
             jail.set_env("NATTER_LIMITS__CONNECTIONS", "7");
             jail.set_env("NATTER_REGISTRATION__SMTP__PASSWORD", "1234");
             jail.set_env("NATTER_LISTEN__CLIENT", "127.0.0.1:0");
             jail.set_env("NATTER_PORT", "tcp://10.0.0.1:1");
             let config = NodeConfig::load(Some(Path::new("node.toml")), None).unwrap();
-            assert_eq!((config.limits.connections, config.limits.sends_per_second), (7, 3));
+            assert_eq!((config.limits.connections, config.limits.unauthenticated), (7, 3));
             assert_eq!(config.registration.smtp.password.reveal(), "1234");
             jail.set_env("NATTER_LIMITS__CONNECTIONS", "0");
             let error = NodeConfig::load(Some(Path::new("node.toml")), None).unwrap_err();

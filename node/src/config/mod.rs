@@ -18,10 +18,11 @@ mod validate;
 use std::time::Duration;
 
 use actors::cluster::ClusterSettings;
+use actors::rates::RateLimits;
 pub(crate) use cluster::is_host_port;
 pub use cluster::{Cluster, CookieError};
 pub use load::ConfigError;
-pub use units::{Address, ByteSize, Secret};
+pub use units::{Address, ByteSize, RateLimit, Secret};
 use units::{Setting, choice, print_line, section};
 
 choice! {
@@ -73,6 +74,9 @@ section! {
         registration: Registration = Registration::default();
         /// What one client, one address and all together may take.
         limits: Limits = Limits::default();
+        /// How fast one user, over all devices, and one address may ask this node: "120/60s" is a bucket
+        /// of 120 requests that fills again in 60 seconds. "" for no limit.
+        rates: Rates = Rates::default();
         /// The disk.
         storage: Storage = Storage::default();
         /// What the node writes to standard error.
@@ -245,10 +249,40 @@ section! {
         /// A device for which something has waited this long is set aside if another device of the
         /// person has it: the mailbox waits for it no longer. 1s to 365days.
         device_idle_max: Duration = Duration::from_secs(proto::limits::DEVICE_IDLE_S_MAX.into());
-        /// Messages that one user may send in a second; 0 for no limit.
-        sends_per_second: u32 = 0;
         /// How long a message is kept at most for a device that does not come, 1m to 30days.
         message_ttl_max: Duration = Duration::from_secs(proto::limits::TTL_S_MAX.into());
+    }
+}
+
+section! {
+    /// How fast one user, over all devices, and one address may ask this node.
+    Rates {
+        /// Sends. A person pastes a hundred lines; a bot answers fifty people a second.
+        sends: RateLimit = rate("1000/20s");
+        /// Signals. Typing is said every few seconds, and a call begins with dozens at once. What comes
+        /// faster is dropped.
+        signals: RateLimit = rate("300/1m");
+        /// Lookups, and sends to an alias whose owner is not known. A person looks up a few.
+        lookups: RateLimit = rate("120/1m");
+        /// The same in the long run: an address book in a day, all numbers of a city in years.
+        lookups_daily: RateLimit = rate("2000/1day");
+        /// Subscriptions, either way. A device subscribes to up to 256 people each time it connects.
+        subscribes: RateLimit = rate("1000/1m");
+        /// Changes of the account: block, privacy, contacts, registration lock, devices. Each is written by a
+        /// majority. A list of contacts is brought in over minutes.
+        changes: RateLimit = rate("120/1m");
+        /// SetPresence, which reaches up to 256 people. An application is opened and closed this often.
+        presence: RateLimit = rate("30/1m");
+        /// MarkRead, each for up to 256 messages. A person scrolls.
+        reads: RateLimit = rate("600/1m");
+        /// All other requests: GetAccount, Ping, Logout.
+        other: RateLimit = rate("120/1m");
+        /// Good logins and resumptions of one user. Eight devices on a bad network come back every few
+        /// seconds.
+        logins: RateLimit = rate("60/1m");
+        /// Tries to log in or to resume from one address (for IPv6 a /64 network). Thousands of phones
+        /// behind one address come back at once; a hundred signatures a second take a hundredth of a core.
+        logins_per_address: RateLimit = rate("6000/1m");
     }
 }
 
@@ -275,6 +309,30 @@ section! {
     }
 }
 
+/// A default: always a rate.
+fn rate(text: &str) -> RateLimit {
+    RateLimit(text.parse().ok())
+}
+
+impl Rates {
+    /// What actors and connections are told.
+    pub fn limits(&self) -> RateLimits {
+        RateLimits {
+            sends: self.sends.0,
+            signals: self.signals.0,
+            lookups: self.lookups.0,
+            lookups_daily: self.lookups_daily.0,
+            subscribes: self.subscribes.0,
+            changes: self.changes.0,
+            presence: self.presence.0,
+            reads: self.reads.0,
+            other: self.other.0,
+            logins: self.logins.0,
+            logins_per_address: self.logins_per_address.0,
+        }
+    }
+}
+
 fn local(port: u16) -> Address {
     Address(Some(std::net::SocketAddr::from(([127, 0, 0, 1], port))))
 }
@@ -291,7 +349,6 @@ impl NodeConfig {
             strangers_share: self.limits.strangers_share,
             stored_bytes_per_second: self.limits.stored_bytes_per_second.0,
             device_idle_max_s: seconds(self.limits.device_idle_max),
-            sends_per_second: self.limits.sends_per_second,
             message_ttl_max_s: seconds(self.limits.message_ttl_max),
             pin_digits: self.registration.pin_digits,
             pin_ttl_s: seconds(self.registration.pin_ttl),

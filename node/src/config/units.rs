@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use actors::cluster::units::ByteSize;
 use actors::cluster::units::{format_duration, parse_duration};
+use actors::rates::Rate;
 use figment::error::Actual;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
@@ -167,6 +168,25 @@ impl Setting for ByteSize {
 
     fn text(&self) -> String {
         format!("\"{self}\"")
+    }
+}
+
+/// How fast requests may come; `None`, written `""`, for no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit(pub Option<Rate>);
+
+impl Setting for RateLimit {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = from.deserialize_any(Scalar)?;
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let rate = text.parse().map(|rate| Self(Some(rate)));
+        rate.map_err(|error| D::Error::custom(format!("{text:?} is {error}, or \"\" for no limit")))
+    }
+
+    fn text(&self) -> String {
+        self.0.map_or_else(|| "\"\"".to_owned(), |rate| format!("\"{rate}\""))
     }
 }
 

@@ -6,6 +6,7 @@ mod connections;
 mod malformed;
 mod messages;
 mod registration;
+mod requests;
 
 use crate::people::node;
 use tests::hostile::budget::Bounds;

@@ -1,0 +1,100 @@
+//! Floods of each request: every one has a rate, and honest people are served meanwhile.
+
+use super::{BOUNDS, siege};
+use crate::people::Person;
+use anyhow::ensure;
+use proto::Code;
+use proto::wire::{
+    Block, GetAccount, LinkDevice, Lookup, MarkRead, Privacy, SetContact, SetPresence, SetPrivacy,
+    Subscribe, UnlinkDevice, client_frame::Kind as Ask, lookup, server_frame::Kind as Say,
+};
+use tests::hostile::floods::flood;
+use tests::hostile::sockets::{account, source};
+
+/// Requests of one kind in a flood: more than any person makes in an hour.
+const FLOOD: usize = 3_000;
+
+type Make = fn(u64, u64) -> Ask;
+
+/// Each request that costs the node something, made from a number and a user who is there.
+const KINDS: &[(&str, Make)] = &[
+    ("lookup of numbers", |number, _| {
+        let alias = format!("+4915{:09}", 100_000_000 + number);
+        Ask::Lookup(Lookup { who: Some(lookup::Who::Alias(alias)) })
+    }),
+    ("lookup of users", |number, user| {
+        Ask::Lookup(Lookup { who: Some(lookup::Who::User(user ^ number)) })
+    }),
+    ("subscribe", |number, user| Ask::Subscribe(Subscribe { user, unsubscribe: number % 2 == 1 })),
+    ("set presence", |number, _| Ask::SetPresence(SetPresence { away: number % 2 == 0 })),
+    ("set privacy", |_, _| Ask::SetPrivacy(SetPrivacy { privacy: Some(Privacy::default()) })),
+    ("get account", |_, _| Ask::GetAccount(GetAccount {})),
+    ("mark read", |number, from| {
+        Ask::MarkRead(MarkRead { from, from_device: 1, send_ids: vec![number + 1] })
+    }),
+    ("set contact", |number, user| Ask::SetContact(SetContact { user, remove: number % 2 == 1 })),
+    ("block", |number, user| Ask::Block(Block { user, unblock: number % 2 == 1 })),
+    ("link device", |number, _| {
+        let device_key = vec![0x55; 32].into();
+        Ask::LinkDevice(LinkDevice { device_key, device_name: format!("{number}") })
+    }),
+    ("unlink device", |_, _| Ask::UnlinkDevice(UnlinkDevice { device: 77 })),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_any_request_is_refused_as_too_fast() {
+    let mut siege = siege("[rates]\n").await;
+    let (other, _wire) = account(&siege.node, source(1000), "other").await.unwrap();
+    let mut attackers = Vec::new();
+    for (number, (what, make)) in (0..).zip(KINDS) {
+        let alias = format!("flood-{number}");
+        let (_, wire) = account(&siege.node, source(number), &alias).await.unwrap();
+        attackers.push((*what, *make, wire));
+    }
+    let attack = async {
+        let mut free = Vec::new();
+        for (what, make, wire) in &mut attackers {
+            let tally = flood(wire, 1, FLOOD, |number| make(number, other.user)).await?;
+            if !tally.stopped_by(&[Code::TooFast]) || tally.granted > FLOOD / 2 {
+                free.push(format!("{what}: {tally:?}"));
+            }
+        }
+        ensure!(free.is_empty(), "without a rate: {free:#?}");
+        Ok(())
+    };
+    siege.under(attack).await.unwrap();
+    siege.lift(BOUNDS).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_presence_reaches_subscribers_as_a_trickle() {
+    let siege = siege("[rates]\n").await;
+    let mut watchers = Vec::new();
+    let (eve, mut storm) = account(&siege.node, source(1), "eve").await.unwrap();
+    for number in 0..10 {
+        let mut watcher = Person::join(&siege.node, &format!("watcher-{number}")).await;
+        let contact = SetContact { user: watcher.user(), remove: false };
+        assert!(matches!(storm.ask(Ask::SetContact(contact)).await.unwrap(), Say::Done(_)));
+        watcher.done(Ask::Subscribe(Subscribe { user: eve.user, unsubscribe: false })).await;
+        let there = watcher.wire.expect(|frame| match &frame.kind {
+            Some(Say::Presence(presence)) => Some(presence.online),
+            _ => None,
+        });
+        assert!(there.await.unwrap(), "who storms is seen");
+        watchers.push(watcher);
+    }
+    let storming = |number| Ask::SetPresence(SetPresence { away: number % 2 == 0 });
+    flood(&mut storm, 1, 1000, storming).await.unwrap();
+    for watcher in &mut watchers {
+        // All that came until an answer that was asked for after the storm.
+        watcher.still_served().await;
+        let mut frames = 0;
+        while let Ok(next) =
+            tokio::time::timeout(std::time::Duration::from_millis(20), watcher.wire.next()).await
+        {
+            frames += usize::from(matches!(next.unwrap().1, Say::Presence(_)));
+        }
+        assert!(frames < 100, "{frames} frames of presence from a thousand changes");
+    }
+    siege.lift(BOUNDS).await.unwrap();
+}
