@@ -68,16 +68,21 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
 async fn a_hang_up_reads_the_settings_again_and_says_what_changed() {
     let mut node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;
-    let more = "[limits]\nunauthenticated = 77\n[log]\nfilter = \"debug\"\n[tls]\nnames = [\"a\"]";
+    let more = "[limits]\nunauthenticated = 77\n[log]\nfilter = \"debug\"\n[tls]\nnames = [\"a\"]\n\
+         [rates]\nsends = \"1/1h\"";
     node.configure(&settings(more)).unwrap();
     let seen = node.errors().len();
     node.signal(Signal::HUP).unwrap();
     let line = said(&node, seen, &["settings read again"]).await;
-    for part in ["limits.unauthenticated", "log.filter", "needs_restart=\"tls.names\""] {
+    for part in
+        ["limits.unauthenticated", "log.filter", "rates.sends", "needs_restart=\"tls.names\""]
+    {
         assert!(line.contains(part), "{line} lacks {part}");
     }
     ada.say(bob.user(), "on").await;
     assert_eq!(bob.hear_text().await, "on");
+    let too_fast = ada.say_as(1_000, bob.user(), "again").await.unwrap_err().to_string();
+    assert!(too_fast.contains(&Code::TooFast.number().to_string()), "{too_fast}");
     said(&node, seen, &["DEBUG"]).await;
 
     node.configure(&settings("[limits]\nunauthenticated = 0")).unwrap();
