@@ -20,8 +20,9 @@ use crate::tls::Certificates;
 use crate::{files, telemetry};
 
 /// Settings that hold at once; all of a section if they end with a dot. Others need a restart.
-const LIVE: [&str; 6] = [
+const LIVE: [&str; 7] = [
     "limits.",
+    "rates.",
     "log.filter",
     "registration.pin_digits",
     "registration.pin_ttl",
