@@ -157,7 +157,9 @@ impl Who {
         let number = match self {
             Self::User(user) => user.0,
             Self::Address(IpAddr::V4(address)) => address.to_bits().into(),
-            Self::Address(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
+            Self::Address(IpAddr::V6(address)) => {
+                u64::try_from(address.to_bits() >> 64).unwrap_or(0)
+            }
         };
         // The upper bits of a product with an odd constant depend on all bits of the number.
         usize::try_from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).unwrap_or(0) % PARTS
@@ -203,19 +205,19 @@ impl Rates {
             return Ok(());
         };
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-        let now_us = now_ms.saturating_mul(1_000);
-        let empty_us = now_us.saturating_add(rate.whole_us());
+        let time_us = now_ms.saturating_mul(1_000);
+        let empty_us = time_us.saturating_add(rate.whole_us());
         let known = part.get_mut(&(who, kind)).map(|full_us| {
             *full_us = (*full_us).min(empty_us);
             *full_us
         });
-        let full_us = known.unwrap_or(0).max(now_us).saturating_add(rate.one_us());
+        let full_us = known.unwrap_or(0).max(time_us).saturating_add(rate.one_us());
         if full_us > empty_us {
             let after_ms = (full_us - empty_us).div_ceil(1_000);
             return Err(TooFast { after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX) });
         }
         if known.is_none() && part.len() >= PART_BUCKETS {
-            make_room(&mut part, now_us);
+            make_room(&mut part, time_us);
         }
         part.insert((who, kind), full_us);
         Ok(())
@@ -223,8 +225,8 @@ impl Rates {
 }
 
 /// Forgets the buckets that are full, or else the one that will be full first.
-fn make_room(part: &mut Part, now_us: u64) {
-    part.retain(|_, full_us| *full_us > now_us);
+fn make_room(part: &mut Part, time_us: u64) {
+    part.retain(|_, full_us| *full_us > time_us);
     let first = part.iter().min_by_key(|(_, full_us)| **full_us).map(|(key, _)| *key);
     if part.len() >= PART_BUCKETS
         && let Some(first) = first
