@@ -271,11 +271,11 @@ section! {
         /// Changes of the account: block, privacy, contacts, registration lock, devices. Each is written by a
         /// majority. A list of contacts is brought in over minutes.
         changes: RateLimit = rate("120/1m");
-        /// SetPresence, which reaches up to 256 people. An application is opened and closed this often.
+        /// `SetPresence`, which reaches up to 256 people. An application is opened and closed this often.
         presence: RateLimit = rate("30/1m");
-        /// MarkRead, each for up to 256 messages. A person scrolls.
+        /// `MarkRead`, each for up to 256 messages. A person scrolls.
         reads: RateLimit = rate("600/1m");
-        /// All other requests: GetAccount, Ping, Logout.
+        /// All other requests: `GetAccount`, `Ping`, `Logout`.
         other: RateLimit = rate("120/1m");
         /// Good logins and resumptions of one user. Eight devices on a bad network come back every few
         /// seconds.
