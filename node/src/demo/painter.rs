@@ -70,7 +70,7 @@ impl Guests {
     }
 
     /// Somebody from outside of the story may come.
-    pub(super) fn expect(&self, name: &str) {
+    pub(super) fn invite(&self, name: &str) {
         let mut known = self.lock();
         if known.visitors.len() < VISITORS_MAX {
             known.visitors.insert(name.to_owned());

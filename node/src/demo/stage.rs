@@ -265,7 +265,7 @@ impl Stage {
                     if let Some(pin) = line.strip_prefix(PIN_LINE) {
                         let pin = pin.replace("alias=", "").replace(" pin=", ": ");
                         if let Some((name, _)) = pin.split_once(':') {
-                            self.guests.expect(name);
+                            self.guests.invite(name);
                         }
                         self.screen.tell(&format!("   PIN for {pin}"));
                     }
