@@ -70,7 +70,7 @@ impl Rate {
     }
 }
 
-/// What is counted together.
+/// Requests that share a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// `Send`.
@@ -83,7 +83,7 @@ pub enum Kind {
     LookupDaily,
     /// `Subscribe`, either way.
     Subscribe,
-    /// What changes the account.
+    /// Changes of the account.
     Change,
     /// `SetPresence`.
     Presence,

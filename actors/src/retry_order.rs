@@ -9,7 +9,7 @@ use proto::Code;
 use proto::limits::{HOLD_S, UNANSWERED_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long later sends are held back after a refusal, in ms.
+/// Time for which later sends are held back after a refusal, in ms.
 const HOLD_MS: u64 = HOLD_S * 1000;
 
 /// The refused sends of each conversation that have not come again. `K` names a conversation.

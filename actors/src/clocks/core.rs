@@ -1,4 +1,4 @@
-//! What this node makes of its own clock and of those of the other members. A pure core.
+//! Judges this node's clock by the clocks of the other members. A pure core.
 //!
 //! A node has two clocks: one that says what time it is, which may jump, and one that counts on and
 //! cannot (`mono`). A clock is kept here as its *lead*: what it says, less our `mono`. A lead that stays
@@ -18,15 +18,16 @@
 use proto::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long what was heard of a clock counts, in ms. It is asked for each second.
+/// Age up to which a reading of another clock counts, in ms. Each member is asked once a second.
 const FRESH_MS: u64 = 5_000;
 
-/// How long a node alone does not believe its clock after a jump, in ms: as long as the jump, a day at
-/// most. Long enough for somebody to see it, or for time synchronisation to correct it.
+/// Longest time for which a node alone distrusts its clock after a jump, in ms. It distrusts it for as
+/// long as the jump was, up to this. Long enough for somebody to see it, or for time synchronization
+/// to correct it.
 const HELD_MS_MAX: u64 = 24 * 3_600_000;
 
-/// How far ahead of what was stored last a clock may be at a start without doubt, in ms: a node may be
-/// off for a day.
+/// Largest lead of the clock over the last stored time that is trusted at a start, in ms: a node may be
+/// down for a day.
 const OFF_MS: u64 = 24 * 3_600_000;
 
 /// The two clocks of this node at one moment, in ms.
@@ -49,11 +50,11 @@ fn lead(wall_ms: u64, mono_ms: u64) -> i64 {
     signed(wall_ms).saturating_sub(signed(mono_ms))
 }
 
-/// What was heard of another member's clock.
+/// The last reading of another member's clock.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
     lead: i64,
-    /// How wrong that may be: half of the round trip.
+    /// Largest error of the reading: half of the round trip.
     error_ms: u64,
     at_ms: u64,
 }
@@ -66,10 +67,10 @@ struct Held {
     to: i64,
 }
 
-/// What is made of it.
+/// The judgment of this node's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// How far this node's clock is ahead of the time, in ms; negative: behind.
+    /// Lead of this node's clock over the agreed time, in ms; negative: behind.
     pub(super) offset_ms: i64,
     /// A majority says that this clock is wrong.
     pub(super) astray: bool,

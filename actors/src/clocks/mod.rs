@@ -1,4 +1,4 @@
-//! What time it is, as the members of the cluster agree on it.
+//! The time that the members of the cluster agree on.
 //!
 //! ```text
 //! this node                        another member
@@ -35,16 +35,16 @@ use supervision::ChildSpec;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// How often the others are asked.
+/// Interval between two questions to each member.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often while somebody has not answered yet.
+/// The same while a member has not answered yet.
 const SOON: Duration = Duration::from_millis(100);
 
-/// How long an answer may take.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is to be said of this node's clock.
+/// The state of this node's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It goes right, as far as that is known.
@@ -60,9 +60,9 @@ pub enum Standing {
 /// The clocks as an operator sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What is to be said of this node's clock.
+    /// The state of this node's clock.
     pub standing: Standing,
-    /// How far it is ahead of the time, in ms; negative: behind.
+    /// Lead over the agreed time, in ms; negative: behind.
     pub offset_ms: i64,
     /// The same of other members, as far as they were heard lately.
     pub others: BTreeMap<NodeId, i64>,
@@ -114,18 +114,18 @@ impl Clocks {
         Self::new(Clock::new(ms), Duration::from_secs(5), 0)
     }
 
-    /// What actors read.
+    /// The clock that actors read.
     pub fn clock(&self) -> Clock {
         let clocks = self.clone();
         Clock::new(move || clocks.now_ms())
     }
 
-    /// What this node's own clock says, Unix time in ms: for those who compare clocks.
+    /// This node's own clock, Unix time in ms: for members that compare clocks.
     pub fn own_ms(&self) -> u64 {
         self.0.wall.now_ms()
     }
 
-    /// How long ago this node was started, in ms.
+    /// Time since this node was started, in ms.
     pub fn up_ms(&self) -> u64 {
         self.0.reading().mono_ms
     }

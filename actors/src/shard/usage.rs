@@ -59,7 +59,7 @@ impl Class {
     }
 }
 
-/// What one sender has in a mailbox.
+/// Messages and bytes of one sender in a mailbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Share {
     messages: u64,
@@ -68,7 +68,7 @@ struct Share {
     stranger: bool,
 }
 
-/// What a mailbox holds.
+/// Messages and bytes in a mailbox, by class and sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Messages.
@@ -257,12 +257,12 @@ pub struct Rooms {
     pub strangers: Option<Room>,
 }
 
-/// What a message with a body of this length counts, in bytes.
+/// Quota used by a message with a body of this length, in bytes.
 pub(super) fn message_bytes(body: usize) -> u64 {
     (body + ENTRY_BYTES) as u64
 }
 
-/// What an entry counts, in bytes: against the quota, in a window, in a page.
+/// Size of an entry in bytes, counted against the quota, in a window, in a page.
 pub fn bytes_of(envelope: &stored::Envelope) -> usize {
     let content = match &envelope.content {
         Some(Content::Message(message)) => message.body.len(),
