@@ -261,3 +261,46 @@ fn panics_unwind_in_every_profile() {
         read("Cargo.toml").lines().any(|line| line.replace(' ', "") == "panic=\"abort\"");
     assert!(!aborting, "supervision needs unwinding: remove panic = \"abort\" from the profile");
 }
+
+/// The rows of the first table after `title` of a page: name and value, without their marks.
+fn rows(page: &str, title: &str) -> BTreeMap<String, String> {
+    let page = read(page);
+    let (_, section) = page.split_once(title).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let plain = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.filter_map(|line| {
+        let mut cells = line.split('|').skip(1);
+        Some((plain(cells.next()?), plain(cells.next()?)))
+    });
+    rows.collect()
+}
+
+/// Every setting as the printed defaults have it: `section.key` and the value.
+fn default_settings() -> BTreeMap<String, String> {
+    let (mut section, mut found) = (String::new(), BTreeMap::new());
+    for line in read("deploy/node.toml").lines().filter(|line| !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[') {
+            name.trim_end_matches(']').clone_into(&mut section);
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            found.insert(format!("{section}.{key}"), value.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_limits_in_the_security_page_are_the_defaults() {
+    let told = rows("SECURITY.md", "\n## Limits");
+    assert!(told.len() > 10, "the table was not found");
+    let mut known = default_settings();
+    known.extend(rows("proto/PROTOCOL.md", "\n## Limits"));
+    let mut problems = Vec::new();
+    for (name, value) in told {
+        let default = known.get(&name).map_or("no such limit", String::as_str);
+        if default != value {
+            problems.push(format!("{name}: {value}, but it is {default}"));
+        }
+    }
+    none_of(&problems, "change the number in SECURITY.md, and the estimate that stands behind it");
+}
