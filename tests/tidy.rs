@@ -12,12 +12,12 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("proto", "proto", &[]),
     ("supervision", "supervision", &[]),
     ("storage", "storage", &["proto"]),
-    ("peers", "peers", &["proto", "supervision"]),
-    ("actors", "actors", &["proto", "storage", "supervision", "peers"]),
+    ("cluster/links", "links", &["proto", "supervision"]),
+    ("actors", "actors", &["proto", "storage", "supervision", "links"]),
     (
         "node",
         "node",
-        &["proto", "storage", "supervision", "peers", "actors", "natter-cli", "natter-sdk"],
+        &["proto", "storage", "supervision", "links", "actors", "natter-cli", "natter-sdk"],
     ),
     ("clients/sdk", "natter-sdk", &["proto"]),
     ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
@@ -62,7 +62,7 @@ fn only_tests(path: &str) -> bool {
         || path.contains("_tests/")
         || path.ends_with("tests.rs")
         || path == "benches/micro.rs"
-        || path == "peers/examples/pair.rs" // A measurement.
+        || path == "cluster/links/examples/pair.rs" // A measurement.
 }
 
 /// The text of a file without its test module and without single items that are for tests.
@@ -207,10 +207,10 @@ fn only_the_engines_name_an_engine() {
 }
 
 #[test]
-fn only_supervision_and_peers_name_ractor() {
+fn only_supervision_and_links_name_ractor() {
     let words = ["ractor::", "use ractor", "ractor_cluster::", "use ractor_cluster"];
-    let mut problems = outside(&["supervision/", "peers/"], &words);
-    let may = ["supervision", "peers"];
+    let mut problems = outside(&["supervision/", "cluster/links/"], &words);
+    let may = ["supervision", "links"];
     for (folder, name, _) in ARROWS.iter().filter(|(_, name, _)| !may.contains(name)) {
         if dependencies(&read(&format!("{folder}/Cargo.toml")), true).contains("ractor") {
             problems.push(format!("{name} depends on ractor"));

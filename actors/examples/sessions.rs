@@ -7,8 +7,8 @@
 use actors::context::Clock;
 use actors::sessions::{Sessions, SessionsActor, SessionsTiming, Watch};
 use bytes::Bytes;
-use peers::memory::Network;
-use peers::{Answered, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
+use links::memory::Network;
+use links::{Answered, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
 use prost::Message as _;
 use proto::stored::Session;
 use proto::{DeviceId, NodeId, UserId, cluster};

@@ -10,7 +10,7 @@ use crate::sessions::Sessions;
 use crate::shard::{MachineLimits, Shards};
 use crate::user::Users;
 use bytes::Bytes;
-use peers::Peers;
+use links::Peers;
 use proto::ids::SHARDS;
 use proto::stored::PinGrant;
 use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, cluster, wire};

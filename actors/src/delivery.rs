@@ -6,7 +6,7 @@
 use crate::context::Context;
 use crate::shard::{AccountView, account_to_wire};
 use bytes::Bytes;
-use peers::Lane;
+use links::Lane;
 use prost::Message;
 use proto::cluster::{self, cast};
 use proto::{NodeId, Seq, ShardId, UserId, stored, wire};

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::sessions::Watch;
 use crate::shard::account_from_wire;
 use bytes::Bytes;
-use peers::{PeerId, PeerInfo, Respond, Service};
+use links::{PeerId, PeerInfo, Respond, Service};
 use prost::Message;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::Session;

@@ -272,7 +272,7 @@ async fn build(
     let cookie = config.cluster.open_cookie(dir, joins)?;
     let cookie = cookie.reveal();
     let identity = Identity::open(dir, cookie)?;
-    manifest::check_owner(dir, peers::Identity::new(identity.node_key(), cookie)?.node())?;
+    manifest::check_owner(dir, links::Identity::new(identity.node_key(), cookie)?.node())?;
     let certificates = Arc::new(Certificates::open(&config.tls, dir, cookie)?);
     let sender = PinSender::new(&config.registration)?;
     let (storage, recovered) = open_storage(config, dir).await?;

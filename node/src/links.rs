@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use peers::{Config, Me, Peers, Port, Runner, Service};
+use links::{Config, Me, Peers, Port, Runner, Service};
 use supervision::ChildSpec;
 
 use crate::config::Cluster;
@@ -27,7 +27,7 @@ impl Links {
         cookie: &str,
         incarnation: u64,
     ) -> anyhow::Result<(Self, Peers)> {
-        let identity = peers::Identity::new(identity.node_key(), cookie)?;
+        let identity = links::Identity::new(identity.node_key(), cookie)?;
         let name = config.node_name();
         let me = Me {
             incarnation,
@@ -39,7 +39,7 @@ impl Links {
         };
         let links =
             Config { listen: config.listen.0, seeds: config.seeds.clone(), ..Config::default() };
-        let opened = peers::open(links, identity, me).context("the node cannot be linked")?;
+        let opened = links::open(links, identity, me).context("the node cannot be linked")?;
         Ok((Self { port: opened.port, runner: opened.runner }, opened.peers))
     }
 
@@ -59,7 +59,7 @@ impl Links {
     }
 
     /// What the links counted.
-    pub(crate) fn counts(&self) -> peers::Counts {
+    pub(crate) fn counts(&self) -> links::Counts {
         self.port.counts()
     }
 

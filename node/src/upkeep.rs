@@ -213,7 +213,7 @@ impl Sampled {
     }
 }
 
-fn record_links(counts: &peers::Counts) {
+fn record_links(counts: &links::Counts) {
     counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
     counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
     counter!("natter_link_sent_packets_total").absolute(counts.packets_sent);
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn what_the_links_count_is_published_and_described() {
-        let counts = peers::Counts { refused_bulk: 3, links_ended: 2, ..peers::Counts::default() };
+        let counts = links::Counts { refused_bulk: 3, links_ended: 2, ..links::Counts::default() };
         let page = page_of(|| {
             describe();
             record_links(&counts);

@@ -21,7 +21,7 @@ use self::core::{Reading, Verdict, time_ms};
 use crate::cluster::Cluster;
 use crate::context::Clock;
 use bytes::Bytes;
-use peers::{Lane, Peers};
+use links::{Lane, Peers};
 use prost::Message as _;
 use proto::NodeId;
 use proto::cluster::{self, request, response};

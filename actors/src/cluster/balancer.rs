@@ -12,7 +12,7 @@ use super::standings::told;
 use super::steps::{Step, steps};
 use super::{Cluster, Place, orders, placement};
 use crate::paced::Paced;
-use peers::CallError;
+use links::CallError;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::{self, meta_command::Kind};
 use proto::{NodeId, ShardId};

@@ -2,7 +2,7 @@
 //! when its address has changed.
 
 use super::{Cluster, ClusterError, Nodes, Place, meta, placement};
-use peers::CallError;
+use links::CallError;
 use proto::cluster::{self, request, response};
 use proto::stored::meta_command::Kind;
 use proto::{NodeId, ShardId};

@@ -41,8 +41,8 @@ pub use settings::{ClusterSettings, SettingError, keys};
 pub use status::{Goal, GroupReport};
 
 use balancer::{BalancerActor, BalancerItem};
+use links::Peers;
 use meta_actor::MetaActor;
-use peers::Peers;
 use proto::stored;
 use proto::{NodeId, ShardId};
 use standings::Standings;

@@ -5,7 +5,7 @@ use super::meta::MetaRefusal;
 use super::meta_actor::{Decision, MetaItem, NotDecided, Reply};
 use super::{Cluster, ClusterError, Place, meta, orders};
 use bytes::Bytes;
-use peers::{CallError, Lane, PeerId, PeerInfo};
+use links::{CallError, Lane, PeerId, PeerInfo};
 use prost::Message as _;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::member::State;

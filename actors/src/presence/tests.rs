@@ -3,7 +3,7 @@
 use super::watched::{Seen, Subscriptions, shown};
 use crate::sessions::cores::{Key, Memory, Table};
 use crate::shard::{AccountView, Audience, Privacy};
-use peers::PeerId;
+use links::PeerId;
 use proptest::prelude::*;
 use proto::limits::SUBSCRIPTIONS_MAX;
 use proto::stored::{self, Session};

@@ -12,6 +12,7 @@
 use super::convert;
 use super::snapshot;
 use super::types::{Ballot, Id, Types};
+use links::{CallError, Lane, Peers};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -20,7 +21,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, Snapshot};
-use peers::{CallError, Lane, Peers};
 use prost::Message as _;
 use proto::cluster::{self, request, response};
 use proto::{NodeId, ShardId, stored};
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_snapshot_is_held_for_a_member_that_is_not_connected() {
-        let network = peers::memory::Network::new(7);
+        let network = links::memory::Network::new(7);
         let (me, attach) = network.node(NodeId(1), 1);
         attach.attach(Arc::new(Silent));
         let wire = Wire::new(ShardId(3), Arc::clone(&me), FRESH);
@@ -331,11 +331,11 @@ mod tests {
 
     struct Silent;
 
-    impl peers::Service for Silent {
-        fn up(&self, _peer: peers::PeerInfo) {}
-        fn down(&self, _peer: peers::PeerId) {}
-        fn cast(&self, _from: peers::PeerId, _parcel: bytes::Bytes) {}
-        fn call(&self, _: peers::PeerId, _: bytes::Bytes, _: Duration, _: peers::Respond) {}
+    impl links::Service for Silent {
+        fn up(&self, _peer: links::PeerInfo) {}
+        fn down(&self, _peer: links::PeerId) {}
+        fn cast(&self, _from: links::PeerId, _parcel: bytes::Bytes) {}
+        fn call(&self, _: links::PeerId, _: bytes::Bytes, _: Duration, _: links::Respond) {}
     }
 
     const FRESH: Duration = Duration::from_millis(125);

@@ -6,9 +6,9 @@
 
 use super::error::{ProposeError, RaftError};
 use super::{Inner, confirm, convert, election};
+use links::Lane;
 use openraft::error::{ChangeMembershipError, ClientWriteError};
 use openraft::{ChangeMembers, EmptyNode};
-use peers::Lane;
 use proto::NodeId;
 use proto::cluster::{self, request, response};
 use std::collections::BTreeSet;

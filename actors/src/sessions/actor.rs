@@ -7,7 +7,7 @@ use super::standing::Standing;
 use super::table::{self, Change};
 use super::{CAST_BYTES, CUTOFF_STEP_MS, Sessions, Shared, TOMBSTONE_MS};
 use bytes::Bytes;
-use peers::{CallError, Lane};
+use links::{CallError, Lane};
 use prost::Message as _;
 use proto::NodeId;
 use proto::cluster::{self, cast, request, response};

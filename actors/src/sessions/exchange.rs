@@ -10,7 +10,7 @@ use super::row::BUCKETS;
 use super::table::Table;
 use super::{CAST_BYTES, Shared};
 use bytes::Bytes;
-use peers::PeerId;
+use links::PeerId;
 use proto::cluster::{self, request, response};
 use proto::{Code, NodeId};
 use std::collections::BTreeSet;

@@ -49,7 +49,7 @@ pub mod cores {
 pub use actor::{SessionsActor, SessionsItem};
 
 use crate::context::Clock;
-use peers::{PeerId, Peers};
+use links::{PeerId, Peers};
 use proto::cluster::{self, request, response};
 use proto::stored::Session;
 use proto::{DeviceId, NodeId, UserId};

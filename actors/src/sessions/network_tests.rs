@@ -3,8 +3,8 @@
 use super::rows::memory::Memory;
 use super::*;
 use bytes::Bytes;
-use peers::memory::Network;
-use peers::{Answered, CallError, Lane, Links, PeerInfo, Respond, Service};
+use links::memory::Network;
+use links::{Answered, CallError, Lane, Links, PeerInfo, Respond, Service};
 use prost::Message as _;
 use std::collections::BTreeSet;
 use storage::engine::memory::Memory as MemoryEngine;

@@ -9,7 +9,7 @@
 //! Floors only rise, and travel with every digest: all nodes come to the same ones.
 
 use super::row;
-use peers::PeerId;
+use links::PeerId;
 use proto::NodeId;
 use proto::stored::Session;
 use std::collections::BTreeMap;

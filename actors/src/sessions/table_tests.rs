@@ -6,7 +6,7 @@ use super::row::{self, Key};
 use super::rows::memory::Memory;
 use super::*;
 use bytes::Bytes;
-use peers::{Answered, CallError, Lane, Links, PeerInfo};
+use links::{Answered, CallError, Lane, Links, PeerInfo};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

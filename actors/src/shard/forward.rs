@@ -5,7 +5,7 @@ use super::proposals::Failure;
 use super::translate::{answer_from_wire, outcome_from_wire, question_to_wire};
 use super::{Answer, NotForwarded, Outcome, Query, ShardItem};
 use bytes::Bytes;
-use peers::{CallError, Lane};
+use links::{CallError, Lane};
 use prost::Message;
 use proto::NodeId;
 use proto::cluster::{self, request, response};

@@ -7,8 +7,8 @@
 
 use crate::chance::Chance;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use peers::Lane;
-use peers::cores::{Inbox, Kind, Outbox, Parcel};
+use links::Lane;
+use links::cores::{Inbox, Kind, Outbox, Parcel};
 use proto::cluster::Packet;
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 //! `sessions/actor.rs` and `sessions/shared.rs` drive it.
 
 use actors::sessions::cores::{Change, Exchange, Key, Rows, Step, Table, Visit};
-use peers::PeerId;
+use links::PeerId;
 use prost::Message as _;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::Session;

@@ -10,8 +10,8 @@ mod members;
 mod replication;
 
 use super::*;
-use peers::memory::Network;
-use peers::{PeerId, PeerInfo, Respond, Service};
+use links::memory::Network;
+use links::{PeerId, PeerInfo, Respond, Service};
 use prost::Message as _;
 use proto::UserId;
 use std::collections::BTreeMap;

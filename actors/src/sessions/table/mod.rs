@@ -11,7 +11,7 @@ use super::digest::Digest;
 use super::row::{self, Key, is_spent, put_offline, rank};
 use super::rows::Rows;
 use super::standing::Standing;
-use peers::PeerId;
+use links::PeerId;
 use proto::stored::Session;
 use proto::{NodeId, cluster};
 use std::collections::{BTreeMap, BTreeSet};

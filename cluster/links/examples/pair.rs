@@ -1,4 +1,4 @@
-//! Measures links between two processes: `cargo run --release -p peers --example pair`.
+//! Measures links between two processes: `cargo run --release -p links --example pair`.
 //!
 //! It starts itself a second time as the other node, which answers calls and counts casts.
 #![allow(
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use peers::{
+use links::{
     CallError, Config, Identity, Lane, Me, Opened, PeerId, PeerInfo, Peers, Respond, Service,
 };
 use proto::NodeId;
@@ -48,7 +48,7 @@ fn open(number: u8, seeds: Vec<String>) -> Opened {
     let identity = Identity::new(&[number; 32], COOKIE).unwrap();
     let listen = Some("127.0.0.1:0".parse().unwrap());
     let config = Config { listen, seeds, ..Config::default() };
-    peers::open(config, identity, Me { incarnation: 1, ..Me::default() }).unwrap()
+    links::open(config, identity, Me { incarnation: 1, ..Me::default() }).unwrap()
 }
 
 #[tokio::main]

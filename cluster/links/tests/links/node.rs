@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peers::{
+use links::{
     CallError, Config, Identity, Lane, Me, Opened, PeerId, PeerInfo, Peers, Port, Respond, Service,
 };
 use proto::NodeId;
@@ -58,7 +58,7 @@ pub(crate) fn run_if_asked() {
 
 async fn run(start: &str) {
     tracing_subscriber::fmt()
-        .with_env_filter("ractor=warn,ractor_cluster=error,peers=debug")
+        .with_env_filter("ractor=warn,ractor_cluster=error,links=debug")
         .with_ansi(false)
         .init();
     let mut words = start.split('|');
@@ -72,7 +72,7 @@ async fn run(start: &str) {
         ..Config::default()
     };
     let me = Me { incarnation, name: format!("node-{number}"), ..Me::default() };
-    let Opened { peers, port, runner } = peers::open(config, identity, me).unwrap();
+    let Opened { peers, port, runner } = links::open(config, identity, me).unwrap();
     println!("listening {:016x} {}", peers.me().node.0, port.address());
     let says = Arc::new(Says::default());
     let tasks = TaskGroup::new();
