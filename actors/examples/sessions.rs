@@ -4,7 +4,6 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
-use actors::context::Clock;
 use actors::sessions::{Sessions, SessionsActor, SessionsTiming, Watch};
 use bytes::Bytes;
 use links::memory::Network;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use storage::{Storage, StorageOptions};
+use supervision::Clock;
 use supervision::{ChildSpec, Intensity, Strategy, Supervisor};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;

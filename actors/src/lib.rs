@@ -16,7 +16,6 @@ pub mod connection;
 pub mod context;
 pub mod delivery;
 pub mod metrics;
-pub mod paced;
 pub mod presence;
 pub mod raft;
 pub mod rates;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use actors::clocks::Clocks;
 use actors::cluster::{Cluster, Place};
-use actors::context::{Clock, Context, Groups, Handler, LiveSettings, Recovered};
+use actors::context::{Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
 use actors::raft::{Group, Timing};
 use actors::rates::Rates;
@@ -27,7 +27,7 @@ use proto::ids::SHARDS;
 use serde::Serialize;
 use storage::{Storage, StorageOptions};
 use supervision::{
-    ChildSpec, Intensity, StopSource, Stopping, Strategy, Supervisor, TaskGroup, timer,
+    ChildSpec, Clock, Intensity, StopSource, Stopping, Strategy, Supervisor, TaskGroup, timer,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};

@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use actors::context::Context;
-use actors::paced::Paced;
 use actors::user::{self, Admission};
 use metrics::counter;
 use proto::{Alias, Code, Fault, wire};
+use supervision::Paced;
 use tokio::time::Instant;
 use tracing::warn;
 

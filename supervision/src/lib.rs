@@ -49,9 +49,11 @@
 
 mod bell;
 mod child_spec;
+mod clock;
 mod dynamic;
 mod monitor;
 mod outline;
+mod paced;
 mod process;
 mod queue;
 mod stopping;
@@ -62,9 +64,11 @@ mod tasks;
 pub mod timer;
 
 pub use child_spec::ChildSpec;
+pub use clock::Clock;
 pub use dynamic::Dynamic;
 pub use monitor::{Counts, LongQueue, QueueMonitor, QueueReport, QueueSummary, Rates};
 pub use outline::{Outline, Role};
+pub use paced::Paced;
 pub use process::{Flow, Process, ProcessError};
 pub use queue::{BATCH_ITEMS_MAX, Full, Inbox, QueueLimits};
 pub use stopping::{StopSource, Stopping};

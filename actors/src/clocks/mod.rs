@@ -19,7 +19,6 @@ mod tests;
 
 use self::core::{Reading, Verdict, time_ms};
 use crate::cluster::Cluster;
-use crate::context::Clock;
 use bytes::Bytes;
 use links::{Lane, Peers};
 use prost::Message as _;
@@ -31,7 +30,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use supervision::ChildSpec;
+use supervision::{ChildSpec, Clock};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 

@@ -11,7 +11,6 @@ use super::placement::{MemberView, Nodes, Picture, Plan, plan};
 use super::standings::told;
 use super::steps::{Step, steps};
 use super::{Cluster, Place, orders, placement};
-use crate::paced::Paced;
 use links::CallError;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::{self, meta_command::Kind};
@@ -20,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use supervision::timer::{self, Timer};
-use supervision::{Flow, Inbox, Process, ProcessError, QueueLimits};
+use supervision::{Flow, Inbox, Paced, Process, ProcessError, QueueLimits};
 use tokio::time::Instant;
 use tracing::{debug, info};
 

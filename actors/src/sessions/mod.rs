@@ -48,7 +48,6 @@ pub mod cores {
 
 pub use actor::{SessionsActor, SessionsItem};
 
-use crate::context::Clock;
 use links::{PeerId, Peers};
 use proto::cluster::{self, request, response};
 use proto::stored::Session;
@@ -58,7 +57,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use storage::{SessionTable, StorageError};
-use supervision::{Inbox, QueueLimits};
+use supervision::{Clock, Inbox, QueueLimits};
 use table::Table;
 use tracing::{debug, warn};
 
