@@ -17,7 +17,6 @@ pub mod context;
 pub mod delivery;
 pub mod metrics;
 pub mod presence;
-pub mod raft;
 pub mod rates;
 pub mod replicas;
 mod retry_order;

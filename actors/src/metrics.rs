@@ -2,9 +2,6 @@
 
 use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
 
-/// How long from a proposal to a group until a majority has it.
-pub(crate) const COMMIT_SECONDS: &str = "natter_commit_seconds";
-
 /// All that is counted often, looked up once.
 #[derive(Clone)]
 pub struct Metrics {
@@ -46,11 +43,7 @@ impl Default for Metrics {
             "Time from a client's send to the answer that the message is accepted.",
         );
         describe_histogram!(name, Unit::Seconds, help);
-        describe_histogram!(
-            COMMIT_SECONDS,
-            Unit::Seconds,
-            "Time from a proposal to a Raft group that this node leads until a majority has it."
-        );
+        consensus::describe_metrics();
         Self {
             sends: named("natter_sends_total", "Sends that were proposed to a shard."),
             sends_refused: named("natter_sends_refused_total", "Sends that a shard refused."),

@@ -3,8 +3,8 @@
 
 use crate::cluster::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
 use crate::context::Context;
-use crate::raft::{Committed, Done, Group, GroupArgs, ProposeError, RaftError, Replica};
 use bytes::Bytes;
+use consensus::{Committed, Done, Group, GroupArgs, ProposeError, RaftError, Replica};
 use proto::{NodeId, ShardId, stored};
 use std::sync::Arc;
 use storage::Row;
@@ -27,7 +27,7 @@ impl Groups for NodeGroups {
                 recovered,
                 replica: Arc::new(MetaReplica(inbox)),
                 timing: context.timing,
-                clocks: context.clocks.clone(),
+                clock: Arc::new(context.clocks.clone()),
             })
             .await?;
             context.groups.set(ShardId::META, group.clone());

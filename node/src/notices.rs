@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use actors::clocks::{Report, Standing};
 use actors::cluster::Place;
-use actors::raft;
 use tokio::time::Instant;
 
 use crate::tls::Term;
@@ -183,7 +182,7 @@ impl UseOfNode {
     pub(crate) fn none_because(
         &mut self,
         place: Place,
-        groups: impl Iterator<Item = raft::Standing>,
+        groups: impl Iterator<Item = consensus::Standing>,
         now: Instant,
     ) -> Option<&'static str> {
         match place {
@@ -299,10 +298,11 @@ mod tests {
         let (mut node, start) = (UseOfNode::default(), Instant::now());
         let at = |second| start + Duration::from_secs(second);
         let voters: BTreeSet<_> = [NodeId(1), NodeId(2)].into();
-        let leaderless = || raft::Standing { voters: voters.clone(), ..raft::Standing::default() };
-        let unseen = || raft::Standing { leader: Some(NodeId(2)), ..leaderless() };
-        let led = || raft::Standing { quorum_seen: true, ..unseen() };
-        let mut ask = |groups: [raft::Standing; 2], second| {
+        let leaderless =
+            || consensus::Standing { voters: voters.clone(), ..consensus::Standing::default() };
+        let unseen = || consensus::Standing { leader: Some(NodeId(2)), ..leaderless() };
+        let led = || consensus::Standing { quorum_seen: true, ..unseen() };
+        let mut ask = |groups: [consensus::Standing; 2], second| {
             node.none_because(Place::Member, groups.into_iter(), at(second))
         };
         assert_eq!(ask([unseen(), led()], 0), None, "it serves half of them");

@@ -20,6 +20,7 @@ mod tests;
 use self::core::{Reading, Verdict, time_ms};
 use crate::cluster::Cluster;
 use bytes::Bytes;
+use consensus::OwnClock;
 use links::{Lane, Peers};
 use prost::Message as _;
 use proto::NodeId;
@@ -208,6 +209,12 @@ impl Clocks {
         if let Some(response::Kind::ClockMs(theirs_ms)) = told {
             self.0.core().heard(node, theirs_ms, (asked, answered));
         }
+    }
+}
+
+impl OwnClock for Clocks {
+    fn is_astray(&self) -> bool {
+        self.is_astray()
     }
 }
 

@@ -9,8 +9,8 @@
 use super::groups::{GroupError, GroupStanding};
 use super::meta::{self, MetaRefusal};
 use super::{Cluster, settings};
-use crate::raft::{Committed, Done};
 use bytes::Bytes;
+use consensus::{Committed, Done};
 use prost::Message as _;
 use proto::ShardId;
 use proto::stored::{self, meta_command::Kind};

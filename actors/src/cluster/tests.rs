@@ -4,8 +4,8 @@
 use super::groups::{Failed, GroupError, GroupStanding, Groups, Work};
 use super::placement::groups as all_groups;
 use super::*;
-use crate::raft::Committed;
 use bytes::Bytes;
+use consensus::Committed;
 use links::memory::Network;
 use links::{PeerId, PeerInfo, Respond, Service};
 use prost::Message as _;

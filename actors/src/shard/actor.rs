@@ -14,8 +14,8 @@ use super::rest::Rest;
 use super::{Loaded, ShardItem, ShardReplica};
 use crate::context::Context;
 use crate::delivery::Outbound;
-use crate::raft::{Committed, Done, Group, GroupArgs, Standing};
 use bytes::Bytes;
+use consensus::{Committed, Done, Group, GroupArgs, Standing};
 use prost::Message;
 use proto::{NodeId, ShardId, stored};
 use std::collections::{BTreeSet, VecDeque};
@@ -123,7 +123,7 @@ impl Process for ShardActor {
             recovered,
             replica: Arc::new(ShardReplica(inbox.clone())),
             timing: context.timing,
-            clocks: context.clocks.clone(),
+            clock: Arc::new(context.clocks.clone()),
         })
         .await?;
         context.groups.set(shard, group.clone());

@@ -2,7 +2,7 @@
 
 use super::actor::ShardActor;
 use super::mailbox::Mailbox;
-use crate::raft::Standing;
+use consensus::Standing;
 use proto::{NodeId, UserId};
 use tracing::debug;
 

@@ -64,7 +64,7 @@ pub(crate) use translate::account_from_wire;
 pub use translate::account_to_wire;
 pub use usage::{Usage, bytes_of};
 
-use crate::raft::{Committed, Done, ProposeError, Standing};
+use consensus::{Committed, Done, ProposeError, Standing};
 use propose::Pacing;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
 use std::sync::{Arc, Mutex};

@@ -61,7 +61,7 @@ impl ShardActor {
     }
 
     /// Answered once this node has made sure that it still leads. Pages are answered at once if it
-    /// was followed a moment ago ([`Group::is_followed`](crate::raft::Group::is_followed)): asking
+    /// was followed a moment ago ([`Group::is_followed`](consensus::Group::is_followed)): asking
     /// for each would cost a round, and a page that is too old after all does no harm. It is a
     /// beginning of the mailbox as it is now, for what was committed at a place stays there: so it has
     /// no hole, nothing in another order, and nothing that the reader did not ask for by `after`. What

@@ -3,7 +3,7 @@
 use super::machine::Machine;
 use super::{Loaded, ShardItem};
 use crate::context::Context;
-use crate::raft::{Committed, Done, Group, Replica, Standing};
+use consensus::{Committed, Done, Group, Replica, Standing};
 use proto::ShardId;
 use std::sync::Arc;
 use supervision::{Inbox, ProcessError};

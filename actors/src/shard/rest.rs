@@ -5,7 +5,7 @@
 //!    applied and no checkpoint is begun: it would bring back rows of what was forgotten.
 
 use super::actor::ShardActor;
-use crate::raft::Done;
+use consensus::Done;
 
 /// Whether the replica waits to be forgotten.
 #[derive(Default)]

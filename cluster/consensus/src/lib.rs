@@ -38,9 +38,10 @@ mod types;
 mod tests;
 
 pub use error::{ProposeError, RaftError};
+pub use proposals::describe_metrics;
+pub use space::OwnClock;
 pub use standing::Standing;
 
-use crate::clocks::Clocks;
 use bytes::Bytes;
 use confirm::Confirmations;
 use election::Contact;
@@ -145,7 +146,7 @@ pub struct GroupArgs {
     /// How patient the group is.
     pub timing: Timing,
     /// Whether this node's clock lets it lead.
-    pub clocks: Clocks,
+    pub clock: Arc<dyn OwnClock>,
 }
 
 impl fmt::Debug for GroupArgs {
@@ -174,7 +175,7 @@ struct Parts {
     peers: Peers,
     replica: Arc<dyn Replica>,
     timing: Timing,
-    clocks: Clocks,
+    clock: Arc<dyn OwnClock>,
     standing: Arc<watch::Sender<Standing>>,
 }
 
@@ -184,7 +185,7 @@ pub(crate) struct Inner {
     peers: Peers,
     storage: Storage,
     timing: Timing,
-    clocks: Clocks,
+    clock: Arc<dyn OwnClock>,
     raft: Core,
     journal: Journal,
     wire: Arc<Wire>,
@@ -254,9 +255,9 @@ impl Group {
     /// # Errors
     /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`].
     pub async fn open(args: GroupArgs) -> Result<Self, RaftError> {
-        let GroupArgs { group, storage, peers, recovered, replica, timing, clocks } = args;
+        let GroupArgs { group, storage, peers, recovered, replica, timing, clock } = args;
         let standing = Arc::new(watch::Sender::new(Standing::default()));
-        let parts = Parts { group, storage, peers, replica, timing, clocks, standing };
+        let parts = Parts { group, storage, peers, replica, timing, clock, standing };
         let inner = RwLock::new(Inner::open(&parts, recovered).await?);
         Ok(Self(Arc::new(Door { parts, inner, forgetting: tokio::sync::Mutex::default() })))
     }
@@ -423,7 +424,7 @@ impl Group {
 
 impl Inner {
     async fn open(parts: &Parts, recovered: Vec<(u64, Bytes)>) -> Result<Arc<Self>, RaftError> {
-        let Parts { group, storage, peers, replica, timing, clocks, standing } = parts.clone();
+        let Parts { group, storage, peers, replica, timing, clock, standing } = parts.clone();
         let me = peers.me().node.0;
         let tables = {
             let storage = storage.clone();
@@ -449,7 +450,7 @@ impl Inner {
             peers,
             storage,
             timing,
-            clocks,
+            clock,
             raft,
             journal,
             wire,

@@ -103,6 +103,12 @@ impl WayOut {
     }
 }
 
+/// This node's clock, as far as consensus cares: a node whose clock is wrong should not lead.
+pub trait OwnClock: Send + Sync {
+    /// Whether a majority of the members says that this node's clock is wrong.
+    fn is_astray(&self) -> bool;
+}
+
 impl Inner {
     /// Whether this node should not lead for lack of space.
     pub(super) fn is_full(&self) -> bool {
@@ -111,7 +117,7 @@ impl Inner {
 
     /// Whether this node should lead nothing that another can lead.
     pub(super) fn is_unfit(&self) -> bool {
-        self.is_full() || self.clocks.is_astray()
+        self.is_full() || self.clock.is_astray()
     }
 
     /// Whether what is proposed should wait: the node is full, and another is asked to lead.

@@ -12,7 +12,6 @@
 use super::error::ProposeError;
 use super::types::{Logged, Proposal, Types};
 use super::{Failed, Inner, now};
-use crate::metrics::COMMIT_SECONDS;
 use bytes::Bytes;
 use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
@@ -22,6 +21,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+
+/// The time from a proposal to a group until a majority has it.
+const COMMIT_SECONDS: &str = "natter_commit_seconds";
+
+/// Tells the metrics recorder what this crate counts. Call after it was installed.
+pub fn describe_metrics() {
+    metrics::describe_histogram!(
+        COMMIT_SECONDS,
+        metrics::Unit::Seconds,
+        "Time from a proposal to a Raft group that this node leads until a majority has it."
+    );
+}
 
 /// Proposals of one group under way, and as many that wait.
 const UNDER_WAY_MAX: usize = 1_024;
