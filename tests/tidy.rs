@@ -14,7 +14,8 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("storage", "storage", &["proto"]),
     ("cluster/links", "links", &["proto", "supervision"]),
     ("cluster/consensus", "consensus", &["proto", "storage", "supervision", "links"]),
-    ("actors", "actors", &["proto", "storage", "supervision", "links", "consensus"]),
+    ("cluster/sessions", "sessions", &["proto", "storage", "supervision", "links"]),
+    ("actors", "actors", &["proto", "storage", "supervision", "links", "consensus", "sessions"]),
     (
         "node",
         "node",
@@ -24,6 +25,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
             "supervision",
             "links",
             "consensus",
+            "sessions",
             "actors",
             "natter-cli",
             "natter-sdk",

@@ -21,6 +21,5 @@ pub mod rates;
 pub mod replicas;
 mod retry_order;
 pub mod service;
-pub mod sessions;
 pub mod shard;
 pub mod user;

@@ -4,7 +4,6 @@
 
 use crate::cluster::Cluster;
 use crate::context::Context;
-use crate::sessions::Watch;
 use crate::shard::account_from_wire;
 use bytes::Bytes;
 use links::{PeerId, PeerInfo, Respond, Service};
@@ -12,6 +11,7 @@ use prost::Message;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::Session;
 use proto::{Code, DeviceId, NodeId, Seq, ShardId, UserId, wire};
+use sessions::Watch;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::debug;

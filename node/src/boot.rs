@@ -17,7 +17,6 @@ use actors::cluster::{Cluster, Place};
 use actors::context::{Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
 use actors::rates::Rates;
-use actors::sessions::{Sessions, SessionsActor, SessionsTiming};
 use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use actors::user::Users;
 use anyhow::Context as _;
@@ -25,6 +24,7 @@ use consensus::{Group, Timing};
 use proto::ShardId;
 use proto::ids::SHARDS;
 use serde::Serialize;
+use sessions::{Sessions, SessionsActor, SessionsTiming};
 use storage::{Storage, StorageOptions};
 use supervision::{
     ChildSpec, Clock, Intensity, StopSource, Stopping, Strategy, Supervisor, TaskGroup, timer,

@@ -1,13 +1,14 @@
 //! What presence promises, told without tasks: the tables of three nodes, and a watcher on one of them.
 
 use super::watched::{Seen, Subscriptions, shown};
-use crate::sessions::cores::{Key, Memory, Table};
 use crate::shard::{AccountView, Audience, Privacy};
 use links::PeerId;
 use proptest::prelude::*;
 use proto::limits::SUBSCRIPTIONS_MAX;
 use proto::stored::{self, Session};
 use proto::{DeviceId, NodeId, UserId, wire};
+use sessions::cores::{Key, Table};
+use sessions::memory::Memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

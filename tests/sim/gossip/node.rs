@@ -1,12 +1,12 @@
 //! One node of the second simulation: the sessions that live here and the real table, driven as
 //! `sessions/actor.rs` and `sessions/shared.rs` drive it.
 
-use actors::sessions::cores::{Change, Exchange, Key, Rows, Step, Table, Visit};
 use links::PeerId;
 use prost::Message as _;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::Session;
 use proto::{DeviceId, NodeId, UserId};
+use sessions::cores::{Change, Exchange, Key, Rows, Step, Table, Visit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use storage::StorageError;
@@ -202,7 +202,7 @@ impl Node {
 
     pub(super) fn request(&mut self, body: &[u8]) -> Vec<u8> {
         let asked = cluster::Request::decode(body).unwrap().kind.unwrap();
-        let kind = actors::sessions::cores::answer(&self.table, &asked);
+        let kind = sessions::cores::answer(&self.table, &asked);
         cluster::Response { kind }.encode_to_vec()
     }
 

@@ -5,11 +5,11 @@
 
 mod sessions;
 
-use sessions::Sessions;
+use self::sessions::Sessions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use sessions::Standing;
+pub use self::sessions::Standing;
 
 /// One device of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,8 +2,8 @@
 //! differ, a page at a time.
 
 use super::{Table, wire_bytes, wire_row};
-use crate::sessions::digest::PartSums;
-use crate::sessions::row::{self, BUCKETS, Key, PARTS};
+use crate::digest::PartSums;
+use crate::row::{self, BUCKETS, Key, PARTS};
 use proto::cluster;
 use proto::stored::Session;
 use std::ops::ControlFlow;
@@ -14,10 +14,7 @@ const PAGE_ROWS_MAX: usize = 16_384;
 
 impl Table {
     /// The sums of the parts of a bucket, and its number of rows.
-    pub(in crate::sessions) fn part_sums(
-        &self,
-        bucket: usize,
-    ) -> Result<(PartSums, usize), StorageError> {
+    pub(crate) fn part_sums(&self, bucket: usize) -> Result<(PartSums, usize), StorageError> {
         let (mut sums, mut seen) = (PartSums::default(), 0);
         if self.digest.is_empty(bucket) {
             return Ok((sums, seen));
@@ -34,7 +31,7 @@ impl Table {
     }
 
     /// Rows of the buckets that another node asks for, of the parts whose sums differ from its own.
-    pub(in crate::sessions) fn page(
+    pub(crate) fn page(
         &self,
         asked: &cluster::SessionsFetch,
         bytes_max: usize,

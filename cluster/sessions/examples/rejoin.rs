@@ -1,24 +1,23 @@
 //! Measures the sessions table with a million rows on two nodes of one process. `cargo run --release
-//! -p actors --example sessions [ROWS]`.
+//! -p sessions --example rejoin [ROWS]`.
 #![allow(clippy::print_stdout, reason = "it is there to print figures")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
-use actors::sessions::{Sessions, SessionsActor, SessionsTiming, Watch};
 use bytes::Bytes;
 use links::memory::Network;
 use links::{Answered, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
 use prost::Message as _;
 use proto::stored::Session;
 use proto::{DeviceId, NodeId, UserId, cluster};
+use sessions::{Sessions, SessionsActor, SessionsTiming, Watch};
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use storage::{Storage, StorageOptions};
-use supervision::Clock;
-use supervision::{ChildSpec, Intensity, Strategy, Supervisor};
+use supervision::{ChildSpec, Clock, Intensity, Strategy, Supervisor};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 

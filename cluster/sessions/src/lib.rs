@@ -23,6 +23,7 @@
 mod actor;
 mod digest;
 mod exchange;
+pub mod memory;
 mod row;
 mod rows;
 mod shared;
@@ -39,8 +40,6 @@ pub mod cores {
     pub use super::digest::Digest;
     pub use super::exchange::{Exchange, Step, answer};
     pub use super::row::Key;
-    #[cfg(test)]
-    pub(crate) use super::rows::memory::Memory;
     pub use super::rows::{Rows, Visit};
     pub use super::standing::Standing;
     pub use super::table::{Change, Piece, Table};

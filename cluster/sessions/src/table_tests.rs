@@ -2,8 +2,8 @@
 //! purged, in any order, all nodes come to the same table, and it is true.
 
 use super::exchange::{Exchange, Step};
+use super::memory::Memory;
 use super::row::{self, Key};
-use super::rows::memory::Memory;
 use super::*;
 use bytes::Bytes;
 use links::{Answered, CallError, Lane, Links, PeerInfo};

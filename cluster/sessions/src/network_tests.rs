@@ -1,6 +1,6 @@
 //! The sessions process between several nodes: loss, partitions, restarts, two claims of one device.
 
-use super::rows::memory::Memory;
+use super::memory::Memory;
 use super::*;
 use bytes::Bytes;
 use links::memory::Network;
