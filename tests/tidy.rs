@@ -15,7 +15,16 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("cluster/links", "links", &["proto", "supervision"]),
     ("cluster/consensus", "consensus", &["proto", "storage", "supervision", "links"]),
     ("cluster/sessions", "sessions", &["proto", "storage", "supervision", "links"]),
-    ("actors", "actors", &["proto", "storage", "supervision", "links", "consensus", "sessions"]),
+    (
+        "cluster/membership",
+        "membership",
+        &["proto", "storage", "supervision", "links", "consensus"],
+    ),
+    (
+        "actors",
+        "actors",
+        &["proto", "storage", "supervision", "links", "consensus", "sessions", "membership"],
+    ),
     (
         "node",
         "node",
@@ -26,6 +35,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
             "links",
             "consensus",
             "sessions",
+            "membership",
             "actors",
             "natter-cli",
             "natter-sdk",

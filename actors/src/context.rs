@@ -1,6 +1,5 @@
 //! All that an actor may touch: clock, chance, storage, settings, metrics and the other doors.
 
-use crate::clocks::Clocks;
 use crate::delivery::Delivery;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
@@ -10,6 +9,7 @@ use crate::user::Users;
 use bytes::Bytes;
 use consensus::{Group, Timing};
 use links::Peers;
+use membership::clocks::Clocks;
 use proto::ids::SHARDS;
 use proto::stored::PinGrant;
 use proto::{Alias, Code, DeviceId, NodeId, ShardId, UserId, cluster, wire};

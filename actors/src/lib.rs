@@ -10,8 +10,6 @@
 //! **Invariant:** this crate opens no socket and no file, and never asks the system for the time:
 //! all it may touch is in [`context::Context`].
 
-pub mod clocks;
-pub mod cluster;
 pub mod connection;
 pub mod context;
 pub mod delivery;

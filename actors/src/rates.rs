@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::cluster::units::{format_duration, parse_duration};
+use membership::units::{format_duration, parse_duration};
 
 /// Parts of the table, so that threads seldom wait for each other.
 const PARTS: usize = 64;

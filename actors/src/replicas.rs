@@ -1,10 +1,10 @@
 //! The Raft groups of this node as the cluster sees them: what it asks of a group goes to the group,
 //! and what the group `meta` commits goes to the meta actor.
 
-use crate::cluster::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
 use crate::context::Context;
 use bytes::Bytes;
 use consensus::{Committed, Done, Group, GroupArgs, ProposeError, RaftError, Replica};
+use membership::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
 use proto::{NodeId, ShardId, stored};
 use std::sync::Arc;
 use storage::Row;

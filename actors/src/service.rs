@@ -2,11 +2,11 @@
 //!
 //! Runs on the links' own tasks, so it only hands over.
 
-use crate::cluster::Cluster;
 use crate::context::Context;
 use crate::shard::account_from_wire;
 use bytes::Bytes;
 use links::{PeerId, PeerInfo, Respond, Service};
+use membership::Cluster;
 use prost::Message;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::Session;

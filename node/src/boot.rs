@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use actors::clocks::Clocks;
-use actors::cluster::{Cluster, Place};
 use actors::context::{Context, Groups, Handler, LiveSettings, Recovered};
 use actors::presence::{Presence, PresenceActor};
 use actors::rates::Rates;
@@ -21,6 +19,8 @@ use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use actors::user::Users;
 use anyhow::Context as _;
 use consensus::{Group, Timing};
+use membership::clocks::Clocks;
+use membership::{Cluster, Place};
 use proto::ShardId;
 use proto::ids::SHARDS;
 use serde::Serialize;
@@ -41,7 +41,7 @@ use crate::http::Readiness;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::listener::Gate;
-use crate::membership::{self, Membership};
+use crate::member::{self, Membership};
 use crate::notices::{Readied, ReadyNews, UseOfNode, clock_trouble};
 use crate::pins::PinSender;
 use crate::registration::Registration;
@@ -154,7 +154,7 @@ pub async fn run(start: Start, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Resul
     let failed = tokio::select! {
         biased;
         signal = signals.next() => { info!(signal, "stopping"); None }
-        (group, reason) = membership::group_failed(&node.context) => {
+        (group, reason) = member::group_failed(&node.context) => {
             error!(%group, reason, "a group of this node has ended; only a new start brings it back");
             Some(format!("group {group} has ended: {reason}"))
         }
@@ -185,8 +185,8 @@ async fn let_in(
     addresses: &Addresses,
     dir: &Path,
 ) -> anyhow::Result<Infallible> {
-    membership::wait_for_leaders(&node.context).await;
-    membership::wait_for_place(cluster).await;
+    member::wait_for_leaders(&node.context).await;
+    member::wait_for_place(cluster).await;
     data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
     addresses.say();
     let (mut use_of_it, mut ticks) = (UseOfNode::default(), interval(LOOK));
@@ -276,7 +276,7 @@ async fn build(
     let certificates = Arc::new(Certificates::open(&config.tls, dir, cookie)?);
     let sender = PinSender::new(&config.registration)?;
     let (storage, recovered) = open_storage(config, dir).await?;
-    let founds = !joins && !membership::belongs(&storage).await?;
+    let founds = !joins && !member::belongs(&storage).await?;
     let incarnation = next_incarnation(dir)?;
     let (links, peers) = Links::open(&config.cluster, &identity, cookie, incarnation)?;
     let me = peers.me();
@@ -288,7 +288,7 @@ async fn build(
         incarnation,
         "node starts"
     );
-    let recorded_ms = membership::recorded_ms(&storage).await?;
+    let recorded_ms = member::recorded_ms(&storage).await?;
     let difference_max = config.cluster.clock_difference_max;
     let clocks = Clocks::new(Clock::new(clock::now_ms), difference_max, recorded_ms);
     let clock = clocks.clock();
@@ -301,7 +301,7 @@ async fn build(
         secrets: Arc::new(NodeSecrets(identity)),
         storage,
         recovered: Recovered::new(recovered.records),
-        live: LiveSettings::new(membership::settings(config, config.cluster_settings())),
+        live: LiveSettings::new(member::settings(config, config.cluster_settings())),
         peers,
         groups: Groups::default(),
         sessions,
@@ -378,7 +378,7 @@ fn timer_for_shards(shards: &Shards) {
 
 async fn stop(node: Node, root: Supervisor) {
     node.readiness.not_ready("stopping");
-    membership::hand_over(&node.context).await;
+    member::hand_over(&node.context).await;
     node.context.users.send_away();
     node.close.fire();
     let late = node.connections.finish(LEAVE).await;

@@ -20,7 +20,7 @@ pub mod identity;
 mod links;
 pub mod listener;
 mod manifest;
-mod membership;
+mod member;
 mod notices;
 mod output;
 pub mod pins;

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use actors::clocks::{Report, Standing};
-use actors::cluster::Place;
+use membership::Place;
+use membership::clocks::{Report, Standing};
 use tokio::time::Instant;
 
 use crate::tls::Term;

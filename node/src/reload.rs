@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use actors::cluster::Cluster;
+use membership::Cluster;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 

@@ -19,9 +19,9 @@ use crate::notices::{
 use crate::output;
 use crate::telemetry::Metrics;
 use crate::tls::Certificates;
-use actors::clocks::Standing;
-use actors::cluster::{Cluster, Place};
 use actors::context::Context;
+use membership::clocks::Standing;
+use membership::{Cluster, Place};
 
 /// How often message queues are sampled.
 const SAMPLE: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::cluster::{ClusterError, Goal};
+use membership::{ClusterError, Goal};
 use proto::NodeId;
 use proto::stored::member::State;
 use serde_json::{Value, json};

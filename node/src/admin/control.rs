@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::clocks::Standing;
-use actors::cluster::{Cluster, ClusterError, Goal, Place, Work};
 use actors::context::Context;
+use membership::clocks::Standing;
+use membership::{Cluster, ClusterError, Goal, Place, Work};
 use proto::stored::member::State;
 use proto::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};

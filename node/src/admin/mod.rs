@@ -31,7 +31,7 @@ pub use socket::socket_path;
 
 use std::sync::Arc;
 
-use actors::cluster::Cluster;
+use membership::Cluster;
 use serde::{Deserialize, Serialize};
 use supervision::ChildSpec;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actors::cluster::{ClusterError, Goal, Work};
+use membership::{ClusterError, Goal, Work};
 use proto::NodeId;
 use proto::stored::member::State;
 use serde_json::json;

@@ -17,11 +17,11 @@ mod validate;
 
 use std::time::Duration;
 
-use actors::cluster::ClusterSettings;
 use actors::rates::RateLimits;
 pub(crate) use cluster::is_host_port;
 pub use cluster::{Cluster, CookieError};
 pub use load::ConfigError;
+use membership::ClusterSettings;
 pub use units::{Address, ByteSize, RateLimit, Secret};
 use units::{Setting, choice, print_line, section};
 

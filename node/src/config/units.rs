@@ -6,10 +6,10 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use actors::cluster::units::ByteSize;
-use actors::cluster::units::{format_duration, parse_duration};
 use actors::rates::Rate;
 use figment::error::Actual;
+pub use membership::units::ByteSize;
+use membership::units::{format_duration, parse_duration};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 /// A value that can stand in the settings file.

@@ -44,7 +44,7 @@ impl NodeConfig {
     /// What the cluster can set has the same range there and here.
     fn check_cluster_settings(&self) -> Checked {
         let Err(error) = self.cluster_settings().check() else { return Ok(()) };
-        let key = actors::cluster::keys().find(|key| *key == error.key()).unwrap_or_default();
+        let key = membership::keys().find(|key| *key == error.key()).unwrap_or_default();
         let text = error.to_string();
         let problem = text.trim_start_matches(key).trim_start_matches(": ").to_owned();
         Err(Problem { key, problem })

@@ -101,8 +101,8 @@ async fn retire(cluster: &Cluster, group: ShardId, (leader, term): (NodeId, u64)
 
 #[cfg(test)]
 mod tests {
-    use super::super::placement::{GroupView, Nodes};
     use super::*;
+    use crate::placement::{GroupView, Nodes};
 
     const ME: NodeId = NodeId(4);
 

@@ -18,7 +18,7 @@ mod core;
 mod tests;
 
 use self::core::{Reading, Verdict, time_ms};
-use crate::cluster::Cluster;
+use crate::Cluster;
 use bytes::Bytes;
 use consensus::OwnClock;
 use links::{Lane, Peers};

@@ -16,8 +16,9 @@
 //! 3. A node founds a cluster at most once, and only if it was told to; a node with seeds joins.
 
 mod balancer;
+pub mod clocks;
 mod groups;
-mod membership;
+mod joining;
 mod meta;
 mod meta_actor;
 mod orders;
@@ -184,9 +185,7 @@ impl Cluster {
                 self.clone(),
                 self.0.balancer_inbox.clone(),
             ),
-            ChildSpec::task("membership", move |stopping| {
-                membership::run(member.clone(), stopping)
-            }),
+            ChildSpec::task("membership", move |stopping| joining::run(member.clone(), stopping)),
             ChildSpec::task("retirement", move |stopping| {
                 retirement::run(retires.clone(), stopping)
             }),

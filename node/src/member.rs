@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::cluster::{Cluster, ClusterArgs, ClusterSettings, Place};
 use actors::context::{Context, Settings};
 use actors::replicas::NodeGroups;
 use actors::service::NodeService;
 use actors::shard::MachineLimits;
+use membership::{Cluster, ClusterArgs, ClusterSettings, Place};
 use proto::ids::SHARDS;
 use proto::{ShardId, stored};
 use storage::{Row, Storage};
