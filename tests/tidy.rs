@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("clients/sdk", "natter-sdk", &["proto"]),
     ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
     ("tests", "tests", &["proto", "natter-sdk", "actors", "node"]),
+    ("tests/skip", "skip", &[]),
     ("benches", "benches", &["proto", "natter-sdk", "storage", "actors"]),
 ];
 
@@ -259,6 +260,15 @@ fn no_test_is_switched_off() {
     let mut problems = outside(&["tests/tidy.rs"], &["#[ignore"]);
     problems.sort();
     none_of(&problems, "assert today's wrong answer and say why it is wrong");
+}
+
+#[test]
+fn tests_are_skipped_by_one_function_which_ci_forbids() {
+    let mut problems = outside(&["tests/tidy.rs", "tests/skip/"], &["\"skipped: ", "\"skipped {"]);
+    if !read(".ci/run").contains("NATTER_NO_SKIP=") {
+        problems.push(".ci/run does not set NATTER_NO_SKIP".to_owned());
+    }
+    none_of(&problems, "call skip::skipped with the reason");
 }
 
 #[test]

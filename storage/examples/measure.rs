@@ -1,5 +1,5 @@
 //! Measures storage: durable appends, votes, the time of a start, snapshots and sessions.
-//! `cargo run --release -p storage --example measure [DIR]`; without a directory a temporary one is
+//! `cargo run --profile dist -p storage --example measure [DIR]`; without a directory a temporary one is
 //! used. CPU is user and system time of all threads.
 #![allow(clippy::print_stdout, reason = "it is there to print figures")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]

@@ -1,4 +1,4 @@
-//! Prints what one idle process costs in memory: `cargo run --release -p supervision --example idle
+//! Prints what one idle process costs in memory: `cargo run --profile dist -p supervision --example idle
 //! -- 100000`. Linux only, for it reads `/proc`.
 
 #![allow(clippy::print_stdout, reason = "printing is what this is for")]

@@ -102,8 +102,7 @@ async fn promise_7_a_full_disk_of_one_node_stops_nobody_else() {
     let _turn = turn().await;
     let probe = tempfile::tempdir().unwrap();
     if let Err(error) = SmallDisk::mount(&probe.path().join("disk"), 1 << 20) {
-        println!("skipped: {error:#}");
-        return;
+        return skip::skipped(error);
     }
     let mut options = three(Cables::Loopback);
     options.disk = Some(96 << 20);

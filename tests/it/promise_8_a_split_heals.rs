@@ -112,8 +112,7 @@ async fn promise_8_half_open_one_way_and_slow_links_lose_nothing_and_heal() {
 async fn promise_8_namespaces_that_are_parted_and_lossy_lose_nothing_and_heal() {
     let _turn = turn().await;
     if let Err(error) = Spaces::new(1) {
-        println!("skipped: {error:#}");
-        return;
+        return skip::skipped(error);
     }
     let cluster = cluster(three(Cables::Namespaces)).await;
     let faults = [Fault::Split([0].into()), Fault::OneWay(1, 2), Fault::Loss(50)];

@@ -1,4 +1,4 @@
-//! Measures links between two processes: `cargo run --release -p links --example pair`.
+//! Measures links between two processes: `cargo run --profile dist -p links --example pair`.
 //!
 //! It starts itself a second time as the other node, which answers calls and counts casts.
 #![allow(

@@ -1,4 +1,4 @@
-//! Measures the sessions table with a million rows on two nodes of one process. `cargo run --release
+//! Measures the sessions table with a million rows on two nodes of one process. `cargo run --profile dist
 //! -p sessions --example rejoin [ROWS]`.
 #![allow(clippy::print_stdout, reason = "it is there to print figures")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]

@@ -1,5 +1,4 @@
 //! Processes that die and disks that are cut off from their power.
-#![allow(clippy::print_stdout, reason = "says what was skipped")]
 
 use std::fs;
 use std::io::BufReader;
@@ -37,12 +36,12 @@ impl Mount {
     pub fn new(at: &Path, arguments: &[&str]) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let mut mount = Command::new("mount");
-        let output = mount.args(arguments).arg(at).output().ok()?;
-        if output.status.success() {
-            return Some(Self(at.to_owned()));
-        }
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        println!("skipped: mount is not permitted here ({why})");
+        let why = match mount.args(arguments).arg(at).output() {
+            Ok(output) if output.status.success() => return Some(Self(at.to_owned())),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        skip::skipped(format_args!("mount is not permitted here ({why})"));
         None
     }
 }
@@ -78,7 +77,7 @@ impl Disk {
         fs::File::create(&image).unwrap().set_len(256 * 1024 * 1024).unwrap();
         let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
         if !made.is_ok_and(|status| status.success()) {
-            println!("skipped: no mkfs.ext4 here");
+            skip::skipped("no mkfs.ext4 here");
             return None;
         }
         let disk = mount(&root, &image, "disk")?;
