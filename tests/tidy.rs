@@ -43,6 +43,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ),
     ("clients/sdk", "natter-sdk", &["proto"]),
     ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
+    ("simulation", "simulation", &["proto", "storage", "links", "sessions", "actors"]),
     ("tests", "tests", &["proto", "natter-sdk", "actors", "node"]),
     ("tests/skip", "skip", &[]),
     ("benches", "benches", &["proto", "natter-sdk", "storage", "actors"]),
@@ -81,6 +82,7 @@ fn sources() -> BTreeMap<String, String> {
 /// Whether a file holds only tests or benchmarks, by where it lies.
 fn only_tests(path: &str) -> bool {
     path.starts_with("tests/")
+        || path.starts_with("simulation/")
         || path.contains("/tests/")
         || path.contains("_tests/")
         || path.ends_with("tests.rs")

@@ -5,11 +5,11 @@
 
 mod sessions;
 
-use self::sessions::Sessions;
+use sessions::Sessions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use self::sessions::Standing;
+pub use sessions::Standing;
 
 /// One device of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -69,7 +69,7 @@ impl Simulation {
             failed.iter().map(|(seed, why)| format!("seed {seed}: {why}")).collect();
         panic!(
             "{} of {count} seeds failed:\n{}\nto see one: NATTER_SIM_SEED={seed} cargo test -p \
-             tests --test sim {} -- --nocapture",
+             simulation {} -- --nocapture",
             failed.len(),
             list.join("\n"),
             self.test

@@ -11,11 +11,12 @@
 //! is made up: consensus (a log with terms whose unflushed end is lost in a crash), the links, the
 //! processes around the cores, the people.
 //!
-//! `NATTER_SIM_SEED=n cargo test -p tests --test sim cluster -- --nocapture` tells one seed's story.
+//! `NATTER_SIM_SEED=n cargo test -p simulation cluster -- --nocapture` tells one seed's story.
 //! `NATTER_SIM_SEEDS=n` runs so many seeds instead of the usual number, `NATTER_SIM_FIRST=n` begins
 //! with that one. `seeds.rs` runs them, `found.rs` has those that have found something, `scenes.rs`
 //! stories that are arranged.
 
+#![cfg(test)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
