@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who may know whom: proto <- storage <- actors <- node <- tests; supervision <- actors,
-/// node; proto <- sdk <- cli, tests, benches; cli <- node's binary.
+/// Who may know whom: the folder of a crate, its name, and the crates of the house that it may depend on.
 const ARROWS: &[(&str, &str, &[&str])] = &[
     ("proto", "proto", &[]),
     ("supervision", "supervision", &[]),
@@ -37,14 +36,13 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
             "sessions",
             "membership",
             "actors",
-            "natter-cli",
-            "natter-sdk",
         ],
     ),
+    ("natter", "natter", &["proto", "node", "natter-cli", "natter-sdk"]),
     ("clients/sdk", "natter-sdk", &["proto"]),
     ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
     ("simulation", "simulation", &["proto", "storage", "links", "sessions", "actors"]),
-    ("tests", "tests", &["proto", "natter-sdk", "actors", "node"]),
+    ("tests", "tests", &["proto", "natter-sdk", "actors", "node", "natter"]),
     ("tests/skip", "skip", &[]),
     ("benches", "benches", &["proto", "natter-sdk", "storage", "actors"]),
 ];

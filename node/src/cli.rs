@@ -1,33 +1,8 @@
-//! The command line of `natter`.
+//! The command lines of `natter serve` and `natter admin`.
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use natter_cli::ChatArgs;
-
-use crate::demo::Demo;
-
-/// What the process is asked to do.
-#[derive(Debug, Parser)]
-#[command(name = "natter", version, about = "A messaging cluster", arg_required_else_help = true)]
-pub struct Cli {
-    /// The command.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The commands of a node.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run a node.
-    Serve(Serve),
-    /// See it work: three nodes, two people, and kills in between.
-    Demo(Demo),
-    /// Write to someone from the terminal.
-    Chat(ChatArgs),
-    /// Look after a running node and its cluster.
-    Admin(Admin),
-}
+use clap::{Args, Subcommand};
 
 /// How a node is run.
 #[derive(Args, Clone, Debug, Default)]

@@ -12,7 +12,6 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod data_dir;
-pub mod demo;
 mod doors;
 mod files;
 pub mod http;

@@ -1,49 +1,36 @@
 //! What comes before a node runs, settings and limits of the process, and after it: the exit status.
 //!
-//! Run by `main`, and by test programs that add handlers to the same node.
+//! Run by the program `natter`, and by test programs that add handlers to the same node.
 //!
 //! **Invariant:** whatever stops the start is told on standard error in words that name the cure,
 //! and nothing was changed on disk before the settings were found good.
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actors::context::Handler;
 use anyhow::Context as _;
-use clap::Parser as _;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
 use crate::boot::Start;
-use crate::cli::{Cli, Command, Serve};
+use crate::cli::Serve;
 use crate::config::NodeConfig;
-use crate::{admin, boot, clock, demo, files, manifest, output, tls};
+use crate::{admin, boot, clock, files, manifest, output, tls};
 
 /// How long the end of the process waits until standard error has taken what was said.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The whole program: reads the command line and does what it says. `handlers` see what users send,
-/// before their shards do. Status 0 if all went well, 1 with the error on standard error if not.
-pub fn main_with(handlers: Vec<Arc<dyn Handler>>) -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Serve(serve) => run(&serve, handlers),
-        Command::Demo(demo) => client(demo::run(demo)),
-        Command::Chat(chat) => client(natter_cli::chat(chat)),
-        Command::Admin(asked) => return admin::run(&asked),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(format_args!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
+/// What sees each send of a user before the recipient's shard does, in this order.
+pub type Handlers = Vec<Arc<dyn Handler>>;
 
-fn run(serve: &Serve, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+/// Runs a node until it is told to stop, or does what `serve` asks for instead.
+///
+/// # Errors
+/// Why the node could not start, or why it ended; the text names the cure.
+pub fn run(serve: &Serve, handlers: Handlers) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     if serve.print_config {
         return Ok(out.write_all(NodeConfig::print_defaults().as_bytes())?);
@@ -86,15 +73,8 @@ fn workers(threads: u32) -> tokio::runtime::Builder {
     builder
 }
 
-/// Runs what talks to a node rather than being one.
-fn client(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tls::install_provider();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("the async runtime cannot start")?.block_on(work)
-}
-
 /// Says something on standard error before or after there is a log. If nobody reads it, nobody is told.
-fn tell(what: std::fmt::Arguments<'_>) {
+pub fn tell(what: std::fmt::Arguments<'_>) {
     output::stderr().write(format!("natter: {what}\n").as_bytes());
     output::stderr().flush(LAST_WORDS);
 }

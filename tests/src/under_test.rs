@@ -70,5 +70,5 @@ pub fn run() -> ExitCode {
     if let Some(file) = std::env::var_os(CLOCK_FILE) {
         follow(file.into());
     }
-    node::serve::main_with(vec![Arc::new(PanicOnce::default())])
+    natter::main_with(vec![Arc::new(PanicOnce::default())])
 }

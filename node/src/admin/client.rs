@@ -162,13 +162,12 @@ fn broken(error: &dyn std::error::Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Cli;
-    use clap::CommandFactory as _;
+    use crate::cli::Admin;
+    use clap::Args as _;
 
     #[test]
     fn the_help_names_every_exit_status() {
-        let mut cli = Cli::command();
-        let help = cli.find_subcommand_mut("admin").unwrap().render_help().to_string();
+        let help = Admin::augment_args(clap::Command::new("admin")).render_help().to_string();
         let failed = |kind| Trouble::Failed(Failure::new(kind, "")).code();
         for (status, words) in [
             (0, "done"),

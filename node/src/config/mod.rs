@@ -387,7 +387,7 @@ mod tests {
         let file = std::fs::read_to_string(path).unwrap();
         assert!(
             file == NodeConfig::print_defaults(),
-            "run: cargo run -p node -- serve --print-config > deploy/node.toml"
+            "run: cargo run -p natter -- serve --print-config > deploy/node.toml"
         );
     }
 

@@ -4,10 +4,9 @@
 use std::path::Path;
 
 use anyhow::bail;
+use node::admin::{GroupStatus, Reply, Request, Status, socket_path};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-
-use crate::admin::{GroupStatus, Reply, Request, Status, socket_path};
 
 /// Shards of users and the group of members and settings.
 const GROUPS: usize = proto::ids::SHARDS as usize + 1;

@@ -1,4 +1,4 @@
-//! The `natter` binary.
+//! The `natter` binary: the allocator, and nothing else.
 
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;
@@ -7,5 +7,5 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    node::serve::main_with(Vec::new())
+    natter::main_with(Vec::new())
 }

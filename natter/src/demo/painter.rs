@@ -11,13 +11,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::future::join_all;
 use natter_sdk::Client;
+use node::admin::Status;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::PATIENCE;
 use super::screen::{Picture, Screen};
 use super::status::{self, Answers};
-use crate::admin::Status;
 
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(100);

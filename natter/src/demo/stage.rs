@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures_util::future::{select_all, try_join_all};
 use natter_sdk::{Alias, ClientOptions, DeviceKey, Proof, Tls, register_prove, register_start};
+use node::identity::hex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PATIENCE;
@@ -21,7 +22,6 @@ use super::node::{Addresses, News, Node};
 use super::painter::{Guests, Painter, Place};
 use super::people::{Device, Person, span};
 use super::screen::Screen;
-use crate::identity::hex;
 
 /// How many nodes there are.
 pub(super) const NODES: usize = 3;
@@ -75,7 +75,7 @@ impl Stage {
     pub(super) fn set(screen: Screen) -> anyhow::Result<Self> {
         let files = Files { folder: new_folder()?, keep: false, screen: screen.clone() };
         let cookie = hex(DeviceKey::generate()?.public());
-        crate::data_dir::write_private(&files.folder.join("cookie"), cookie.as_bytes())?;
+        node::data_dir::write_private(&files.folder.join("cookie"), cookie.as_bytes())?;
         let places = Addresses::free(NODES)?.into_iter().zip(1..);
         let nodes =
             places.map(|(addresses, number)| Node::new(&files.folder, number, addresses)).collect();
