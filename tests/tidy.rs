@@ -49,6 +49,9 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
 
 const FILE_LINES_MAX: usize = 500;
 
+/// Files of a folder, its door not counted.
+const FOLDER_FILES_MAX: usize = 36;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -144,6 +147,131 @@ fn crates_know_only_whom_the_design_lets_them_know() {
         }
     }
     none_of(&problems, "turn the arrow: pass what is needed down as plain data, or move the code");
+}
+
+/// The modules below `src` of a crate, by path, with the text of each: without tests.
+fn modules(folder: &str) -> BTreeMap<Vec<String>, String> {
+    let src = format!("{folder}/src/");
+    let mut modules = BTreeMap::new();
+    for (path, text) in sources() {
+        let Some(inside) = path.strip_prefix(&src).filter(|_| !only_tests(&path)) else { continue };
+        let mut parts: Vec<String> =
+            inside.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        if ["mod", "lib", "main"].contains(&parts.last().unwrap().as_str()) {
+            parts.pop();
+        }
+        modules.insert(parts, code_lines(&product(&text)).collect::<Vec<_>>().join("\n"));
+    }
+    modules
+}
+
+/// The paths that a text names by `crate::` or `super::`, as seen from the module `at`.
+fn named(text: &str, at: &[String]) -> BTreeSet<Vec<String>> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut paths = BTreeSet::new();
+    for word in ["crate::", "super::"] {
+        for (begin, _) in text.match_indices(word) {
+            if text[..begin].ends_with(|c| is_name(c) || c == ':') {
+                continue;
+            }
+            let (mut rest, mut base) = (&text[begin..], at.to_vec());
+            if let Some(below) = rest.strip_prefix("crate::") {
+                (rest, base) = (below, Vec::new());
+            }
+            while let Some(below) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = below;
+            }
+            while let Some((name, below)) =
+                rest.split_once("::").filter(|(n, _)| n.chars().all(is_name))
+            {
+                base.push(name.to_owned());
+                rest = below;
+            }
+            let list = rest.strip_prefix('{').and_then(|list| list.split_once("};"));
+            let list = list.map_or_else(
+                || rest.split(|c| !is_name(c)).take(1).collect::<Vec<_>>(),
+                |(list, _)| list.split([',', '{', '}']).map(str::trim).collect(),
+            );
+            for item in list {
+                let names = item.split("::").map(str::to_owned);
+                paths.insert(base.iter().cloned().chain(names).collect());
+            }
+        }
+    }
+    paths
+}
+
+/// What lies in a folder: which of it knows which, from the names of all that is below.
+fn knows(
+    modules: &BTreeMap<Vec<String>, String>,
+    folder: &[String],
+) -> BTreeMap<String, BTreeSet<String>> {
+    let mut knows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let inside = |path: &[String]| path.strip_prefix(folder).and_then(<[String]>::first).cloned();
+    for (at, text) in modules {
+        let Some(here) = inside(at) else { continue };
+        for mut path in named(text, at) {
+            while !modules.contains_key(&path) && path.pop().is_some() {}
+            if let Some(there) = inside(&path).filter(|there| *there != here) {
+                knows.entry(here.clone()).or_default().insert(there);
+            }
+        }
+    }
+    knows
+}
+
+/// All that `from` knows, by itself or through others.
+fn reached<'a>(knows: &'a BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<&'a str> {
+    let (mut reached, mut waiting) = (BTreeSet::new(), vec![from]);
+    while let Some(next) = waiting.pop() {
+        for known in knows.get(next).into_iter().flatten() {
+            if reached.insert(known.as_str()) {
+                waiting.push(known);
+            }
+        }
+    }
+    reached
+}
+
+#[test]
+fn files_of_different_folders_do_not_import_each_other_in_circles() {
+    let mut problems = Vec::new();
+    for (of, name, _) in ARROWS.iter().filter(|(of, ..)| *of != "simulation" && *of != "tests") {
+        let modules = modules(of);
+        let folders: BTreeSet<&[String]> =
+            modules.keys().flat_map(|path| (0..path.len()).map(|n| &path[..n])).collect();
+        for folder in &folders {
+            let knows = knows(&modules, folder);
+            for one in knows.keys() {
+                let is_folder =
+                    folders.contains([*folder, std::slice::from_ref(one)].concat().as_slice());
+                let circle = reached(&knows, one);
+                if is_folder && circle.contains(one.as_str()) {
+                    problems
+                        .push(format!("{name}: {}/{one}, by way of {circle:?}", folder.join("/")));
+                }
+            }
+        }
+    }
+    none_of(&problems, "let the lower one define a trait that the upper one implements");
+}
+
+#[test]
+fn a_folder_with_many_files_has_wings() {
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    for (path, _) in
+        sources().iter().filter(|(path, _)| path.contains("/src/") && !only_tests(path))
+    {
+        let (folder, file) = path.rsplit_once('/').unwrap();
+        if !["mod.rs", "lib.rs", "main.rs"].contains(&file) {
+            *count.entry(folder.to_owned()).or_default() += 1;
+        }
+    }
+    let large = count.into_iter().filter(|(_, files)| *files > FOLDER_FILES_MAX);
+    let problems: Vec<String> =
+        large.map(|(folder, files)| format!("{folder}: {files} files")).collect();
+    none_of(&problems, "give it wings: subfolders named for what they hold");
 }
 
 #[test]

@@ -3,34 +3,42 @@
 //! Everything here is a hint: a push that is lost is found in the mailbox, an account that changed is
 //! read again when its shard has a new leader.
 
-use crate::context::Context;
-use crate::shard::{AccountView, account_to_wire};
+use crate::presence::Presence;
+use crate::shard::{AccountView, Outbound, Recipients, account_to_wire};
+use crate::user::{Signals, Users};
 use bytes::Bytes;
-use links::Lane;
+use links::{Lane, Peers};
 use prost::Message;
 use proto::cluster::{self, cast};
 use proto::{NodeId, Seq, ShardId, UserId, stored, wire};
-use std::collections::{BTreeMap, BTreeSet};
+use sessions::Sessions;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use storage::SessionTable;
 use tracing::warn;
 
 /// Bytes of bodies in one cast. Larger entries are announced without their content.
 const PUSH_BYTES: usize = 48 * 1024;
 
-/// Pushes for other nodes that travel together.
-#[derive(Debug, Default)]
-pub struct Outbound {
-    pushes: BTreeMap<NodeId, (Vec<cluster::Push>, usize)>,
-    lost: BTreeSet<NodeId>,
+/// The way to users, wherever they are.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// This node.
+    pub node: NodeId,
+    /// The way to other nodes.
+    pub peers: Peers,
+    /// The rows of all sessions.
+    pub rows: SessionTable,
+    /// How a row reads here: its node may be dead.
+    pub sessions: Sessions,
+    /// The users connected here.
+    pub users: Users,
+    /// Who shows users to others.
+    pub presence: Presence,
 }
 
-/// The way to users, wherever they are.
-#[derive(Clone, Copy, Debug)]
-pub struct Delivery<'a>(pub(crate) &'a Context);
-
-impl Delivery<'_> {
-    /// A mailbox has a new entry: tells the user's actors, here at once, elsewhere with `outbound`.
-    pub fn push(
+impl Recipients for Delivery {
+    fn push(
         &self,
         outbound: &mut Outbound,
         user: UserId,
@@ -55,12 +63,10 @@ impl Delivery<'_> {
                 }
             }
         }
-        self.0.users.push(user, seq, envelope);
+        self.users.push(user, seq, envelope);
     }
 
-    /// Sends what has been gathered. Returns the nodes that must be told to read again, because
-    /// pushes to them were lost.
-    pub fn send(&self, mut outbound: Outbound) -> BTreeSet<NodeId> {
+    fn send(&self, mut outbound: Outbound) -> BTreeSet<NodeId> {
         for (node, (pushes, _)) in outbound.pushes {
             if pushes.is_empty() {
                 continue;
@@ -73,8 +79,7 @@ impl Delivery<'_> {
         outbound.lost
     }
 
-    /// An account changed; `None`: it is no more. Its devices are told, and whoever shows its presence.
-    pub fn account_changed(
+    fn account_changed(
         &self,
         outbound: &mut Outbound,
         user: UserId,
@@ -87,41 +92,41 @@ impl Delivery<'_> {
                 outbound.lost.insert(node);
             }
         }
-        for peer in self.0.peers.up() {
+        for peer in self.peers.up() {
             let touched = cluster::AccountsTouched { users: vec![user.0] };
             if !self.cast(peer.id.node, cast::Kind::Accounts(touched)) {
                 outbound.lost.insert(peer.id.node);
             }
         }
-        self.0.presence.account_touched(user);
-        self.0.users.account_changed(user, account);
+        self.presence.account_touched(user);
+        self.users.account_changed(user, account);
     }
 
-    /// A shard has a new leader, this node: hints of the old one may have been lost. Returns the nodes
-    /// that did not hear of it.
-    pub fn leader_appeared(&self, shard: ShardId, term: u64) -> BTreeSet<NodeId> {
-        self.0.users.read_again(shard);
-        self.0.presence.shard_touched(shard);
-        let peers = self.0.peers.up().into_iter().map(|peer| peer.id.node);
+    fn leader_appeared(&self, shard: ShardId, term: u64) -> BTreeSet<NodeId> {
+        self.users.read_again(shard);
+        self.presence.shard_touched(shard);
+        let peers = self.peers.up().into_iter().map(|peer| peer.id.node);
         peers.filter(|node| !self.leads_here(*node, shard, term)).collect()
     }
 
-    /// Tells one node that this node leads a shard, and that hints may have been lost. False if that
-    /// was lost as well.
-    pub fn leads_here(&self, node: NodeId, shard: ShardId, term: u64) -> bool {
+    fn leads_here(&self, node: NodeId, shard: ShardId, term: u64) -> bool {
         let appeared = cluster::LeaderAppeared { shard: u32::from(shard.0), term };
         self.cast(node, cast::Kind::Leader(appeared))
     }
 
-    /// A user has come to another node: their mailbox ends with `last`. False if that was lost.
-    pub fn grown_to(&self, node: NodeId, user: UserId, last: Seq) -> bool {
+    fn grown_to(&self, node: NodeId, user: UserId, last: Seq) -> bool {
         let push = cluster::Push { user: user.0, seq: last.0, envelope: None };
         self.cast(node, cast::Kind::Pushes(cluster::Pushes { pushes: vec![push] }))
     }
 
-    /// Passes a signal on. False if nobody can have got it.
-    pub fn signal(&self, to: UserId, signal: &wire::Signaled) -> bool {
-        let mut told = self.0.users.signal(to, signal.clone());
+    fn is_connected(&self, user: UserId) -> bool {
+        self.users.is_here(user) || !self.elsewhere(user).is_empty()
+    }
+}
+
+impl Signals for Delivery {
+    fn signal(&self, to: UserId, signal: &wire::Signaled) -> bool {
+        let mut told = self.users.signal(to, signal.clone());
         for node in self.elsewhere(to) {
             let signal = cluster::Signal {
                 to: to.0,
@@ -135,23 +140,20 @@ impl Delivery<'_> {
         }
         told
     }
+}
 
-    /// Whether the user has a session on another node.
-    pub fn is_elsewhere(&self, user: UserId) -> bool {
-        !self.elsewhere(user).is_empty()
-    }
-
+impl Delivery {
     /// Other nodes on which the user has a session.
-    fn elsewhere(self, user: UserId) -> BTreeSet<NodeId> {
+    fn elsewhere(&self, user: UserId) -> BTreeSet<NodeId> {
         let mut nodes = BTreeSet::new();
-        if self.0.peers.is_alone() {
+        if self.peers.is_alone() {
             return nodes;
         }
-        match self.0.storage.sessions().of(user) {
+        match self.rows.of(user) {
             Ok(rows) => {
                 let rows = rows.iter().map(|(_, row)| row);
-                let elsewhere = rows.filter(|row| row.node != self.0.node.0);
-                let live = elsewhere.filter(|row| self.0.sessions.is_live(row));
+                let elsewhere = rows.filter(|row| row.node != self.node.0);
+                let live = elsewhere.filter(|row| self.sessions.is_live(row));
                 nodes.extend(live.map(|row| NodeId(row.node)));
             }
             Err(error) => warn!(%user, %error, "sessions not read"),
@@ -159,8 +161,8 @@ impl Delivery<'_> {
         nodes
     }
 
-    fn cast(self, node: NodeId, kind: cast::Kind) -> bool {
+    fn cast(&self, node: NodeId, kind: cast::Kind) -> bool {
         let cast = cluster::Cast { kind: Some(kind) };
-        self.0.peers.cast(node, Lane::Normal, Bytes::from(cast.encode_to_vec()))
+        self.peers.cast(node, Lane::Normal, Bytes::from(cast.encode_to_vec()))
     }
 }

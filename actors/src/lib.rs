@@ -7,17 +7,20 @@
 //!     +------ deliveries ------+  presence    user actors of the recipient, other shards
 //! ```
 //!
-//! **Invariant:** this crate opens no socket and no file, and never asks the system for the time:
-//! all it may touch is in [`context::Context`].
+//! **Invariant:** this crate opens no socket and no file, and never asks the system for the time: each
+//! process is given what it uses ([`shard::ShardContext`], [`user::UserContext`],
+//! [`presence::PresenceContext`]).
 
 pub mod connection;
-pub mod context;
 pub mod delivery;
+pub mod hooks;
+pub mod live;
 pub mod metrics;
 pub mod presence;
 pub mod rates;
 pub mod replicas;
 mod retry_order;
+pub mod secrets;
 pub mod service;
 pub mod shard;
 pub mod user;

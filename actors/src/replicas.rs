@@ -1,45 +1,34 @@
 //! The Raft groups of this node as the cluster sees them: what it asks of a group goes to the group,
 //! and what the group `meta` commits goes to the meta actor.
 
-use crate::context::Context;
 use bytes::Bytes;
-use consensus::{Committed, Done, Group, GroupArgs, ProposeError, RaftError, Replica};
+use consensus::{Committed, Done, Group, ProposeError, RaftError, Replica};
 use membership::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
 use proto::{NodeId, ShardId, stored};
 use std::sync::Arc;
-use storage::Row;
+use storage::{Row, Storage};
 use supervision::{Inbox, ProcessError};
 
 /// This node's groups.
 #[derive(Clone, Debug)]
-pub struct NodeGroups(pub Arc<Context>);
+pub struct NodeGroups {
+    /// The Raft groups.
+    pub groups: consensus::Groups,
+    /// Where the state of `meta` is kept.
+    pub storage: Storage,
+}
 
 impl Groups for NodeGroups {
     fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>> {
-        let context = self.0.clone();
+        let groups = self.groups.clone();
         Box::pin(async move {
-            let recovered = context.records_of(ShardId::META);
-            let recovered = recovered.ok_or("meta failed: the node must start again")?;
-            let group = Group::open(GroupArgs {
-                group: ShardId::META,
-                storage: context.storage.clone(),
-                peers: context.peers.clone(),
-                recovered,
-                replica: Arc::new(MetaReplica(inbox)),
-                timing: context.timing,
-                clock: Arc::new(context.clocks.clone()),
-            })
-            .await?;
-            context.groups.set(ShardId::META, group.clone());
-            if context.founds {
-                group.found().await?;
-            }
+            groups.open(ShardId::META, Arc::new(MetaReplica(inbox))).await?;
             Ok(())
         })
     }
 
     fn standing(&self, group: ShardId) -> Option<GroupStanding> {
-        let group = self.0.groups.get(group)?;
+        let group = self.groups.get(group)?;
         let standing = group.standing();
         Some(GroupStanding {
             leader: standing.leader,
@@ -71,7 +60,7 @@ impl Groups for NodeGroups {
     }
 
     fn has_left(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
-        let found = self.0.groups.get(group).cloned();
+        let found = self.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
             let left = group.has_left(node).await.map_err(not_done)?;
@@ -80,7 +69,7 @@ impl Groups for NodeGroups {
     }
 
     fn forget(&self, group: ShardId, may: Work<bool>) -> Work<Result<bool, GroupError>> {
-        let found = self.0.groups.get(group).cloned();
+        let found = self.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
             group.forget(may).await.map_err(not_done)
@@ -88,7 +77,7 @@ impl Groups for NodeGroups {
     }
 
     fn propose(&self, content: Bytes, failed: Failed) {
-        match self.0.groups.get(ShardId::META) {
+        match self.groups.get(ShardId::META) {
             Some(group) => {
                 group.propose(content, Box::new(move |error| failed(not_proposed(error))));
             }
@@ -98,7 +87,7 @@ impl Groups for NodeGroups {
 
     fn load(&self) -> Result<(stored::Applied, stored::Meta), ProcessError> {
         let mut meta = stored::Meta::default();
-        let applied = self.0.storage.load(ShardId::META, &mut |row| {
+        let applied = self.storage.load(ShardId::META, &mut |row| {
             if let Row::Meta(Some(found)) = row {
                 meta = found;
             }
@@ -108,8 +97,8 @@ impl Groups for NodeGroups {
 
     fn save(&self, applied: stored::Applied, meta: stored::Meta) -> Result<(), ProcessError> {
         let rows = vec![Row::Meta(Some(meta))];
-        self.0.storage.checkpoint(ShardId::META, applied.clone(), rows)?;
-        if let (Some(group), Some(id)) = (self.0.groups.get(ShardId::META), applied.id) {
+        self.storage.checkpoint(ShardId::META, applied.clone(), rows)?;
+        if let (Some(group), Some(id)) = (self.groups.get(ShardId::META), applied.id) {
             group.checkpointed(id);
         }
         Ok(())
@@ -125,7 +114,7 @@ impl NodeGroups {
     where
         F: Future<Output = Result<(), RaftError>> + Send + 'static,
     {
-        let found = self.0.groups.get(group).cloned();
+        let found = self.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
             work(group).await.map_err(not_done)

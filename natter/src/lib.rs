@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use node::serve::{self, Handlers};
-use node::{admin, tls};
+use node::boot::Handlers;
+use node::{admin, serve, tls};
 
 use crate::cli::{Cli, Command};
 

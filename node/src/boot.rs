@@ -12,13 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use actors::context::{Context, Groups, Handler, LiveSettings, Recovered};
-use actors::presence::{Presence, PresenceActor};
-use actors::rates::Rates;
+use actors::hooks::Handler;
+use actors::presence::PresenceActor;
 use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
-use actors::user::Users;
 use anyhow::Context as _;
-use consensus::{Group, Timing};
+use consensus::Group;
 use membership::clocks::Clocks;
 use membership::{Cluster, Place};
 use proto::ShardId;
@@ -26,9 +24,7 @@ use proto::ids::SHARDS;
 use serde::Serialize;
 use sessions::{Sessions, SessionsActor, SessionsTiming};
 use storage::{Storage, StorageOptions};
-use supervision::{
-    ChildSpec, Clock, Intensity, StopSource, Stopping, Strategy, Supervisor, TaskGroup, timer,
-};
+use supervision::{ChildSpec, Clock, Intensity, StopSource, Stopping, Strategy, Supervisor, timer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
@@ -43,6 +39,7 @@ use crate::links::Links;
 use crate::listener::Gate;
 use crate::member::{self, Membership};
 use crate::notices::{Readied, ReadyNews, UseOfNode, clock_trouble};
+use crate::parts::{Node, Opened, Parts};
 use crate::pins::PinSender;
 use crate::registration::Registration;
 use crate::reload::{HangUp, Reload};
@@ -61,21 +58,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How often shards look after their chores.
 const TICK: Duration = Duration::from_millis(TICK_MS);
-
-/// A running node's parts, for those who build and stop it.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) context: Arc<Context>,
-    pub(crate) reception: Arc<Reception>,
-    /// For strangers.
-    pub(crate) close: StopSource,
-    pub(crate) connections: TaskGroup,
-    pub(crate) gate: Gate,
-    pub(crate) readiness: Readiness,
-    pub(crate) metrics: telemetry::Metrics,
-    pub(crate) certificates: Arc<Certificates>,
-    pub(crate) links: Links,
-}
 
 /// Where a node listens, as written to `addresses.json` in its data directory once it is ready.
 #[derive(Debug, Default, Serialize)]
@@ -108,6 +90,9 @@ impl Addresses {
     }
 }
 
+/// What sees each send of a user before the recipient's shard does, in this order.
+pub type Handlers = Vec<Arc<dyn Handler>>;
+
 /// What a node is started with.
 #[derive(Debug)]
 pub struct Start {
@@ -125,7 +110,7 @@ pub struct Start {
 ///
 /// # Errors
 /// Whatever keeps it from starting, with the cure; or why it cannot go on.
-pub async fn run(start: Start, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Result<()> {
+pub async fn run(start: Start, handlers: Handlers) -> anyhow::Result<()> {
     let Start { mut config, file, warnings, files } = start;
     let metrics = telemetry::start(&config.log)?;
     files::fit(&mut config, files);
@@ -150,11 +135,11 @@ pub async fn run(start: Start, handlers: Vec<Arc<dyn Handler>>) -> anyhow::Resul
     let root = tree(&config, &node, &member, doors)?;
     let mut signals = Signals::catch()?;
     let mut root = Supervisor::start("node", Strategy::RestForOne, INTENSITY, root).await?;
-    timer_for_shards(&node.context.shards);
+    timer_for_shards(&node.parts.shards.shards);
     let failed = tokio::select! {
         biased;
         signal = signals.next() => { info!(signal, "stopping"); None }
-        (group, reason) = member::group_failed(&node.context) => {
+        (group, reason) = member::group_failed(&node.parts.groups) => {
             error!(%group, reason, "a group of this node has ended; only a new start brings it back");
             Some(format!("group {group} has ended: {reason}"))
         }
@@ -185,7 +170,7 @@ async fn let_in(
     addresses: &Addresses,
     dir: &Path,
 ) -> anyhow::Result<Infallible> {
-    member::wait_for_leaders(&node.context).await;
+    member::wait_for_leaders(&node.parts.groups).await;
     member::wait_for_place(cluster).await;
     data_dir::write_private(&addresses_file(dir), &serde_json::to_vec(addresses)?)?;
     addresses.say();
@@ -198,11 +183,11 @@ async fn let_in(
             told = place.changed() => told?,
         }
         if *place.borrow_and_update() == Place::Member {
-            manifest::note(dir, node.context.node, cluster.meta().cluster)?;
+            manifest::note(dir, node.parts.node, cluster.meta().cluster)?;
         }
         let now = Instant::now();
-        let groups = node.context.groups.all().map(|(_, group)| group.standing());
-        let clock = clock_trouble(&node.context.clocks.report());
+        let groups = node.parts.groups.all().map(|(_, group)| group.standing());
+        let clock = clock_trouble(&node.parts.clocks.report());
         let reason = use_of_it.none_because(cluster.place(), groups, now);
         match (reason, &clock) {
             (None, None) => node.readiness.ready(),
@@ -250,11 +235,12 @@ async fn open_storage(
 fn reception(
     config: &NodeConfig,
     sender: PinSender,
-    context: &Arc<Context>,
+    parts: &Parts,
     closing: Stopping,
 ) -> Reception {
     Reception {
-        context: context.clone(),
+        context: parts.users.clone(),
+        peers: parts.peers.clone(),
         registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
         limits: RwLock::new(ClientLimits::of(config)),
         closing,
@@ -265,7 +251,7 @@ async fn build(
     config: &NodeConfig,
     dir: &Path,
     metrics: telemetry::Metrics,
-    handlers: Vec<Arc<dyn Handler>>,
+    handlers: Handlers,
 ) -> anyhow::Result<Node> {
     upkeep::describe();
     let joins = !config.cluster.seeds.is_empty();
@@ -291,49 +277,27 @@ async fn build(
     let recorded_ms = member::recorded_ms(&storage).await?;
     let difference_max = config.cluster.clock_difference_max;
     let clocks = Clocks::new(Clock::new(clock::now_ms), difference_max, recorded_ms);
-    let clock = clocks.clock();
-    let (table, sessions_clock) = (storage.sessions().clone(), clock.clone());
+    let (table, sessions_clock) = (storage.sessions().clone(), clocks.clock());
     let open = move || Sessions::open(table, me, sessions_clock, SessionsTiming::default());
     let sessions = tokio::task::spawn_blocking(open).await??;
-    let context = Arc::new(Context {
-        clock,
-        clocks,
-        secrets: Arc::new(NodeSecrets(identity)),
-        storage,
-        recovered: Recovered::new(recovered.records),
-        live: LiveSettings::new(member::settings(config, config.cluster_settings())),
-        peers,
-        groups: Groups::default(),
-        sessions,
-        timing: Timing::default(),
-        founds,
-        tasks: TaskGroup::new(),
-        connections: TaskGroup::new(),
-        rates: Rates::new(config.rates.limits()),
-        metrics: actors::metrics::Metrics::default(),
-        handlers,
-        shards: Shards::default(),
-        users: Users::default(),
-        presence: Presence::default(),
-        node: me.node,
+    let opened = Opened {
         incarnation,
-    });
+        peers,
+        clocks,
+        storage,
+        recovered: recovered.records,
+        sessions,
+        secrets: Arc::new(NodeSecrets(identity)),
+        handlers,
+        bootstrap: founds,
+    };
+    let parts = Parts::new(config, opened);
     let (close, closing) = StopSource::new();
-    let reception = Arc::new(reception(config, sender, &context, closing));
-    let connections = context.connections.clone();
+    let reception = Arc::new(reception(config, sender, &parts, closing));
+    let connections = parts.connections.clone();
     let readiness = Readiness::new();
     let gate = Gate::new(&config.limits);
-    Ok(Node {
-        context,
-        reception,
-        close,
-        connections,
-        gate,
-        readiness,
-        metrics,
-        certificates,
-        links,
-    })
+    Ok(Node { parts, reception, close, connections, gate, readiness, metrics, certificates, links })
 }
 
 /// The supervision tree, in start order.
@@ -343,27 +307,27 @@ fn tree(
     member: &Membership,
     doors: Doors,
 ) -> anyhow::Result<Vec<ChildSpec>> {
-    let context = &node.context;
+    let parts = &node.parts;
     let shard = |shard| {
-        let args = ShardArgs { shard, context: context.clone() };
-        ChildSpec::process::<ShardActor>("shard", args, context.shards.inbox(shard).clone())
+        let args = ShardArgs { shard, context: parts.shards.clone() };
+        ChildSpec::process::<ShardActor>("shard", args, parts.shards.shards.inbox(shard).clone())
     };
     let shards = (0..SHARDS).map(ShardId).map(shard).collect();
-    let users = context.users.partitions().iter();
+    let users = parts.users.users.partitions().iter();
     let users = users.map(|door| ChildSpec::dynamic("user partition", door)).collect();
-    let presence = context.presence.inbox().clone();
+    let presence = parts.presence.presence.inbox().clone();
     let links = vec![node.links.child(member.service.clone())];
-    let sessions = context.sessions.inbox().clone();
+    let sessions = parts.sessions.inbox().clone();
     Ok(vec![
         upkeep::telemetry(config, node, &member.cluster),
         upkeep::storage(node),
         ChildSpec::supervisor("links", Strategy::OneForOne, INTENSITY, links),
-        ChildSpec::process::<SessionsActor>("sessions", context.sessions.clone(), sessions),
+        ChildSpec::process::<SessionsActor>("sessions", parts.sessions.clone(), sessions),
         ChildSpec::supervisor("cluster", Strategy::OneForOne, INTENSITY, member.cluster.children()),
-        context.clocks.child(member.cluster.clone(), context.peers.clone()),
-        member.settings(config, context),
+        parts.clocks.child(member.cluster.clone(), parts.peers.clone()),
+        member.settings(config, parts),
         ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
-        ChildSpec::process::<PresenceActor>("presence", context.clone(), presence),
+        ChildSpec::process::<PresenceActor>("presence", parts.presence.clone(), presence),
         ChildSpec::supervisor("users", Strategy::OneForOne, INTENSITY, users),
         member.admin(config, node)?,
         ChildSpec::supervisor("listeners", Strategy::OneForOne, INTENSITY, doors.into_children()),
@@ -378,18 +342,18 @@ fn timer_for_shards(shards: &Shards) {
 
 async fn stop(node: Node, root: Supervisor) {
     node.readiness.not_ready("stopping");
-    member::hand_over(&node.context).await;
-    node.context.users.send_away();
+    member::hand_over(&node.parts).await;
+    node.parts.users.users.send_away();
     node.close.fire();
     let late = node.connections.finish(LEAVE).await;
     if late > 0 {
         warn!(late, "connections did not take their leave in time");
     }
     root.stop().await;
-    let groups: Vec<_> = node.context.groups.all().map(|(_, group)| group.clone()).collect();
+    let groups: Vec<_> = node.parts.groups.all().map(|(_, group)| group.clone()).collect();
     futures_util::future::join_all(groups.iter().map(Group::stop)).await;
-    node.context.tasks.finish(Duration::ZERO).await;
-    let storage = node.context.storage.clone();
+    node.parts.tasks.finish(Duration::ZERO).await;
+    let storage = node.parts.storage.clone();
     if tokio::task::spawn_blocking(move || storage.close()).await.is_err() {
         warn!("storage was not closed in order; nothing accepted is lost");
     }

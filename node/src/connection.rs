@@ -17,9 +17,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use actors::connection::{Connection, Drained, Ending, refusal};
-use actors::context::Context;
-use actors::user::{self, Admission, Attach, Login};
+use actors::user::{self, Admission, Attach, Login, UserContext};
 use bytes::BytesMut;
+use links::Peers;
 use proto::limits::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, READ_IDS_MAX, UNANSWERED_MAX,
 };
@@ -47,7 +47,9 @@ const SERVER: &str = concat!("natter ", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub struct Reception {
     /// The actors' side.
-    pub context: Arc<Context>,
+    pub context: Arc<UserContext>,
+    /// The other nodes: clients are sent to them when this one goes away.
+    pub peers: Peers,
     /// How aliases are proven.
     pub registration: Registration,
     /// The limits of connections that come from now on.
@@ -455,7 +457,7 @@ impl Socket {
 
     /// Where else clients are served.
     fn elsewhere(&self) -> Vec<String> {
-        let peers = self.reception.context.peers.up().into_iter();
+        let peers = self.reception.peers.up().into_iter();
         peers.map(|peer| peer.client_address).filter(|address| !address.is_empty()).collect()
     }
 

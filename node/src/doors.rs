@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use supervision::{ChildSpec, ProcessError, Stopping, TaskGroup};
 use tokio::net::TcpListener;
 
-use crate::boot::{Addresses, Node};
+use crate::boot::Addresses;
 use crate::config::{Address, NodeConfig};
 use crate::connection::{self, Reception};
 use crate::http::{self, Readiness};
 use crate::listener::{self, Gate, ListenError, Listener, Origins, Proxies, Security};
+use crate::parts::Node;
 use crate::telemetry;
 
 /// A port that is taken. The first run uses the socket that was bound at start; a restart binds

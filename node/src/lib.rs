@@ -22,6 +22,7 @@ mod manifest;
 mod member;
 mod notices;
 mod output;
+mod parts;
 pub mod pins;
 mod process;
 pub mod registration;

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::context::{Context, Settings};
 use actors::replicas::NodeGroups;
 use actors::service::NodeService;
-use actors::shard::MachineLimits;
-use membership::{Cluster, ClusterArgs, ClusterSettings, Place};
+use consensus::Groups;
+use membership::{Cluster, ClusterArgs, Place};
 use proto::ids::SHARDS;
 use proto::{ShardId, stored};
 use storage::{Row, Storage};
@@ -18,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::admin;
-use crate::boot::Node;
 use crate::config::NodeConfig;
+use crate::parts::{Node, Parts, shard_settings, user_settings};
 
 /// How long a start waits for leaders before it lets clients in all the same: they are told to try
 /// again.
@@ -38,7 +37,7 @@ pub(crate) struct Membership {
 impl Membership {
     /// `client`: where this node listens for clients.
     pub(crate) fn new(config: &NodeConfig, node: &Node, client: Option<&str>) -> Self {
-        let context = &node.context;
+        let parts = &node.parts;
         let client = match config.listen.advertise.as_str() {
             "" => client.filter(|client| is_for_others(client, &node.links.advertised())),
             advertised => Some(advertised),
@@ -46,40 +45,55 @@ impl Membership {
         let client = client.unwrap_or_default();
         node.links.tell_client_address(client);
         let mut chance = [0; 8];
-        context.secrets.fill(&mut chance);
+        parts.users.secrets.fill(&mut chance);
         let cluster = Cluster::new(ClusterArgs {
             about: stored::Member {
-                node: context.node.0,
+                node: parts.node.0,
                 name: config.cluster.node_name(),
                 address: node.links.advertised(),
                 zone: config.cluster.zone.clone(),
                 client_address: client.to_owned(),
                 ..stored::Member::default()
             },
-            incarnation: context.incarnation,
+            incarnation: parts.incarnation,
             own: config.cluster_settings(),
             joins: !config.cluster.seeds.is_empty(),
             chance: u64::from_le_bytes(chance).max(1),
-            peers: context.peers.clone(),
-            groups: Arc::new(NodeGroups(context.clone())),
+            peers: parts.peers.clone(),
+            groups: Arc::new(NodeGroups {
+                groups: parts.groups.clone(),
+                storage: parts.storage.clone(),
+            }),
         });
-        let service = NodeService { context: context.clone(), cluster: cluster.clone() };
-        let service = Arc::new(service);
-        context.sessions.wire(context.peers.clone(), service.clone());
+        let service = Arc::new(NodeService {
+            node: parts.node,
+            cluster: cluster.clone(),
+            sessions: parts.sessions.clone(),
+            groups: parts.groups.clone(),
+            shards: parts.shards.shards.clone(),
+            users: parts.users.users.clone(),
+            presence: parts.presence.presence.clone(),
+            clocks: parts.clocks.clone(),
+            vitals: parts.vitals(),
+            tasks: parts.tasks.clone(),
+            hints_dropped: parts.users.metrics.hints_dropped.clone(),
+        });
+        parts.sessions.wire(parts.peers.clone(), service.clone());
         Self { cluster, service }
     }
 
     /// Takes over what is set for the cluster, whenever it changes.
-    pub(crate) fn settings(&self, config: &NodeConfig, context: &Arc<Context>) -> ChildSpec {
-        let (cluster, context, config) =
-            (self.cluster.clone(), context.clone(), Arc::new(config.clone()));
+    pub(crate) fn settings(&self, config: &NodeConfig, parts: &Parts) -> ChildSpec {
+        let (cluster, config) = (self.cluster.clone(), Arc::new(config.clone()));
+        let (shards, users) = (parts.shards.clone(), parts.users.clone());
         ChildSpec::task("settings", move |stopping| {
-            let (mut news, context, config) =
-                (cluster.watch_settings(), context.clone(), config.clone());
+            let (mut news, config) = (cluster.watch_settings(), config.clone());
+            let (shards, users) = (shards.clone(), users.clone());
             async move {
                 loop {
                     let now = *news.borrow_and_update();
-                    context.live.set(settings(&config, now));
+                    shards.live.set(shard_settings(&config, now));
+                    users.live.set(user_settings(now));
                     tokio::select! {
                         () = stopping.wait() => return Ok(()),
                         told = news.changed() => told?,
@@ -123,30 +137,6 @@ pub(crate) async fn recorded_ms(storage: &Storage) -> anyhow::Result<u64> {
     tokio::task::spawn_blocking(read).await?
 }
 
-/// What actors are told.
-pub(crate) fn settings(config: &NodeConfig, now: ClusterSettings) -> Settings {
-    let every = config.storage.checkpoint_every.as_millis();
-    Settings {
-        machine: MachineLimits {
-            mailbox_messages: now.mailbox_messages,
-            mailbox_bytes: now.mailbox_bytes,
-            contact_share: now.contact_share,
-            stranger_share: now.stranger_share,
-            strangers_share: now.strangers_share,
-        },
-        stored_bytes_per_second: now.stored_bytes_per_second,
-        device_idle_max_ms: u64::from(now.device_idle_max_s) * 1000,
-        checkpoint_every_ms: u64::try_from(every).unwrap_or(u64::MAX),
-        message_ttl_max_s: now.message_ttl_max_s,
-        pin_digits: now.pin_digits,
-        pin_ttl_s: now.pin_ttl_s,
-        pin_attempts: now.pin_attempts,
-        pin_requests_per_hour: now.pin_requests_per_hour,
-        wrong_pins_per_alias_per_day: now.wrong_pins_per_alias_per_day,
-        wrong_pins_per_hour: now.wrong_pins_per_hour,
-    }
-}
-
 /// Whether clients of other nodes can be sent to where this node listens for clients, `client`. To a
 /// loopback address only if the nodes, too, meet on one: `cluster`.
 fn is_for_others(client: &str, cluster: &str) -> bool {
@@ -160,11 +150,11 @@ fn is_for_others(client: &str, cluster: &str) -> bool {
 }
 
 /// Waits until each group in which this node votes has a leader.
-pub(crate) async fn wait_for_leaders(context: &Context) {
+pub(crate) async fn wait_for_leaders(groups: &Groups) {
     let began = Instant::now();
     let leaderless = || {
-        let groups = context.groups.all().map(|(_, group)| group.standing());
-        groups.filter(|group| !group.voters.is_empty() && !group.is_led()).count()
+        let standings = groups.all().map(|(_, group)| group.standing());
+        standings.filter(|group| !group.voters.is_empty() && !group.is_led()).count()
     };
     while leaderless() > 0 {
         if began.elapsed() >= LEADERS_WAIT {
@@ -186,8 +176,8 @@ pub(crate) async fn wait_for_place(cluster: &Cluster) {
 
 /// Returns, with the reason, when a group of this node has ended though nobody stopped it. While none
 /// has, this waits. All groups must be open.
-pub(crate) async fn group_failed(context: &Context) -> (ShardId, String) {
-    let groups = context.groups.all().map(|(id, group)| {
+pub(crate) async fn group_failed(groups: &Groups) -> (ShardId, String) {
+    let groups = groups.all().map(|(id, group)| {
         let group = group.clone();
         Box::pin(async move { (id, group.failed().await) })
     });
@@ -199,13 +189,13 @@ pub(crate) async fn group_failed(context: &Context) -> (ShardId, String) {
 }
 
 /// Lets other nodes lead what this one leads, so that its end is no pause for anybody.
-pub(crate) async fn hand_over(context: &Context) {
+pub(crate) async fn hand_over(parts: &Parts) {
     let mut moves = Vec::new();
-    for (_, group) in context.groups.all() {
+    for (_, group) in parts.groups.all() {
         let standing = group.standing();
         let caught_up = group.caught_up();
-        let mut others = standing.voters.iter().filter(|node| **node != context.node);
-        let heir = others.find(|node| caught_up.contains(node) && context.peers.is_up(**node));
+        let mut others = standing.voters.iter().filter(|node| **node != parts.node);
+        let heir = others.find(|node| caught_up.contains(node) && parts.peers.is_up(**node));
         if let Some(heir) = heir.filter(|_| standing.me_leads) {
             let (group, heir) = (group.clone(), *heir);
             moves.push(async move { group.yield_to(heir).await });

@@ -7,8 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use actors::context::Context;
-use actors::user::{self, Admission};
+use actors::user::{self, Admission, UserContext};
 use metrics::counter;
 use proto::{Alias, Code, Fault, wire};
 use supervision::Paced;
@@ -108,7 +107,7 @@ impl Registration {
     /// what is no alias, [`Code::PinNotSent`], [`Code::Unavailable`].
     pub async fn ask(
         &self,
-        context: &Context,
+        context: &UserContext,
         address: IpAddr,
         alias: &str,
     ) -> Result<wire::PinSent, Code> {
@@ -125,7 +124,7 @@ impl Registration {
         sent
     }
 
-    async fn begin(&self, context: &Context, alias: Alias) -> Result<wire::PinSent, Code> {
+    async fn begin(&self, context: &UserContext, alias: Alias) -> Result<wire::PinSent, Code> {
         let asked = user::register_start(context, alias).await?;
         if let Some(pin) = &asked.pin
             && let Err(error) = self.sender.send(&asked.alias, pin).await
@@ -144,7 +143,7 @@ impl Registration {
     /// [`user::register_prove`].
     pub async fn prove(
         &self,
-        context: &Context,
+        context: &UserContext,
         address: IpAddr,
         nonce: &[u8],
         prove: wire::RegisterProve,

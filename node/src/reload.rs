@@ -13,9 +13,9 @@ use membership::Cluster;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::boot::Node;
 use crate::client_limits::ClientLimits;
-use crate::config::{ConfigError, NodeConfig};
+use crate::config::{ConfigError, NodeConfig, parse_filter};
+use crate::parts::Node;
 use crate::tls::Certificates;
 use crate::{files, telemetry};
 
@@ -104,11 +104,11 @@ impl Reload {
         };
         files::fit(&mut config, self.files);
         let Changes { now, after_restart } = changes(&self.config, &config);
-        if let Ok(filter) = telemetry::parse_filter(&config.log.filter) {
+        if let Ok(filter) = parse_filter(&config.log.filter) {
             telemetry::set_filter(filter);
         }
         node.gate.set_limits(&config.limits);
-        node.context.rates.set_limits(config.rates.limits());
+        node.parts.users.rates.set_limits(config.rates.limits());
         node.reception.set_limits(ClientLimits::of(&config));
         cluster.set_own(config.cluster_settings());
         let (changed, needs_restart) = (now.join(" "), after_restart.join(" "));

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use actors::context::Context;
 use actors::rates::{Kind, TooFast, Who};
+use actors::user::UserContext;
 use proto::UserId;
 use proto::wire::client_frame::Kind as Ask;
 
@@ -47,7 +47,7 @@ fn kinds(ask: Option<&Ask>) -> &'static [Kind] {
 ///
 /// # Errors
 /// [`TooFast`]: it is not to be carried out.
-pub(crate) fn take(context: &Context, user: UserId, ask: Option<&Ask>) -> Result<(), TooFast> {
+pub(crate) fn take(context: &UserContext, user: UserId, ask: Option<&Ask>) -> Result<(), TooFast> {
     take_all(context, Who::User(user), kinds(ask)).inspect_err(|_| match ask {
         Some(Ask::Signal(_)) => context.metrics.signals_dropped.increment(1),
         Some(_) | None => context.metrics.too_fast.increment(1),
@@ -59,7 +59,7 @@ pub(crate) fn take(context: &Context, user: UserId, ask: Option<&Ask>) -> Result
 ///
 /// # Errors
 /// [`TooFast`].
-pub(crate) fn take_try(context: &Context, address: IpAddr) -> Result<(), TooFast> {
+pub(crate) fn take_try(context: &UserContext, address: IpAddr) -> Result<(), TooFast> {
     take_all(context, Who::Address(source_of(address)), &[Kind::LoginAddress])
         .inspect_err(|_| context.metrics.too_fast.increment(1))
 }
@@ -68,12 +68,12 @@ pub(crate) fn take_try(context: &Context, address: IpAddr) -> Result<(), TooFast
 ///
 /// # Errors
 /// [`TooFast`].
-pub(crate) fn take_login(context: &Context, user: UserId) -> Result<(), TooFast> {
+pub(crate) fn take_login(context: &UserContext, user: UserId) -> Result<(), TooFast> {
     take_all(context, Who::User(user), &[Kind::Login])
         .inspect_err(|_| context.metrics.too_fast.increment(1))
 }
 
-fn take_all(context: &Context, who: Who, kinds: &[Kind]) -> Result<(), TooFast> {
+fn take_all(context: &UserContext, who: Who, kinds: &[Kind]) -> Result<(), TooFast> {
     let now_ms = context.clock.now_ms();
     kinds.iter().try_for_each(|kind| context.rates.take(who, *kind, now_ms))
 }

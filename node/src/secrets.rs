@@ -1,6 +1,6 @@
 //! What actors need of cryptography, on this node's identity and the operating system's chance.
 
-use actors::context::{PinToken, Secrets, Ticket};
+use actors::secrets::{PinToken, Secrets, Ticket};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use prost::Message as _;
 use proto::stored::PinGrant;

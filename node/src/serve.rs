@@ -7,24 +7,19 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use actors::context::Handler;
 use anyhow::Context as _;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
-use crate::boot::Start;
+use crate::boot::{Handlers, Start};
 use crate::cli::Serve;
 use crate::config::NodeConfig;
 use crate::{admin, boot, clock, files, manifest, output, tls};
 
 /// How long the end of the process waits until standard error has taken what was said.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// What sees each send of a user before the recipient's shard does, in this order.
-pub type Handlers = Vec<Arc<dyn Handler>>;
 
 /// Runs a node until it is told to stop, or does what `serve` asks for instead.
 ///

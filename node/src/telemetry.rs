@@ -13,9 +13,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, parse_filter};
 use crate::listener::{LISTENERS, Refusal};
 use crate::{output, process};
 
@@ -53,22 +52,6 @@ impl std::fmt::Debug for Metrics {
 type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 
 static FILTER: OnceLock<SetFilter> = OnceLock::new();
-
-/// Reads `log.filter`.
-///
-/// # Errors
-/// What is wrong with it, and the cure.
-pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
-    let cure = "write error, warn, info, debug, trace or off, or for one part PART=LEVEL, such as \
-                \"info,actors::shard=debug\"";
-    // The library takes a lone word that is no level for the name of a part, and writes nothing else.
-    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-    let mut lone = words.filter(|word| !word.contains(['=', '[']));
-    if let Some(word) = lone.find(|word| word.parse::<LevelFilter>().is_err()) {
-        return Err(format!("{word:?} is no level; {cure}"));
-    }
-    EnvFilter::try_new(text).map_err(|error| format!("{text:?} is no filter ({error}); {cure}"))
-}
 
 /// Writes other events from now on. False if nothing is written yet.
 pub(crate) fn set_filter(filter: EnvFilter) -> bool {

@@ -10,18 +10,22 @@ use supervision::{ChildSpec, QueueMonitor};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{error, info, warn};
 
-use crate::boot::Node;
 use crate::config::NodeConfig;
 use crate::links::Links;
 use crate::notices::{
     ClockNews, ClockNotice, Disk, DiskNews, Due, Joining, Leadership, Renewal, difference,
 };
 use crate::output;
+use crate::parts::Node;
 use crate::telemetry::Metrics;
 use crate::tls::Certificates;
-use actors::context::Context;
-use membership::clocks::Standing;
+use actors::user::Users;
+use consensus::Groups;
+use links::Peers;
+use membership::clocks::{Clocks, Standing};
 use membership::{Cluster, Place};
+use sessions::Sessions;
+use storage::Storage;
 
 /// How often message queues are sampled.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -35,7 +39,12 @@ const MAINTAIN_LOOKS: u32 = 3;
 /// What is sampled.
 #[derive(Clone)]
 struct Sampled {
-    context: Arc<Context>,
+    storage: Storage,
+    groups: Groups,
+    sessions: Sessions,
+    users: Users,
+    peers: Peers,
+    clocks: Clocks,
     links: Links,
     cluster: Cluster,
     certificates: Arc<Certificates>,
@@ -44,9 +53,19 @@ struct Sampled {
 
 /// Samples message queues, storage and the cluster once a second, and says what shows in that.
 pub(crate) fn telemetry(config: &NodeConfig, node: &Node, cluster: &Cluster) -> ChildSpec {
-    let (context, links, cluster) = (node.context.clone(), node.links.clone(), cluster.clone());
-    let (certificates, data_dir) = (node.certificates.clone(), config.node.data_dir.clone());
-    let sampled = Sampled { context, links, cluster, certificates, data_dir };
+    let parts = &node.parts;
+    let sampled = Sampled {
+        storage: parts.storage.clone(),
+        groups: parts.groups.clone(),
+        sessions: parts.sessions.clone(),
+        users: parts.users.users.clone(),
+        peers: parts.peers.clone(),
+        clocks: parts.clocks.clone(),
+        links: node.links.clone(),
+        cluster: cluster.clone(),
+        certificates: node.certificates.clone(),
+        data_dir: config.node.data_dir.clone(),
+    };
     let metrics = node.metrics.clone();
     ChildSpec::task("telemetry", move |stopping| {
         let (sampled, metrics) = (sampled.clone(), metrics.clone());
@@ -63,9 +82,9 @@ pub(crate) fn telemetry(config: &NodeConfig, node: &Node, cluster: &Cluster) -> 
 
 /// Gives space back and reads changed certificates.
 pub(crate) fn storage(node: &Node) -> ChildSpec {
-    let (context, certificates) = (node.context.clone(), node.certificates.clone());
+    let (storage, certificates) = (node.parts.storage.clone(), node.certificates.clone());
     ChildSpec::task("storage", move |stopping| {
-        let (context, certificates) = (context.clone(), certificates.clone());
+        let (storage, certificates) = (storage.clone(), certificates.clone());
         async move {
             // Nodes that start together do not tidy together.
             let begin = Instant::now() + LOOK.mul_f64(rand::random_range(0.0..1.0));
@@ -76,7 +95,7 @@ pub(crate) fn storage(node: &Node) -> ChildSpec {
                     () = stopping.wait() => return Ok(()),
                     _ = ticks.tick() => {}
                 }
-                let (storage, certificates) = (context.storage.clone(), certificates.clone());
+                let (storage, certificates) = (storage.clone(), certificates.clone());
                 tokio::task::spawn_blocking(move || {
                     if look + 1 == MAINTAIN_LOOKS
                         && let Err(error) = storage.maintain(false)
@@ -107,13 +126,13 @@ impl Sampled {
         loop {
             let now = ticks.tick().await;
             record_queues(&mut monitor, now);
-            let usage = self.context.storage.usage();
+            let usage = self.storage.usage();
             gauge!("natter_log_bytes").set(usage.log_bytes as f64);
             gauge!("natter_log_segments").set(usage.log_segments as f64);
             gauge!("natter_disk_free_bytes").set(usage.free_bytes as f64);
             counter!("natter_log_flushes_total").absolute(usage.flushes);
             counter!("natter_log_records_total").absolute(usage.appended_records);
-            gauge!("natter_users_connected").set(self.context.users.count() as f64);
+            gauge!("natter_users_connected").set(self.users.count() as f64);
             let leads = self.record_cluster();
             if leadership.observe(leads, now) {
                 info!(groups = leads, "leads");
@@ -128,8 +147,7 @@ impl Sampled {
 
     /// Publishes how the cluster stands; how many groups this node leads.
     fn record_cluster(&self) -> u32 {
-        let context = &self.context;
-        let standings = context.groups.all().map(|(_, group)| group.standing());
+        let standings = self.groups.all().map(|(_, group)| group.standing());
         let (mut leads, mut leaderless) = (0, 0);
         for standing in standings {
             leads += u32::from(standing.me_leads);
@@ -137,17 +155,17 @@ impl Sampled {
         }
         gauge!("natter_groups_led").set(f64::from(leads));
         gauge!("natter_groups_leaderless").set(f64::from(leaderless));
-        gauge!("natter_peers_up").set(context.peers.up().len() as f64);
+        gauge!("natter_peers_up").set(self.peers.up().len() as f64);
         gauge!("natter_members").set(self.cluster.meta().members.len() as f64);
         record_links(&self.links.counts());
-        let sessions = context.sessions.figures();
+        let sessions = self.sessions.figures();
         gauge!("natter_session_rows").set(sessions.rows as f64);
         gauge!("natter_sessions_online").set(sessions.online as f64);
         leads
     }
 
     fn say_how_full_it_is(&self, disk: &mut Disk, now: Instant) {
-        let (storage, data_dir) = (&self.context.storage, &self.data_dir);
+        let (storage, data_dir) = (&self.storage, &self.data_dir);
         let free_bytes = storage.usage().free_bytes;
         match disk.news(storage.nearly_full(), now) {
             Some(DiskNews::Full) => warn!(
@@ -164,7 +182,7 @@ impl Sampled {
     }
 
     fn say_if_the_clock_is_wrong(&self, clock: &mut ClockNotice) {
-        let report = self.context.clocks.report();
+        let report = self.clocks.report();
         gauge!("natter_clock_offset_seconds").set(report.offset_ms as f64 / 1000.0);
         let difference = difference(report.offset_ms);
         match clock.news(report.standing) {
@@ -191,7 +209,7 @@ impl Sampled {
 
     fn say_if_nobody_lets_it_in(&self, joining: &mut Joining, now: Instant) {
         let looks = self.cluster.place() == Place::Joining;
-        let nodes = if looks { self.context.peers.up().len() } else { 0 };
+        let nodes = if looks { self.peers.up().len() } else { 0 };
         if joining.is_news(nodes, now) {
             warn!(
                 nodes,
@@ -204,7 +222,7 @@ impl Sampled {
     fn say_when_to_renew(&self, renewal: &mut Renewal, now: Instant) {
         let Some(term) = self.certificates.term() else { return };
         gauge!("natter_certificate_end_timestamp_seconds").set(term.until_s as f64);
-        let Some(due) = renewal.news(term, self.context.clock.now_ms() / 1000, now) else { return };
+        let Some(due) = renewal.news(term, self.clocks.now_ms() / 1000, now) else { return };
         let (until, file) = (term.until(), self.certificates.file().display());
         match due {
             Due::Soon => warn!(%until, %file, "the certificate ends soon; renew it"),

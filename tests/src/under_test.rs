@@ -6,7 +6,7 @@
 //! - If the environment names a file in [`CLOCK_FILE`], the node's wall clock is ahead of the
 //!   system's by the milliseconds written in it (behind, if negative).
 
-use actors::context::{Handler, Verdict};
+use actors::hooks::{Handler, Verdict};
 use proto::{DeviceId, UserId, wire};
 use std::collections::BTreeSet;
 use std::path::PathBuf;

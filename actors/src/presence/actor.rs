@@ -1,9 +1,8 @@
 //! The presence process: reads accounts and rows of those who are watched, and tells their watchers.
 
 use super::watched::{Seen, Subscriptions};
-use super::{Presence, PresenceItem};
+use super::{Presence, PresenceContext, PresenceItem};
 use crate::connection::Connection;
-use crate::context::Context;
 use crate::shard::{AccountView, Query};
 use proto::wire::{self, server_frame::Kind};
 use proto::{Code, UserId};
@@ -23,7 +22,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// The presence process.
 #[derive(Debug)]
 pub struct PresenceActor {
-    context: Arc<Context>,
+    context: Arc<PresenceContext>,
     subscriptions: Subscriptions,
     /// Subscriptions that wait for the account.
     asked: BTreeMap<UserId, Vec<Asked>>,
@@ -50,10 +49,10 @@ struct Asked {
 
 impl Process for PresenceActor {
     type Item = PresenceItem;
-    type Args = Arc<Context>;
+    type Args = Arc<PresenceContext>;
 
     async fn start(
-        context: Arc<Context>,
+        context: Arc<PresenceContext>,
         _inbox: Arc<Inbox<PresenceItem>>,
     ) -> Result<Self, ProcessError> {
         // Of an actor that crashed: its subscriptions are gone with it.
@@ -117,7 +116,7 @@ impl PresenceActor {
     }
 
     fn subscribe(&mut self, user: UserId, asked: Asked) {
-        if !self.context.users.is_here(asked.watcher) {
+        if !self.context.watchers.is_here(asked.watcher) {
             return;
         }
         if !self.subscriptions.add(asked.watcher, user) {
@@ -199,7 +198,7 @@ impl PresenceActor {
         }
         let standing = seen.and_then(|seen| self.subscriptions.standing(asked.watcher, user, seen));
         // By way of the watcher's actor, as all that follows: it must not be overtaken.
-        let told = |presence| self.context.users.presence(asked.watcher, presence);
+        let told = |presence| self.context.watchers.tell(asked.watcher, presence);
         if !standing.is_some_and(told) {
             self.subscriptions.lost(asked.watcher, user);
             self.try_again(user);
@@ -216,7 +215,7 @@ impl PresenceActor {
 
     /// How a user stands by the rows of their devices; `None` if those cannot be read now.
     fn seen(&self, user: UserId) -> Option<Seen> {
-        let rows = match self.context.storage.sessions().of(user) {
+        let rows = match self.context.rows.of(user) {
             Ok(rows) => rows,
             Err(error) => {
                 warn!(%user, %error, "sessions not read");
@@ -244,7 +243,7 @@ impl PresenceActor {
             return;
         };
         for (watcher, presence) in self.subscriptions.news(user, seen) {
-            if !self.context.users.presence(watcher, presence) {
+            if !self.context.watchers.tell(watcher, presence) {
                 self.subscriptions.lost(watcher, user);
                 self.try_again(user);
             }

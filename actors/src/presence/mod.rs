@@ -16,6 +16,7 @@
 //! 3. What a user hides is not told, nor is it told to whom they block.
 
 mod actor;
+mod context;
 mod watched;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub mod cores {
 }
 
 pub use actor::PresenceActor;
+pub use context::{PresenceContext, Watchers};
 
 use crate::connection::Connection;
 use crate::shard::AccountView;

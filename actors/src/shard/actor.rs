@@ -11,11 +11,9 @@ use super::proposals::{Moment, Proposals, Who};
 use super::questions::Question;
 use super::reads::Overlay;
 use super::rest::Rest;
-use super::{Loaded, ShardItem, ShardReplica};
-use crate::context::Context;
-use crate::delivery::Outbound;
+use super::{Loaded, Outbound, ShardContext, ShardItem, ShardReplica};
 use bytes::Bytes;
-use consensus::{Committed, Done, Group, GroupArgs, Standing};
+use consensus::{Committed, Done, Group, Standing};
 use prost::Message;
 use proto::{NodeId, ShardId, stored};
 use std::collections::{BTreeSet, VecDeque};
@@ -36,17 +34,13 @@ pub const TICK_MS: u64 = 1_000;
 /// Ticks without a leader after which what waits for one is refused.
 pub(super) const PATIENCE_TICKS: u64 = 4;
 
-/// Why a shard actor is not started twice: what was committed since the tables were written is read
-/// when the node starts. The node ends, and its next start finds everything.
-const STATE_LOST: &str = "a shard failed: the node must start again to read its log";
-
 /// What a shard actor is started with.
 #[derive(Clone, Debug)]
 pub struct ShardArgs {
     /// Which shard.
     pub shard: ShardId,
     /// What it may touch.
-    pub context: Arc<Context>,
+    pub context: Arc<ShardContext>,
 }
 
 /// Our batch under way.
@@ -67,7 +61,7 @@ struct Committing {
 /// One replica of one shard.
 pub struct ShardActor {
     pub(super) shard: ShardId,
-    pub(super) context: Arc<Context>,
+    pub(super) context: Arc<ShardContext>,
     pub(super) inbox: Arc<Inbox<ShardItem>>,
     pub(super) group: Group,
     pub(super) machine: Machine,
@@ -113,26 +107,12 @@ impl Process for ShardActor {
 
     async fn start(args: ShardArgs, inbox: Arc<Inbox<ShardItem>>) -> Result<Self, ProcessError> {
         let ShardArgs { shard, context } = args;
-        let recovered = context.records_of(shard).ok_or(STATE_LOST)?;
-        let records = recovered.len();
         let loaded = super::replica::load(&context, shard).await?;
-        let group = Group::open(GroupArgs {
-            group: shard,
-            storage: context.storage.clone(),
-            peers: context.peers.clone(),
-            recovered,
-            replica: Arc::new(ShardReplica(inbox.clone())),
-            timing: context.timing,
-            clock: Arc::new(context.clocks.clone()),
-        })
-        .await?;
-        context.groups.set(shard, group.clone());
-        if context.founds {
-            group.found().await?;
-        }
+        let replica = Arc::new(ShardReplica(inbox.clone()));
+        let group = context.groups.open(shard, replica).await?;
         let standing = super::replica::watch(&context, &group, &inbox);
         let applied = loaded.applied.unwrap_or_default();
-        debug!(%shard, index = applied.id.map_or(0, |id| id.index), records, "shard opened");
+        debug!(%shard, index = applied.id.map_or(0, |id| id.index), "shard opened");
         let chores = Chores::new(shard, context.settings().checkpoint_every_ms);
         let mut actor = Self {
             shard,
@@ -298,7 +278,7 @@ impl ShardActor {
     }
 
     fn send(&mut self, outbound: Outbound) {
-        let mut lost = self.context.delivery().send(outbound);
+        let mut lost = self.context.recipients.send(outbound);
         self.lost.append(&mut lost);
     }
 
@@ -311,16 +291,16 @@ impl ShardActor {
             match effect {
                 Effect::Checkpoint(spill) => self.begin_checkpoint(spill),
                 Effect::Push { user, seq, envelope } if leads => {
-                    self.context.delivery().push(outbound, user, seq, envelope);
+                    self.context.recipients.push(outbound, user, seq, envelope);
                 }
                 Effect::ReadOrigins { user, first, up_to } if leads => {
                     self.read_origins(user, first, up_to);
                 }
                 Effect::AccountChanged { user, account } if leads => {
-                    self.context.delivery().account_changed(outbound, user, account);
+                    self.context.recipients.account_changed(outbound, user, account);
                 }
                 Effect::WrongPins { in_hour } if leads => {
-                    self.context.metrics.wrong_pins_alarms.increment(1);
+                    self.context.wrong_pins_alarms.increment(1);
                     let shard = self.shard;
                     error!(%shard, in_hour, "somebody guesses PINs: until the hour ends only long ones count");
                 }
@@ -381,8 +361,8 @@ impl ShardActor {
         }
         self.look_at_questions();
         if self.is_ready() {
-            let (delivery, term) = (self.context.delivery(), self.standing.term);
-            self.lost.retain(|node| !delivery.leads_here(*node, self.shard, term));
+            let (recipients, term) = (&self.context.recipients, self.standing.term);
+            self.lost.retain(|node| !recipients.leads_here(*node, self.shard, term));
             self.do_chores();
         } else {
             self.lost.clear();

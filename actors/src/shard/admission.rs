@@ -5,9 +5,9 @@
 //! people who are away, then what strangers write at all, then what contacts write to people who are
 //! away, and at last everything.
 
+use super::ShardContext;
 use super::byte_rates::ByteRates;
 use super::machine::Machine;
-use crate::context::Context;
 use proto::{Code, UserId, stored};
 
 /// A send may be refused for want of space only below this, in hundredths of the least free space.
@@ -27,7 +27,7 @@ fn is_too_scarce(free_percent: u64, stranger: bool, away: bool) -> bool {
 /// A leader's look at what is to be proposed.
 pub(super) struct Admission<'a> {
     machine: &'a Machine,
-    context: &'a Context,
+    context: &'a ShardContext,
     byte_rates: &'a mut ByteRates,
     now_ms: u64,
     /// Of the leader's disk, and bytes for each second: the same for all sends of a batch.
@@ -38,7 +38,7 @@ pub(super) struct Admission<'a> {
 impl<'a> Admission<'a> {
     pub(super) fn new(
         machine: &'a Machine,
-        context: &'a Context,
+        context: &'a ShardContext,
         byte_rates: &'a mut ByteRates,
         now_ms: u64,
     ) -> Self {
@@ -63,7 +63,7 @@ impl<'a> Admission<'a> {
     }
 
     fn is_away(&self, user: UserId) -> bool {
-        !self.context.users.is_here(user) && !self.context.delivery().is_elsewhere(user)
+        !self.context.recipients.is_connected(user)
     }
 }
 

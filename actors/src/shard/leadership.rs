@@ -37,7 +37,7 @@ impl ShardActor {
     pub(super) fn peer_changed(&mut self, node: NodeId, up: bool) {
         if up
             && self.is_ready()
-            && !self.context.delivery().leads_here(node, self.shard, self.standing.term)
+            && !self.context.recipients.leads_here(node, self.shard, self.standing.term)
         {
             self.lost.insert(node);
         }
@@ -49,7 +49,7 @@ impl ShardActor {
     pub(super) fn session_opened(&mut self, user: UserId, node: NodeId) {
         let mailbox = self.machine.mailbox(user).filter(|_| self.is_ready());
         if let Some(last) = mailbox.map(Mailbox::last)
-            && !self.context.delivery().grown_to(node, user, last)
+            && !self.context.recipients.grown_to(node, user, last)
         {
             self.lost.insert(node);
         }
@@ -64,7 +64,7 @@ impl ShardActor {
             self.ready_in = Some(term);
             self.machine.take_effects();
             self.machine.resume();
-            let mut deaf = self.context.delivery().leader_appeared(self.shard, term);
+            let mut deaf = self.context.recipients.leader_appeared(self.shard, term);
             self.lost.append(&mut deaf);
             self.follow_effects();
             self.offer_notices();

@@ -1,8 +1,7 @@
 //! The shard's side of its Raft group: what the group commits goes into the shard's message queue.
 
 use super::machine::Machine;
-use super::{Loaded, ShardItem};
-use crate::context::Context;
+use super::{Loaded, ShardContext, ShardItem};
 use consensus::{Committed, Done, Group, Replica, Standing};
 use proto::ShardId;
 use std::sync::Arc;
@@ -27,7 +26,10 @@ impl Replica for ShardReplica {
 }
 
 /// Reads a machine from the tables.
-pub(super) async fn load(context: &Arc<Context>, shard: ShardId) -> Result<Loaded, ProcessError> {
+pub(super) async fn load(
+    context: &Arc<ShardContext>,
+    shard: ShardId,
+) -> Result<Loaded, ProcessError> {
     let (storage, limits) = (context.storage.clone(), context.settings().machine);
     let read = move || -> Result<Loaded, storage::StorageError> {
         let mut machine = Machine::new(shard, limits);
@@ -42,7 +44,7 @@ pub(super) async fn load(context: &Arc<Context>, shard: ShardId) -> Result<Loade
 
 /// Tells the shard whenever the group stands differently. Returns how it stands now.
 pub(super) fn watch(
-    context: &Arc<Context>,
+    context: &Arc<ShardContext>,
     group: &Group,
     inbox: &Arc<Inbox<ShardItem>>,
 ) -> Standing {

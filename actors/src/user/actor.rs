@@ -3,9 +3,8 @@
 use super::directory::Entry;
 use super::sends::Sends;
 use super::window::{News, Offer, Weight, Window};
-use super::{Attach, UserItem};
+use super::{Attach, UserContext, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending, is_for};
-use crate::context::Context;
 use crate::shard::{AccountView, Command, Outcome, Page, Query};
 use proto::limits::UNANSWERED_MAX;
 use proto::stored::envelope::Content;
@@ -27,7 +26,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct UserArgs {
     pub(super) user: UserId,
-    pub(super) context: Arc<Context>,
+    pub(super) context: Arc<UserContext>,
     pub(super) entry: Arc<Entry>,
 }
 
@@ -63,7 +62,7 @@ pub(super) struct Attaching {
 /// A connected user.
 pub struct UserActor {
     pub(super) user: UserId,
-    pub(super) context: Arc<Context>,
+    pub(super) context: Arc<UserContext>,
     pub(super) entry: Arc<Entry>,
     pub(super) inbox: Arc<Inbox<UserItem>>,
     pub(super) account: Option<Arc<AccountView>>,

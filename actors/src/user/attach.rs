@@ -4,7 +4,7 @@ use super::actor::{Attaching, RETRY, Session, UserActor};
 use super::window::Window;
 use super::{Attach, Login, UserItem};
 use crate::connection::{ConnectionId, Ending, Standing};
-use crate::context::Ticket;
+use crate::secrets::Ticket;
 use crate::shard::{AccountView, Attached, Command, Outcome, Query, Shards};
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Code, DeviceId, UserId, stored};

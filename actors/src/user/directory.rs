@@ -1,9 +1,9 @@
 //! Who is connected to this node: from a user's id to their actor's message queue.
 
 use super::actor::{UserActor, UserArgs};
-use super::{Attach, QUEUE, UserItem};
+use super::{Attach, QUEUE, UserContext, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending};
-use crate::context::Context;
+use crate::presence::Watchers;
 use crate::shard::AccountView;
 use proto::wire::ClientFrame;
 use proto::{DeviceId, Seq, ShardId, UserId, stored, wire};
@@ -113,7 +113,7 @@ impl Users {
     }
 
     /// Attaches a connection to the user's actor, which is started if there is none.
-    pub fn attach(&self, context: &Arc<Context>, user: UserId, attach: Attach) {
+    pub fn attach(&self, context: &Arc<UserContext>, user: UserId, attach: Attach) {
         let mut table = self.part(user).write().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = false;
         let entry = table.entry(user).or_insert_with(|| {
@@ -208,11 +208,6 @@ impl Users {
         self.hint(user, UserItem::Signal(signal))
     }
 
-    /// Passes presence on, unless the user is not here or busy.
-    pub fn presence(&self, user: UserId, presence: wire::Presence) -> bool {
-        self.hint(user, UserItem::Presence(presence))
-    }
-
     /// Ends all connections, for the node goes away. Their clients come back one after the other.
     pub fn send_away(&self) {
         let mut connections = Vec::new();
@@ -252,6 +247,16 @@ impl Users {
 
     fn part(&self, user: UserId) -> &Part {
         &self.table[share(user, LOCKS)]
+    }
+}
+
+impl Watchers for Users {
+    fn is_here(&self, watcher: UserId) -> bool {
+        self.is_here(watcher)
+    }
+
+    fn tell(&self, watcher: UserId, presence: wire::Presence) -> bool {
+        self.hint(watcher, UserItem::Presence(presence))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Proving who one is, before there is a user actor: login and resumption.
 
-use crate::context::Context;
+use super::UserContext;
 use crate::shard::Outcome;
 use proto::wire;
 use proto::{Code, DeviceId, Seq, UserId, signed};
@@ -30,7 +30,7 @@ pub struct Admission {
 /// [`Code::BadCredentials`] whether user, device or signature is wrong; [`Code::Unlinked`] for a device
 /// that was unlinked and proves it; [`Code::Unavailable`].
 pub async fn login(
-    context: &Context,
+    context: &UserContext,
     nonce: &[u8],
     login: &wire::Login,
 ) -> Result<Admission, Code> {
@@ -55,7 +55,7 @@ pub async fn login(
 ///
 /// # Errors
 /// [`Code::BadTicket`].
-pub fn resume(context: &Context, resume: &wire::Resume) -> Result<Admission, Code> {
+pub fn resume(context: &UserContext, resume: &wire::Resume) -> Result<Admission, Code> {
     let now_ms = context.clock.now_ms();
     let ticket = context.secrets.open_ticket(&resume.ticket, now_ms).ok_or(Code::BadTicket)?;
     if ticket.number == 0 {

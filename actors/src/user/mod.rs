@@ -10,6 +10,7 @@
 
 mod actor;
 mod attach;
+mod context;
 mod directory;
 mod login;
 mod opening;
@@ -19,6 +20,7 @@ mod sends;
 mod window;
 
 pub use actor::{UserActor, UserArgs};
+pub use context::{Signals, UserContext, UserSettings};
 pub use directory::Users;
 pub use login::{Admission, login, resume};
 pub use opening::open_session;

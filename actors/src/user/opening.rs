@@ -11,8 +11,8 @@
 //! A ticket opens once: whether it is good is decided at one place of the log of the user's shard, and
 //! there the next one takes its place.
 
+use super::UserContext;
 use super::login::Admission;
-use crate::context::Context;
 use crate::shard::{Command, Outcome};
 use proto::{Code, stored};
 
@@ -22,7 +22,7 @@ use proto::{Code, stored};
 /// [`Code::BadTicket`]: the ticket was used before, or the device is not linked any longer.
 /// [`Code::Unlinked`]: the device that proved its key is not linked any longer.
 /// [`Code::Unavailable`]: the ticket may have been used up.
-pub async fn open_session(context: &Context, admission: Admission) -> Result<Admission, Code> {
+pub async fn open_session(context: &UserContext, admission: Admission) -> Result<Admission, Code> {
     let next = random_ticket(context);
     let (user, device) = (admission.user, admission.device);
     let ticket = admission.ticket.unwrap_or_default();
@@ -50,7 +50,7 @@ pub(super) fn done(outcome: &Outcome) -> Result<(), Code> {
 }
 
 /// A number that nobody guesses and that no crash brings back.
-pub(super) fn random_ticket(context: &Context) -> u64 {
+pub(super) fn random_ticket(context: &UserContext) -> u64 {
     let mut bytes = [0; 8];
     context.secrets.fill(&mut bytes);
     u64::from_le_bytes(bytes).max(1)

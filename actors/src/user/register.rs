@@ -16,7 +16,8 @@
 //! same `RegisterProve` again, on any node.
 
 use super::login::{Admission, refused};
-use crate::context::{Context, PinToken, Settings};
+use super::{UserContext, UserSettings};
+use crate::secrets::PinToken;
 use crate::shard::{Command, Outcome};
 use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, LOCK_BYTES_MIN};
 use proto::stored::{self, AliasClaim, AliasOwner};
@@ -52,7 +53,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// [`Code::TooFast`]: too many were sent to this alias. [`Code::Unavailable`].
-pub async fn register_start(context: &Context, alias: Alias) -> Result<Asked, Code> {
+pub async fn register_start(context: &UserContext, alias: Alias) -> Result<Asked, Code> {
     let settings = context.settings();
     let pin = |digits| random_pin(context, digits);
     let (short, long) = (pin(settings.pin_digits), pin(LONG_DIGITS));
@@ -77,7 +78,7 @@ pub async fn register_start(context: &Context, alias: Alias) -> Result<Asked, Co
 }
 
 /// The PIN could not be sent, so it does not count.
-pub async fn register_not_sent(context: &Context, alias: &Alias, pin: &str) {
+pub async fn register_not_sent(context: &UserContext, alias: &Alias, pin: &str) {
     let not_sent = stored::PinNotSent {
         alias: alias.as_str().to_owned(),
         digest: context.secrets.pin_digest(alias, pin).to_vec().into(),
@@ -95,7 +96,7 @@ pub async fn register_not_sent(context: &Context, alias: &Alias, pin: &str) {
 /// [`Code::WrongPin`], [`Code::NoPin`], [`Code::WrongLock`], [`Code::TooFast`] after too many wrong
 /// locks, [`Code::Unavailable`].
 pub async fn register_prove(
-    context: &Context,
+    context: &UserContext,
     nonce: &[u8],
     prove: RegisterProve,
 ) -> Result<Admission, Code> {
@@ -124,7 +125,7 @@ pub async fn register_prove(
     Ok(admission(UserId(new.user), device, prove.away))
 }
 
-fn check(context: &Context, nonce: &[u8], prove: &RegisterProve) -> Result<Alias, Code> {
+fn check(context: &UserContext, nonce: &[u8], prove: &RegisterProve) -> Result<Alias, Code> {
     let alias = Alias::parse(&prove.alias).map_err(|_| Code::BadRequest)?;
     let name_fits = prove.device_name.len() <= DEVICE_NAME_BYTES_MAX
         && proto::names::is_shown_safely(&prove.device_name);
@@ -146,7 +147,7 @@ pub(super) fn is_lock(text: &str) -> bool {
 
 /// The alias's owner, if there is one, and whom the alias goes to if it changes hands.
 async fn prove_pin(
-    context: &Context,
+    context: &UserContext,
     alias: &Alias,
     prove: &RegisterProve,
 ) -> Result<(Option<AliasOwner>, AliasOwner), Code> {
@@ -170,7 +171,7 @@ async fn prove_pin(
 
 /// The device, if the account stays with its alias.
 async fn keep_account(
-    context: &Context,
+    context: &UserContext,
     alias: &Alias,
     owner: AliasOwner,
     prove: &RegisterProve,
@@ -193,7 +194,7 @@ async fn keep_account(
 }
 
 /// What is stored instead of a registration lock; empty for none.
-pub(super) fn lock_digest(context: &Context, user: UserId, lock: &str) -> bytes::Bytes {
+pub(super) fn lock_digest(context: &UserContext, user: UserId, lock: &str) -> bytes::Bytes {
     if lock.is_empty() {
         return bytes::Bytes::new();
     }
@@ -201,7 +202,7 @@ pub(super) fn lock_digest(context: &Context, user: UserId, lock: &str) -> bytes:
 }
 
 /// The alias's shard has told the user's: waits until it has heard.
-async fn opened(context: &Context, user: UserId, key: &[u8]) -> Result<DeviceId, Code> {
+async fn opened(context: &UserContext, user: UserId, key: &[u8]) -> Result<DeviceId, Code> {
     for _ in 0..OPEN_LOOKS {
         let account = context.shards.account(user).await?;
         let devices = account.iter().flat_map(|account| &account.devices);
@@ -218,7 +219,7 @@ fn admission(user: UserId, device: DeviceId, away: bool) -> Admission {
     Admission { user, device, acknowledged, ticket: None, next: 0, away, registered: true }
 }
 
-fn limits(settings: &Settings) -> stored::PinLimits {
+fn limits(settings: &UserSettings) -> stored::PinLimits {
     stored::PinLimits {
         requests_per_hour: settings.pin_requests_per_hour,
         attempts: settings.pin_attempts,
@@ -227,13 +228,13 @@ fn limits(settings: &Settings) -> stored::PinLimits {
     }
 }
 
-fn random(context: &Context) -> u64 {
+fn random(context: &UserContext) -> u64 {
     let mut bytes = [0; 8];
     context.secrets.fill(&mut bytes);
     u64::from_le_bytes(bytes)
 }
 
-fn random_pin(context: &Context, digits: u32) -> String {
+fn random_pin(context: &UserContext, digits: u32) -> String {
     let pin = random(context) % 10u64.pow(digits);
     format!("{pin:0width$}", width = digits as usize)
 }

@@ -1,5 +1,6 @@
 //! What a logged-in client asks for, other than sending.
 
+use super::UserContext;
 use super::actor::UserActor;
 use super::opening::{done, random_ticket};
 use super::register::{is_lock, lock_digest};
@@ -103,7 +104,7 @@ impl UserActor {
         let (from, from_device) = (self.user.0, device.0);
         let wire::Signal { kind, body, .. } = signal;
         let signaled = wire::Signaled { from, from_device, kind, body };
-        if !self.context.delivery().signal(to, &signaled) {
+        if !self.context.signals.signal(to, &signaled) {
             self.context.metrics.hints_dropped.increment(1);
         }
         Ok(())
@@ -280,12 +281,7 @@ impl UserActor {
     }
 }
 
-fn show_user(
-    context: &Arc<crate::context::Context>,
-    connection: Arc<Connection>,
-    id: u64,
-    user: UserId,
-) {
+fn show_user(context: &Arc<UserContext>, connection: Arc<Connection>, id: u64, user: UserId) {
     let answer = Box::new(move |account: Result<Option<Arc<AccountView>>, Code>| match account {
         Ok(Some(account)) => connection.answer(id, Kind::Found(account.to_found())),
         Ok(None) => connection.refuse(id, Code::UnknownUser),

@@ -7,7 +7,7 @@
 use super::UserItem;
 use super::actor::UserActor;
 use crate::connection::{Connection, ConnectionId, refusal, refusal_after};
-use crate::context::Verdict;
+use crate::hooks::Verdict;
 use crate::rates::{Kind, TooFast, Who};
 use crate::retry_order::RetryOrder;
 use crate::shard::{Command, Outcome, Query};

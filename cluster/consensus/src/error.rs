@@ -62,3 +62,14 @@ pub enum RaftError {
     #[error("the group has ended")]
     Stopped,
 }
+
+/// Why a group of this node was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It was open before, and its state is lost: restart the node, which reads the log again.
+    #[error("group {0} has failed: the node must start again to read its log")]
+    Twice(ShardId),
+    /// The group did not start.
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+}

@@ -21,6 +21,7 @@ mod convert;
 mod election;
 mod error;
 mod forget;
+mod groups;
 mod held;
 mod journal;
 mod link;
@@ -37,7 +38,8 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ProposeError, RaftError};
+pub use error::{OpenError, ProposeError, RaftError};
+pub use groups::{Groups, GroupsArgs};
 pub use proposals::describe_metrics;
 pub use space::OwnClock;
 pub use standing::Standing;

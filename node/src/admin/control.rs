@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use actors::context::Context;
-use membership::clocks::Standing;
+use actors::service::Vitals;
+use actors::shard::Shards;
+use links::Peers;
+use membership::clocks::{Clocks, Standing};
 use membership::{Cluster, ClusterError, Goal, Place, Work};
 use proto::stored::member::State;
 use proto::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
+use sessions::Sessions;
 
 use super::{Failure, FailureKind, join};
 use crate::config;
@@ -141,19 +143,21 @@ pub trait Control: Send + Sync + fmt::Debug + 'static {
 /// The control of a running node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeControl {
-    pub(super) context: Arc<Context>,
+    pub(super) shards: Shards,
+    pub(super) sessions: Sessions,
+    pub(super) peers: Peers,
+    pub(super) clocks: Clocks,
+    pub(super) vitals: Vitals,
+    pub(super) incarnation: u64,
     pub(super) cluster: Cluster,
     pub(super) data_dir: PathBuf,
 }
 
 impl NodeControl {
     async fn read_status(self) -> Status {
-        let (context, cluster) = (&self.context, &self.cluster);
-        let (digests, meta_digest, members) = tokio::join!(
-            context.shards.digests(),
-            cluster.meta_digest(),
-            self.members_and_vitals()
-        );
+        let cluster = &self.cluster;
+        let (digests, meta_digest, members) =
+            tokio::join!(self.shards.digests(), cluster.meta_digest(), self.members_and_vitals());
         let groups = cluster.groups().into_iter().map(|(group, report)| {
             let told = if group == ShardId::META {
                 meta_digest.map(|told| (told.applied, told.digest))
@@ -175,17 +179,17 @@ impl NodeControl {
         let groups = groups.collect();
         let meta = cluster.meta();
         let set = meta.settings.iter();
-        let sessions = context.sessions.figures();
+        let sessions = self.sessions.figures();
         Status {
             cluster: meta.cluster,
             node: hex(cluster.me()),
             place: cluster.place().word().to_owned(),
             members,
             groups,
-            clock: clock_word(context.clocks.report().standing).to_owned(),
+            clock: clock_word(self.clocks.report().standing).to_owned(),
             sessions: SessionsStatus {
                 rows: sessions.rows,
-                digest: format!("{:016x}", context.sessions.digest()),
+                digest: format!("{:016x}", self.sessions.digest()),
                 online: sessions.online,
             },
             settings: set.map(|one| (one.key.clone(), one.value.clone())).collect(),
@@ -194,10 +198,10 @@ impl NodeControl {
 
     /// All members, with what they answer when they are asked how they are.
     async fn members_and_vitals(&self) -> Vec<MemberStatus> {
-        let (context, me) = (&self.context, hex(self.cluster.me()));
+        let me = hex(self.cluster.me());
         let asked = self.members().into_iter().map(async |mut member| {
             let vitals = match u64::from_str_radix(&member.node, 16).map(NodeId) {
-                Ok(_) if member.node == me => Some(context.vitals()),
+                Ok(_) if member.node == me => Some(self.vitals.now()),
                 Ok(node) if member.up => self.cluster.vitals_of(node).await,
                 Ok(_) | Err(_) => None,
             };
@@ -247,7 +251,7 @@ impl NodeControl {
                 );
             }
         }
-        let digests = self.context.shards.digests().await;
+        let digests = self.shards.digests().await;
         let accounts: Option<u64> =
             digests.into_iter().map(|told| told.map(|told| told.accounts)).sum();
         match accounts {
@@ -276,17 +280,14 @@ impl Control for NodeControl {
     }
 
     fn members(&self) -> Vec<MemberStatus> {
-        let up = self.context.peers.up();
-        let clocks = self.context.clocks.report();
+        let up = self.peers.up();
+        let clocks = self.clocks.report();
         let member = |member: &proto::stored::Member| {
             let node = NodeId(member.node);
             let heard = up.iter().find(|peer| peer.id.node == node);
             let me = node == self.cluster.me();
-            let incarnation = if me {
-                Some(self.context.incarnation)
-            } else {
-                heard.map(|peer| peer.id.incarnation)
-            };
+            let incarnation =
+                if me { Some(self.incarnation) } else { heard.map(|peer| peer.id.incarnation) };
             let version = heard.map(|peer| peer.version.clone()).unwrap_or_default();
             let clock_ms = clocks.others.get(&node).copied();
             MemberStatus {

@@ -35,8 +35,8 @@ use membership::Cluster;
 use serde::{Deserialize, Serialize};
 use supervision::ChildSpec;
 
-use crate::boot::Node;
 use crate::config::NodeConfig;
+use crate::parts::Node;
 use control::NodeControl;
 use socket::Socket;
 
@@ -150,9 +150,18 @@ pub(crate) fn child(
     cluster: Cluster,
 ) -> anyhow::Result<ChildSpec> {
     let socket = Socket::open(config.node.data_dir.as_ref())?;
-    let context = node.context.clone();
+    let parts = &node.parts;
     let data_dir = config.node.data_dir.clone().into();
-    let control: Arc<dyn Control> = Arc::new(NodeControl { context, cluster, data_dir });
+    let control: Arc<dyn Control> = Arc::new(NodeControl {
+        shards: parts.shards.shards.clone(),
+        sessions: parts.sessions.clone(),
+        peers: parts.peers.clone(),
+        clocks: parts.clocks.clone(),
+        vitals: parts.vitals(),
+        incarnation: parts.incarnation,
+        cluster,
+        data_dir,
+    });
     Ok(ChildSpec::task("admin", move |stopping| {
         server::serve(socket.clone(), control.clone(), stopping)
     }))

@@ -11,6 +11,7 @@
 
 mod cluster;
 mod exposed;
+mod forms;
 mod load;
 mod units;
 mod validate;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use actors::rates::RateLimits;
 pub(crate) use cluster::is_host_port;
 pub use cluster::{Cluster, CookieError};
+pub(crate) use forms::{host_of, parse_filter, parse_network};
 pub use load::ConfigError;
 use membership::ClusterSettings;
 pub use units::{Address, ByteSize, RateLimit, Secret};

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::cluster::is_host_port;
+use super::forms::{is_origin, parse_filter, parse_network};
 use super::load::Problem;
 use super::units::Setting;
 use super::{ByteSize, Limits, Listen, NodeConfig, Registration, Secret, Sender, Storage, Tls};
-use crate::listener::{is_origin, parse_network};
 
 const TENTH: Duration = Duration::from_millis(100);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -34,7 +34,7 @@ impl NodeConfig {
         self.limits.check()?;
         self.check_cluster_settings()?;
         self.storage.check()?;
-        crate::telemetry::parse_filter(&self.log.filter)
+        parse_filter(&self.log.filter)
             .map(drop)
             .map_err(|problem| Problem { key: "log.filter", problem })
     }

@@ -32,10 +32,8 @@ use tracing::{debug, warn};
 
 pub use crowd::source_of;
 pub use gate::{Caller, Counts, Gate, Permit, Refusal};
-pub(crate) use proxy::parse_network;
 pub use proxy::{Proxies, read_client};
 pub use transport::{ReadNow, Transport};
-pub(crate) use upgrade::is_origin;
 pub use upgrade::{Origins, SUBPROTOCOL};
 
 /// Connections that the kernel keeps for us until they are accepted.

@@ -13,6 +13,8 @@ use ipnet::IpNet;
 use ppp::{HeaderResult, v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::config::parse_network;
+
 /// Begins a header of version 2; version 1 begins with other bytes and is never shorter.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -40,11 +42,6 @@ impl Proxies {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
-}
-
-/// Reads a network: an address, or an address with the number of its leading bits.
-pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// Reads a header from the beginning of `stream`, and returns the client it names; `proxy` itself if

@@ -11,8 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, Uri, header};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use crate::config::host_of;
 
 /// The subprotocol that client and node agree on.
 pub const SUBPROTOCOL: &str = "natter.v1";
@@ -41,18 +43,6 @@ impl Origins {
         }
         self.0.iter().any(|allowed| *allowed == "*" || *allowed == origin)
     }
-}
-
-/// Whether a text can stand in `listen.websocket_origins`: `*`, or scheme, host and port of a page.
-pub(crate) fn is_origin(text: &str) -> bool {
-    let begins = text.starts_with("https://") || text.starts_with("http://");
-    let ends = !text.ends_with('/') && text.matches('/').count() == 2;
-    text == "*" || (begins && ends && host_of(text).is_some())
-}
-
-fn host_of(address: &str) -> Option<String> {
-    let uri: Uri = address.parse().ok()?;
-    uri.host().map(str::to_ascii_lowercase)
 }
 
 /// Answers the HTTP request that opens a WebSocket. With the stream comes how many bytes the request
@@ -166,19 +156,5 @@ mod tests {
         assert!(listed.allow(page, Some("10.0.0.1:7401")) && listed.allow(None, host));
         assert!(!listed.allow(Some("https://evil.example"), Some("evil.example")));
         assert!(Origins::new(&["*".to_owned()]).allow(Some("https://evil.example"), host));
-    }
-
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        for (text, is) in [
-            ("https://chat.example.org", true),
-            ("http://localhost:8080", true),
-            ("*", true),
-            ("chat.example.org", false),
-            ("https://chat.example.org/", false),
-            ("https://", false),
-        ] {
-            assert_eq!(is_origin(text), is, "{text}");
-        }
     }
 }

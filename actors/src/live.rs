@@ -1,0 +1,24 @@
+//! Settings that change while the node runs. The node sets them, processes read them.
+
+use std::sync::{PoisonError, RwLock};
+
+/// A value that one writes and many read.
+#[derive(Debug)]
+pub struct Live<T>(RwLock<T>);
+
+impl<T: Copy> Live<T> {
+    /// Begins with `value`.
+    pub fn new(value: T) -> Self {
+        Self(RwLock::new(value))
+    }
+
+    /// Replaces it.
+    pub fn set(&self, value: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    /// As it is now.
+    pub fn get(&self) -> T {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,79 @@
+//! What the user actors of a node use, and what logs their devices in. All are given the same.
+
+use super::Users;
+use crate::hooks::Handler;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::rates::Rates;
+use crate::secrets::Secrets;
+use crate::shard::Shards;
+use proto::{UserId, wire};
+use sessions::Sessions;
+use std::fmt;
+use std::sync::Arc;
+use supervision::Clock;
+
+/// What the operator has set for users.
+#[derive(Clone, Copy, Debug)]
+pub struct UserSettings {
+    /// The longest time to live of a message, in seconds.
+    pub message_ttl_max_s: u32,
+    /// Digits of a PIN.
+    pub pin_digits: u32,
+    /// How long a PIN is good, in seconds.
+    pub pin_ttl_s: u32,
+    /// Wrong PINs before a new one must be asked for.
+    pub pin_attempts: u32,
+    /// PINs that are sent to one alias in an hour.
+    pub pin_requests_per_hour: u32,
+    /// Wrong PINs of one alias in a day before only long ones count.
+    pub wrong_pins_per_alias_per_day: u32,
+    /// Wrong PINs of all aliases in an hour before only long ones count.
+    pub wrong_pins_per_hour: u32,
+}
+
+/// The way of signals from one user to another. `delivery` implements it.
+pub trait Signals: Send + Sync {
+    /// Passes a signal on. False if nobody can have got it.
+    fn signal(&self, to: UserId, signal: &wire::Signaled) -> bool;
+}
+
+/// What a user actor uses.
+pub struct UserContext {
+    /// What time it is, as the members agree on it.
+    pub clock: Clock,
+    /// Chance and keys.
+    pub secrets: Arc<dyn Secrets>,
+    /// What the operator has set, as of now.
+    pub live: Live<UserSettings>,
+    /// Where it is written who is connected here.
+    pub sessions: Sessions,
+    /// How fast users and addresses may ask.
+    pub rates: Rates,
+    /// All counters.
+    pub metrics: Metrics,
+    /// See every send, in this order.
+    pub handlers: Vec<Arc<dyn Handler>>,
+    /// Accounts and mailboxes.
+    pub shards: Shards,
+    /// The users connected here.
+    pub users: Users,
+    /// Where users subscribe to the presence of others.
+    pub presence: Presence,
+    /// The way to users who are signaled.
+    pub signals: Arc<dyn Signals>,
+}
+
+impl fmt::Debug for UserContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserContext").field("settings", &self.settings()).finish_non_exhaustive()
+    }
+}
+
+impl UserContext {
+    /// What the operator has set, as of now.
+    pub fn settings(&self) -> UserSettings {
+        self.live.get()
+    }
+}
