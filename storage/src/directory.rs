@@ -1,7 +1,8 @@
-//! The data directory: who owns it, and which version of natter wrote it.
+//! The data directory: its lock and its version.
 //!
-//! A first start makes `making`, then the engines, then `version`, and only then keeps something. What a
-//! crash before `version` leaves is made anew; without `making` a missing `version` is damage.
+//! A first start creates `making`, then the engines' files, then `version`; only then does it store data.
+//! After a crash before `version` the next start begins again. Without `making`, a missing `version` is
+//! damage.
 
 use crate::StorageError;
 use crate::schema;
@@ -18,7 +19,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Makes, locks and recognizes `dir`.
+    /// Creates `dir` if needed, locks it and checks its version.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
         fs::create_dir_all(dir).map_err(|error| StorageError::io(dir, error))?;
         let lock = lock(dir)?;
@@ -26,7 +27,7 @@ impl Directory {
         let new = match fs::read_to_string(&path) {
             Ok(text) => schema::check_version(dir, &text).map(|()| false)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                begin_anew(dir, &path)?;
+                restart_first_start(dir, &path)?;
                 true
             }
             Err(error) => return Err(StorageError::io(&path, error)),
@@ -38,12 +39,12 @@ impl Directory {
         &self.dir
     }
 
-    /// Whether there was nothing before.
+    /// True if the directory was empty.
     pub(crate) fn is_new(&self) -> bool {
         self.new
     }
 
-    /// Notes the version in a new directory.
+    /// Writes the version to a new directory.
     pub(crate) fn begin(&self) -> Result<(), StorageError> {
         if self.new {
             let path = self.dir.join("version");
@@ -68,14 +69,14 @@ impl Directory {
     }
 }
 
-/// There while a first start makes the others.
+/// Exists while a first start creates the other files.
 const MAKING: &str = "making";
 
-/// What a first start makes before the version.
+/// Files that a first start creates before the version.
 const MADE: [&str; 4] = ["tables", "sessions", "votes", "snapshots"];
 
-/// Clears away what a first start left that did not come to its end.
-fn begin_anew(dir: &Path, version: &Path) -> Result<(), StorageError> {
+/// Removes the files of a first start that did not complete.
+fn restart_first_start(dir: &Path, version: &Path) -> Result<(), StorageError> {
     let making = dir.join(MAKING);
     if !making.exists() {
         if MADE.iter().chain(&["log"]).any(|part| dir.join(part).exists()) {

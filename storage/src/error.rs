@@ -1,10 +1,10 @@
-//! What can go wrong with what is durable, each error with its path and its cure.
+//! Errors of storage, each with its path and its cure.
 
 use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why storage did not do what it was asked.
+/// Why a call of storage failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another process, or another part of this one, owns the directory.
@@ -44,7 +44,7 @@ pub enum StorageError {
         /// Oldest version this program knows.
         known: u32,
     },
-    /// What was flushed can no longer be read. Nothing was changed.
+    /// Flushed data can no longer be read. Nothing was changed.
     #[error(
         "{} is damaged at byte {offset} ({what}): restore the directory from a replica or a backup",
         file.display()
@@ -54,51 +54,51 @@ pub enum StorageError {
         file: PathBuf,
         /// Where the damage begins, in bytes; 0 if only the file is known.
         offset: u64,
-        /// What was expected there.
+        /// The expected content.
         what: String,
     },
     /// A snapshot cannot be used. Nothing was changed.
     #[error("snapshot {} cannot be used ({what}): have it sent again", file.display())]
     BadSnapshot {
-        /// What was received.
+        /// The received file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         what: String,
     },
-    /// The tables are of a later place in the log than what was to be written. Nothing was changed.
+    /// The tables include later log entries than the data to write. Nothing was changed.
     #[error("the tables of group {group} are at {present} already, later than {found}")]
     Outdated {
         /// The group.
         group: u16,
         /// Index of the first record that is not in the tables.
         present: u64,
-        /// What it would have become.
+        /// The same index of the data to write.
         found: u64,
     },
     /// There is no such group.
     #[error("there is no group {0}")]
     NoSuchGroup(u16),
-    /// There is no space; nothing was changed.
+    /// The disk is full; nothing was changed.
     #[error("no space left for {}: free some, or grow the disk", path.display())]
     DiskFull {
-        /// What was being written.
+        /// The file that was being written.
         path: PathBuf,
     },
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{} cannot be read or written: check the disk and the owner of the directory", path.display())]
     Io {
-        /// What was being read or written.
+        /// The file that was being read or written.
         path: PathBuf,
-        /// The refusal.
+        /// The error.
         source: io::Error,
     },
-    /// [`crate::Storage::close`] came before this call.
+    /// Storage was closed by [`crate::Storage::close`].
     #[error("storage is closed")]
     Closed,
 }
 
 impl StorageError {
-    /// Makes an error of an operating system's, which knows no path.
+    /// Adds the path to an error of the operating system.
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         if is_full(&source) {
             Self::DiskFull { path: path.to_owned() }
@@ -116,7 +116,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether a file could not be opened because too many are open.
+/// True if a file could not be opened because too many are open.
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     let out = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|code| out.contains(&code))
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lack_is_told_from_a_fault() {
+    fn a_lack_of_space_or_files_differs_from_a_fault() {
         let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
         for lack in [Errno::NOSPC, Errno::DQUOT] {
             assert!(is_full(&of(lack)) && !is_out_of_files(&of(lack)), "{lack}");

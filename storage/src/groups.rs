@@ -1,15 +1,15 @@
-//! The groups of this node: where the rows of each are, and how a group gets all new ones at once.
+//! The groups of this node: where the rows of each are, and how all of them are replaced atomically.
 //!
-//! A group lives in one of two homes, which are ranges of keys. To replace or to forget all of its
-//! rows, the other home is made ready and then one row of table `groups`, flushed, says that the
-//! group lives there. A crash, or a full disk, before that row leaves the group as it was; after it,
-//! as it was to be. What the home left behind holds is removed then, at the latest by the next start.
+//! A group has two homes, which are ranges of keys, and uses one of them. To replace or remove all rows,
+//! storage prepares the other home and then writes and flushes one row of table `groups`, which makes it
+//! the current one. A crash or a full disk before that row leaves the group unchanged; after it, the
+//! change is complete. The rows of the old home are removed afterwards, at the latest by the next start.
 //!
 //! # Invariants
-//! 1. The home that a group does not live in is empty before anything is written to it.
-//! 2. No rows of a group are changed while it moves.
-//! 3. Where the log of a group ended when it was wiped is never forgotten: who has had an entry must
-//!    not vote as one who never had it.
+//! 1. The unused home of a group is empty before anything is written to it.
+//! 2. The rows of a group do not change while it moves to its other home.
+//! 3. The end of a wiped group's log is kept for ever: a replica that has acknowledged an entry must not
+//!    vote as if it never had.
 
 use crate::engine::{Batch, Durability, Read, Scan};
 use crate::log::Known;
@@ -24,10 +24,10 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 
-/// Groups of a node.
+/// Number of groups of a node.
 pub(crate) const GROUPS: u16 = ShardId::META.0 + 1;
 
-/// Bytes of one batch of many: rows that are moved or removed together.
+/// Bytes of one batch when many rows are moved or removed.
 pub(crate) const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// Bytes that a removed row takes in a batch beside its key.
@@ -38,11 +38,11 @@ const REMOVAL_BYTES: u64 = 32;
 pub(crate) struct Slot {
     group: ShardId,
     home: AtomicU16,
-    /// First block of the log that counts.
+    /// The first block of the log whose records of this group are not void.
     begin: AtomicU64,
-    /// Where its log ended when it was wiped.
+    /// The end of its log when it was wiped.
     wiped: Mutex<Option<stored::LogId>>,
-    /// The other home may hold rows.
+    /// The other home may hold old rows.
     leftover: AtomicBool,
     changing: Mutex<()>,
 }
@@ -64,7 +64,7 @@ impl Slot {
         })
     }
 
-    /// Where its rows are.
+    /// Its current home.
     pub(crate) fn home(&self) -> Home {
         let number = self.home.load(Ordering::Acquire);
         Home::from_number(self.group, number).unwrap_or(Home::first_of(self.group))
@@ -74,14 +74,13 @@ impl Slot {
         self.wiped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held by whoever changes its rows.
+    /// The lock of every change of its rows.
     pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A row of table `groups`: where the group lives, its first block, where its log ended when it was
-/// wiped.
+/// A row of table `groups`: the group's home, its first block, the end of its log when it was wiped.
 fn decode(group: ShardId, row: &[u8]) -> Option<(Home, u64, Option<stored::LogId>)> {
     let mut row = Parts(row);
     let home = Home::from_number(group, row.u16()?)?;
@@ -93,12 +92,12 @@ fn decode(group: ShardId, row: &[u8]) -> Option<(Home, u64, Option<stored::LogId
     Some((home, begin, wiped))
 }
 
-/// Reads where all groups live.
+/// Reads the rows of table `groups`.
 pub(crate) fn load(tables: &dyn Read, dir: &Path) -> Result<Vec<Slot>, StorageError> {
     (0..GROUPS).map(|group| Slot::load(tables, dir, ShardId(group))).collect()
 }
 
-/// What the log must know of all groups.
+/// The state of all groups that the log needs.
 pub(crate) fn known(
     tables: &dyn Read,
     dir: &Path,
@@ -113,23 +112,23 @@ pub(crate) fn known(
 }
 
 impl Storage {
-    /// A group, if storage is open and there is one.
+    /// The group `group`, if it exists and storage is open.
     pub(crate) fn slot(&self, group: ShardId) -> Result<&Slot, StorageError> {
         self.open_only()?;
         let slot = self.0.groups.get(usize::from(group.0));
         slot.ok_or(StorageError::NoSuchGroup(group.0))
     }
 
-    /// Forgets all of a group but its vote, and `last`, where its log ended: its rows, how far it is
-    /// applied, its records in the log, and a snapshot that was received. Afterwards it begins anew,
-    /// with a snapshot or at index 0. Blocking, about a second for a hundred thousand rows.
+    /// Removes everything of a group except its vote and `last`, the end of its log: rows, applied index,
+    /// records in the log, and a received snapshot. The group then begins again, with a snapshot or at
+    /// index 0. Blocking, about a second for a hundred thousand rows.
     ///
-    /// Nothing of the group may be under way: what is appended meanwhile may be kept or not. All is
-    /// forgotten or nothing, also after a crash; to be sure, call it again.
+    /// The caller must not append to the group meanwhile. The removal is atomic, also in a crash; calling
+    /// it again is safe.
     ///
     /// # Errors
     /// [`StorageError::DiskFull`], [`StorageError::Io`], [`StorageError::NoSuchGroup`]; then nothing
-    /// was forgotten.
+    /// was removed.
     pub fn wipe(&self, group: ShardId, last: Option<stored::LogId>) -> Result<(), StorageError> {
         let slot = self.slot(group)?;
         let _changing = slot.change();
@@ -142,8 +141,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Where the log of a group ended when it was wiped; `None` if it never was, or had none. From
-    /// memory.
+    /// The end of a group's log when it was wiped; `None` if it never was, or was empty. From memory.
     ///
     /// # Errors
     /// [`StorageError::NoSuchGroup`].
@@ -151,14 +149,14 @@ impl Storage {
         Ok(*self.slot(group)?.wiped())
     }
 
-    /// Waits until all records queued so far are flushed; the number of the block that comes next.
+    /// Waits until all records queued so far are flushed; returns the number of the next block.
     pub(crate) fn settled_block(&self) -> Result<u64, StorageError> {
         let shut = || std::io::Error::other("the log is shut; the node must start again");
         let next = self.0.log.settle();
         next.ok_or_else(|| StorageError::io(&self.0.dir.join("log"), shut()))
     }
 
-    /// From now on the group lives in `home`. All that was written before is flushed with this.
+    /// Makes `home` the group's current home. Flushes this and all earlier writes.
     fn move_to(
         &self,
         slot: &Slot,
@@ -177,7 +175,7 @@ impl Storage {
         Ok(())
     }
 
-    /// The group moves to its other home once `fill` has put its rows there.
+    /// Lets `fill` write all rows to the other home, then makes that the current one.
     pub(crate) fn replace(
         &self,
         slot: &Slot,
@@ -192,7 +190,7 @@ impl Storage {
         moved
     }
 
-    /// Removes what was left behind when groups moved. What cannot be removed now is left for later.
+    /// Removes rows of unused homes. Failures are logged and tried again later.
     pub(crate) fn clear_leftovers(&self) {
         for slot in self.0.groups.iter().filter(|slot| slot.leftover.load(Ordering::Acquire)) {
             let _changing = slot.change();
@@ -202,7 +200,7 @@ impl Storage {
 
     fn try_clear_leftover(&self, slot: &Slot) {
         if let Err(error) = self.clear_leftover(slot) {
-            warn!(group = slot.group.0, %error, "rows left behind not removed, will try again");
+            warn!(group = slot.group.0, %error, "old rows of a group not removed, will try again");
         }
     }
 

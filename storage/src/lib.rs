@@ -1,27 +1,27 @@
-//! What is durable: a log in which every change is flushed first, tables for what stays, and the
+//! Durable storage: a log that flushes every change first, tables that checkpoints write, and the
 //! sessions table.
 //!
-//! A body is written to the log and nowhere else. A checkpoint moves to the tables what is still
-//! undelivered by then, and whole log segments are unlinked. One [`Storage`] serves all groups of a
-//! node: its shards, and [`ShardId::META`]. They call it from their own threads.
+//! The log is the only place to which a body is written at once. A checkpoint writes the undelivered
+//! bodies to the tables, and then whole log segments are unlinked. One [`Storage`] serves all groups of a
+//! node: its shards, and [`ShardId::META`]. Each group calls it from its own thread.
 //!
 //! ```text
 //! DIR/lock        held while the node runs
 //! DIR/version     of the data
-//! DIR/making      a first start has not come to its end
-//! DIR/reserve     space set aside for checkpoints
-//! DIR/votes       what was promised in elections
-//! DIR/log/        segments of the log, and a reserve of space
-//! DIR/tables/     what must survive
-//! DIR/snapshots/  groups that are being received; emptied at each start
-//! DIR/sessions/   who is connected where; set aside and begun anew if damaged
+//! DIR/making      exists until the first start has completed
+//! DIR/reserve     space for checkpoints on a full disk
+//! DIR/votes       the vote of each group
+//! DIR/log/        segments of the log, and its reserve of space
+//! DIR/tables/     the durable tables
+//! DIR/snapshots/  snapshots being received; emptied at each start
+//! DIR/sessions/   the sessions table; moved away and recreated if damaged
 //! ```
 //!
 //! # Invariants
-//! 1. What was answered `Ok` survives SIGKILL and power cuts, except session rows, which are lazy.
-//! 2. A checkpoint is in the tables whole or not at all, and only then are its records forgotten. So
-//!    is a snapshot, and so does a wipe.
-//! 3. Damage is an error that names the file, a full disk is an error value; never a panic, never
+//! 1. A write that returned `Ok` survives SIGKILL and power cuts, except session rows, which are flushed
+//!    lazily.
+//! 2. A checkpoint, a snapshot and a wipe are atomic; the log drops records only afterwards.
+//! 3. Damage is an error that names the file, and a full disk is an error too; never a panic, never
 //!    silent loss.
 
 mod directory;
@@ -59,14 +59,14 @@ use tracing::warn;
 use upkeep::{CHECKPOINT_FREE_BYTES, RESERVE_BYTES};
 use votes::Votes;
 
-/// Sizes that an operator may choose.
+/// Sizes that an operator can set.
 #[derive(Clone, Copy, Debug)]
 pub struct StorageOptions {
     /// Bytes of a log segment. Default 16 MiB, range 64 KiB to 1 GiB: small enough that bodies leave
-    /// the disk soon, large enough that making one costs nothing.
+    /// the disk soon, large enough that creating one costs little.
     pub segment_bytes: u64,
-    /// Free bytes under which the disk counts as nearly full. Default 256 MiB: room for what is in
-    /// memory to reach the tables.
+    /// Free bytes below which the disk counts as nearly full. Default 256 MiB: room to write the memory
+    /// of all shards to the tables.
     pub free_bytes_min: u64,
 }
 
@@ -85,7 +85,7 @@ pub struct Engines {
     pub sessions: Arc<dyn Engine>,
 }
 
-/// What the log held at start and the tables do not.
+/// The records that the log held at start beyond the tables.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
     /// The groups that have such records, ascending.
@@ -95,13 +95,13 @@ pub struct Recovered {
 /// Records of one group.
 #[derive(Clone, Debug)]
 pub struct ShardRecords {
-    /// Whose they are.
+    /// The group.
     pub shard: ShardId,
-    /// Log index and record, ascending and without a gap. The first one follows what the tables have.
+    /// Index and record, ascending without a gap, from the first index that is not in the tables.
     pub records: Vec<(u64, Bytes)>,
 }
 
-/// The name of the histogram of flushes of the log: the process that installs a recorder describes it.
+/// Name of the histogram of the log's flush times. The process that installs a recorder describes it.
 pub const FLUSH_SECONDS: &str = "natter_log_flush_seconds";
 
 /// Figures for metrics.
@@ -111,7 +111,7 @@ pub struct Usage {
     pub log_bytes: u64,
     /// Segments of the log.
     pub log_segments: u64,
-    /// Bytes that the file system has left; at most a second old.
+    /// Free bytes of the file system; at most a second old.
     pub free_bytes: u64,
     /// Flushes of the log since the start.
     pub flushes: u64,
@@ -121,7 +121,7 @@ pub struct Usage {
     pub appended_bytes: u64,
 }
 
-/// All that a node keeps on disk. Cheap to clone.
+/// The durable storage of a node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Storage(Arc<Inner>);
 
@@ -135,13 +135,13 @@ struct Inner {
     space: Arc<Space>,
     dir: PathBuf,
     tables_dir: PathBuf,
-    /// Held while room is made for a batch and it is written.
+    /// Held while a batch is written, from the check for space on.
     tables: Mutex<()>,
     reserve: Mutex<Reserve>,
     /// Rows with bodies removed since the last [`Storage::maintain`], and their bytes.
     removed: AtomicU64,
     removed_bytes: AtomicU64,
-    /// Snapshots whose receipt was begun.
+    /// Number of snapshots whose import began.
     imports: AtomicU64,
     closed: AtomicBool,
     /// Dropped last: it holds the lock.
@@ -149,7 +149,7 @@ struct Inner {
 }
 
 impl Storage {
-    /// Opens `dir`, or makes it: lock, version, tables, sessions, log. Blocking.
+    /// Opens or creates `dir`: lock, version, tables, sessions, log. Blocking.
     ///
     /// # Errors
     /// [`StorageError::AlreadyOpen`], [`StorageError::NewerVersion`],
@@ -164,7 +164,7 @@ impl Storage {
         Self::assemble(directory, options, engines)
     }
 
-    /// Like [`Storage::open`], on engines of the caller's choice: for tests and simulations.
+    /// Like [`Storage::open`], with the given engines: for tests and simulations.
     ///
     /// # Errors
     /// As [`Storage::open`].
@@ -208,7 +208,7 @@ impl Storage {
             tables_dir,
             tables: Mutex::new(()),
             reserve: Mutex::new(reserve),
-            // What was removed before the start may still be on disk.
+            // Bodies that were removed before the start may still be on disk.
             removed: AtomicU64::new(u64::from(!directory.is_new())),
             removed_bytes: AtomicU64::new(0),
             imports: AtomicU64::new(0),
@@ -230,11 +230,11 @@ impl Storage {
         &self.0.sessions
     }
 
-    /// Calls `row` with all rows of a group but its messages, and returns as of which place in the
-    /// log they are; `None`: nothing is applied. Blocking.
+    /// Calls `row` with all rows of a group except its messages. Returns the last log entry that the
+    /// tables include, or `None` if there is none. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] for a row that is not understood, [`StorageError::Io`],
+    /// [`StorageError::Corrupt`] for a row that cannot be decoded, [`StorageError::Io`],
     /// [`StorageError::NoSuchGroup`].
     pub fn load(
         &self,
@@ -247,7 +247,7 @@ impl Storage {
         rows::applied(view.as_ref(), dir, home)
     }
 
-    /// As of which place in the log the tables of a group are; `None`: nothing is applied. Blocking.
+    /// The last log entry that the tables of a group include, or `None` if there is none. Blocking.
     ///
     /// # Errors
     /// As [`Storage::load`].
@@ -256,11 +256,11 @@ impl Storage {
         rows::applied(self.0.engines.tables.as_ref(), &self.0.tables_dir, home)
     }
 
-    /// Writes `rows` and `applied`, all or nothing, durably; then the log forgets the group's
-    /// records up to `applied`. Of two rows with one key the later counts. Blocking.
+    /// Writes `rows` and `applied` atomically and durably; then the log drops the group's records up to
+    /// `applied`. Of two rows with one key the later one wins. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::Outdated`] if the tables are further, [`StorageError::DiskFull`],
+    /// [`StorageError::Outdated`] if the tables are newer, [`StorageError::DiskFull`],
     /// [`StorageError::Io`], [`StorageError::NoSuchGroup`]; then nothing was written.
     #[allow(clippy::needless_pass_by_value, reason = "nobody has a use for it afterwards")]
     pub fn checkpoint(
@@ -276,7 +276,7 @@ impl Storage {
         rows.into_iter().try_for_each(|row| changes.add(row))?;
         let (removed, removed_bytes) = (changes.removed, changes.removed_bytes);
         self.write_tables(changes.finish(&applied), Durability::Flushed)?;
-        // Before a snapshot can come, so that the log never hears of an earlier place later.
+        // Still under the lock, so that an older height never reaches the log after a newer one.
         self.0.log.forget(shard, rows::height(&applied));
         drop(changing);
         self.0.removed.fetch_add(removed, Ordering::Relaxed);
@@ -284,7 +284,7 @@ impl Storage {
         Ok(())
     }
 
-    /// What is written next must not be of an earlier place in the log than the tables are.
+    /// Fails if the tables include entries beyond `applied`.
     fn not_older(&self, group: ShardId, applied: &stored::Applied) -> Result<(), StorageError> {
         let (present, found) = (self.0.log.height_in_tables(group), rows::height(applied));
         if found < present {
@@ -293,12 +293,12 @@ impl Storage {
         Ok(())
     }
 
-    /// Replaces the vote of a group, durably. Blocking, for two flushes; waits neither for the tables
-    /// nor for space.
+    /// Replaces the vote of a group, durably. Blocks for two flushes; never waits for the tables or for
+    /// space.
     ///
     /// # Errors
-    /// [`StorageError::Io`]: nobody knows whether it was written, and no vote is taken until a
-    /// restart. [`StorageError::NoSuchGroup`].
+    /// [`StorageError::Io`]: the vote may or may not be written, and no vote is accepted until a restart.
+    /// [`StorageError::NoSuchGroup`].
     pub fn save_vote(&self, group: ShardId, vote: &stored::Vote) -> Result<(), StorageError> {
         self.open_only()?;
         self.0.votes.save(group, vote)
@@ -312,8 +312,8 @@ impl Storage {
         self.0.votes.get(group)
     }
 
-    /// Whether less than [`StorageOptions::free_bytes_min`] is free, or a write met a full disk and
-    /// no space has come since. Cheap: the disk is asked at most once a second.
+    /// True if less than [`StorageOptions::free_bytes_min`] is free, or a write met a full disk and no
+    /// space was freed since. Cheap: it asks the disk at most once a second.
     pub fn nearly_full(&self) -> bool {
         self.0.space.nearly_full()
     }
@@ -337,9 +337,8 @@ impl Storage {
         }
     }
 
-    /// Flushes everything and ends the log's thread; later calls answer [`StorageError::Closed`] or
-    /// [`LogError::Failed`]. The directory can be opened again when the last clone is dropped.
-    /// Blocking.
+    /// Flushes everything and ends the log's thread; later calls return [`StorageError::Closed`] or
+    /// [`LogError::Failed`]. The directory can be opened again once the last clone is dropped. Blocking.
     pub fn close(self) {
         self.0.closed.store(true, Ordering::Release);
         self.0.log.close();

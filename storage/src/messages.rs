@@ -1,4 +1,4 @@
-//! Entries of mailboxes that left memory: read in order, and found when their time ends.
+//! Mailbox entries in the tables: read in order, and found when they expire.
 
 use crate::engine::{Batch, Durability, Scan};
 use crate::rows::unreadable;
@@ -8,7 +8,7 @@ use prost::Message as _;
 use proto::{Seq, ShardId, UserId, stored};
 use std::ops::ControlFlow;
 
-/// A value of the table `messages`: the expiry first, so that it is read without the rest.
+/// A value of the table `messages`. The expiry comes first, so that it can be read alone.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a>(pub(crate) &'a [u8]);
 
@@ -42,7 +42,7 @@ fn seq_of(key: &[u8]) -> Option<Seq> {
     key.u64().map(Seq)
 }
 
-/// A row of the table `expiries`: entries of a user that may end in one minute.
+/// A row of the table `expiries`: entries of a user that may expire in one minute.
 struct Due {
     key: Vec<u8>,
     minute: u64,
@@ -61,11 +61,11 @@ impl Due {
 }
 
 impl Storage {
-    /// Spilled entries of a mailbox with `after < seq <= up_to`, in order; at most `limit`, and no
-    /// more than `bytes_max` bytes of rows, but at least one. Blocking.
+    /// Entries of a mailbox in the tables with `after < seq <= up_to`, in order: at most `limit`, and at
+    /// most `bytes_max` bytes of rows, but at least one. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] for a row that is not understood, [`StorageError::Io`].
+    /// [`StorageError::Corrupt`] for a row that cannot be decoded, [`StorageError::Io`].
     #[allow(clippy::too_many_arguments, reason = "a range and two limits belong to it")]
     pub fn messages(
         &self,
@@ -94,11 +94,11 @@ impl Storage {
         if bad { Err(unreadable(&self.0.tables_dir, Table::Messages)) } else { Ok(entries) }
     }
 
-    /// Spilled entries of the shard whose time to live had ended at `now_ms`, at most `limit`. They
-    /// are found again until a checkpoint removes them. Blocking.
+    /// At most `limit` entries of the shard in the tables that had expired at `now_ms`. Returns them again
+    /// until a checkpoint removes them. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] for a row that is not understood, [`StorageError::Io`].
+    /// [`StorageError::Corrupt`] for a row that cannot be decoded, [`StorageError::Io`].
     pub fn due(
         &self,
         shard: ShardId,
@@ -126,7 +126,7 @@ impl Storage {
         Ok(ended)
     }
 
-    /// Adds to `ended` the entries of `row` that ended. Says whether there are any of its minute.
+    /// Adds the expired entries of `row` to `ended`. Returns true if the row has entries of its minute.
     fn ended(
         &self,
         home: Home,
@@ -154,7 +154,7 @@ impl Storage {
         if bad { Err(unreadable(&self.0.tables_dir, Table::Messages)) } else { Ok(held) }
     }
 
-    /// Rows of `expiries`. A page of them is enough: each has an entry that ended, or goes.
+    /// One page of rows of `expiries`. One is enough: each row has an expired entry, or is removed.
     fn expiries(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Due>, StorageError> {
         let mut rows = Vec::new();
         let mut bad = false;

@@ -1,4 +1,4 @@
-//! Rows as the shards know them, and their form in the tables.
+//! The rows of shards, and their encoding in the tables.
 
 use crate::StorageError;
 use crate::engine::{Batch, Engine, Read, Scan};
@@ -17,26 +17,26 @@ pub enum Row {
     Account(UserId, Option<stored::Account>),
     /// A device of an account.
     Device(UserId, DeviceId, Option<stored::Device>),
-    /// Where a mailbox stands.
+    /// The cursors of a mailbox.
     Cursors(UserId, Option<stored::Cursors>),
-    /// The send ids last seen from a device.
+    /// Recent send ids of a device.
     Recent {
-        /// Whose mailbox.
+        /// The owner of the mailbox.
         to: UserId,
-        /// Who sent.
+        /// The sender.
         from: UserId,
-        /// With which device.
+        /// The sender's device.
         device: DeviceId,
         /// The ids.
         ids: Option<stored::RecentIds>,
     },
-    /// Who owns an alias.
+    /// The owner of an alias.
     Alias(Alias, Option<stored::AliasOwner>),
-    /// What the registrations of an alias count.
+    /// Counters of an alias's registrations.
     Pin(Alias, Option<stored::AliasPins>),
-    /// How far the exchange with another shard is.
+    /// The state of the stream to and from another shard.
     Stream(ShardId, stored::Stream),
-    /// What another shard is owed.
+    /// A notice to another shard.
     Notice {
         /// That shard.
         to: ShardId,
@@ -45,22 +45,22 @@ pub enum Row {
         /// The notice.
         notice: Option<stored::Notice>,
     },
-    /// An entry of a mailbox that leaves memory.
+    /// A mailbox entry.
     Message(UserId, Seq, Option<stored::Envelope>),
     /// Removes entries of a mailbox.
     MessagesGone {
-        /// Whose mailbox.
+        /// The owner of the mailbox.
         user: UserId,
-        /// The first entry that is gone.
+        /// The first entry to remove.
         first: Seq,
         /// The last one.
         last: Seq,
     },
-    /// All that the group [`ShardId::META`] knows.
+    /// The whole state of the group [`ShardId::META`].
     Meta(Option<stored::Meta>),
 }
 
-/// As of which place in its log a group is in the tables; `None`: nothing of it is.
+/// The last log entry of a group that the tables include; `None` if there is none.
 pub(crate) fn applied(
     tables: &dyn Read,
     dir: &Path,
@@ -71,7 +71,7 @@ pub(crate) fn applied(
     row.transpose().map_err(|_| unreadable(dir, Table::Applied))
 }
 
-/// Index of the first record that is not in tables of this place.
+/// Index of the first record that is not in the tables.
 pub(crate) fn height(applied: &stored::Applied) -> u64 {
     applied.id.map_or(0, |id| id.index.saturating_add(1))
 }
@@ -93,7 +93,7 @@ const LOADED: [Table; 9] = [
     Table::Meta,
 ];
 
-/// Calls `row` with all rows of a group but its messages.
+/// Calls `row` with all rows of a group except its messages.
 pub(crate) fn load(
     tables: &dyn Read,
     dir: &Path,
@@ -148,14 +148,14 @@ fn decode(table: Table, key: &[u8], value: &[u8]) -> Option<Row> {
     })
 }
 
-/// A checkpoint on its way into a batch.
+/// A checkpoint that is encoded into a batch.
 pub(crate) struct Changes<'a> {
     engine: &'a dyn Engine,
     home: Home,
     batch: Batch,
-    /// First and last entry put for each user and expiry minute.
+    /// First and last entry written for each user and expiry minute.
     expiries: BTreeMap<(UserId, u64), (Seq, Seq)>,
-    /// Rows with bodies that the batch removes.
+    /// Number of rows with bodies that the batch removes.
     pub(crate) removed: u64,
     /// Their bytes.
     pub(crate) removed_bytes: u64,
@@ -221,8 +221,7 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Removes what the tables hold of a range. The scan meets live rows only: what was removed
-    /// before lies below `first`.
+    /// Removes the rows of a range. The scan meets no removed rows: those lie below `first`.
     fn remove_messages(&mut self, user: UserId, first: Seq, last: Seq) -> Result<(), StorageError> {
         let from = schema::message_key(self.home, user, first);
         let to = schema::after(schema::message_key(self.home, user, last));
@@ -247,7 +246,7 @@ impl<'a> Changes<'a> {
         minutes.into_iter().try_for_each(|minute| self.remove_expiry(user, minute, (first, last)))
     }
 
-    /// Removes the rows of an expiry minute that speak of nothing but `gone`.
+    /// Removes the rows of an expiry minute that cover nothing but `gone`.
     fn remove_expiry(
         &mut self,
         user: UserId,

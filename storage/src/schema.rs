@@ -6,7 +6,7 @@
 //!
 //! | table | key after the home | value |
 //! |---|---|---|
-//! | `groups` | (no home) group 2 | home 2, first block of the log that counts 8, where the log ended when it was wiped: `stored::LogId` |
+//! | `groups` | (no home) group 2 | home 2, first block of the log that is not void 8, end of the log when it was wiped: `stored::LogId` |
 //! | `applied` | | `stored::Applied` |
 //! | `accounts`, `cursors` | user 8 | `stored::Account`, `stored::Cursors` |
 //! | `devices` | user 8, device 4 | `stored::Device` |
@@ -34,7 +34,7 @@ pub(crate) fn version_text() -> String {
     format!("natter data {VERSION}\n")
 }
 
-/// Judges the text of the file `version`.
+/// Checks the text of the file `version`.
 pub(crate) fn check_version(dir: &Path, text: &str) -> Result<(), StorageError> {
     let number = text.strip_prefix("natter data ").and_then(|rest| rest.trim().parse().ok());
     let dir = dir.to_owned();
@@ -53,38 +53,38 @@ pub(crate) fn check_version(dir: &Path, text: &str) -> Result<(), StorageError> 
 /// A table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Where each group lives, and where its log begins.
+    /// The home of each group, and the first block of its log.
     Groups,
-    /// How far a group's log is in the tables.
+    /// The last log entry that the tables include.
     Applied,
     /// Accounts.
     Accounts,
     /// Devices of accounts.
     Devices,
-    /// Where mailboxes stand.
+    /// Cursors of mailboxes.
     Cursors,
-    /// Send ids seen last.
+    /// Recent send ids.
     Recent,
-    /// Who owns an alias.
+    /// Owners of aliases.
     Aliases,
-    /// What the registrations of aliases count.
+    /// Counters of registrations.
     Pins,
-    /// What shards owe each other, as numbers.
+    /// The state of streams between shards.
     Streams,
-    /// What shards owe each other.
+    /// Notices to other shards.
     Notices,
-    /// Entries of mailboxes that left memory.
+    /// Mailbox entries.
     Messages,
-    /// When these end.
+    /// Expiries of mailbox entries.
     Expiries,
     /// Members, placements and settings of the cluster.
     Meta,
-    /// Who is connected where. The only lazy table.
+    /// Sessions: who is connected where. The only table that is flushed lazily.
     Sessions,
 }
 
 impl Table {
-    /// The tables of which nothing flushed may be lost.
+    /// The tables that must not lose a flushed row.
     pub const DURABLE: [Self; 13] = [
         Self::Groups,
         Self::Applied,
@@ -101,7 +101,7 @@ impl Table {
         Self::Meta,
     ];
 
-    /// The tables whose rows make up the state of a group, each with its number in a snapshot.
+    /// The tables of a group's state, each with its number in a snapshot.
     pub(crate) const STATE: [(u8, Self); 11] = [
         (1, Self::Accounts),
         (2, Self::Devices),
@@ -136,28 +136,28 @@ impl Table {
         }
     }
 
-    /// Whether rows carry bodies, which must leave the disk when they are removed.
+    /// True if rows hold bodies, which must leave the disk when the row is removed.
     pub fn holds_bodies(self) -> bool {
         matches!(self, Self::Messages | Self::Notices)
     }
 }
 
-/// Milliseconds of one row of `expiries`.
+/// Milliseconds that one row of `expiries` covers.
 pub(crate) const EXPIRY_BUCKET_MS: u64 = 60_000;
 
-/// Where the rows of a group are: the first two bytes of their keys.
+/// The range of a group's rows: the first two bytes of their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Home(u16);
 
 impl Home {
     const SECOND: u16 = 0x8000;
 
-    /// Where a group lives at first.
+    /// The first home of a group.
     pub(crate) fn first_of(group: ShardId) -> Self {
         Self(group.0)
     }
 
-    /// Home of `group` with this number, if it is one of its two.
+    /// The home with this number, if it is one of the two of `group`.
     pub(crate) fn from_number(group: ShardId, number: u16) -> Option<Self> {
         (number & !Self::SECOND == group.0).then_some(Self(number))
     }
@@ -166,7 +166,7 @@ impl Home {
         self.0
     }
 
-    /// The group's second home.
+    /// The group's other home.
     pub(crate) fn other(self) -> Self {
         Self(self.0 ^ Self::SECOND)
     }
@@ -243,7 +243,7 @@ pub(crate) fn after(mut key: Vec<u8>) -> Vec<u8> {
     key
 }
 
-/// Takes a key or value apart, front to back.
+/// Decodes a key or value, front to back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parts<'a>(pub(crate) &'a [u8]);
 

@@ -1,4 +1,4 @@
-//! The sessions table: who is connected where. Lazy: peers have every row as well.
+//! The sessions table: who is connected where. Flushed lazily, since every node has all rows.
 
 use crate::StorageError;
 use crate::engine::{Batch, Durability, Engine, Scan};
@@ -10,13 +10,13 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 
-/// What names a row.
+/// The key of a row.
 type Key = (UserId, DeviceId);
 
 /// The rows of one user.
 type OfUser = Arc<[(DeviceId, stored::Session)]>;
 
-/// Users whose rows are remembered, at most: 15 MB with two devices each.
+/// Most users in the cache: 15 MB with two devices each.
 const REMEMBERED_MAX: usize = 65_536;
 
 /// The table `sessions` of this node. Cheap to clone.
@@ -28,15 +28,15 @@ pub struct SessionTable {
     remembered: Arc<Mutex<Remembered>>,
 }
 
-/// Rows that were read of late. A message needs those of whom it is for, and a scan of the engine
-/// copies a page.
+/// A cache of rows by user. Each message needs its recipient's rows, and a scan of the engine copies a
+/// page.
 ///
 /// # Invariant
-/// What is remembered of a user was read after the last write of their rows had ended.
+/// A cached entry was read after the last write of that user's rows had ended.
 #[derive(Debug, Default)]
 struct Remembered {
     rows: HashMap<UserId, OfUser>,
-    /// How often rows were written.
+    /// Number of writes.
     writes: u64,
 }
 
@@ -48,7 +48,7 @@ impl Remembered {
         }
     }
 
-    /// Remembers what was read when there had been `writes` writes.
+    /// Caches rows that were read when `writes` was the number of writes.
     fn read(&mut self, user: UserId, rows: &OfUser, writes: u64) {
         if self.writes != writes {
             return;
@@ -69,8 +69,7 @@ impl SessionTable {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes rows of sessions together, and takes out those that are `None`. Of two with one key the
-    /// later counts.
+    /// Writes rows atomically; `None` removes a row. Of two with one key the later one wins.
     ///
     /// # Errors
     /// [`StorageError::DiskFull`], [`StorageError::Io`].
@@ -101,8 +100,7 @@ impl SessionTable {
         Ok(row.and_then(|bytes| stored::Session::decode(bytes.as_slice()).ok()))
     }
 
-    /// Visits all rows in the order of user and device. Rows that cannot be read are left out, with
-    /// a warning.
+    /// Visits all rows in the order of user and device. Skips rows that cannot be decoded, with a warning.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Corrupt`].
@@ -113,8 +111,8 @@ impl SessionTable {
         self.scan_from(None, usize::MAX, row).map(|_| ())
     }
 
-    /// Visits `limit` rows behind `after`, or from the beginning, like [`SessionTable::scan`].
-    /// Returns where to go on: the last row that was looked at, or `None` after the last of all.
+    /// Visits `limit` rows after `after`, or from the start, like [`SessionTable::scan`]. Returns the key
+    /// of the last visited row, or `None` at the end of the table.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Corrupt`].
@@ -142,15 +140,14 @@ impl SessionTable {
             if let Some(((user, device), session)) = ids.zip(session) {
                 row(user, device, session);
             } else {
-                warn!("session row not understood and left out");
+                warn!("session row cannot be decoded, skipped");
             }
             ControlFlow::Continue(())
         })?;
         Ok(last.filter(|_| more))
     }
 
-    /// The rows of one user, from memory if they were asked for of late. Rows that cannot be read are
-    /// left out.
+    /// The rows of one user, from the cache if possible. Skips rows that cannot be decoded.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Corrupt`].

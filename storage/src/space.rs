@@ -1,4 +1,4 @@
-//! How much space the disk has left, and how some of it is set aside.
+//! The free space of the disk, and reserves of it.
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::{Errno, retry_on_intr};
@@ -16,10 +16,10 @@ pub(crate) struct Space {
     dir: PathBuf,
     free_bytes_min: u64,
     start: Instant,
-    /// When `free` was asked for, in milliseconds after `start`, plus 1; 0: never.
+    /// Time of the last query of `free`, in milliseconds after `start`, plus 1; 0: never.
     asked_ms: AtomicU64,
     free: AtomicU64,
-    /// A write found no space, and none has come since.
+    /// A write found no space, and none was freed since.
     met_end: AtomicBool,
     /// Bytes that only the tables may use.
     kept: AtomicU64,
@@ -38,7 +38,7 @@ impl Space {
         }
     }
 
-    /// Leaves `bytes` of what is free to the tables.
+    /// Keeps `bytes` of the free space for the tables.
     pub(crate) fn keep(&self, bytes: u64) {
         self.kept.store(bytes, Ordering::Relaxed);
     }
@@ -47,24 +47,24 @@ impl Space {
         self.kept.load(Ordering::Relaxed)
     }
 
-    /// A write found no space.
-    pub(crate) fn met_its_end(&self) {
+    /// Records that a write found no space.
+    pub(crate) fn set_full(&self) {
         self.met_end.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is less space than there should be.
+    /// True if less space is free than the minimum.
     pub(crate) fn nearly_full(&self) -> bool {
         let enough = self.free_bytes() >= self.free_bytes_min;
         !enough || self.met_end.load(Ordering::Relaxed)
     }
 
-    /// Free bytes in hundredths of what should be free.
+    /// Free bytes in hundredths of the minimum.
     pub(crate) fn free_percent_of_min(&self) -> u64 {
         let hundredths = self.free_bytes().saturating_mul(100);
         hundredths.checked_div(self.free_bytes_min).unwrap_or(u64::MAX)
     }
 
-    /// Bytes that may be written now.
+    /// Free bytes, queried now.
     pub(crate) fn ask(&self) -> u64 {
         self.asked_ms.store(0, Ordering::Relaxed);
         self.free_bytes()
@@ -90,7 +90,7 @@ impl Space {
     }
 }
 
-/// Takes space for `file` up to `length`. File systems that cannot do so meet a full disk later.
+/// Allocates space for `file` up to `length`. On file systems that cannot, a full disk shows later.
 pub(crate) fn take(file: &File, length: u64) -> io::Result<()> {
     match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, length)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -98,7 +98,7 @@ pub(crate) fn take(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// Space set aside for the time when there is none.
+/// Space that is set aside for a full disk.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
@@ -107,7 +107,7 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// `bytes` in the file `path`, if they are there from the last time.
+    /// A reserve of `bytes` in the file `path`, held if the file is there from an earlier run.
     pub(crate) fn new(path: PathBuf, bytes: u64) -> Self {
         let held = path.exists();
         Self { path, bytes, held }
@@ -117,7 +117,7 @@ impl Reserve {
         self.held
     }
 
-    /// Sets the space aside, if as much is free beside it.
+    /// Sets the space aside, if the same amount stays free beside it.
     pub(crate) fn restore(&mut self, space: &Space) {
         if self.held || space.free_bytes() < 2 * self.bytes + space.kept() {
             return;
@@ -130,7 +130,7 @@ impl Reserve {
         }
     }
 
-    /// Gives it to whoever needs it; says whether there was any.
+    /// Frees the reserve; returns true if it was held.
     pub(crate) fn give(&mut self) -> bool {
         self.held = false;
         fs::remove_file(&self.path).is_ok()

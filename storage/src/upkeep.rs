@@ -1,4 +1,4 @@
-//! Space: made sure of before the tables are written, given back after rows were removed.
+//! Disk space: checks it before tables are written, and frees it after rows were removed.
 
 use crate::engine::{Batch, Durability, Reclaim};
 use crate::schema::Table;
@@ -7,33 +7,33 @@ use crate::{Storage, StorageError};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
-/// Bytes of files that an engine writes for each byte of a batch, at most: journal and table.
+/// Most bytes of files that an engine writes for each byte of a batch: journal and table.
 const WRITE_FACTOR: u64 = 3;
 
-/// Free bytes below which no space is given back: where files have no holes, the engine writes 64 MB to
-/// let go of a journal.
+/// Free bytes below which no space is reclaimed: on file systems without holes, the engine writes 64 MB
+/// to get rid of a journal.
 const RECLAIM_FREE_BYTES: u64 = 192 * 1024 * 1024;
 
-/// Free bytes below which the tables are not written: an engine that meets a full disk halfway has to
+/// Free bytes below which the tables are not written: an engine that meets a full disk during a write must
 /// be opened again.
 pub(crate) const CHECKPOINT_FREE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Space set aside for checkpoints, in bytes. They are what empties the log of a full disk.
+/// Bytes set aside for checkpoints, which are what empties the log of a full disk.
 pub(crate) const RESERVE_BYTES: u64 = 2 * CHECKPOINT_FREE_BYTES;
 
-/// Segments of the log that a group which stands still may keep, beside those in which its records are.
-const CARRY_SEGMENTS: usize = 16;
+/// Number of segments without its own records that an idle group may pin.
+const IDLE_SEGMENTS_MAX: usize = 16;
 
-/// Tables with bodies up to this size are compacted whenever a row was removed, in bytes.
+/// Tables with bodies up to this size are compacted after every removal, in bytes.
 const SMALL_TABLE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Storage {
-    /// Gives back the space of what was removed. Blocking, for up to seconds: call it from a thread
-    /// of its own, a few times a minute.
+    /// Frees the space of removed rows. Blocks for up to seconds: call it from a thread of its own, a few
+    /// times a minute.
     ///
-    /// Does work only if there is reason. Rows with bodies that were removed leave the engine's
-    /// journal at each call; they leave the tables if these are small, or hold a quarter of removed
-    /// rows, or if `force`. With `force` all of it is done whether there is reason or not.
+    /// Works only if it is needed. Each call removes deleted rows with bodies from the engine's journal. It
+    /// removes them from the tables if these are small or a quarter of their rows is deleted. With `force`
+    /// it does all of this in any case.
     ///
     /// # Errors
     /// [`StorageError::DiskFull`], [`StorageError::Io`].
@@ -42,14 +42,14 @@ impl Storage {
         self.0.log.rotate_if_spent(1);
         self.restore_reserve();
         self.clear_leftovers();
-        let carried = self.carry(if force { 0 } else { CARRY_SEGMENTS });
+        let rewrite = self.rewrite(if force { 0 } else { IDLE_SEGMENTS_MAX });
         let removed = self.0.removed.swap(0, Ordering::Relaxed);
-        // Giving space back takes some first: on a disk that is nearly full it waits.
+        // Reclaiming space needs some first: it waits while the disk is nearly full.
         if self.0.space.ask() < RECLAIM_FREE_BYTES {
             self.0.removed.fetch_add(removed, Ordering::Relaxed);
         } else if removed > 0 || force {
             let reclaim = self.how_to_reclaim(force);
-            if let Err(error) = self.noting_full(self.0.engines.tables.reclaim(reclaim)) {
+            if let Err(error) = self.record_full(self.0.engines.tables.reclaim(reclaim)) {
                 self.0.removed.fetch_add(removed, Ordering::Relaxed);
                 return Err(error);
             }
@@ -57,14 +57,14 @@ impl Storage {
         if force {
             self.0.log.settle();
         }
-        carried
+        rewrite
     }
 
-    /// Lets go of segments that are kept by a group which stands still.
-    fn carry(&self, segments_max: usize) -> Result<(), StorageError> {
-        let Some(group) = self.0.log.stands_still(segments_max) else { return Ok(()) };
+    /// Rewrites the records of a group that is idle and pins old segments.
+    fn rewrite(&self, segments_max: usize) -> Result<(), StorageError> {
+        let Some(group) = self.0.log.idle_group(segments_max) else { return Ok(()) };
         let _changing = self.slot(group.group)?.change();
-        self.0.log.carry(group)?;
+        self.0.log.rewrite(group)?;
         self.0.log.settle();
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Storage {
         }
     }
 
-    /// Writes a batch if there is room for it.
+    /// Writes a batch if the disk has room for it.
     pub(crate) fn write_tables(
         &self,
         batch: Batch,
@@ -92,7 +92,7 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let _writing = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
         self.make_room(batch.bytes())?;
-        self.noting_full(self.0.engines.tables.write(batch, durability))
+        self.record_full(self.0.engines.tables.write(batch, durability))
     }
 
     /// Makes sure that a batch of `bytes` fits, with the reserve if need be.
@@ -101,14 +101,14 @@ impl Storage {
         if self.0.space.free_bytes() >= need {
             return Ok(());
         }
-        self.0.space.met_its_end();
+        self.0.space.set_full();
         if self.0.space.ask() >= need || (self.give_reserve() && self.0.space.ask() >= need) {
             return Ok(());
         }
         Err(StorageError::DiskFull { path: self.0.tables_dir.clone() })
     }
 
-    /// Gives the reserve to the tables; the log leaves as much to them until it is restored.
+    /// Frees the reserve for the tables; the log keeps off that space until the reserve is restored.
     fn give_reserve(&self) -> bool {
         self.0.space.keep(RESERVE_BYTES);
         self.reserve().give()
@@ -125,9 +125,9 @@ impl Storage {
         self.0.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn noting_full(&self, outcome: Result<(), StorageError>) -> Result<(), StorageError> {
+    fn record_full(&self, outcome: Result<(), StorageError>) -> Result<(), StorageError> {
         if matches!(outcome, Err(StorageError::DiskFull { .. })) {
-            self.0.space.met_its_end();
+            self.0.space.set_full();
         }
         outcome
     }

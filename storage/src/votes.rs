@@ -1,7 +1,7 @@
-//! What this node has promised in elections: one vote for each group.
+//! The votes of this node in elections, one for each group.
 //!
-//! A file of its own, because an election must wait neither for tables that give space back nor for
-//! space: all of the file is taken when it is made.
+//! They have their own file, because an election must not wait for a compaction or for space: the whole
+//! file is allocated when it is created.
 //!
 //! ```text
 //! file   for each group two copies of 512 bytes
@@ -11,9 +11,9 @@
 //! Little-endian; the crc (crc32c) covers all that follows it up to the zeros.
 //!
 //! # Invariants
-//! 1. A vote is answered when both copies are on disk, one after the other: at most one is torn by a
-//!    crash, and it is the newer one only if nobody was answered.
-//! 2. After a failed flush no vote is taken until a restart: nobody knows what the disk has.
+//! 1. A vote is confirmed when both copies are on disk, flushed one after the other. A crash tears at most
+//!    one copy, and the newer one only if its vote was not confirmed.
+//! 2. After a failed flush no vote is accepted until a restart: the content of the disk is unknown.
 
 use crate::StorageError;
 use prost::Message;
@@ -24,7 +24,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of a copy: what a disk writes whole.
+/// Bytes of a copy: a sector, which a disk writes atomically.
 const COPY_BYTES: usize = 512;
 
 const HEADER_BYTES: usize = 16;
@@ -39,7 +39,7 @@ pub(crate) struct Votes {
 
 #[derive(Debug)]
 struct State {
-    /// The vote of each group and its number, 0 and no vote at first.
+    /// The vote of each group with its number; number 0 and no vote at first.
     votes: Vec<(u64, Option<stored::Vote>)>,
     failed: bool,
 }
@@ -150,7 +150,7 @@ fn read(copies: &[u8]) -> Option<(u64, Option<stored::Vote>)> {
     let (first, second) = copies.split_at(COPY_BYTES);
     let empty = second.iter().all(|byte| *byte == 0);
     let newest = decode(first).into_iter().chain(decode(second)).max_by_key(|(number, _)| *number);
-    // A first vote that was torn had no second copy yet.
+    // A torn first vote has no second copy yet.
     newest.or(empty.then_some((0, None)))
 }
 

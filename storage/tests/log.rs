@@ -167,7 +167,7 @@ fn segments_go_when_all_they_hold_is_in_the_tables() {
 }
 
 #[test]
-fn a_group_that_stands_still_does_not_keep_the_segments_of_the_others() {
+fn an_idle_group_does_not_pin_the_segments_of_other_groups() {
     let dir = tempfile::tempdir().unwrap();
     let tables = Arc::default();
     let (storage, _) = open(dir.path(), &tables).unwrap();

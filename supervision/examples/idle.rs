@@ -47,8 +47,8 @@ async fn handled(count: usize) {
 async fn main() -> Result<(), ProcessError> {
     let count: usize = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse())?;
     let often = Intensity { restarts: 1, within: Duration::from_secs(1) };
-    let door = Dynamic::<Idle>::new("idle", often, |_, ()| {});
-    let children = vec![ChildSpec::dynamic("idle", &door)];
+    let handle = Dynamic::<Idle>::new("idle", often, |_, ()| {});
+    let children = vec![ChildSpec::dynamic("idle", &handle)];
     let tree = Supervisor::start("root", Strategy::OneForOne, often, children).await?;
     let before = resident_kib()?;
     let limits = QueueLimits { high: 100, critical: 1_000 };
@@ -57,7 +57,7 @@ async fn main() -> Result<(), ProcessError> {
         .map(|id| {
             let inbox = Inbox::new("idle", id, limits);
             inbox.force([0; 4]);
-            door.start_child(id, (), Arc::clone(&inbox));
+            handle.start_child(id, (), Arc::clone(&inbox));
             inbox
         })
         .collect();

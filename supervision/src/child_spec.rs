@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ractor::{ActorCell, ActorRef};
 
-use crate::bell::{Bell, SUPERVISOR_GRACE, cause};
+use crate::control::{Control, SUPERVISOR_GRACE, cause};
 use crate::dynamic::{self, Dynamic};
 use crate::outline::{Outline, Role};
 use crate::process::{self, Begin, Process, ProcessError};
@@ -17,27 +17,25 @@ use crate::strategy::{Intensity, Restart, Strategy};
 use crate::supervisor;
 use crate::task::{self, TaskStart};
 
-/// Longest wait for an orderly stop of a process, a task or a dynamic supervisor, unless
-/// [`ChildSpec::shutdown`] says otherwise. (OTP's own default.)
+/// Default of [`ChildSpec::shutdown`] for a process, a task or a dynamic supervisor. (OTP's default.)
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
-/// Where a child is born.
-pub(crate) struct Cradle {
+/// The environment in which a child starts.
+pub(crate) struct StartContext {
     pub(crate) supervisor: ActorCell,
     pub(crate) stopping: Stopping,
     pub(crate) shutdown: Duration,
 }
 
-type Birth = Pin<Box<dyn Future<Output = Result<ActorRef<Bell>, ProcessError>> + Send>>;
+type StartFuture = Pin<Box<dyn Future<Output = Result<ActorRef<Control>, ProcessError>> + Send>>;
 
-/// How one child of a supervisor is started, restarted and stopped. [`Restart::Permanent`] unless
-/// told otherwise.
+/// How a supervisor starts, restarts and stops one child. The default is [`Restart::Permanent`].
 #[derive(Clone)]
 pub struct ChildSpec {
     pub(crate) outline: Outline,
     pub(crate) restart: Restart,
     shutdown: Duration,
-    start: Arc<dyn Fn(Cradle) -> Birth + Send + Sync>,
+    start: Arc<dyn Fn(StartContext) -> StartFuture + Send + Sync>,
 }
 
 impl ChildSpec {
@@ -47,33 +45,34 @@ impl ChildSpec {
         args: P::Args,
         inbox: Arc<Inbox<P::Item>>,
     ) -> Self {
-        Self::new(Outline::leaf(name, Role::Process), SHUTDOWN_WAIT, move |cradle| {
+        Self::new(Outline::leaf(name, Role::Process), SHUTDOWN_WAIT, move |context| {
             let (args, inbox) = (args.clone(), Arc::clone(&inbox));
             Box::pin(async move {
-                let spawn = process::spawn::<P>(Begin::Before, args, inbox, cradle.supervisor);
+                let spawn =
+                    process::spawn::<P>(Begin::BeforeSpawnReturns, args, inbox, context.supervisor);
                 Box::pin(spawn).await.map_err(cause)
             })
         })
     }
 
-    /// A long-running task, such as a listener. It ends itself when `Stopping` says so; an `Err`
-    /// or a panic is a failure. A permanent task that returns `Ok` unasked is started again.
+    /// A long-running task, such as a listener. It must end when `Stopping` fires; an `Err` or a panic
+    /// is a failure. The supervisor restarts a permanent task that returns `Ok` without being asked.
     pub fn task<F, Fut>(name: &'static str, start: F) -> Self
     where
         F: Fn(Stopping) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), ProcessError>> + Send + 'static,
     {
         let start: TaskStart = Arc::new(move |stopping| Box::pin(start(stopping)));
-        Self::new(Outline::leaf(name, Role::Task), SHUTDOWN_WAIT, move |cradle| {
+        Self::new(Outline::leaf(name, Role::Task), SHUTDOWN_WAIT, move |context| {
             let start = Arc::clone(&start);
             Box::pin(async move {
-                task::spawn(start, cradle.stopping, cradle.supervisor).await.map_err(cause)
+                task::spawn(start, context.stopping, context.supervisor).await.map_err(cause)
             })
         })
     }
 
     /// A supervisor as a child: its children are started in order and stopped in reverse order.
-    /// Waits, unless told otherwise, as long for its stop as for all its children one by one.
+    /// By default its stop may take as long as those of all its children, one after the other.
     pub fn supervisor(
         name: &'static str,
         strategy: Strategy,
@@ -81,46 +80,46 @@ impl ChildSpec {
         children: Vec<ChildSpec>,
     ) -> Self {
         let children: Arc<[Self]> = children.into();
-        let shutdown = patience(&children);
+        let shutdown = stop_timeout(&children);
         let outline = Outline::of(name, strategy, &children);
-        Self::new(outline, shutdown, move |cradle| {
+        Self::new(outline, shutdown, move |context| {
             let plan = supervisor::Plan {
                 name,
                 strategy,
                 intensity,
                 children: Arc::clone(&children),
-                stopping: cradle.stopping,
+                stopping: context.stopping,
                 gave_up: None,
             };
-            Box::pin(supervisor::spawn(plan, cradle.supervisor))
+            Box::pin(supervisor::spawn(plan, context.supervisor))
         })
     }
 
-    /// A dynamic supervisor as a child; `door` is how its children get started. Started again, it
-    /// starts again all children that had not ended.
-    pub fn dynamic<P: Process>(name: &'static str, door: &Dynamic<P>) -> Self {
-        let door = door.clone();
-        Self::new(Outline::leaf(name, Role::Dynamic), SHUTDOWN_WAIT, move |cradle| {
-            let door = door.clone();
-            Box::pin(dynamic::spawn(door, cradle.shutdown, cradle.supervisor))
+    /// A dynamic supervisor as a child; `handle` starts its children. When it is restarted, it starts
+    /// all children again that had not ended.
+    pub fn dynamic<P: Process>(name: &'static str, handle: &Dynamic<P>) -> Self {
+        let handle = handle.clone();
+        Self::new(Outline::leaf(name, Role::Dynamic), SHUTDOWN_WAIT, move |context| {
+            let handle = handle.clone();
+            Box::pin(dynamic::spawn(handle, context.shutdown, context.supervisor))
         })
     }
 
     fn new(
         outline: Outline,
         shutdown: Duration,
-        start: impl Fn(Cradle) -> Birth + Send + Sync + 'static,
+        start: impl Fn(StartContext) -> StartFuture + Send + Sync + 'static,
     ) -> Self {
         Self { outline, restart: Restart::Permanent, shutdown, start: Arc::new(start) }
     }
 
-    /// Which ends ask for a restart.
+    /// Sets which exits lead to a restart.
     #[must_use]
     pub fn restart(self, restart: Restart) -> Self {
         Self { restart, ..self }
     }
 
-    /// Longest wait for an orderly stop; then the child is killed.
+    /// Sets the longest wait for an orderly stop; after it the supervisor kills the child.
     #[must_use]
     pub fn shutdown(self, shutdown: Duration) -> Self {
         Self { shutdown, ..self }
@@ -135,12 +134,12 @@ impl ChildSpec {
         &self,
         supervisor: ActorCell,
         stopping: Stopping,
-    ) -> Result<ActorRef<Bell>, ProcessError> {
-        (self.start)(Cradle { supervisor, stopping, shutdown: self.shutdown }).await
+    ) -> Result<ActorRef<Control>, ProcessError> {
+        (self.start)(StartContext { supervisor, stopping, shutdown: self.shutdown }).await
     }
 
-    /// How long this child's supervisor waits before it kills.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Time until the supervisor kills this child.
+    pub(crate) fn stop_timeout(&self) -> Duration {
         match self.outline.role {
             Role::Process | Role::Task => self.shutdown,
             Role::Dynamic | Role::Supervisor(_) => self.shutdown + SUPERVISOR_GRACE,
@@ -148,9 +147,9 @@ impl ChildSpec {
     }
 }
 
-/// How long an orderly stop of all `children`, one by one, may take.
-pub(crate) fn patience(children: &[ChildSpec]) -> Duration {
-    children.iter().map(ChildSpec::patience).sum()
+/// Longest time of an orderly stop of all `children`, one after the other.
+pub(crate) fn stop_timeout(children: &[ChildSpec]) -> Duration {
+    children.iter().map(ChildSpec::stop_timeout).sum()
 }
 
 impl fmt::Debug for ChildSpec {

@@ -1,10 +1,10 @@
 //! Dynamic supervisors: children on demand, by the hundred thousand, each restarted alone.
 //!
-//! The list of children lives in the door, not in the actor: it outlives the supervisor, which
-//! starts them all again when it is itself restarted.
+//! The list of children lives in the shared handle [`Dynamic`], not in the actor. It outlives the
+//! supervisor, which starts all children again when it is restarted itself.
 //!
 //! # Invariants
-//! 1. A child's failure is noticed by nobody but its supervisor; its successor gets the same inbox.
+//! 1. Only its supervisor notices a child's failure; the restarted child gets the same inbox.
 //! 2. A child that ended normally, or was given up, is forgotten.
 //! 3. One id runs at most once: a start for an id that still runs waits for its end.
 
@@ -19,19 +19,19 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Supervisio
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use crate::bell::{Bell, await_all, cause};
+use crate::control::{Control, await_all, cause};
 use crate::process::{self, Begin, Process, ProcessError};
 use crate::queue::{BATCH_ITEMS_MAX, Inbox};
 use crate::strategy::{Exit, Intensity, RestartLog};
-use crate::supervisor::ending;
+use crate::supervisor::exit_of;
 
 type GiveUp<P> = dyn Fn(u64, <P as Process>::Args) + Send + Sync;
 
-/// What a child starts from.
-type Seed<P> = (<P as Process>::Args, Arc<Inbox<<P as Process>::Item>>);
+/// The arguments and the inbox with which a child starts.
+type StartArgs<P> = (<P as Process>::Args, Arc<Inbox<<P as Process>::Item>>);
 
-/// The door to a dynamic supervisor. Cheap to clone; usable before the supervisor starts and while
-/// it restarts. It becomes part of the tree by `ChildSpec::dynamic`.
+/// The handle of a dynamic supervisor. Cheap to clone; usable before the supervisor starts and while
+/// it restarts. `ChildSpec::dynamic` makes it part of the tree.
 pub struct Dynamic<P: Process>(Arc<Shared<P>>);
 
 struct Shared<P: Process> {
@@ -39,173 +39,174 @@ struct Shared<P: Process> {
     intensity: Intensity,
     on_give_up: Box<GiveUp<P>>,
     restarts: AtomicU64,
-    roll: Mutex<Roll<P>>,
+    children: Mutex<Children<P>>,
 }
 
-/// Everyone there is.
-struct Roll<P: Process> {
-    supervisor: Option<ActorRef<Bell>>,
-    members: HashMap<u64, Member<P>>,
-    /// Ids to be started.
-    due: VecDeque<u64>,
+/// All children, running or about to start.
+struct Children<P: Process> {
+    supervisor: Option<ActorRef<Control>>,
+    by_id: HashMap<u64, Child<P>>,
+    /// Ids of children to start.
+    to_start: VecDeque<u64>,
 }
 
-struct Member<P: Process> {
+struct Child<P: Process> {
     args: P::Args,
     inbox: Arc<Inbox<P::Item>>,
-    actor: Option<ActorRef<Bell>>,
+    actor: Option<ActorRef<Control>>,
     log: RestartLog,
-    /// Asked for while this one still runs; starts when it ends.
-    next: Option<Box<Seed<P>>>,
+    /// Requested while this child still runs; starts when it ends.
+    next: Option<Box<StartArgs<P>>>,
 }
 
-impl<P: Process> Member<P> {
+impl<P: Process> Child<P> {
     fn new(args: P::Args, inbox: Arc<Inbox<P::Item>>) -> Self {
         Self { args, inbox, actor: None, log: RestartLog::default(), next: None }
     }
 }
 
-/// What became of a child that failed.
-enum Fate<P: Process> {
+/// The decision about a failed child.
+enum AfterFailure<P: Process> {
     Restart,
     GivenUp(P::Args),
     Unknown,
 }
 
-impl<P: Process> Roll<P> {
-    /// Takes `id` off the roll and puts on who waited for its end.
+impl<P: Process> Children<P> {
+    /// Removes child `id`, and adds the one that was requested while it ran.
     fn forget(&mut self, id: u64) {
-        let gone = self.members.remove(&id);
-        if let Some(Member { next: Some(next), .. }) = gone {
+        let gone = self.by_id.remove(&id);
+        if let Some(Child { next: Some(next), .. }) = gone {
             let (args, inbox) = *next;
-            self.members.insert(id, Member::new(args, inbox));
-            self.due.push_back(id);
-        } else if self.members.len() < self.members.capacity() / 8 {
-            self.members.shrink_to_fit();
+            self.by_id.insert(id, Child::new(args, inbox));
+            self.to_start.push_back(id);
+        } else if self.by_id.len() < self.by_id.capacity() / 8 {
+            self.by_id.shrink_to_fit();
         }
     }
 }
 
 impl<P: Process> Dynamic<P> {
-    /// A door without children. `intensity` holds for each child by itself; a child that exceeds
-    /// it is given up and `on_give_up` called with its id and arguments. That runs in the
-    /// supervisor and must not block.
+    /// A handle without children. `intensity` holds for each child by itself. A child that exceeds it
+    /// is given up: the supervisor calls `on_give_up` with its id and arguments. The callback runs in
+    /// the supervisor's actor and must not block.
     pub fn new(
         kind: &'static str,
         intensity: Intensity,
         on_give_up: impl Fn(u64, P::Args) + Send + Sync + 'static,
     ) -> Self {
-        let roll = Roll { supervisor: None, members: HashMap::new(), due: VecDeque::new() };
+        let children =
+            Children { supervisor: None, by_id: HashMap::new(), to_start: VecDeque::new() };
         Self(Arc::new(Shared {
             kind,
             intensity,
             on_give_up: Box::new(on_give_up),
             restarts: AtomicU64::new(0),
-            roll: Mutex::new(roll),
+            children: Mutex::new(children),
         }))
     }
 
-    /// Starts child `id` on `inbox`. Never blocks. If `id` still runs, this one starts when that
-    /// one ends; of several such, the last.
+    /// Starts child `id` on `inbox`. Never blocks. If a child `id` still runs, the new one starts when
+    /// that one ends; of several requested meanwhile, only the last.
     pub fn start_child(&self, id: u64, args: P::Args, inbox: Arc<Inbox<P::Item>>) {
-        let mut roll = self.lock();
-        if let Some(member) = roll.members.get_mut(&id) {
-            member.next = Some(Box::new((args, inbox)));
+        let mut children = self.lock();
+        if let Some(child) = children.by_id.get_mut(&id) {
+            child.next = Some(Box::new((args, inbox)));
             return;
         }
-        roll.members.insert(id, Member::new(args, inbox));
-        roll.due.push_back(id);
-        if roll.due.len() == 1
-            && let Some(supervisor) = roll.supervisor.clone()
+        children.by_id.insert(id, Child::new(args, inbox));
+        children.to_start.push_back(id);
+        if children.to_start.len() == 1
+            && let Some(supervisor) = children.supervisor.clone()
         {
-            drop(roll);
-            drop(supervisor.cast(Bell::Ring)); // A successor starts all who are on the roll.
+            drop(children);
+            drop(supervisor.cast(Control::Wake)); // If it has ended, its successor starts all children.
         }
     }
 
-    /// Number of children, those about to start included.
+    /// Number of children, including those about to start.
     pub fn count(&self) -> usize {
-        self.lock().members.len()
+        self.lock().by_id.len()
     }
 
-    /// Restarts of children so far.
+    /// Number of restarts so far.
     pub fn restarts(&self) -> u64 {
         self.0.restarts.load(Relaxed)
     }
 
-    /// What the children are.
+    /// The kind of the children, for logs.
     pub fn kind(&self) -> &'static str {
         self.0.kind
     }
 
-    fn lock(&self) -> MutexGuard<'_, Roll<P>> {
-        self.0.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Children<P>> {
+        self.0.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A supervisor begins: returns the actors a predecessor left behind.
-    fn adopt(&self, supervisor: ActorRef<Bell>) -> Vec<ActorRef<Bell>> {
-        let mut roll = self.lock();
-        let roll = &mut *roll;
-        roll.supervisor = Some(supervisor);
+    /// A supervisor starts. Returns the actors that its predecessor left behind.
+    fn attach_supervisor(&self, supervisor: ActorRef<Control>) -> Vec<ActorRef<Control>> {
+        let mut children = self.lock();
+        let children = &mut *children;
+        children.supervisor = Some(supervisor);
         let mut orphans = Vec::new();
-        for (id, mut member) in std::mem::take(&mut roll.members) {
-            orphans.extend(member.actor.take());
-            if !member.inbox.is_closed() {
-                roll.members.insert(id, member);
-            } else if let Some(next) = member.next {
-                roll.members.insert(id, Member::new(next.0, next.1));
+        for (id, mut child) in std::mem::take(&mut children.by_id) {
+            orphans.extend(child.actor.take());
+            if !child.inbox.is_closed() {
+                children.by_id.insert(id, child);
+            } else if let Some(next) = child.next {
+                children.by_id.insert(id, Child::new(next.0, next.1));
             }
         }
-        roll.due = roll.members.keys().copied().collect();
+        children.to_start = children.by_id.keys().copied().collect();
         orphans
     }
 
-    /// A supervisor ends: from now on starts wait for its successor. Returns who still runs.
-    fn dismiss(&self) -> Vec<ActorRef<Bell>> {
-        let mut roll = self.lock();
-        roll.supervisor = None;
-        roll.members.values_mut().filter_map(|member| member.actor.take()).collect()
+    /// A supervisor ends; starts wait for its successor. Returns the actors that still run.
+    fn detach_supervisor(&self) -> Vec<ActorRef<Control>> {
+        let mut children = self.lock();
+        children.supervisor = None;
+        children.by_id.values_mut().filter_map(|child| child.actor.take()).collect()
     }
 
-    /// The next child to start, and what from.
-    fn next_due(&self) -> Option<(u64, Seed<P>)> {
-        let mut roll = self.lock();
-        while let Some(id) = roll.due.pop_front() {
-            if let Some(member) = roll.members.get(&id)
-                && member.actor.is_none()
+    /// The next child to start, with its arguments.
+    fn next_to_start(&self) -> Option<(u64, StartArgs<P>)> {
+        let mut children = self.lock();
+        while let Some(id) = children.to_start.pop_front() {
+            if let Some(child) = children.by_id.get(&id)
+                && child.actor.is_none()
             {
-                return Some((id, (member.args.clone(), Arc::clone(&member.inbox))));
+                return Some((id, (child.args.clone(), Arc::clone(&child.inbox))));
             }
         }
-        roll.due = VecDeque::new();
+        children.to_start = VecDeque::new();
         None
     }
 
-    fn runs(&self, id: u64, actor: ActorRef<Bell>) {
-        if let Some(member) = self.lock().members.get_mut(&id) {
-            member.actor = Some(actor);
+    fn set_running(&self, id: u64, actor: ActorRef<Control>) {
+        if let Some(child) = self.lock().by_id.get_mut(&id) {
+            child.actor = Some(actor);
         }
     }
 
-    /// Decides what becomes of child `id`, which failed.
-    fn failed(&self, id: u64) -> Fate<P> {
-        let mut roll = self.lock();
-        let Some(member) = roll.members.get_mut(&id) else { return Fate::Unknown };
-        member.actor = None;
-        if member.next.is_some() {
-            // It had retired: its successor waits.
-            roll.forget(id);
+    /// Records the failure of child `id` and decides what follows.
+    fn record_failure(&self, id: u64) -> AfterFailure<P> {
+        let mut children = self.lock();
+        let Some(child) = children.by_id.get_mut(&id) else { return AfterFailure::Unknown };
+        child.actor = None;
+        if child.next.is_some() {
+            // A new child with this id was requested already.
+            children.forget(id);
             self.0.restarts.fetch_add(1, Relaxed);
-            return Fate::Restart;
+            return AfterFailure::Restart;
         }
-        if member.log.grant(Instant::now(), self.0.intensity) {
-            roll.due.push_back(id);
+        if child.log.grant(Instant::now(), self.0.intensity) {
+            children.to_start.push_back(id);
             self.0.restarts.fetch_add(1, Relaxed);
-            return Fate::Restart;
+            return AfterFailure::Restart;
         }
-        let args = member.args.clone();
-        roll.forget(id);
-        Fate::GivenUp(args)
+        let args = child.args.clone();
+        children.forget(id);
+        AfterFailure::GivenUp(args)
     }
 }
 
@@ -221,91 +222,95 @@ impl<P: Process> fmt::Debug for Dynamic<P> {
     }
 }
 
-/// Spawns the supervisor of `door`'s children under `supervisor`. They get `shutdown` to stop.
+/// Spawns the supervisor of `handle`'s children under `supervisor`. The children get `shutdown` to
+/// stop.
 pub(crate) async fn spawn<P: Process>(
-    door: Dynamic<P>,
+    handle: Dynamic<P>,
     shutdown: Duration,
     supervisor: ActorCell,
-) -> Result<ActorRef<Bell>, ProcessError> {
-    let keeper = Keeper { door, shutdown };
-    let (actor, _) = Actor::spawn_linked(None, keeper, (), supervisor).await.map_err(cause)?;
+) -> Result<ActorRef<Control>, ProcessError> {
+    let actor = DynamicSupervisor { handle, shutdown };
+    let (actor, _) = Actor::spawn_linked(None, actor, (), supervisor).await.map_err(cause)?;
     Ok(actor)
 }
 
-/// The actor of a dynamic supervisor. Its state tells which actor is which child.
-struct Keeper<P: Process> {
-    door: Dynamic<P>,
+/// The actor of a dynamic supervisor. Its state maps actors to children.
+struct DynamicSupervisor<P: Process> {
+    handle: Dynamic<P>,
     shutdown: Duration,
 }
 
-impl<P: Process> Keeper<P> {
-    /// Starts up to a batch of those who are due; rings for itself if more are.
-    async fn start_due(
+impl<P: Process> DynamicSupervisor<P> {
+    /// Starts at most one batch of children; wakes itself if more are to start.
+    async fn start_batch(
         &self,
-        myself: &ActorRef<Bell>,
+        myself: &ActorRef<Control>,
         ids: &mut HashMap<ActorId, u64>,
     ) -> Result<(), ActorProcessingErr> {
         for _ in 0..BATCH_ITEMS_MAX {
-            let Some((id, (args, inbox))) = self.door.next_due() else { return Ok(()) };
-            let actor = process::spawn::<P>(Begin::After, args, inbox, myself.get_cell()).await?;
+            let Some((id, (args, inbox))) = self.handle.next_to_start() else { return Ok(()) };
+            let actor =
+                process::spawn::<P>(Begin::AfterSpawn, args, inbox, myself.get_cell()).await?;
             ids.insert(actor.get_id(), id);
-            self.door.runs(id, actor);
+            self.handle.set_running(id, actor);
         }
-        myself.cast(Bell::Ring)?;
+        myself.cast(Control::Wake)?;
         Ok(())
     }
 
-    fn failed(&self, id: u64, reason: &str) {
-        let child = self.door.kind();
-        match self.door.failed(id) {
-            Fate::Restart => warn!(child, id, error = reason, "child failed and is restarted"),
-            Fate::GivenUp(args) => {
+    fn handle_failure(&self, id: u64, reason: &str) {
+        let child = self.handle.kind();
+        match self.handle.record_failure(id) {
+            AfterFailure::Restart => {
+                warn!(child, id, error = reason, "child failed and is restarted");
+            }
+            AfterFailure::GivenUp(args) => {
                 error!(child, id, error = reason, "child fails too often and is given up");
-                let tell = AssertUnwindSafe(|| (self.door.0.on_give_up)(id, args));
+                let tell = AssertUnwindSafe(|| (self.handle.0.on_give_up)(id, args));
                 if catch_unwind(tell).is_err() {
-                    error!(child, id, "the answer to giving up a child panicked");
+                    error!(child, id, "the callback for a child that was given up panicked");
                 }
             }
-            Fate::Unknown => {}
+            AfterFailure::Unknown => {}
         }
     }
 }
 
-impl<P: Process> Actor for Keeper<P> {
-    type Msg = Bell;
+impl<P: Process> Actor for DynamicSupervisor<P> {
+    type Msg = Control;
     type State = HashMap<ActorId, u64>;
     type Arguments = ();
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Bell>,
+        myself: ActorRef<Control>,
         (): (),
     ) -> Result<Self::State, ActorProcessingErr> {
-        let orphans = self.door.adopt(myself.clone());
+        let orphans = self.handle.attach_supervisor(myself.clone());
         for orphan in &orphans {
             orphan.kill();
         }
         await_all(orphans, self.shutdown).await;
-        myself.cast(Bell::Ring)?;
+        myself.cast(Control::Wake)?;
         Ok(HashMap::new())
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Bell>,
-        bell: Bell,
+        myself: ActorRef<Control>,
+        message: Control,
         ids: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match bell {
-            Bell::Ring => self.start_due(&myself, ids).await?,
-            Bell::Stop => {
-                let children = self.door.dismiss();
+        match message {
+            Control::Wake => self.start_batch(&myself, ids).await?,
+            Control::Stop => {
+                let children = self.handle.detach_supervisor();
                 for child in &children {
-                    drop(child.cast(Bell::Stop)); // One that is gone already is what we want.
+                    drop(child.cast(Control::Stop)); // The child may be gone already.
                 }
                 let killed = await_all(children, self.shutdown).await;
                 if killed > 0 {
-                    warn!(child = self.door.kind(), killed, "children had to be killed");
+                    warn!(child = self.handle.kind(), killed, "children had to be killed");
                 }
                 myself.stop(None);
             }
@@ -315,16 +320,16 @@ impl<P: Process> Actor for Keeper<P> {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<Bell>,
+        myself: ActorRef<Control>,
         event: SupervisionEvent,
         ids: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let Some((cell, exit, reason)) = ending(event) else { return Ok(()) };
+        let Some((cell, exit, reason)) = exit_of(event) else { return Ok(()) };
         let Some(id) = ids.remove(&cell.get_id()) else { return Ok(()) };
         match exit {
-            Exit::Failed => self.failed(id, &reason),
-            Exit::Normal => self.door.lock().forget(id),
+            Exit::Failed => self.handle_failure(id, &reason),
+            Exit::Normal => self.handle.lock().forget(id),
         }
-        self.start_due(&myself, ids).await
+        self.start_batch(&myself, ids).await
     }
 }

@@ -47,9 +47,9 @@
 //!    [`TaskGroup`], timers hold their inbox weakly.
 //! 3. Nothing here is visible to other nodes: no message of this crate can be serialized.
 
-mod bell;
 mod child_spec;
 mod clock;
+mod control;
 mod dynamic;
 mod monitor;
 mod outline;

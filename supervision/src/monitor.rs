@@ -1,12 +1,12 @@
-//! The queue monitor: every inbox of this OS process, read once a second.
+//! The queue monitor samples every inbox of this OS process once a second.
 //!
-//! Each inbox registers itself when it is made (16 bytes here, and its own block of some 150
-//! bytes stays until the next sweep after its end). A [`QueueMonitor`] reads them all and keeps the
-//! history that rates need.
+//! Each inbox registers itself when it is created. A registration takes 16 bytes, and an ended
+//! inbox's block of about 150 bytes stays until the next sweep. A [`QueueMonitor`] samples all inboxes and
+//! keeps the history from which it computes rates.
 //!
 //! # Invariants
-//! 1. Totals never go down: what a queue counted is added to its kind when the queue ends.
-//! 2. Dead registrations are swept at each sample and whenever the registry would grow.
+//! 1. Totals never decrease: when a queue ends, its counts are added to those of its kind.
+//! 2. Registrations of ended queues are removed at each sample and before the registry grows.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,26 +17,26 @@ use crate::queue::QueueLimits;
 
 /// The longest span of [`Rates`], in seconds.
 const HISTORY_S: u64 = 100;
-/// Samples closer together than this do not enter the history, which so stays under 400 entries.
+/// Samples closer together than this stay out of the history, which keeps it under 400 entries.
 const HISTORY_STEP: Duration = Duration::from_millis(250);
-/// Registrations are spread over this many locks.
+/// Number of locks over which registrations are spread.
 const SHARDS: usize = 16;
-/// How many of the longest queues a report names.
+/// Number of longest queues in a report.
 const LONGEST: usize = 10;
 
 type Shard = Mutex<Vec<Weak<dyn Gauge>>>;
 
 static REGISTRY: [Shard; SHARDS] = [const { Mutex::new(Vec::new()) }; SHARDS];
 static NEXT_SHARD: AtomicUsize = AtomicUsize::new(0);
-/// What ended queues had counted, by kind.
+/// Counts of ended queues, by kind.
 static RETIRED: Mutex<BTreeMap<&'static str, Counts>> = Mutex::new(BTreeMap::new());
 
-/// Something with a length to watch.
+/// A queue whose length is sampled.
 pub(crate) trait Gauge: Send + Sync {
     fn read(&self) -> Reading;
 }
 
-/// One look at one queue.
+/// One sample of one queue.
 pub(crate) struct Reading {
     pub(crate) kind: &'static str,
     pub(crate) id: u64,
@@ -72,7 +72,7 @@ fn sweep(shard: &mut Vec<Weak<dyn Gauge>>) {
     }
 }
 
-/// What queues counted since the start of this OS process.
+/// Counts since the start of this OS process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Items put in.
@@ -97,7 +97,7 @@ impl Counts {
     }
 }
 
-/// Items per second over the last 1, 10 and 100 s, or over as much of that as was sampled.
+/// Items per second over the last 1, 10 and 100 s, or over the part of them that was sampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
     /// Over 1 s.
@@ -115,7 +115,7 @@ pub struct LongQueue {
     pub len: usize,
     /// Its kind.
     pub kind: &'static str,
-    /// Which one of its kind.
+    /// Its number within its kind.
     pub id: u64,
 }
 
@@ -124,11 +124,11 @@ pub struct LongQueue {
 pub struct QueueSummary {
     /// Queues that exist.
     pub queues: usize,
-    /// Of them, not empty.
+    /// Number of queues that are not empty.
     pub not_empty: usize,
-    /// Of them, at or over their high mark.
+    /// Number of queues at or over their `high` limit.
     pub high: usize,
-    /// Of them, at or over their capacity.
+    /// Number of queues at or over their capacity.
     pub critical: usize,
     /// Items that wait in all of them.
     pub len: usize,
@@ -136,9 +136,9 @@ pub struct QueueSummary {
     pub longest: usize,
     /// Totals since the start.
     pub counts: Counts,
-    /// How fast items enter.
+    /// Rate of items put in.
     pub enqueued_per_s: Rates,
-    /// How fast items leave.
+    /// Rate of items taken out.
     pub dequeued_per_s: Rates,
 }
 
@@ -165,7 +165,7 @@ impl QueueSummary {
     }
 }
 
-/// What one sample found.
+/// The result of one sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueueReport {
     /// All queues together.
@@ -176,7 +176,7 @@ pub struct QueueReport {
     pub kinds: BTreeMap<&'static str, QueueSummary>,
 }
 
-/// Reads all inboxes of this OS process and keeps the history for rates. One is enough.
+/// Samples all inboxes of this OS process and keeps the history for rates. One per process is enough.
 #[derive(Debug, Default)]
 pub struct QueueMonitor {
     history: VecDeque<(Instant, BTreeMap<&'static str, Counts>)>,
@@ -192,12 +192,12 @@ impl QueueMonitor {
     /// Reads all queues at `now`, which must not go back. Takes some 0.1 µs a queue.
     pub fn sample(&mut self, now: Instant) -> QueueReport {
         let mut report = QueueReport::default();
-        // Before the living: a queue that ends in between is missed once, never counted twice.
+        // Ended queues first: a queue that ends in between is missed once, never counted twice.
         for (&kind, &counts) in &*lock(&RETIRED) {
             report.kinds.entry(kind).or_default().counts = counts;
         }
         for shard in &REGISTRY {
-            // Upgraded under the lock, read and dropped outside: a last drop may run anything.
+            // Upgraded under the lock, read and dropped outside: the last drop may run any code.
             let living: Vec<_> = {
                 let mut shard = lock(shard);
                 sweep(&mut shard);
@@ -248,7 +248,7 @@ impl QueueMonitor {
             return;
         }
         self.history.push_back((now, self.totals.clone()));
-        // The oldest kept is the youngest that is old enough for the longest span.
+        // Keeps one sample older than the longest span.
         let span = Duration::from_secs(HISTORY_S);
         while self.history.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= span)
         {

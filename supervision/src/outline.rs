@@ -5,7 +5,7 @@ use std::fmt;
 use crate::child_spec::ChildSpec;
 use crate::strategy::Strategy;
 
-/// What a place in the tree is.
+/// The role of a node in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A process with an inbox.
@@ -14,16 +14,16 @@ pub enum Role {
     Task,
     /// A supervisor of the children below it.
     Supervisor(Strategy),
-    /// A supervisor of children that come and go.
+    /// A dynamic supervisor.
     Dynamic,
 }
 
-/// One place in the tree and what is below it. `Display` prints it, one indented line a place.
+/// A node of the tree with its children. `Display` prints one indented line for each node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// The child's name.
     pub name: &'static str,
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// Its children in the order of their start.
     pub children: Vec<Outline>,

@@ -1,8 +1,8 @@
-//! Processes: what other crates write, and the one actor that runs them.
+//! The [`Process`] trait, which other crates implement, and the actor that runs a process.
 //!
 //! A [`Process`] is plain, synchronous code over its own state. [`Runner`] is the ractor actor
-//! around it: the bell rings, it takes up to 64 items from the inbox, hands them over, lets the
-//! process settle, and rings again if more waits.
+//! around it: woken up, it takes up to 64 items from the inbox, hands them to the process one by one,
+//! calls [`Process::settle`], and wakes itself again if more items wait.
 //!
 //! # Invariants
 //! 1. A panic or `Err` costs the item in hand and nothing else.
@@ -14,28 +14,28 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 
-use crate::bell::Bell;
+use crate::control::Control;
 use crate::queue::Inbox;
 
 /// Why a process failed: a bug, or memory that may no longer match disk. Asks for a restart.
 pub type ProcessError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether a process goes on.
+/// Tells the runner to go on or to stop the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {
     /// Go on.
     Continue,
-    /// End normally. What still waits in the inbox stays there; to lose nothing, close it first
-    /// with [`Inbox::close_if_empty`].
+    /// End normally. Items that still wait stay in the inbox; to lose none, close it first with
+    /// [`Inbox::close_if_empty`].
     Stop,
 }
 
 /// A supervised process with a message queue.
 pub trait Process: Sized + Send + 'static {
-    /// What its queue holds.
+    /// The type of the queue's items.
     type Item: Send + 'static;
-    /// What it starts from; kept by the supervisor for the next start.
+    /// The arguments of [`Process::start`]. The supervisor keeps them for the next start.
     type Args: Clone + Send + Sync + 'static;
 
     /// Runs at each start and restart. The inbox may already hold items.
@@ -51,7 +51,7 @@ pub trait Process: Sized + Send + 'static {
     /// An `Err` asks the supervisor for a restart, exactly as a panic does.
     fn handle(&mut self, item: Self::Item) -> Result<Flow, ProcessError>;
 
-    /// Runs after the items taken at one bell were handled: the place to send what was gathered.
+    /// Runs after each batch of items: the place to send what the batch gathered.
     ///
     /// # Errors
     /// As for [`Process::handle`].
@@ -59,17 +59,17 @@ pub trait Process: Sized + Send + 'static {
         Ok(Flow::Continue)
     }
 
-    /// Last words of an orderly stop, after the items that waited were handled.
+    /// Runs at an orderly stop, after the queued items were handled.
     fn stop(&mut self) {}
 }
 
-/// When a process starts, seen from whoever spawns its actor.
+/// When [`Process::start`] runs, relative to the spawn of its actor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Begin {
-    /// Before the spawn returns, which then reports a refusal.
-    Before,
-    /// In the actor's own time; a refusal is a failure like any other.
-    After,
+    /// Before the spawn returns; the spawn reports a failed start.
+    BeforeSpawnReturns,
+    /// In the actor, after the spawn returned; a failed start is a failure like any other.
+    AfterSpawn,
 }
 
 /// The actor that runs a process.
@@ -81,34 +81,34 @@ pub(crate) async fn spawn<P: Process>(
     args: P::Args,
     inbox: Arc<Inbox<P::Item>>,
     supervisor: ActorCell,
-) -> Result<ActorRef<Bell>, SpawnErr> {
+) -> Result<ActorRef<Control>, SpawnErr> {
     let runner = Runner::<P>(PhantomData);
     let (actor, _) = Actor::spawn_linked(None, runner, (begin, args, inbox), supervisor).await?;
     Ok(actor)
 }
 
 /// The state of a [`Runner`].
-pub(crate) struct Desk<P: Process> {
-    /// Absent before the start, after the end, and while it is at work.
+pub(crate) struct RunnerState<P: Process> {
+    /// `None` before the start, after the end, and during a turn.
     process: Option<Box<P>>,
     args: Option<P::Args>,
     inbox: Arc<Inbox<P::Item>>,
     incarnation: u32,
     spare: VecDeque<P::Item>,
-    /// When stopping: how many items are still to be handled.
-    last_items: Option<usize>,
+    /// While stopping: the number of items still to be handled.
+    items_before_stop: Option<usize>,
 }
 
-impl<P: Process> Desk<P> {
-    async fn begin(&mut self, myself: &ActorRef<Bell>) -> Result<(), ProcessError> {
+impl<P: Process> RunnerState<P> {
+    async fn begin(&mut self, myself: &ActorRef<Control>) -> Result<(), ProcessError> {
         let Some(args) = self.args.take() else { return Ok(()) };
         self.process = Some(Box::new(P::start(args, Arc::clone(&self.inbox)).await?));
         self.incarnation = self.inbox.attach(myself.clone());
         Ok(())
     }
 
-    /// One turn: a batch of items, then settle. A failure drops the process on its way out.
-    fn turn(&mut self, myself: &ActorRef<Bell>) -> Result<(), ProcessError> {
+    /// One turn: a batch of items, then `settle`. On failure the process is dropped before this returns.
+    fn turn(&mut self, myself: &ActorRef<Control>) -> Result<(), ProcessError> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         let mut batch = self.inbox.take(self.incarnation, std::mem::take(&mut self.spare));
         let mut flow = Flow::Continue;
@@ -131,12 +131,12 @@ impl<P: Process> Desk<P> {
         Ok(())
     }
 
-    fn go_on(&mut self, myself: &ActorRef<Bell>, handled: usize) {
-        let more = self.inbox.more_waits(self.incarnation);
+    fn go_on(&mut self, myself: &ActorRef<Control>, handled: usize) {
+        let more = self.inbox.end_turn(self.incarnation);
         if !more {
             self.spare = VecDeque::new();
         }
-        if let Some(rest) = self.last_items.as_mut() {
+        if let Some(rest) = self.items_before_stop.as_mut() {
             *rest = rest.saturating_sub(handled);
             if *rest == 0 || !more {
                 self.end(myself);
@@ -144,11 +144,11 @@ impl<P: Process> Desk<P> {
             }
         }
         if more {
-            drop(myself.cast(Bell::Ring)); // Refused only when this actor is on its way out.
+            drop(myself.cast(Control::Wake)); // Fails only while this actor is stopping.
         }
     }
 
-    fn end(&mut self, myself: &ActorRef<Bell>) {
+    fn end(&mut self, myself: &ActorRef<Control>) {
         if let Some(mut process) = self.process.take() {
             process.stop();
         }
@@ -156,64 +156,64 @@ impl<P: Process> Desk<P> {
     }
 }
 
-impl<P: Process> Drop for Desk<P> {
+impl<P: Process> Drop for RunnerState<P> {
     fn drop(&mut self) {
         self.inbox.detach(self.incarnation);
     }
 }
 
 impl<P: Process> Actor for Runner<P> {
-    type Msg = Bell;
-    type State = Desk<P>;
+    type Msg = Control;
+    type State = RunnerState<P>;
     type Arguments = (Begin, P::Args, Arc<Inbox<P::Item>>);
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Bell>,
+        myself: ActorRef<Control>,
         (begin, args, inbox): Self::Arguments,
-    ) -> Result<Desk<P>, ActorProcessingErr> {
-        let mut desk = Desk {
+    ) -> Result<RunnerState<P>, ActorProcessingErr> {
+        let mut state = RunnerState {
             process: None,
             args: Some(args),
             inbox,
             incarnation: 0,
             spare: VecDeque::new(),
-            last_items: None,
+            items_before_stop: None,
         };
         match begin {
-            Begin::Before => Box::pin(desk.begin(&myself)).await?,
-            Begin::After => {}
+            Begin::BeforeSpawnReturns => Box::pin(state.begin(&myself)).await?,
+            Begin::AfterSpawn => {}
         }
-        Ok(desk)
+        Ok(state)
     }
 
     async fn post_start(
         &self,
-        myself: ActorRef<Bell>,
-        desk: &mut Desk<P>,
+        myself: ActorRef<Control>,
+        state: &mut RunnerState<P>,
     ) -> Result<(), ActorProcessingErr> {
-        desk.begin(&myself).await
+        state.begin(&myself).await
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Bell>,
-        bell: Bell,
-        desk: &mut Desk<P>,
+        myself: ActorRef<Control>,
+        message: Control,
+        state: &mut RunnerState<P>,
     ) -> Result<(), ActorProcessingErr> {
-        match bell {
-            Bell::Ring => {}
-            Bell::Stop => desk.last_items = Some(desk.inbox.len()),
+        match message {
+            Control::Wake => {}
+            Control::Stop => state.items_before_stop = Some(state.inbox.len()),
         }
-        desk.turn(&myself)
+        state.turn(&myself)
     }
 
     async fn post_stop(
         &self,
-        _myself: ActorRef<Bell>,
-        desk: &mut Desk<P>,
+        _myself: ActorRef<Control>,
+        state: &mut RunnerState<P>,
     ) -> Result<(), ActorProcessingErr> {
-        desk.process = None;
+        state.process = None;
         Ok(())
     }
 }

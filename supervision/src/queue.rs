@@ -1,14 +1,14 @@
-//! A process's message queue: kept outside the actor, counted, bounded, and still there after a
-//! restart.
+//! A process's message queue. It lives outside the actor, so it survives a restart; it is counted and
+//! bounded.
 //!
-//! Producers and the process share an [`Inbox`]. The first item put into a quiet inbox rings the
-//! bell (one small message to the actor); further items find the bell rung and cost one short lock.
+//! Producers and the process share an [`Inbox`]. The first item in an idle inbox wakes the process by
+//! one small message to its actor; further items cost one short lock.
 //!
 //! # Invariants
-//! 1. If items wait and a process is attached, its bell is rung: no wake-up is lost. A successor
-//!    that attaches finds what its predecessor left and rings for itself.
+//! 1. No wake-up is lost: if items wait and a process is attached, a wake-up is on its way. A
+//!    restarted process that attaches finds the items of its predecessor and is woken up for them.
 //! 2. Order is kept, also by the items put back when a process fails in the middle of a batch.
-//! 3. Only the attached incarnation takes items; one that was given up for dead gets none.
+//! 3. Only the attached incarnation takes items; a superseded one gets none.
 //! 4. An idle inbox holds no buffer.
 
 use std::collections::VecDeque;
@@ -18,22 +18,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ractor::ActorRef;
 
-use crate::bell::Bell;
+use crate::control::Control;
 use crate::monitor::{self, Gauge, Reading};
 
-/// Most items a process handles at one bell, before it settles and lets others run.
+/// Most items a process handles in one turn before it yields to other tasks.
 pub const BATCH_ITEMS_MAX: usize = 64;
 
-/// The two marks of a message queue, in items.
+/// The two limits of a message queue, in items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// From here on the sources should slow down: [`Inbox::is_high`].
+    /// From this length on producers should slow down: [`Inbox::is_high`].
     pub high: usize,
-    /// Capacity: [`Inbox::push`] refuses from here on.
+    /// Capacity: from this length on [`Inbox::push`] returns [`Full`].
     pub critical: usize,
 }
 
-/// The queue took nothing, and here is the item back: it is at capacity, or closed.
+/// The queue is at capacity or closed; the item comes back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Full<T>(pub T);
 
@@ -51,7 +51,7 @@ impl<T> fmt::Display for Full<T> {
 
 impl<T> std::error::Error for Full<T> {}
 
-/// A process's message queue. Shared as `Arc<Inbox<T>>` by all who push and the process itself.
+/// A process's message queue, shared as `Arc<Inbox<T>>` by its producers and the process.
 pub struct Inbox<T> {
     kind: &'static str,
     id: u64,
@@ -65,16 +65,16 @@ pub struct Inbox<T> {
 
 struct Queue<T> {
     items: VecDeque<T>,
-    bell: Option<ActorRef<Bell>>,
-    /// Set when the bell was rung and the process has not yet found the queue empty.
-    rung: bool,
+    actor: Option<ActorRef<Control>>,
+    /// A wake-up was sent, and the process has not found the queue empty since.
+    woken: bool,
     closed: bool,
     /// Number of the attached incarnation; the first is 1.
     incarnation: u32,
 }
 
 impl<T: Send + 'static> Inbox<T> {
-    /// A new, empty queue, known to the queue monitor under `kind` and `id`.
+    /// A new, empty queue, registered with the queue monitor under `kind` and `id`.
     pub fn new(kind: &'static str, id: u64, limits: QueueLimits) -> Arc<Self> {
         let inbox = Arc::new(Self {
             kind,
@@ -84,8 +84,8 @@ impl<T: Send + 'static> Inbox<T> {
             left: AtomicU64::new(0),
             queue: Mutex::new(Queue {
                 items: VecDeque::new(),
-                bell: None,
-                rung: false,
+                actor: None,
+                woken: false,
                 closed: false,
                 incarnation: 0,
             }),
@@ -105,17 +105,17 @@ impl<T: Send + 'static> Inbox<T> {
             return Err(Full(item));
         }
         self.append(&mut queue, item);
-        ring(queue);
+        wake(queue);
         Ok(())
     }
 
-    /// Appends `item` whatever the length: for facts whose number is bounded elsewhere. A closed
-    /// queue drops it.
+    /// Appends `item` whatever the length, for items that are bounded elsewhere. A closed queue drops
+    /// it.
     pub fn force(&self, item: T) {
         self.force_all([item]);
     }
 
-    /// Appends all `items` in order under one lock and with one bell, whatever the length. The
+    /// Appends all `items` in order under one lock and with one wake-up, whatever the length. The
     /// iterator runs under the lock and must not use this inbox. A closed queue drops them.
     pub fn force_all(&self, items: impl IntoIterator<Item = T>) {
         let mut queue = self.lock();
@@ -126,44 +126,44 @@ impl<T: Send + 'static> Inbox<T> {
             self.append(&mut queue, item);
         }
         if !queue.items.is_empty() {
-            ring(queue);
+            wake(queue);
         }
     }
 
-    /// Number of items that wait. The item being handled no longer counts.
+    /// Number of items that wait, without the item being handled.
     pub fn len(&self) -> usize {
         let left = self.left.load(Relaxed);
         usize::try_from(self.entered.load(Relaxed).saturating_sub(left)).unwrap_or(usize::MAX)
     }
 
-    /// Whether no item waits.
+    /// True if no item waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether at least `high` items wait.
+    /// True if at least `high` items wait.
     pub fn is_high(&self) -> bool {
         self.len() >= self.limits.high
     }
 
-    /// The marks this queue was made with.
+    /// The limits of this queue.
     pub fn limits(&self) -> QueueLimits {
         self.limits
     }
 
-    /// What the queue monitor calls this queue.
+    /// The queue monitor's name for queues of this kind.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
 
-    /// Which one of its kind this queue is.
+    /// The queue's number within its kind.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Closes the queue if nothing waits: from then on `push` refuses and `force` drops. A process
-    /// that wants to end calls this before it answers `Flow::Stop`; `false` means that more came
-    /// and it must go on.
+    /// Closes the queue if no item waits: from then on `push` fails and `force` drops. A process that
+    /// wants to end calls this before it returns `Flow::Stop`; `false` means that items arrived and it
+    /// must go on.
     pub fn close_if_empty(&self) -> bool {
         let mut queue = self.lock();
         if self.is_empty() {
@@ -172,7 +172,7 @@ impl<T: Send + 'static> Inbox<T> {
         queue.closed
     }
 
-    /// Whether the queue was closed.
+    /// True once the queue is closed.
     pub fn is_closed(&self) -> bool {
         self.lock().closed
     }
@@ -182,30 +182,30 @@ impl<T: Send + 'static> Inbox<T> {
         self.entered.store(self.entered.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Makes `bell` the one that is rung, and rings it if something waits. Returns the number of
-    /// the incarnation.
-    pub(crate) fn attach(&self, bell: ActorRef<Bell>) -> u32 {
+    /// Makes `actor` the one that is woken, and wakes it if items wait. Returns the number of its
+    /// incarnation.
+    pub(crate) fn attach(&self, actor: ActorRef<Control>) -> u32 {
         let mut queue = self.lock();
         queue.incarnation += 1;
-        queue.bell = Some(bell);
-        queue.rung = false;
+        queue.actor = Some(actor);
+        queue.woken = false;
         let incarnation = queue.incarnation;
         if !queue.items.is_empty() {
-            ring(queue);
+            wake(queue);
         }
         incarnation
     }
 
-    /// Forgets the bell of `incarnation`, whose actor is gone.
+    /// Forgets the actor of `incarnation`, which has ended.
     pub(crate) fn detach(&self, incarnation: u32) {
         let mut queue = self.lock();
         if queue.incarnation == incarnation {
-            queue.bell = None;
+            queue.actor = None;
         }
     }
 
-    /// Takes up to [`BATCH_ITEMS_MAX`] items for `incarnation`; none for one that was superseded.
-    /// `spare` is an empty buffer to use again.
+    /// Takes up to [`BATCH_ITEMS_MAX`] items for `incarnation`; none if it was superseded. `spare` is an
+    /// empty buffer to reuse.
     pub(crate) fn take(&self, incarnation: u32, mut spare: VecDeque<T>) -> Batch<'_, T> {
         let mut queue = self.lock();
         if queue.incarnation == incarnation {
@@ -219,15 +219,15 @@ impl<T: Send + 'static> Inbox<T> {
         Batch { inbox: self, items: spare }
     }
 
-    /// Ends a turn of `incarnation`: `true` if it must ring for itself because more waits;
-    /// otherwise the bell is armed again and the buffer given up.
-    pub(crate) fn more_waits(&self, incarnation: u32) -> bool {
+    /// Ends a turn of `incarnation`. `true`: items wait, and it must wake itself. `false`: the next item
+    /// wakes it, and the queue's buffer is freed.
+    pub(crate) fn end_turn(&self, incarnation: u32) -> bool {
         let mut queue = self.lock();
         if queue.incarnation != incarnation {
             return false;
         }
         if queue.items.is_empty() {
-            queue.rung = false;
+            queue.woken = false;
             queue.items = VecDeque::new();
             return false;
         }
@@ -241,15 +241,15 @@ impl<T> Inbox<T> {
     }
 }
 
-/// Rings unless the bell is rung already or nobody is attached (who attaches rings for itself).
-fn ring<T>(mut queue: MutexGuard<'_, Queue<T>>) {
-    if queue.rung {
+/// Wakes the attached process, unless a wake-up is on its way. `attach` wakes for what waits before.
+fn wake<T>(mut queue: MutexGuard<'_, Queue<T>>) {
+    if queue.woken {
         return;
     }
-    let Some(bell) = queue.bell.clone() else { return };
-    queue.rung = true;
+    let Some(actor) = queue.actor.clone() else { return };
+    queue.woken = true;
     drop(queue);
-    drop(bell.cast(Bell::Ring)); // An actor that is gone has a successor, which rings for itself.
+    drop(actor.cast(Control::Wake)); // If the actor has ended, its successor wakes when it attaches.
 }
 
 impl<T> fmt::Debug for Inbox<T> {
@@ -275,7 +275,7 @@ impl<T> Drop for Inbox<T> {
     }
 }
 
-/// Items taken at one bell. Whatever was not handed out goes back to the front when this drops.
+/// Items taken in one turn. Dropping it puts items that were not handed out back to the front.
 pub(crate) struct Batch<'a, T> {
     inbox: &'a Inbox<T>,
     items: VecDeque<T>,
@@ -289,7 +289,7 @@ impl<T> Batch<'_, T> {
         Some(item)
     }
 
-    /// The buffer, to use again, if everything was handed out.
+    /// The buffer, for reuse, if all items were handed out.
     pub(crate) fn reclaim(mut self) -> VecDeque<T> {
         if self.items.is_empty() { std::mem::take(&mut self.items) } else { VecDeque::new() }
     }
@@ -301,7 +301,7 @@ impl<T> Drop for Batch<'_, T> {
             return;
         }
         let mut queue = self.inbox.lock();
-        // What came meanwhile moves behind what was taken first.
+        // Items that arrived meanwhile go behind those that were taken.
         self.items.append(&mut queue.items);
         std::mem::swap(&mut self.items, &mut queue.items);
     }

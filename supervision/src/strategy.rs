@@ -1,4 +1,4 @@
-//! Who is restarted, and when to give up. Pure: no clock, no actor.
+//! Restart decisions: which children, and when to give up. Pure: no clock, no actor.
 //!
 //! # Invariants
 //! 1. At most [`Intensity::restarts`] restarts are granted within any [`Intensity::within`].
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Which ends of a child ask for a restart.
+/// The exits of a child that lead to a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// Every end.
+    /// Every exit.
     Permanent,
     /// Failures only.
     Transient,
-    /// None; nor is it restarted with its siblings.
+    /// None; the child is not restarted with its siblings either.
     Temporary,
 }
 
-/// Which children are restarted when one asks for it.
+/// The children that are restarted when one must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// That one.
@@ -31,7 +31,7 @@ pub enum Strategy {
     RestForOne,
 }
 
-/// How many restarts are granted before a supervisor gives up.
+/// The number of restarts after which a supervisor gives up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Intensity {
     /// Restarts granted within `within`; 0 gives up at the first failure.
@@ -47,8 +47,8 @@ pub(crate) enum Exit {
     Failed,
 }
 
-/// Whether a child that ended so asks for a restart.
-pub(crate) fn comes_back(restart: Restart, exit: Exit) -> bool {
+/// True if a child with `restart` is restarted after `exit`.
+pub(crate) fn is_restarted(restart: Restart, exit: Exit) -> bool {
     match restart {
         Restart::Permanent => true,
         Restart::Transient => exit == Exit::Failed,
@@ -56,7 +56,7 @@ pub(crate) fn comes_back(restart: Restart, exit: Exit) -> bool {
     }
 }
 
-/// The children, of `count`, that stop and start again because `failed` asks for a restart.
+/// The range of the `count` children that are restarted because child `failed` must be.
 pub(crate) fn affected(strategy: Strategy, failed: usize, count: usize) -> Range<usize> {
     match strategy {
         Strategy::OneForOne => failed..failed + 1,
@@ -65,12 +65,12 @@ pub(crate) fn affected(strategy: Strategy, failed: usize, count: usize) -> Range
     }
 }
 
-/// The restarts granted of late. Empty, it owns no memory.
+/// The restarts granted within the window. An empty one owns no memory.
 #[derive(Debug, Default)]
 pub(crate) struct RestartLog(VecDeque<Instant>);
 
 impl RestartLog {
-    /// Asks for one more restart at `now`; `false` means give up.
+    /// Grants and records a restart at `now`, or returns `false`: give up.
     pub(crate) fn grant(&mut self, now: Instant, intensity: Intensity) -> bool {
         while self.0.front().is_some_and(|at| now.duration_since(*at) >= intensity.within) {
             self.0.pop_front();
@@ -88,27 +88,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_strategy_touches_the_children_it_names() {
+    fn each_strategy_restarts_the_children_it_names() {
         assert_eq!(affected(Strategy::OneForOne, 1, 4), 1..2);
         assert_eq!(affected(Strategy::OneForAll, 1, 4), 0..4);
         assert_eq!(affected(Strategy::RestForOne, 1, 4), 1..4);
     }
 
     #[test]
-    fn only_the_ends_that_a_child_names_bring_it_back() {
+    fn only_the_exits_named_by_its_spec_restart_a_child() {
         let table = [
             (Restart::Permanent, true, true),
             (Restart::Transient, false, true),
             (Restart::Temporary, false, false),
         ];
         for (restart, normal, failed) in table {
-            assert_eq!(comes_back(restart, Exit::Normal), normal, "{restart:?}");
-            assert_eq!(comes_back(restart, Exit::Failed), failed, "{restart:?}");
+            assert_eq!(is_restarted(restart, Exit::Normal), normal, "{restart:?}");
+            assert_eq!(is_restarted(restart, Exit::Failed), failed, "{restart:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn old_restarts_are_forgiven_and_recent_ones_counted() {
+    async fn restarts_outside_the_window_do_not_count() {
         let intensity = Intensity { restarts: 2, within: Duration::from_secs(10) };
         let start = Instant::now();
         let mut log = RestartLog::default();

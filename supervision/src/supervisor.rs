@@ -1,10 +1,10 @@
 //! Supervisors with a fixed list of children, and the root of the tree.
 //!
 //! # Invariants
-//! 1. Children start in order and stop in reverse order, also those a restart touches.
-//! 2. When the restart intensity is exceeded the supervisor stops its children and fails itself:
-//!    its own supervisor decides, and at the root the node ends.
-//! 3. Only the end of the present incarnation of a child counts.
+//! 1. Children start in order and stop in reverse order, also in a restart.
+//! 2. A supervisor that exceeds its restart intensity stops its children and fails; its own
+//!    supervisor decides what follows. If the root fails, the node ends.
+//! 3. Exits of earlier incarnations of a child are ignored.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::bell::{Bell, SUPERVISOR_GRACE, cause, halt};
 use crate::child_spec::{self, ChildSpec};
+use crate::control::{Control, SUPERVISOR_GRACE, cause, halt};
 use crate::outline::Outline;
 use crate::process::ProcessError;
 use crate::stopping::{StopSource, Stopping};
-use crate::strategy::{Exit, Intensity, Restart, RestartLog, Strategy, affected, comes_back};
+use crate::strategy::{Exit, Intensity, Restart, RestartLog, Strategy, affected, is_restarted};
 
-/// Wait before a child that refused to restart is tried again; doubles up to the maximum.
+/// Wait before the next attempt to start a child that failed to start; doubles up to the maximum.
 const RETRY_WAIT: Duration = Duration::from_millis(10);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// A child did not start, so the tree did not either; what had been started was stopped again.
+/// A child failed to start, so the tree did too; children that had started were stopped again.
 #[derive(Debug, thiserror::Error)]
 #[error("{child} did not start")]
 pub struct StartError {
@@ -45,23 +45,23 @@ struct GaveUp {
     reason: String,
 }
 
-/// What a supervisor runs.
+/// The children of a supervisor and its rules.
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) strategy: Strategy,
     pub(crate) intensity: Intensity,
     pub(crate) children: Arc<[ChildSpec]>,
     pub(crate) stopping: Stopping,
-    /// The root says here why it gave up.
+    /// Only at the root: receives the reason when it gives up.
     pub(crate) gave_up: Option<oneshot::Sender<String>>,
 }
 
-/// The running root of a supervision tree. Dropped, it goes on running: call [`Supervisor::stop`].
+/// The root of a running supervision tree. The tree outlives this value: call [`Supervisor::stop`].
 #[derive(Debug)]
 pub struct Supervisor {
-    root: ActorRef<Bell>,
+    root: ActorRef<Control>,
     stop: StopSource,
-    patience: Duration,
+    stop_timeout: Duration,
     gave_up: oneshot::Receiver<String>,
     reason: Option<String>,
     outline: Outline,
@@ -71,7 +71,7 @@ impl Supervisor {
     /// Starts `children` in order.
     ///
     /// # Errors
-    /// [`StartError`] names the child that refused; those before it were stopped in reverse order.
+    /// [`StartError`] names the child that failed; those before it were stopped in reverse order.
     pub async fn start(
         name: &'static str,
         strategy: Strategy,
@@ -81,13 +81,13 @@ impl Supervisor {
         let (stop, stopping) = StopSource::new();
         let (tell, gave_up) = oneshot::channel();
         let outline = Outline::of(name, strategy, &children);
-        let patience = child_spec::patience(&children) + SUPERVISOR_GRACE;
+        let stop_timeout = child_spec::stop_timeout(&children) + SUPERVISOR_GRACE;
         let children = children.into();
         let plan = Plan { name, strategy, intensity, children, stopping, gave_up: Some(tell) };
         #[allow(clippy::disallowed_methods, reason = "the root has no supervisor to be linked to")]
-        let spawned = Box::pin(Actor::spawn(None, Branch, plan)).await;
+        let spawned = Box::pin(Actor::spawn(None, SupervisorActor, plan)).await;
         match spawned {
-            Ok((root, _)) => Ok(Self { root, stop, patience, gave_up, reason: None, outline }),
+            Ok((root, _)) => Ok(Self { root, stop, stop_timeout, gave_up, reason: None, outline }),
             Err(refusal) => Err(match cause(refusal).downcast::<StartError>() {
                 Ok(error) => *error,
                 Err(source) => StartError { child: name.to_owned(), source },
@@ -98,13 +98,12 @@ impl Supervisor {
     /// Stops all children in reverse order; returns when all are gone.
     pub async fn stop(self) {
         self.stop.fire();
-        if !halt(&self.root, self.patience).await {
+        if !halt(&self.root, self.stop_timeout).await {
             error!(supervisor = self.outline.name, "supervisor could not be killed");
         }
     }
 
-    /// Returns, with the reason, when the tree gave up and stopped its children. While it does not,
-    /// this waits.
+    /// Waits until the tree gives up and has stopped its children; returns the reason.
     pub async fn failed(&mut self) -> String {
         if let Some(reason) = &self.reason {
             return reason.clone();
@@ -131,29 +130,30 @@ impl Supervisor {
 pub(crate) async fn spawn(
     plan: Plan,
     supervisor: ActorCell,
-) -> Result<ActorRef<Bell>, ProcessError> {
-    let (actor, _) =
-        Box::pin(Actor::spawn_linked(None, Branch, plan, supervisor)).await.map_err(cause)?;
+) -> Result<ActorRef<Control>, ProcessError> {
+    let (actor, _) = Box::pin(Actor::spawn_linked(None, SupervisorActor, plan, supervisor))
+        .await
+        .map_err(cause)?;
     Ok(actor)
 }
 
 /// The actor of a supervisor.
-struct Branch;
+struct SupervisorActor;
 
 /// A running child.
 struct Running {
-    actor: ActorRef<Bell>,
+    actor: ActorRef<Control>,
     stop: StopSource,
 }
 
-struct BranchState {
+struct SupervisorState {
     plan: Plan,
     myself: ActorCell,
     running: Vec<Option<Running>>,
     log: RestartLog,
 }
 
-impl BranchState {
+impl SupervisorState {
     async fn start_child(&mut self, index: usize) -> Result<(), StartError> {
         let spec = &self.plan.children[index];
         let (stop, stopping) = StopSource::new();
@@ -175,27 +175,32 @@ impl BranchState {
         }
     }
 
-    /// Stops those of `range` that run, the last first.
+    /// Stops the running children of `range`, the last one first.
     async fn stop_children(&mut self, range: Range<usize>) {
         for index in range.rev() {
             let Some(Running { actor, stop }) = self.running[index].take() else { continue };
             let spec = &self.plan.children[index];
             stop.fire();
-            if !halt(&actor, spec.patience()).await {
+            if !halt(&actor, spec.stop_timeout()).await {
                 error!(supervisor = self.plan.name, child = spec.name(), "could not be killed");
             }
         }
     }
 
-    /// A child ended: restarts what the strategy says, or gives up.
-    async fn ended(&mut self, index: usize, exit: Exit, reason: String) -> Result<(), GaveUp> {
+    /// Handles the exit of a child: restarts what the strategy says, or gives up.
+    async fn handle_exit(
+        &mut self,
+        index: usize,
+        exit: Exit,
+        reason: String,
+    ) -> Result<(), GaveUp> {
         self.running[index] = None;
         let restart = self.plan.children[index].restart;
         let (supervisor, child) = (self.plan.name, self.plan.children[index].name());
         if self.plan.stopping.is_stopping() {
             return Ok(());
         }
-        if !comes_back(restart, exit) {
+        if !is_restarted(restart, exit) {
             match exit {
                 Exit::Normal => info!(supervisor, child, "child ended"),
                 Exit::Failed => error!(supervisor, child, error = reason, "child failed for good"),
@@ -218,7 +223,7 @@ impl BranchState {
             }
             while let Err(refusal) = self.start_child(index).await {
                 let reason = format!("{refusal}: {}", refusal.source);
-                warn!(supervisor = self.plan.name, error = reason, "child refused to restart");
+                warn!(supervisor = self.plan.name, error = reason, "child failed to restart");
                 if !self.log.grant(Instant::now(), self.plan.intensity) {
                     return Err(self.give_up(index, reason).await);
                 }
@@ -251,20 +256,20 @@ impl BranchState {
     }
 }
 
-impl Actor for Branch {
-    type Msg = Bell;
-    type State = BranchState;
+impl Actor for SupervisorActor {
+    type Msg = Control;
+    type State = SupervisorState;
     type Arguments = Plan;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Bell>,
+        myself: ActorRef<Control>,
         plan: Plan,
-    ) -> Result<BranchState, ActorProcessingErr> {
+    ) -> Result<SupervisorState, ActorProcessingErr> {
         let count = plan.children.len();
         let running = (0..count).map(|_| None).collect();
         let myself = myself.get_cell();
-        let mut state = BranchState { plan, myself, running, log: RestartLog::default() };
+        let mut state = SupervisorState { plan, myself, running, log: RestartLog::default() };
         for index in 0..count {
             if let Err(refusal) = state.start_child(index).await {
                 state.stop_children(0..index).await;
@@ -276,13 +281,13 @@ impl Actor for Branch {
 
     async fn handle(
         &self,
-        myself: ActorRef<Bell>,
-        bell: Bell,
-        state: &mut BranchState,
+        myself: ActorRef<Control>,
+        message: Control,
+        state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
-        match bell {
-            Bell::Ring => {}
-            Bell::Stop => {
+        match message {
+            Control::Wake => {}
+            Control::Stop => {
                 state.stop_children(0..state.running.len()).await;
                 myself.stop(None);
             }
@@ -292,20 +297,20 @@ impl Actor for Branch {
 
     async fn handle_supervisor_evt(
         &self,
-        _myself: ActorRef<Bell>,
+        _myself: ActorRef<Control>,
         event: SupervisionEvent,
-        state: &mut BranchState,
+        state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
-        let Some((cell, exit, reason)) = ending(event) else { return Ok(()) };
+        let Some((cell, exit, reason)) = exit_of(event) else { return Ok(()) };
         match state.index_of(&cell) {
-            Some(index) => Ok(state.ended(index, exit, reason).await?),
+            Some(index) => Ok(state.handle_exit(index, exit, reason).await?),
             None => Ok(()),
         }
     }
 }
 
-/// Who ended and how, if `event` says so.
-pub(crate) fn ending(event: SupervisionEvent) -> Option<(ActorCell, Exit, String)> {
+/// The actor that ended and how, if `event` is an exit.
+pub(crate) fn exit_of(event: SupervisionEvent) -> Option<(ActorCell, Exit, String)> {
     match event {
         SupervisionEvent::ActorFailed(cell, error) => Some((cell, Exit::Failed, error.to_string())),
         SupervisionEvent::ActorTerminated(cell, Some(_), _) => {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 
-use crate::bell::Bell;
+use crate::control::Control;
 use crate::process::ProcessError;
 use crate::stopping::Stopping;
 
-/// What a task runs.
+/// The future of a task.
 pub(crate) type TaskFuture = Pin<Box<dyn Future<Output = Result<(), ProcessError>> + Send>>;
 
 /// Makes the future of a task at each start.
@@ -25,34 +25,34 @@ pub(crate) async fn spawn(
     start: TaskStart,
     stopping: Stopping,
     supervisor: ActorCell,
-) -> Result<ActorRef<Bell>, SpawnErr> {
+) -> Result<ActorRef<Control>, SpawnErr> {
     let (actor, _) = Actor::spawn_linked(None, TaskRunner, (start, stopping), supervisor).await?;
     Ok(actor)
 }
 
 impl Actor for TaskRunner {
-    type Msg = Bell;
+    type Msg = Control;
     type State = (TaskStart, Stopping);
     type Arguments = (TaskStart, Stopping);
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Bell>,
+        myself: ActorRef<Control>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        myself.cast(Bell::Ring)?;
+        myself.cast(Control::Wake)?;
         Ok(arguments)
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Bell>,
-        bell: Bell,
+        myself: ActorRef<Control>,
+        message: Control,
         (start, stopping): &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match bell {
-            Bell::Ring => start(stopping.clone()).await?,
-            Bell::Stop => {} // Only read once the task has ended: `Stopping` is what it hears.
+        match message {
+            Control::Wake => start(stopping.clone()).await?,
+            Control::Stop => {} // The task hears of it through `Stopping`; this message is read after its end.
         }
         myself.stop(None);
         Ok(())

@@ -1,4 +1,4 @@
-//! Task groups: tasks that come and go, such as connections, counted and ended together.
+//! Task groups: dynamic tasks, such as connections, that are counted and stopped together.
 //!
 //! # Invariants
 //! 1. A panic is logged with the task's name and touches no other task.
@@ -31,19 +31,20 @@ struct Roster {
     next: u64,
     closed: bool,
     aborting: bool,
-    /// Without a handle: about to be spawned.
+    /// `None`: about to be spawned.
     tasks: HashMap<u64, Option<AbortHandle>>,
 }
 
 impl TaskGroup {
-    /// A group without tasks.
+    /// An empty group.
     pub fn new() -> Self {
         let (source, stopping) = StopSource::new();
         let roster = Mutex::default();
         Self(Arc::new(Group { source, stopping, roster, empty: Notify::new() }))
     }
 
-    /// Runs `future` as a task of this group. `false`, without running it: the group is finishing.
+    /// Runs `future` as a task of this group. Returns `false` without running it if the group is
+    /// finishing.
     #[allow(clippy::disallowed_methods, reason = "counted and ended by the group")]
     pub fn spawn(
         &self,
@@ -61,7 +62,7 @@ impl TaskGroup {
             place
         };
         let leave = Leave { group: Arc::clone(&self.0), place, name };
-        // Not under the lock: a runtime that shuts down drops the future, and `leave`, at once.
+        // Spawned without the lock: a runtime that shuts down drops the future, and `leave`, at once.
         let handle = tokio::spawn(async move {
             let _leave = leave;
             future.await;
@@ -76,18 +77,18 @@ impl TaskGroup {
         true
     }
 
-    /// Number of tasks that run.
+    /// Number of running tasks.
     pub fn count(&self) -> usize {
         self.0.lock().tasks.len()
     }
 
-    /// Tells the tasks when to stop: it fires at [`TaskGroup::finish`].
+    /// The stop signal of the group's tasks; [`TaskGroup::finish`] fires it.
     pub fn stopping(&self) -> Stopping {
         self.0.stopping.clone()
     }
 
-    /// Asks all tasks to stop, takes no more, waits up to `within` and aborts the rest. Returns how
-    /// many were aborted.
+    /// Asks all tasks to stop, accepts no new ones, waits up to `within` and aborts the rest. Returns
+    /// the number of aborted tasks.
     pub async fn finish(&self, within: Duration) -> usize {
         self.0.lock().closed = true;
         self.0.source.fire();
@@ -134,7 +135,7 @@ impl fmt::Debug for TaskGroup {
     }
 }
 
-/// Takes a task off the roster however it ends.
+/// Removes a task from the group however it ends.
 struct Leave {
     group: Arc<Group>,
     place: u64,

@@ -1,7 +1,7 @@
-//! Timers: items that arrive in an inbox later, or again and again.
+//! Timers that put items into an inbox, once or periodically.
 //!
-//! Each is a small task that holds its inbox weakly, so a timer keeps nothing alive and ends with
-//! its inbox. It survives a restart of the process, as the inbox does.
+//! A timer is a small task that holds its inbox weakly: it keeps nothing alive and ends with its
+//! inbox. Like the inbox it survives a restart of the process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use crate::queue::Inbox;
 
-/// A running timer. Dropping it lets the timer run.
+/// A running timer. Dropping this value does not stop the timer.
 #[derive(Debug)]
 pub struct Timer(AbortHandle);
 
 impl Timer {
-    /// Ends the timer; what it pushed already stays.
+    /// Stops the timer; items that it pushed stay in the inbox.
     pub fn cancel(&self) {
         self.0.abort();
     }
 }
 
-/// Puts `item` into `inbox` `after` some time, whatever the length of the queue by then.
+/// Puts `item` into `inbox` after the time `after`, whatever the length of the queue.
 #[allow(clippy::disallowed_methods, reason = "the task does nothing that can fail")]
 pub fn push_after<T: Send + 'static>(inbox: &Arc<Inbox<T>>, after: Duration, item: T) -> Timer {
     let inbox = Arc::downgrade(inbox);
@@ -35,8 +35,8 @@ pub fn push_after<T: Send + 'static>(inbox: &Arc<Inbox<T>>, after: Duration, ite
     Timer(tokio::spawn(wait).abort_handle())
 }
 
-/// Puts what `make` returns into `inbox` every `period` (above zero), the first time after one
-/// period. A beat that finds the queue at capacity is skipped. Ends when the inbox closes or goes.
+/// Puts the result of `make` into `inbox` every `period` (above zero), the first time after one
+/// period. Skips a tick while the queue is at capacity. Ends when the inbox is closed or dropped.
 #[allow(clippy::disallowed_methods, reason = "if `make` panics the beats end; nothing else does")]
 pub fn push_every<T: Send + 'static>(
     inbox: &Arc<Inbox<T>>,

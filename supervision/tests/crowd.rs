@@ -81,7 +81,7 @@ async fn no_wake_up_is_lost_while_four_producers_push_and_the_process_panics() {
                         std::thread::yield_now();
                     }
                     if number % 1_000 == 0 {
-                        // Let the queue run empty, so that the bell is armed again and again.
+                        // Let the queue run empty, so that each push must wake the process again.
                         std::thread::sleep(Duration::from_millis(1));
                     }
                 }
@@ -101,16 +101,16 @@ async fn no_wake_up_is_lost_while_four_producers_push_and_the_process_panics() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_thousand_children_are_restarted_and_lose_nothing() {
     const CHILDREN: u64 = 20_000;
-    let door = Dynamic::<Counter>::new("crowd", often(3), |_, _| {});
+    let handle = Dynamic::<Counter>::new("crowd", often(3), |_, _| {});
     let tally = Arc::new(Tally { last: Mutex::new(vec![0; 20_000]), ..Tally::default() });
     let start = |id| {
         let inbox = Inbox::new("crowd", id, LIMITS);
-        door.start_child(id, Arc::clone(&tally), Arc::clone(&inbox));
+        handle.start_child(id, Arc::clone(&tally), Arc::clone(&inbox));
         inbox
     };
     // Half of them before their supervisor runs.
     let mut inboxes: Vec<_> = (0..CHILDREN / 2).map(start).collect();
-    let children = vec![ChildSpec::dynamic("crowd", &door)];
+    let children = vec![ChildSpec::dynamic("crowd", &handle)];
     let tree = Supervisor::start("root", Strategy::OneForOne, often(0), children).await.unwrap();
     inboxes.extend((CHILDREN / 2..CHILDREN).map(start));
     for (producer, inbox) in inboxes.iter().enumerate() {
@@ -118,8 +118,8 @@ async fn twenty_thousand_children_are_restarted_and_lose_nothing() {
     }
     until(|| tally.seen.load(Relaxed) == 3 * CHILDREN).await;
     assert_eq!(tally.starts.load(Relaxed), 2 * CHILDREN);
-    assert_eq!(door.restarts(), CHILDREN);
-    assert_eq!(door.count(), 20_000);
+    assert_eq!(handle.restarts(), CHILDREN);
+    assert_eq!(handle.count(), 20_000);
     assert_eq!(tally.disorder.load(Relaxed), 0);
     tree.stop().await;
 }
@@ -128,46 +128,46 @@ async fn twenty_thousand_children_are_restarted_and_lose_nothing() {
 async fn a_child_that_fails_too_often_is_given_up_and_its_sibling_lives() {
     let given_up = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&given_up);
-    let door =
+    let handle =
         Dynamic::<cast::Player>::new("pair", often(2), move |id, _| note.lock().unwrap().push(id));
-    let children = vec![ChildSpec::dynamic("pair", &door)];
+    let children = vec![ChildSpec::dynamic("pair", &handle)];
     let tree = Supervisor::start("root", Strategy::OneForOne, often(0), children).await.unwrap();
     let script = cast::Script::default();
     let [good, bad] = [1, 2].map(|id| Inbox::new("pair", id, LIMITS));
-    door.start_child(1, script.named("good"), Arc::clone(&good));
-    door.start_child(2, script.named("bad"), Arc::clone(&bad));
+    handle.start_child(1, script.named("good"), Arc::clone(&good));
+    handle.start_child(2, script.named("bad"), Arc::clone(&bad));
     bad.force_all((0..3).map(cast::Order::Fail));
     until(|| *given_up.lock().unwrap() == [2]).await;
-    until(|| door.count() == 1).await;
+    until(|| handle.count() == 1).await;
     good.push(cast::Order::Say(1)).unwrap();
     script.has("good says 1").await;
-    assert_eq!(door.restarts(), 2);
+    assert_eq!(handle.restarts(), 2);
     tree.stop().await;
 }
 
 #[tokio::test]
 async fn a_child_that_ends_is_forgotten_and_its_id_can_start_again() {
-    let door = Dynamic::<cast::Player>::new("again", often(2), |_, _| {});
-    let children = vec![ChildSpec::dynamic("again", &door)];
+    let handle = Dynamic::<cast::Player>::new("again", often(2), |_, _| {});
+    let children = vec![ChildSpec::dynamic("again", &handle)];
     let tree = Supervisor::start("root", Strategy::OneForOne, often(0), children).await.unwrap();
     let script = cast::Script::default();
     let first = Inbox::new("again", 1, LIMITS);
     let second = Inbox::new("again", 1, LIMITS);
     second.push(cast::Order::Say(1)).unwrap();
-    door.start_child(1, script.named("first"), Arc::clone(&first));
-    door.start_child(1, script.named("second"), Arc::clone(&second));
+    handle.start_child(1, script.named("first"), Arc::clone(&first));
+    handle.start_child(1, script.named("second"), Arc::clone(&second));
     script.has("start first").await;
     first.push(cast::Order::End).unwrap();
     script.has("second says 1").await;
     assert_eq!(script.take(), ["start first", "first ends", "start second", "second says 1"]);
     second.push(cast::Order::End).unwrap();
-    until(|| door.count() == 0).await;
+    until(|| handle.count() == 0).await;
     tree.stop().await;
 }
 
 #[tokio::test]
 async fn children_come_back_with_their_queues_when_a_sibling_takes_their_supervisor_down() {
-    let door = Dynamic::<cast::Player>::new("rest", often(2), |_, _| {});
+    let handle = Dynamic::<cast::Player>::new("rest", often(2), |_, _| {});
     let script = cast::Script::default();
     let storage = Inbox::new("storage", 0, LIMITS);
     let first = ChildSpec::process::<cast::Player>(
@@ -175,10 +175,10 @@ async fn children_come_back_with_their_queues_when_a_sibling_takes_their_supervi
         script.named("storage"),
         Arc::clone(&storage),
     );
-    let children = vec![first, ChildSpec::dynamic("rest", &door)];
+    let children = vec![first, ChildSpec::dynamic("rest", &handle)];
     let tree = Supervisor::start("root", Strategy::RestForOne, often(1), children).await.unwrap();
     let user = Inbox::new("rest", 1, LIMITS);
-    door.start_child(1, script.named("user"), Arc::clone(&user));
+    handle.start_child(1, script.named("user"), Arc::clone(&user));
     script.has("start user").await;
     script.take();
     storage.push(cast::Order::Panic(1)).unwrap();

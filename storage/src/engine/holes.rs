@@ -1,4 +1,4 @@
-//! Zeros in a file, given back to the file system. The file reads as before.
+//! Punches holes where a file holds zeros. The file reads as before.
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
@@ -7,17 +7,16 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// What is looked at, and given back, at once. Bytes; a multiple of the blocks of file systems.
+/// Unit of reading and freeing, in bytes; a multiple of the blocks of file systems.
 const BLOCK_BYTES: usize = 16 * 1024;
 
-/// Gives back all whole blocks of zeros from `from` to the end of what was written; the offset of
-/// that end. What was not on the disk yet needs not be written to it any more: ext4 of Linux 6.18
-/// does not; a file system may also write it first.
+/// Frees all whole blocks of zeros from `from` to the end of the file; returns the offset of that end.
+/// Blocks that were not on the disk yet need not reach it: ext4 of Linux 6.18 never writes them; another
+/// file system may.
 ///
 /// # Errors
-/// Whatever reading may bring; [`io::ErrorKind::Unsupported`] where files have no holes. Then less
-/// was given back.
-pub(super) fn dig(file: &File, from: u64) -> io::Result<u64> {
+/// Errors of reading; [`io::ErrorKind::Unsupported`] where files have no holes. Then less was freed.
+pub(super) fn punch(file: &File, from: u64) -> io::Result<u64> {
     let mut end = from;
     while let Some(begin) = next_data(file, end)? {
         end = seek(file, SeekFrom::Hole(begin))?;
@@ -78,7 +77,7 @@ mod tests {
                 .concat();
         file.write_all_at(&content, 0).unwrap();
         file.set_len(4_000_000).unwrap();
-        let dug = dig(&file, 0);
+        let dug = punch(&file, 0);
         if dug.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
             return skip::skipped("files have no holes here");
         }

@@ -1,5 +1,5 @@
-//! An engine in memory, for tests. It can crash: what was not flushed is lost from a point on that
-//! a seed chooses, as if the write at that point had been torn.
+//! An engine in memory, for tests. It can simulate a crash: a seed chooses a point, and all unflushed
+//! writes from that point on are lost.
 
 use super::{Batch, Durability, Engine, Read, Reclaim, Scan, Views, Visit};
 use crate::StorageError;
@@ -21,8 +21,8 @@ struct State {
 }
 
 impl Memory {
-    /// What a machine finds after a power cut: all that was flushed, and of what was not a number
-    /// of whole batches that `seed` chooses.
+    /// The state after a power cut: all flushed batches, and a number of unflushed ones that `seed`
+    /// chooses.
     #[must_use]
     pub fn crash(&self, seed: u64) -> Self {
         let state = self.state();

@@ -1,7 +1,7 @@
-//! A small trait over the storage engines; the only place that names one.
+//! The trait of storage engines. No other folder names an engine.
 //!
 //! # Invariants
-//! 1. A [`Batch`] is written whole or not at all, whatever happens.
+//! 1. A [`Batch`] is atomic.
 //! 2. After `write(_, Durability::Flushed)` returned `Ok`, no crash or power cut undoes it, or any
 //!    write before it.
 
@@ -21,13 +21,13 @@ pub trait Read: fmt::Debug + Send + Sync {
     /// The value of `key`.
     ///
     /// # Errors
-    /// Whatever reading may bring.
+    /// Errors of reading.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
 
-    /// Visits the rows of `scan` in order until `visit` breaks off.
+    /// Visits the rows of `scan` in order until `visit` returns `Break`.
     ///
     /// # Errors
-    /// Whatever reading may bring.
+    /// Errors of reading.
     fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError>;
 }
 
@@ -39,32 +39,32 @@ pub trait Engine: Read {
     /// [`StorageError::DiskFull`] and others; then nothing was written.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError>;
 
-    /// Makes durable what was written lazily.
+    /// Flushes lazy writes.
     ///
     /// # Errors
-    /// Whatever writing may bring.
+    /// Errors of writing.
     fn flush(&self) -> Result<(), StorageError>;
 
-    /// Gives back space that removed rows still hold.
+    /// Frees the space of removed rows.
     ///
     /// # Errors
-    /// Whatever writing may bring.
+    /// Errors of writing.
     fn reclaim(&self, reclaim: Reclaim) -> Result<(), StorageError>;
 
     /// Bytes of a table's files.
     fn table_bytes(&self, table: Table) -> u64;
 }
 
-/// An engine that can show all tables as of one moment.
+/// An engine that can take a view of all tables at one moment.
 pub trait Views: Engine {
-    /// All tables as they are now, whatever is written later.
+    /// A view of all tables as they are now.
     ///
     /// # Errors
-    /// Whatever reading may bring. An engine that had to be opened anew refuses to read on.
+    /// Errors of reading. A view fails once its engine was opened again.
     fn view(&self) -> Result<Box<dyn Read>, StorageError>;
 }
 
-/// What is called with each key and value of a scan.
+/// Called with each key and value of a scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// A range of a table.
@@ -78,7 +78,7 @@ pub struct Scan<'a> {
     pub to: &'a [u8],
 }
 
-/// When a write must be on disk.
+/// When a write must be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Before `write` returns.
@@ -96,7 +96,7 @@ pub enum Reclaim {
     JournalAndTables,
 }
 
-/// Rows to be written together. The last word on a key counts.
+/// Rows to write atomically. The last change of a key wins.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     rows: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
@@ -113,13 +113,13 @@ impl Batch {
         self.rows.insert((table, key), None);
     }
 
-    /// Keys of `table` from `from` up to, not including, `to` that this batch puts.
+    /// Keys of `table` from `from` up to, not including, `to` that this batch writes.
     pub fn puts(&self, table: Table, from: Vec<u8>, to: Vec<u8>) -> Vec<Vec<u8>> {
         let range = self.rows.range((table, from)..(table, to));
         range.filter(|(_, value)| value.is_some()).map(|((_, key), _)| key.clone()).collect()
     }
 
-    /// The greatest key, of a batch that knows one table only.
+    /// The greatest key of a batch of one table.
     pub fn last_key(&self) -> Option<Vec<u8>> {
         self.rows.last_key_value().map(|((_, key), _)| key.clone())
     }
@@ -132,7 +132,7 @@ impl Batch {
         self.rows.iter().map(row).sum::<usize>() as u64
     }
 
-    /// Whether there is nothing to write.
+    /// True if the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

@@ -30,24 +30,24 @@ pub(super) struct Record {
     pub(super) content: Content,
 }
 
-/// What a record says.
+/// The content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// At its index there is this, and nothing after it.
+    /// The record at its index; it voids those after it.
     Entry(Bytes),
-    /// From its index on there is nothing.
+    /// A cut: it voids the records from its index on.
     Cut,
 }
 
-/// Empties `block` but for the place of its header.
+/// Clears `block` and leaves room for its header.
 pub(super) fn begin(block: &mut Vec<u8>) {
     block.clear();
     block.resize(HEADER_BYTES, 0);
 }
 
-/// Adds a record; a cut if it is `None`.
+/// Adds a record, or a cut if `record` is `None`.
 ///
-/// `None` if it is too long to be written; then nothing was added.
+/// Returns `None` without adding anything if the record is too long.
 pub(super) fn push(
     block: &mut Vec<u8>,
     shard: ShardId,
@@ -85,7 +85,7 @@ pub(super) struct Found {
     pub(super) bytes: usize,
 }
 
-/// The block that begins at `offset`, if it is whole.
+/// The block at `offset`, if it is complete and its crc is right.
 pub(super) fn find(segment: &[u8], offset: usize, salt: u32) -> Option<Found> {
     let block = segment.get(offset..)?;
     let (header, rest) = block.split_first_chunk::<HEADER_BYTES>()?;
@@ -101,7 +101,7 @@ pub(super) fn find(segment: &[u8], offset: usize, salt: u32) -> Option<Found> {
     (crc.to_le_bytes() == [c0, c1, c2, c3]).then_some(Found { number, records, bytes })
 }
 
-/// Offset of the first whole block that begins after `offset`.
+/// Offset of the first complete block after `offset`.
 pub(super) fn find_later(segment: &[u8], offset: usize, salt: u32) -> Option<usize> {
     let mut from = offset + 1;
     loop {
@@ -114,7 +114,7 @@ pub(super) fn find_later(segment: &[u8], offset: usize, salt: u32) -> Option<usi
     }
 }
 
-/// Takes the records out of a block. `None` if they do not fill it exactly.
+/// Decodes the records of a block. `None` if they do not fill it exactly.
 pub(super) fn records(segment: &Bytes, offset: usize, found: Found) -> Option<Vec<Record>> {
     let end = offset + found.bytes;
     let mut at = offset + HEADER_BYTES;

@@ -1,7 +1,7 @@
-//! The log's thread: takes what is queued, writes it, waits for the disk, answers.
+//! The log's thread: takes the queued records, writes them as one block, flushes, answers.
 
-use super::carry::Carried;
 use super::pace::Pace;
+use super::rewrite::Rewrite;
 use super::segment::{AppendError, Segment};
 use super::{LogError, Shared, Shut, Waiting, block};
 use crate::error::{is_full, is_out_of_files};
@@ -14,11 +14,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tracing::{error, warn};
 
-/// Space that is set aside for the time when there is none, in bytes: acknowledgments of what is
-/// held fit in it, and they are what frees space.
+/// Bytes set aside for a full disk: room for acknowledgments, which free space.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Memory for queued records that is kept from one flush to the next, in bytes.
+/// Capacity of the queue's buffer that is kept between flushes, in bytes.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 
 pub(super) struct Flusher {
@@ -27,20 +26,20 @@ pub(super) struct Flusher {
     reserve: Reserve,
     next_block: u64,
     failed: bool,
-    /// There was no room, and people were told.
+    /// The log has no room, and a warning was logged.
     lacking: bool,
     pace: Pace,
     took: metrics::Histogram,
 }
 
-/// What the flusher took from the queue.
+/// The work taken from the queue for one flush.
 #[derive(Default)]
 struct Work {
     block: Vec<u8>,
     waiting: Vec<Waiting>,
     settled: Vec<Sender<()>>,
     rotate: bool,
-    carried: Option<Carried>,
+    rewrite: Option<Rewrite>,
     shut: Option<Shut>,
 }
 
@@ -67,8 +66,8 @@ impl Flusher {
         let mut work = Work::default();
         loop {
             self.take(&mut work);
-            if let Some(carried) = work.carried.take() {
-                self.write_again(carried);
+            if let Some(rewrite) = work.rewrite.take() {
+                self.write_rewrite(rewrite);
             }
             if !work.waiting.is_empty() {
                 let outcome = self.flush(&mut work);
@@ -79,7 +78,7 @@ impl Flusher {
                 self.restore_reserve();
             }
             work.settled.clear();
-            // Nothing is queued after the log was shut, so nothing is left.
+            // A shut log queues nothing, so nothing is left.
             if work.shut == Some(Shut::Closing) {
                 break;
             }
@@ -87,7 +86,7 @@ impl Flusher {
         self.seal();
     }
 
-    /// Waits for something to do, and takes it.
+    /// Waits for work and takes it.
     fn take(&mut self, work: &mut Work) {
         work.block.shrink_to(BUFFER_BYTES_KEPT);
         block::begin(&mut work.block);
@@ -96,7 +95,7 @@ impl Flusher {
         while queue.waiting.is_empty()
             && queue.settled.is_empty()
             && !queue.rotate
-            && queue.carried.is_none()
+            && queue.rewrite.is_none()
             && queue.shut != Some(Shut::Closing)
         {
             queue.asleep = true;
@@ -116,7 +115,7 @@ impl Flusher {
         std::mem::swap(&mut queue.waiting, &mut work.waiting);
         std::mem::swap(&mut queue.settled, &mut work.settled);
         work.rotate = std::mem::take(&mut queue.rotate);
-        work.carried = queue.carried.take();
+        work.rewrite = queue.rewrite.take();
         work.shut = queue.shut;
     }
 
@@ -128,10 +127,10 @@ impl Flusher {
         match &written {
             Ok(()) => {}
             Err(AppendError::Full) => {
-                self.shared.space.met_its_end();
+                self.shared.space.set_full();
                 self.shared.refuse(&mut work.waiting);
             }
-            Err(AppendError::Failed(cause)) => self.fails(cause),
+            Err(AppendError::Failed(cause)) => self.shut_log(cause),
         }
         written.map_err(|refused| match refused {
             AppendError::Full => LogError::Full,
@@ -139,21 +138,22 @@ impl Flusher {
         })
     }
 
-    fn fails(&mut self, cause: &io::Error) {
+    fn shut_log(&mut self, cause: &io::Error) {
         error!(file = %self.shared.dir.display(), error = %cause, "log shut: a flush failed");
         self.failed = true;
         self.shared.queue().shut.get_or_insert(Shut::Failed);
     }
 
-    /// Nobody waits for it: if there is no space it is tried again later.
-    fn write_again(&mut self, mut carried: Carried) {
-        if self.failed || !self.shared.ledger().still_stands(&carried.from) {
+    /// Writes the records of an idle group again. Without space it does nothing; the next maintenance
+    /// tries again.
+    fn write_rewrite(&mut self, mut rewrite: Rewrite) {
+        if self.failed || !self.shared.ledger().is_still_idle(&rewrite.from) {
             return;
         }
-        match self.write(&mut carried.block, &carried.waiting) {
-            Ok(()) => self.shared.reap(),
+        match self.write(&mut rewrite.block, &rewrite.waiting) {
+            Ok(()) => self.shared.unlink_spent(),
             Err(AppendError::Full) => {}
-            Err(AppendError::Failed(cause)) => self.fails(&cause),
+            Err(AppendError::Failed(cause)) => self.shut_log(&cause),
         }
     }
 
@@ -190,8 +190,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Makes sure that there is a segment with space for a block of `bytes`. What is kept for the
-    /// tables is left to them: they are what empties the log.
+    /// Makes sure that there is a segment with space for a block of `bytes`. Does not use the space kept
+    /// for the tables: writing them is what empties the log.
     fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
         if self.segment.as_ref().is_some_and(|segment| segment.has_room(bytes)) {
             return Ok(());
@@ -201,7 +201,7 @@ impl Flusher {
         if kept > 0 {
             chunk = 0;
             if self.shared.space.ask() < kept + bytes {
-                self.shared.space.met_its_end();
+                self.shared.space.set_full();
                 return Err(AppendError::Full);
             }
         }
@@ -214,29 +214,29 @@ impl Flusher {
                 .or_else(|_| Segment::create(&self.shared.dir, self.next_block, space));
             made.map(|segment| self.segment = Some(segment))
         };
-        room.map_err(|cause| self.no_room(cause))
+        room.map_err(|cause| self.handle_no_room(cause))
     }
 
-    /// What is lacking may come back, and is waited for; anything else is the end of the log.
-    fn no_room(&mut self, cause: io::Error) -> AppendError {
+    /// A lack of space or file descriptors may pass, so the log waits; any other error shuts it.
+    fn handle_no_room(&mut self, cause: io::Error) -> AppendError {
         if !is_full(&cause) && !is_out_of_files(&cause) {
             return AppendError::Failed(cause);
         }
         if !std::mem::replace(&mut self.lacking, true) {
             warn!(file = %self.shared.dir.display(), error = %cause, "no room in the log: waiting");
         }
-        self.shared.space.met_its_end();
+        self.shared.space.set_full();
         AppendError::Full
     }
 
-    /// Ends the open segment; the next block begins another.
+    /// Seals the open segment; the next block begins a new one.
     fn seal(&mut self) {
         if let Some(segment) = self.segment.take() {
             if let Err(cause) = segment.finish() {
                 warn!(file = %segment.path.display(), error = %cause, "log segment not trimmed");
             }
             self.shared.ledger().seal(segment.path, segment.end);
-            self.shared.reap();
+            self.shared.unlink_spent();
         }
     }
 
@@ -247,9 +247,9 @@ impl Flusher {
 
 fn answer(waiting: &mut Vec<Waiting>, outcome: Result<(), LogError>) {
     for waiting in waiting.drain(..) {
-        // Whoever asked may be broken; the log must go on for the others.
+        // A panic in one caller's callback must not stop the log for the others.
         if catch_unwind(AssertUnwindSafe(|| (waiting.done)(outcome))).is_err() {
-            error!(shard = waiting.shard.0, "the answer to an append panicked");
+            error!(shard = waiting.shard.0, "the callback of an append panicked");
         }
     }
 }

@@ -1,16 +1,16 @@
-//! Which records the segments hold, and which of them are in the tables by now. Pure.
+//! Tracks which records each segment holds and which of them are in the tables. Pure.
 //!
-//! A segment may be unlinked when every record in it that still counts is in the tables, and all
-//! segments before it are gone. Overwriting keeps that exact: a record at index `n` voids all
-//! earlier ones from `n` on, so the heights of all older segments come down to `n` with it. An older
-//! segment may then go before what it lost to does, since whatever voids a record comes after it in
-//! the log, and segments go oldest first: a void record is never read without what voids it.
+//! A segment may be unlinked when all of its live records are in the tables and all older segments are
+//! unlinked. A record at index `n` voids the group's earlier records from `n` on, so it lowers the
+//! group's height to `n` in all older segments. An older segment may then be unlinked before the one
+//! with the newer record. That is safe: segments are unlinked oldest first, so recovery never reads a
+//! void record without the later record that voids it.
 
 use proto::ShardId;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
-/// For each group the index after its last record, 0 where there is none.
+/// For each group the index after its last record, or 0.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heights(Vec<u64>);
 
@@ -46,9 +46,9 @@ impl Heights {
     }
 }
 
-/// A segment that is no longer written to.
+/// A segment that is complete.
 #[derive(Debug)]
-struct Sealed {
+struct SealedSegment {
     path: PathBuf,
     bytes: u64,
     heights: Heights,
@@ -57,25 +57,25 @@ struct Sealed {
 /// All segments, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// What the tables have.
+    /// Heights of the groups in the tables.
     applied: Heights,
-    /// Where the log of each group ends.
+    /// Heights of the groups in the log.
     ends: Heights,
-    sealed: VecDeque<Sealed>,
+    sealed: VecDeque<SealedSegment>,
     open: Heights,
     open_bytes: u64,
-    /// How often something of each group was written or voided.
+    /// Number of writes and voids of each group.
     changes: BTreeMap<ShardId, u64>,
 }
 
-/// A group that keeps the oldest segment while others write on.
+/// An idle group that pins the oldest segment while others write on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StandsStill {
+pub(crate) struct IdleGroup {
     pub(crate) group: ShardId,
     /// Index of the first record that is not in the tables, and the index after the last one.
     pub(super) height: u64,
     pub(super) end: u64,
-    /// Where these records are, oldest first.
+    /// The segments with these records, oldest first.
     pub(super) segments: Vec<PathBuf>,
     changes: u64,
 }
@@ -128,11 +128,11 @@ impl Ledger {
     pub(super) fn seal(&mut self, path: PathBuf, bytes: u64) {
         let heights = std::mem::take(&mut self.open);
         self.open_bytes = 0;
-        self.sealed.push_back(Sealed { path, bytes, heights });
+        self.sealed.push_back(SealedSegment { path, bytes, heights });
     }
 
-    /// The oldest segment, if all of it is in the tables. Segments go in order, so that recovery
-    /// can tell a segment that was unlinked from one that was lost.
+    /// The oldest segment, if all of its live records are in the tables. Segments are unlinked in order,
+    /// so that recovery can tell an unlinked segment from a lost one.
     pub(super) fn spent(&self) -> Option<PathBuf> {
         let oldest = self.sealed.front()?;
         oldest.heights.is_within(&self.applied).then(|| oldest.path.clone())
@@ -143,15 +143,14 @@ impl Ledger {
         self.sealed.pop_front();
     }
 
-    /// Whether the open segment holds at least `bytes`, and nothing that is not in the tables.
+    /// True if the open segment holds at least `bytes`, and all of its live records are in the tables.
     pub(super) fn open_is_spent(&self, bytes: u64) -> bool {
         self.open_bytes >= bytes.max(1) && self.open.is_within(&self.applied)
     }
 
-    /// A group with records that are not in the tables in the oldest segment, and none in the last
-    /// `segments_max` or more. `None` also if another group keeps that segment and moves on: a checkpoint
-    /// of it will come.
-    pub(super) fn stands_still(&self, segments_max: usize) -> Option<StandsStill> {
+    /// A group that pins the oldest segment and has no record in the last `segments_max` segments. `None`
+    /// if an active group pins that segment too: its checkpoint will come.
+    pub(super) fn idle_group(&self, segments_max: usize) -> Option<IdleGroup> {
         let oldest = &self.sealed.front()?.heights;
         let later = self.sealed.len().checked_sub(segments_max).filter(|old| *old > 0)?;
         let later = || self.sealed.iter().skip(later).map(|segment| &segment.heights);
@@ -160,7 +159,7 @@ impl Ledger {
         let keepers = || oldest.above(&self.applied);
         let group = keepers().next().filter(|_| keepers().all(|group| still(&group)))?;
         let segments = self.sealed.iter().filter(|segment| has(&segment.heights, group));
-        Some(StandsStill {
+        Some(IdleGroup {
             group,
             height: self.applied.of(group),
             end: self.ends.of(group),
@@ -169,8 +168,8 @@ impl Ledger {
         })
     }
 
-    /// Whether nothing of the group was written or voided since.
-    pub(super) fn still_stands(&self, group: &StandsStill) -> bool {
+    /// True if no record of the group was written or voided since.
+    pub(super) fn is_still_idle(&self, group: &IdleGroup) -> bool {
         self.changes_of(group.group) == group.changes
     }
 

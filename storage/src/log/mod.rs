@@ -1,33 +1,33 @@
 //! The log: one ordered, checksummed, segmented file set for all groups, with group commit.
 //!
-//! Indexes of a group begin at 0. A record replaces all earlier ones of its group with the same or a
-//! higher index; so does a cut, which is a record of nothing. When a group was wiped, its records in
-//! blocks before that moment are void: the tables know the number of the block.
+//! Indexes of a group begin at 0. A record voids the group's earlier records with the same or a higher
+//! index. So does a cut, a record without content. Wiping a group voids its records in all earlier
+//! blocks; the tables keep the number of the first block that counts.
 //!
-//! Callers queue records and go on. One thread, the flusher, takes all that is queued, writes it as
-//! one block, waits for the disk once and then answers all of it.
+//! Callers queue records and do not wait. One thread, the flusher, takes all queued records, writes them
+//! as one block, flushes once and then answers all callers.
 //!
 //! # Invariants
 //! 1. `done(Ok)` is called only after the record is on disk.
 //! 2. Records of a group keep the order of the calls.
-//! 3. After a failed flush nothing is accepted until a restart: nobody knows what the disk has.
-//! 4. A segment is unlinked only when all that counts in it is in the tables or was written again,
-//!    the oldest first.
+//! 3. After a failed flush the log accepts nothing until a restart: the content of the disk is unknown.
+//! 4. Segments are unlinked oldest first, each only when its live records are in the tables or were
+//!    rewritten.
 
 mod block;
-mod carry;
 mod flusher;
 mod ledger;
 mod pace;
 mod recover;
+mod rewrite;
 mod segment;
 
 use crate::space::Space;
 use crate::{Recovered, StorageError};
-use carry::Carried;
 use flusher::Flusher;
-use ledger::{Ledger, StandsStill};
+use ledger::{IdleGroup, Ledger};
 use proto::ShardId;
+use rewrite::Rewrite;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use tracing::warn;
 
-/// Why a record was not kept.
+/// Why an append failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
-    /// No space. Nothing was kept; later appends may succeed.
+    /// No space. The record was not written; later appends may succeed.
     #[error("no space left for the log")]
     Full,
-    /// A flush failed, or the log is closed. It stays shut until a restart.
+    /// A flush failed, or the log is closed. It accepts nothing until a restart.
     #[error("the log is shut")]
     Failed,
 }
@@ -61,7 +61,7 @@ struct Handle {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What callers and the flusher share.
+/// The state that callers and the flusher share.
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
@@ -78,19 +78,19 @@ struct Shared {
     bytes: AtomicU64,
 }
 
-/// Records that wait for the flusher, already in the form of a block.
+/// Records that wait for the flusher, already encoded as a block.
 #[derive(Default)]
 struct Queue {
     block: Vec<u8>,
     waiting: Vec<Waiting>,
     settled: Vec<Sender<()>>,
     rotate: bool,
-    carried: Option<Carried>,
+    rewrite: Option<Rewrite>,
     shut: Option<Shut>,
-    /// For each group the first index that found no space. Nothing beyond it is taken before it
-    /// comes again, so that the log has no gap.
+    /// For each group the first index that found no space. Later indexes fail until the caller appends
+    /// that index again, so that the log has no gap.
     refused: BTreeMap<u16, u64>,
-    /// The flusher sleeps and must be woken.
+    /// The flusher sleeps and must be woken up.
     asleep: bool,
 }
 
@@ -100,7 +100,7 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-/// Why nothing more is accepted.
+/// Why the log accepts nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shut {
     Closing,
@@ -114,12 +114,12 @@ struct Waiting {
     done: Done,
 }
 
-/// What the tables say about the log of a group.
+/// What the tables record of a group's log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known {
     /// Index of the first record that is not in the tables.
     pub(crate) height: u64,
-    /// Number of the first block whose records of the group count.
+    /// Number of the first block whose records of the group are not void.
     pub(crate) begin: u64,
 }
 
@@ -132,7 +132,7 @@ impl Shared {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what is queued to `waiting`, all of which finds no space.
+    /// Moves all queued records to `waiting`; they find no space.
     fn refuse(&self, waiting: &mut Vec<Waiting>) {
         let mut queue = self.queue();
         block::begin(&mut queue.block);
@@ -151,8 +151,8 @@ impl Shared {
         }
     }
 
-    /// Unlinks the segments that are spent, oldest first.
-    fn reap(&self) {
+    /// Unlinks the segments whose live records are all in the tables, oldest first.
+    fn unlink_spent(&self) {
         let _reaping = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unlinked = false;
         loop {
@@ -208,7 +208,7 @@ impl Log {
             bytes: AtomicU64::new(0),
         });
         block::begin(&mut shared.queue().block);
-        shared.reap();
+        shared.unlink_spent();
         let flusher = Flusher::new(Arc::clone(&shared), next_block);
         let thread = thread::Builder::new().name("log-flusher".to_owned());
         let thread = thread.spawn(move || flusher.run()).map_err(fail)?;
@@ -216,21 +216,20 @@ impl Log {
         Ok((log, Recovered { records }))
     }
 
-    /// Queues one encoded record. Never waits for the disk. It replaces what the log has of `shard`
-    /// at `index` and beyond; otherwise `index` must follow the last one.
+    /// Queues one encoded record. Never waits for the disk. The record voids those of `shard` at `index`
+    /// and beyond; if there are none, `index` must follow the last one.
     ///
-    /// `done` runs on the log's thread after the flush that made the record durable, or that
-    /// failed; it must be quick. If the log is shut it runs at once, on the caller's thread, and so
-    /// it does with [`LogError::Full`] until the first record of the group that found no space comes
-    /// again.
+    /// `done` runs on the log's thread after the flush, with its outcome; it must be quick. It runs at
+    /// once on the caller's thread if the log is shut, and with [`LogError::Full`] if an earlier record of
+    /// the group found no space and was not appended again.
     #[allow(clippy::needless_pass_by_value, reason = "that it is copied is the log's business")]
     pub fn append(&self, shard: ShardId, index: u64, record: Vec<u8>, done: Done) {
         self.push(shard, index, Some(&record), done);
     }
 
-    /// Queues that there is nothing of `shard` from `index` on. Otherwise like [`Log::append`].
+    /// Queues a cut: it voids the records of `shard` from `index` on. Otherwise like [`Log::append`].
     ///
-    /// Whoever appends at `index` next need not say so before.
+    /// Not needed before an append at `index`, which does the same.
     pub fn truncate(&self, shard: ShardId, index: u64, done: Done) {
         self.push(shard, index, None, done);
     }
@@ -252,23 +251,23 @@ impl Log {
         self.0.shared.wake(queue);
     }
 
-    /// Records of `shard` below `height` are in the tables: segments may go.
+    /// Records of `shard` below `height` are in the tables: segments may be unlinked.
     pub(crate) fn forget(&self, shard: ShardId, height: u64) {
         self.0.shared.ledger().applied(shard, height);
-        // The tables went past what found no space.
+        // The tables are beyond the record that found no space.
         let mut queue = self.0.shared.queue();
         if queue.refused.get(&shard.0).is_some_and(|first| *first < height) {
             queue.refused.remove(&shard.0);
         }
         drop(queue);
-        self.reap();
+        self.unlink_spent();
     }
 
-    /// Records of `shard` in blocks written so far are void: segments may go.
+    /// Voids the records of `shard` in all blocks so far: segments may be unlinked.
     pub(crate) fn wipe(&self, shard: ShardId) {
         self.0.shared.ledger().wipe(shard);
         self.0.shared.queue().refused.remove(&shard.0);
-        self.reap();
+        self.unlink_spent();
     }
 
     /// Index of the first record of `shard` that is not in the tables.
@@ -276,13 +275,13 @@ impl Log {
         self.0.shared.ledger().applied_of(shard)
     }
 
-    fn reap(&self) {
-        self.0.shared.reap();
+    fn unlink_spent(&self) {
+        self.0.shared.unlink_spent();
         self.rotate_if_spent(self.0.shared.segment_bytes / 16);
     }
 
-    /// Ends the open segment, and so unlinks it, if it holds at least `bytes` and only what is in
-    /// the tables.
+    /// Seals and unlinks the open segment, if it holds at least `bytes` and its live records are in the
+    /// tables.
     pub(crate) fn rotate_if_spent(&self, bytes: u64) {
         if self.0.shared.ledger().open_is_spent(bytes) {
             let mut queue = self.0.shared.queue();
@@ -291,8 +290,8 @@ impl Log {
         }
     }
 
-    /// Waits until the flusher has done all that was asked of it before, which it shows by dropping
-    /// the sender. Says which block comes next, or `None` if the log is shut.
+    /// Waits until the flusher has done all work queued before; it then drops the sender. Returns the
+    /// number of the next block, or `None` if the log is shut.
     pub(crate) fn settle(&self) -> Option<u64> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let mut queue = self.0.shared.queue();
@@ -306,16 +305,16 @@ impl Log {
         shut.is_none().then(|| self.0.shared.next_block.load(Ordering::Acquire))
     }
 
-    /// A group whose records keep the oldest segment, while more than `segments_max` later ones hold
-    /// nothing of it; see [`carry`].
-    pub(crate) fn stands_still(&self, segments_max: usize) -> Option<StandsStill> {
-        self.0.shared.ledger().stands_still(segments_max)
+    /// An idle group that pins the oldest segment and has no record in more than `segments_max` later
+    /// ones; see [`rewrite`].
+    pub(crate) fn idle_group(&self, segments_max: usize) -> Option<IdleGroup> {
+        self.0.shared.ledger().idle_group(segments_max)
     }
 
-    /// Has the records of such a group written again. Reads segments; blocking. The tables must have
-    /// what they have of the group until [`Log::settle`] returns.
-    pub(crate) fn carry(&self, group: StandsStill) -> Result<(), StorageError> {
-        self.0.shared.carry(group)
+    /// Queues a rewrite of the records of an idle group. Reads segments; blocking. The tables of the group
+    /// must not change until [`Log::settle`] returns.
+    pub(crate) fn rewrite(&self, group: IdleGroup) -> Result<(), StorageError> {
+        self.0.shared.rewrite(group)
     }
 
     pub(crate) fn usage(&self) -> LogUsage {
@@ -330,7 +329,7 @@ impl Log {
         }
     }
 
-    /// Flushes what is queued and ends the flusher.
+    /// Flushes the queued records and ends the flusher.
     pub(crate) fn close(&self) {
         self.0.close();
     }
@@ -342,7 +341,7 @@ impl Handle {
         queue.shut = Some(Shut::Closing);
         self.shared.wake(queue);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The last handle may be dropped by a `done`, which runs on the thread itself.
+        // A `done` callback may drop the last handle on the log's own thread, which cannot join itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
             && thread.join().is_err()
         {

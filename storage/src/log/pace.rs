@@ -1,5 +1,4 @@
-//! When the log's thread takes what is queued: a flush costs the same for one record and for many. A
-//! pure core.
+//! Decides when the flusher takes the queue: a flush costs the same for one record as for many. Pure.
 //!
 //! ```text
 //! alone     record | flush
@@ -9,26 +8,26 @@
 
 use std::time::{Duration, Instant};
 
-/// Shortest time from the begin of one flush to the begin of the next.
+/// Shortest time between the starts of two flushes.
 const FLUSH_INTERVAL: Duration = Duration::from_micros(300);
 
-/// How long the first record waits for others if the last ones did not come alone either: groups
-/// propose together, and a packet brings entries of several. About what a flush takes, see "How often
+/// How long the first record waits for others if recent records did not come alone: groups propose at
+/// the same time, and a packet brings entries of several. About what a flush takes, see "How often
 /// the log flushes" in `benches/RESULTS.md`.
 const GATHER: Duration = Duration::from_micros(200);
 
-/// What is known of the flushes before.
+/// The history of flushes that matters.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     begun: Option<Instant>,
-    /// The last records did not come alone.
+    /// The last flush had several records.
     company: bool,
 }
 
 impl Pace {
-    /// How long to wait before the queue is taken. `idle`: there was nothing to do until just now. A
-    /// record that comes alone, and long after the last, is not kept waiting; nor is what came during a
-    /// flush that took longer than the interval.
+    /// How long to wait before taking the queue. `idle`: the queue was empty until now. A single record
+    /// long after the last one does not wait; nor do records that came during a flush that took longer
+    /// than the interval.
     pub(super) fn wait(&self, idle: bool, now: Instant) -> Option<Duration> {
         let since = self.begun.map(|begun| now.saturating_duration_since(begun));
         let rest = since.and_then(|since| FLUSH_INTERVAL.checked_sub(since));
@@ -36,10 +35,10 @@ impl Pace {
         rest.max(gather).filter(|wait| !wait.is_zero())
     }
 
-    /// So many records are taken and flushed from `now` on.
+    /// Records the start of a flush of `records` records at `now`.
     pub(super) fn begins(&mut self, records: usize, idle: bool, now: Instant) {
         self.begun = Some(now);
-        // One that came during the flush before was not alone.
+        // A record that arrived during the previous flush did not come alone.
         self.company = records > 1 || !idle;
     }
 }

@@ -1,15 +1,14 @@
-//! Reads the log at start and judges what it finds: a torn tail is cut, damage is an error.
+//! Reads the log at start. A torn tail is cut off; any other damage is an error.
 //!
-//! The log is a history: a record of a group replaces all earlier ones of the same or a higher
-//! index. What survives beyond the tables must begin where they end and have no gap. What does not
-//! survive may have gaps, since segments go as soon as nothing that counts is in them. Records before
-//! the block in which a group began anew do not count at all.
+//! A record of a group voids its earlier records with the same or a higher index. The live records
+//! beyond the tables must begin where the tables end and have no gap. Void records may have gaps, since
+//! segments without live records are unlinked. Records of blocks before a wipe of the group are void.
 //!
 //! # Invariants
 //! 1. Only the last block of the last segment may be torn: each flush ends before the next begins.
-//! 2. Block numbers have no hole; a missing segment or block is damage, never silence.
-//! 3. A gap among the records that survive is damage too: a segment is unlinked only when the tables
-//!    have what counts in it, so what is missing below the first record left is there.
+//! 2. Block numbers are contiguous; a missing segment or block is reported as damage.
+//! 3. A gap among the live records is damage too: a segment is unlinked only when its live records are
+//!    in the tables.
 
 use super::block::{self, Content, Record};
 use super::ledger::Ledger;
@@ -22,26 +21,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
-/// What the log held.
+/// The records of the log, while it is read.
 #[derive(Debug, Default)]
 pub(super) struct Replay<'a> {
     known: &'a [Known],
     groups: BTreeMap<u16, Survivors>,
     pub(super) ledger: Ledger,
-    /// Number of the block that will be written next.
+    /// Number of the next block to write.
     pub(super) next_block: u64,
 }
 
-/// What is left of a group so far.
+/// The live records of a group so far.
 #[derive(Debug, Default)]
 struct Survivors {
     records: Vec<(u64, Bytes)>,
-    /// Records that do not follow the one before, with what is wrong and where.
+    /// Records that do not follow the one before, with the error.
     gaps: Vec<(u64, StorageError)>,
 }
 
 impl Survivors {
-    /// All from `index` on is void.
+    /// Voids the records from `index` on.
     fn cut(&mut self, index: u64) {
         self.records.truncate(self.records.partition_point(|(earlier, _)| *earlier < index));
         self.gaps.truncate(self.gaps.partition_point(|(earlier, _)| *earlier < index));
@@ -50,8 +49,8 @@ impl Survivors {
 
 /// Reads all segments of `dir`. `known` has a place for each group, in the order of their numbers.
 pub(super) fn replay<'a>(dir: &Path, known: &'a [Known]) -> Result<Replay<'a>, StorageError> {
-    // Numbers go on where a group began anew, even if no segment is left: its records before must
-    // not count, and those that come must.
+    // Block numbers continue after the last wipe even if no segment is left: records before a wipe are
+    // void, records after it are not.
     let first_block = known.iter().map(|known| known.begin).fold(1, u64::max);
     let mut replay = Replay { known, next_block: first_block, ..Replay::default() };
     for (group, known) in (0..).map(ShardId).zip(known) {
@@ -75,7 +74,7 @@ pub(super) fn replay<'a>(dir: &Path, known: &'a [Known]) -> Result<Replay<'a>, S
 }
 
 impl Replay<'_> {
-    /// The records that survive beyond the tables.
+    /// The live records beyond the tables.
     pub(super) fn found(self) -> Result<(Ledger, Vec<ShardRecords>), StorageError> {
         let mut found = Vec::new();
         for (group, Survivors { records, gaps }) in self.groups {
@@ -138,7 +137,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn read(&self, replay: &mut Replay<'_>) -> Result<(), StorageError> {
         let Some(salt) = segment::read_header(&self.bytes, self.first) else {
-            return self.unborn();
+            return self.remove_headerless();
         };
         let mut at = segment::HEADER_BYTES;
         while let Some(found) = block::find(&self.bytes, at, salt) {
@@ -162,7 +161,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Judges what follows the last whole block, and cuts it off if it is a torn tail.
+    /// Checks the bytes after the last whole block, and cuts them off if they are a torn tail.
     fn end(&self, at: usize, salt: u32, next_block: u64) -> Result<(), StorageError> {
         let rest = &self.bytes[at..];
         let empty = rest.iter().all(|byte| *byte == 0);
@@ -182,8 +181,8 @@ impl Reading<'_> {
         segment::cut(self.path, at as u64).map_err(|error| StorageError::io(self.path, error))
     }
 
-    /// A segment without a header: it was being made, and holds nothing.
-    fn unborn(&self) -> Result<(), StorageError> {
+    /// Removes a segment without a header: a crash interrupted its creation, and it has no records.
+    fn remove_headerless(&self) -> Result<(), StorageError> {
         let body = self.bytes.get(segment::HEADER_BYTES..).unwrap_or_default();
         if self.next_first.is_some() || body.iter().any(|byte| *byte != 0) {
             return Err(self.corrupt(0, "the header of a segment is expected here"));

@@ -4,9 +4,9 @@
 //! header  magic 8 | version 4 | salt 4 | number of the first block 8 | crc of these 4 | zero 4
 //! ```
 //!
-//! Space is taken ahead of the writes, so that a flush changes no file size and a full disk is met
-//! before anything is written. What was taken and not used reads as zeros; some of these are written as
-//! such, so that most flushes change nothing of where the file is on the disk either.
+//! Space is allocated ahead of the writes, so that a flush changes no file size and a full disk shows
+//! before anything is written. Allocated space reads as zeros. Some of it is overwritten with zeros ahead
+//! of use, so that most flushes change no file-system metadata at all.
 
 use crate::space::take;
 use std::fs::{self, File};
@@ -21,23 +21,23 @@ const VERSION: u32 = 1;
 /// Bytes before the first block.
 pub(super) const HEADER_BYTES: usize = 32;
 
-/// Zeros written after a block that went beyond the last of them, in bytes.
+/// Zeros to write after a block that went beyond the last written zero, in bytes.
 const AHEAD_BYTES: usize = 256 * 1024;
 
-/// Blocks over this size gain little from it, and there it would cost as much again. Bytes.
+/// Largest block after which zeros are written, in bytes: for larger ones they cost more than they save.
 const SMALL_BLOCK_BYTES: usize = AHEAD_BYTES / 8;
 
-/// A segment that is written to.
+/// The open segment.
 #[derive(Debug)]
 pub(super) struct Segment {
     file: File,
     pub(super) path: PathBuf,
     pub(super) salt: u32,
-    /// Where the next block goes, in bytes.
+    /// Offset of the next block, in bytes.
     pub(super) end: u64,
-    /// Bytes the file has.
+    /// Length of the file, in bytes.
     taken: u64,
-    /// Bytes that were written, zeros among them.
+    /// Bytes written, zeros included.
     written: u64,
 }
 
@@ -58,12 +58,12 @@ impl Segment {
         Ok(Self { file, path, salt, end, taken, written: end })
     }
 
-    /// Whether `bytes` more fit in what was taken.
+    /// True if `bytes` more fit into the allocated space.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.end + bytes <= self.taken
     }
 
-    /// Takes space for `bytes` more, `chunk` bytes at once if there are.
+    /// Allocates space for `bytes` more; `chunk` bytes at once if the disk has as many.
     pub(super) fn make_room(&mut self, bytes: u64, chunk: u64) -> io::Result<()> {
         let need = self.end + bytes;
         let wish = need.max(self.taken + chunk);
@@ -73,7 +73,7 @@ impl Segment {
         got.map(|_| ())
     }
 
-    /// Writes a block and waits until the disk has it.
+    /// Writes and flushes a block.
     pub(super) fn append(&mut self, block: &[u8]) -> Result<(), AppendError> {
         if let Err(error) = self.write(block) {
             let full = crate::error::is_full(&error);
@@ -101,7 +101,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Gives back what was taken and not used; nothing is written to it any more.
+    /// Frees the unused space; the segment is complete.
     pub(super) fn finish(&self) -> io::Result<()> {
         self.file.set_len(self.end)?;
         self.file.sync_all()
@@ -113,7 +113,7 @@ impl Segment {
 pub(super) enum AppendError {
     /// No space; the segment is as it was.
     Full,
-    /// Nobody knows what the disk has.
+    /// The content of the disk is unknown.
     Failed(io::Error),
 }
 
@@ -163,7 +163,7 @@ pub(super) fn cut(path: &Path, length: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes files that were made or unlinked in `dir` durably so.
+/// Flushes `dir`, so that created and unlinked files survive a power cut.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

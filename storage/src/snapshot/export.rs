@@ -1,4 +1,4 @@
-//! Sends a group: reads its rows in their order, a piece at a time.
+//! The sender of a snapshot: reads the rows of a group in order, one piece at a time.
 
 use super::format::Encoder;
 use crate::engine::{Read, Scan};
@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 /// Bytes of a key that are its home.
 const HOME_BYTES: usize = 2;
 
-/// All rows of a group as they were at one moment. While it lives, the disk keeps them.
+/// All rows of a group at one moment. While this value exists, the disk keeps them.
 #[derive(Debug)]
 pub struct Export {
     view: Box<dyn Read>,
@@ -20,12 +20,12 @@ pub struct Export {
     stream: Encoder,
     /// Tables that are done.
     tables: usize,
-    /// Where to go on in the next one.
+    /// Next key in the current table.
     from: Vec<u8>,
 }
 
 impl Export {
-    /// As of which place in the log it is; the default if nothing is applied.
+    /// The last log entry that the rows include; the default if there is none.
     pub fn applied(&self) -> &stored::Applied {
         &self.applied
     }
@@ -33,7 +33,7 @@ impl Export {
     /// The next piece, at most `bytes_max` bytes (but at least one), or `None` at the end. Blocking.
     ///
     /// # Errors
-    /// [`StorageError::Io`], [`StorageError::Corrupt`]; then begin again with a new export.
+    /// [`StorageError::Io`], [`StorageError::Corrupt`]; then start again with a new export.
     pub fn next(&mut self, bytes_max: usize) -> Result<Option<Bytes>, StorageError> {
         let bytes_max = bytes_max.max(1);
         while self.stream.waiting() < bytes_max && self.tables < Table::STATE.len() {
@@ -68,7 +68,7 @@ impl Export {
 }
 
 impl Storage {
-    /// All rows of a group as of now, to be sent to another node.
+    /// All rows of a group as of now, to send to another node.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Corrupt`], [`StorageError::NoSuchGroup`].

@@ -1,4 +1,4 @@
-//! The form in which a group travels: one stream, cut into pieces wherever the sender likes.
+//! The encoding of a snapshot: one stream, cut into pieces at any byte.
 //!
 //! ```text
 //! header  "natter S" 8 | version 4 | group 2 | length 4 | stored::Applied
@@ -20,14 +20,14 @@ use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"natter S";
 
-/// Version of the form.
+/// Version of the encoding.
 const VERSION: u32 = 1;
 
 const HEADER_BYTES: usize = 18;
 const ROW_HEADER_BYTES: usize = 6;
 const END_BYTES: usize = 8;
 
-/// Longest row that is believed in, in bytes: beyond it a length is damage.
+/// Longest row, in bytes: a greater length is damage.
 const ROW_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Writes the stream.
@@ -73,7 +73,7 @@ impl Encoder {
         self.buffer.extend_from_slice(&self.crc.to_le_bytes());
     }
 
-    /// Bytes that wait to be taken.
+    /// Number of bytes that wait to be taken.
     pub(super) fn waiting(&self) -> usize {
         self.buffer.len()
     }
@@ -85,10 +85,10 @@ impl Encoder {
     }
 }
 
-/// What is called with table, key without its home, and value of each row.
+/// Called with table, key without its home, and value of each row.
 pub(super) type Visit<'a> = dyn FnMut(Table, &[u8], &[u8]) -> Result<(), StorageError> + 'a;
 
-/// Reads the stream of `group` in `path` to its end. Nothing may be believed before that.
+/// Reads the stream of `group` in `path` to its end. Its content is valid only if this returns `Ok`.
 pub(super) fn read(
     path: &Path,
     group: ShardId,
@@ -132,7 +132,7 @@ impl Decoder<'_> {
         self.fill(&mut bytes).map(|()| bytes)
     }
 
-    /// Reads `length` bytes into `bytes`; believes no length before the bytes are there.
+    /// Reads `length` bytes into `bytes`; allocates only as bytes arrive, since `length` may be damaged.
     fn bytes(&mut self, length: usize, bytes: &mut Vec<u8>) -> Result<(), StorageError> {
         if length > ROW_BYTES_MAX {
             return Err(self.bad("a row is too long"));

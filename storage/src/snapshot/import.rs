@@ -1,4 +1,4 @@
-//! Receives a group: into a file, checked when it is whole.
+//! The receiver of a snapshot: writes it to a file and checks it at the end.
 
 use super::format;
 use crate::space::Space;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tracing::warn;
 
-/// A snapshot that is being received. Forgotten if it is dropped before [`Import::finish`].
+/// A snapshot that is being received. Dropping it before [`Import::finish`] discards it.
 #[derive(Debug)]
 pub struct Import {
     group: ShardId,
@@ -35,15 +35,15 @@ impl Import {
         self.file.write_all(piece).map_err(|error| StorageError::io(&self.part, error))
     }
 
-    /// Checks all of it. Now [`Storage::install`] may come. Blocking.
+    /// Checks the whole snapshot. Call [`Storage::install`] next. Blocking.
     ///
     /// # Errors
     /// [`StorageError::BadSnapshot`], [`StorageError::DiskFull`], [`StorageError::Io`]; then it is
-    /// forgotten.
+    /// discarded.
     pub fn finish(mut self) -> Result<stored::Applied, StorageError> {
         let fail = |error| StorageError::io(&self.part, error);
         self.file.flush().map_err(fail)?;
-        // So that a full disk is met here.
+        // Flushed so that a full disk shows here.
         self.file.get_ref().sync_data().map_err(fail)?;
         let applied = format::read(&self.part, self.group, &mut |_, _, _| Ok(()))?;
         fs::rename(&self.part, &self.whole).map_err(fail)?;
@@ -63,7 +63,7 @@ impl Drop for Import {
 }
 
 impl Storage {
-    /// Begins to receive a snapshot of a group. The last one to finish is the one that counts.
+    /// Starts to receive a snapshot of a group. Of several, the last one to finish is installed.
     ///
     /// # Errors
     /// [`StorageError::DiskFull`], [`StorageError::Io`], [`StorageError::NoSuchGroup`].

@@ -1,16 +1,16 @@
-//! A group on its way from one node to another: all of its rows as of one place in its log.
+//! Snapshots: all rows of a group as of one log entry, sent from node to node.
 //!
 //! ```text
 //! sender    export --- pieces ---> import.write   receiver
 //!                                  import.finish  checks all of it
-//!                                  install        the group moves to the new rows, at once
+//!                                  install        replaces the rows atomically
 //! ```
 //!
-//! Received snapshots do not outlive a restart: what was not installed is sent again.
+//! A restart discards received snapshots that were not installed; the sender sends them again.
 //!
 //! # Invariants
-//! 1. An export is of one moment, however slowly it is read and whatever is written meanwhile.
-//! 2. Nothing of a snapshot is seen before all of it was checked and written.
+//! 1. An export shows one moment, however slowly it is read and whatever is written meanwhile.
+//! 2. No reader sees a row of a snapshot before all of it was checked and written.
 //! 3. Memory does not grow with the group.
 
 mod export;
@@ -30,7 +30,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
-/// Removes what was received before the start.
+/// Removes snapshots received before the start.
 pub(crate) fn begin(dir: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -45,12 +45,12 @@ impl Storage {
         self.0.dir.join("snapshots")
     }
 
-    /// Where the snapshot of a group waits to be installed.
+    /// The file of a received snapshot that was not installed yet.
     fn received(&self, group: ShardId) -> PathBuf {
         self.snapshots_dir().join(format!("{}.snapshot", group.0))
     }
 
-    /// Removes the snapshot that waits to be installed, if there is one.
+    /// Removes the received snapshot that was not installed, if there is one.
     pub(crate) fn forget_received(&self, group: ShardId) {
         let path = self.received(group);
         match fs::remove_file(&path) {
@@ -61,15 +61,15 @@ impl Storage {
         }
     }
 
-    /// Replaces all rows of a group by those of the snapshot that [`Import::finish`] left, and
-    /// forgets the group's records up to its place. Blocking, about ten seconds for a million rows.
+    /// Replaces all rows of a group by those of the snapshot from [`Import::finish`], and drops the group's
+    /// log records that it includes. Blocking, about ten seconds for a million rows.
     ///
-    /// All of it is done or nothing, also after a crash. Nothing of the group may be under way: what
-    /// its owner has in memory is outdated afterwards, and so is a checkpoint of it, which is refused.
-    /// Records beyond the snapshot stay; if they contradict it, [`crate::Log::truncate`] comes before.
+    /// Atomic, also in a crash. The caller must not write to the group meanwhile: its memory is outdated
+    /// afterwards, and a checkpoint of it fails. Log records beyond the snapshot stay; if they conflict
+    /// with it, call [`crate::Log::truncate`] first.
     ///
     /// # Errors
-    /// [`StorageError::BadSnapshot`], [`StorageError::Outdated`] if the tables are further,
+    /// [`StorageError::BadSnapshot`], [`StorageError::Outdated`] if the tables are newer,
     /// [`StorageError::DiskFull`], [`StorageError::Io`]; then nothing was changed.
     pub fn install(&self, group: ShardId) -> Result<stored::Applied, StorageError> {
         let slot = self.slot(group)?;

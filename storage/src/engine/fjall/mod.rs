@@ -1,10 +1,10 @@
-//! fjall, for what must survive: LSM tables behind one journal.
+//! The engine of the durable tables: fjall, LSM trees behind one journal.
 //!
 //! # Invariants
-//! 1. After an error of the disk fjall refuses every write; the next write opens it anew.
-//! 2. Nothing waits for fjall's worker without a limit: it ends at such an error.
-//! 3. A compaction of the tables holds up no write before [`BESIDE_BYTES`] were written beside it.
-//! 4. Views hold on to the files, so they end before fjall is opened anew, and with [`Fjall`].
+//! 1. After a disk error fjall rejects every write; the next write opens it again.
+//! 2. No caller waits for fjall's worker without a limit: the worker ends at such an error.
+//! 3. A compaction blocks no write until [`BESIDE_BYTES`] were written during it.
+//! 4. Views hold fjall's files open, so they end before fjall is opened again, and with [`Fjall`].
 
 mod reclaim;
 
@@ -19,34 +19,33 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError, Weak};
 
-/// Memory for blocks that were read, in bytes. What is read often lives in the shards.
+/// Bytes of the block cache. Small, since the shards hold in memory what is read often.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Rows of one table held in memory before they become a file, in bytes.
+/// Bytes of one table's memtable.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Blocks of messages are read in order, so they may be large. Bytes.
+/// Block size of messages, in bytes: large, since they are read in order.
 const MESSAGE_BLOCK_BYTES: u32 = 16 * 1024;
 
-/// What may be written while tables are compacted, in bytes: fjall's only worker waits for that too, and
-/// meanwhile all of it stays in memory.
+/// Most bytes written during a compaction: they stay in memory, since fjall's only worker is busy.
 const BESIDE_BYTES: u64 = 8 * MEMTABLE_BYTES;
 
 #[derive(Debug)]
 pub(crate) struct Fjall {
     dir: PathBuf,
     open: RwLock<Option<Open>>,
-    /// Held by whoever writes.
+    /// The lock of writers.
     writer: Mutex<()>,
-    /// Held while tables are compacted, which is beside the writers. Taken after `writer` if both are.
+    /// The lock of compaction, which runs beside writers. Taken after `writer` if both are taken.
     compacting: Mutex<()>,
-    /// Held while space is given back.
+    /// The lock of reclaiming.
     reclaiming: Mutex<()>,
     /// Bytes of batches since the last compaction began.
     beside: AtomicU64,
-    /// A write failed for another reason than a full disk.
+    /// A write failed, and not because the disk was full.
     broken: AtomicBool,
-    views: Mutex<Vec<Weak<Mutex<Option<Held>>>>>,
+    views: Mutex<Vec<Weak<Mutex<Option<ViewFiles>>>>>,
 }
 
 struct Open {
@@ -60,7 +59,7 @@ struct Open {
 struct Tree {
     keyspace: Keyspace,
     holds_bodies: bool,
-    /// Rows may be in memory and in the journal only.
+    /// Some rows may be in the memtable and the journal only.
     unflushed: AtomicBool,
 }
 
@@ -85,14 +84,14 @@ impl Open {
 }
 
 impl Tree {
-    /// Opening it may have brought rows from the journal to memory.
+    /// A tree that was just opened: recovery may have read rows from the journal to its memtable.
     fn new(keyspace: Keyspace, holds_bodies: bool) -> Self {
         Self { keyspace, holds_bodies, unflushed: AtomicBool::new(true) }
     }
 }
 
 impl Fjall {
-    /// Opens or makes the tables in `dir`.
+    /// Opens or creates the tables in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
         let open = open_db(dir)?;
         Ok(Self {
@@ -117,7 +116,7 @@ impl Fjall {
         }
     }
 
-    /// What is answered until the next write opens the tables anew: only a full disk shuts them.
+    /// The error until the next write opens the tables again: only a full disk shuts them.
     fn shut(&self) -> StorageError {
         StorageError::DiskFull { path: self.dir.clone() }
     }
@@ -130,8 +129,8 @@ impl Fjall {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the tables again if a full disk has shut them. After any other failure nobody knows what
-    /// the disk has, and opening them would only read the cache: they stay shut until a restart.
+    /// Opens the tables again if a full disk has shut them. After any other failure the content of the disk
+    /// is unknown, and the page cache would hide it: the tables stay shut until a restart.
     fn reopen_if_shut(&self) -> Result<(), StorageError> {
         if self.broken.load(Ordering::Acquire) {
             let cause = std::io::Error::other("a write failed; the node must start again");
@@ -142,7 +141,7 @@ impl Fjall {
         if usable {
             return Ok(());
         }
-        // Whoever waited for a compaction here would keep all readers waiting too.
+        // Waiting for a compaction here would block all readers too.
         let compacting = self.compacting.try_lock();
         if matches!(compacting, Err(TryLockError::WouldBlock)) {
             return Err(self.shut());
@@ -154,7 +153,7 @@ impl Fjall {
         Ok(())
     }
 
-    /// Lets go of the files that views hold; they refuse to read on.
+    /// Closes the files of all views; further reads of them fail.
     fn end_views(&self) {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         for held in views.drain(..).filter_map(|view| view.upgrade()) {
@@ -162,7 +161,7 @@ impl Fjall {
         }
     }
 
-    /// Does `work` as the only one who writes.
+    /// Does `work` with the writers' lock.
     fn write_now(
         &self,
         work: impl FnOnce(&Open) -> Result<(), fjall::Error>,
@@ -176,8 +175,8 @@ impl Fjall {
         self.compacting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the end of a compaction if much was written beside it.
-    fn make_way(&self, bytes: u64) {
+    /// Waits for a running compaction if [`BESIDE_BYTES`] were written during it.
+    fn wait_for_compaction(&self, bytes: u64) {
         if self.beside.fetch_add(bytes, Ordering::Relaxed) + bytes > BESIDE_BYTES {
             drop(self.compacting());
         }
@@ -199,7 +198,7 @@ fn open_db(dir: &Path) -> Result<Open, StorageError> {
     })
 }
 
-/// Does what fjall answers with a panic if the tables are damaged in some ways.
+/// Runs `work` and turns a panic into an error: fjall panics on some kinds of damage.
 fn guarded<T>(
     dir: &Path,
     work: impl FnOnce() -> Result<T, fjall::Error>,
@@ -239,17 +238,17 @@ impl Drop for Fjall {
     }
 }
 
-/// What a view holds on to.
-struct Held {
+/// The files of a view.
+struct ViewFiles {
     snapshot: Snapshot,
     /// Of [`Table::DURABLE`], in their order.
     keyspaces: Vec<Keyspace>,
 }
 
-/// All tables as of one moment.
+/// A view of all tables at one moment.
 struct View {
     dir: PathBuf,
-    held: Arc<Mutex<Option<Held>>>,
+    held: Arc<Mutex<Option<ViewFiles>>>,
 }
 
 impl std::fmt::Debug for View {
@@ -266,7 +265,7 @@ impl View {
     ) -> Result<Option<T>, StorageError> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(held) = held.as_ref() else {
-            let cause = std::io::Error::other("the tables were opened anew meanwhile");
+            let cause = std::io::Error::other("the tables were opened again meanwhile");
             return Err(StorageError::io(&self.dir, cause));
         };
         let keyspace = place(table).and_then(|place| held.keyspaces.get(place));
@@ -303,7 +302,7 @@ impl Views for Fjall {
     fn view(&self) -> Result<Box<dyn Read>, StorageError> {
         let held = self.with(|open| {
             let keyspaces = open.trees.iter().map(|tree| tree.keyspace.clone()).collect();
-            Ok(Held { snapshot: open.db.snapshot(), keyspaces })
+            Ok(ViewFiles { snapshot: open.db.snapshot(), keyspaces })
         })?;
         let held = Arc::new(Mutex::new(Some(held)));
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
@@ -331,7 +330,7 @@ impl Read for Fjall {
 
 impl Engine for Fjall {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        self.make_way(batch.bytes());
+        self.wait_for_compaction(batch.bytes());
         self.write_now(|open| {
             let mut writes = open.db.batch().durability(Some(match durability {
                 Durability::Flushed => PersistMode::SyncData,

@@ -1,8 +1,8 @@
-//! Removed bodies leave the files of fjall: first its journal, then its tables.
+//! Removes deleted bodies from fjall's files: first from its journal, then from its tables.
 //!
-//! fjall begins a new journal only after 64 MB of it, and unlinks the old one when all rows that were
-//! in it are in files of their tables. So the journal is filled up with zeros, which are given back to
-//! the file system before they reach the disk, and the tables are flushed.
+//! fjall begins a new journal only after 64 MB, and unlinks an old one when all of its rows are in files
+//! of the tables. So this code fills the journal with zeros, punches holes before the zeros reach the
+//! disk, and flushes the tables.
 
 use super::{Fjall, Open, Tree, failed};
 use crate::StorageError;
@@ -19,24 +19,24 @@ use std::time::Duration;
 /// fjall begins a new journal beyond this position, in bytes.
 pub(super) const JOURNAL_BYTES: u64 = 64_000_000;
 
-/// One write of filling, in bytes.
+/// Bytes of one write of zeros.
 const FILLING_BYTES: usize = 1024 * 1024;
 
-/// Pause after each, and before a table is flushed, so that others have the disk and the cores. There is
-/// no hurry: it comes to two seconds.
+/// Pause after each write, and before a table is flushed, so that others get the disk and the cores. All
+/// pauses together take two seconds.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A row of each table, beyond every key of ours. fjall unlinks a journal when each table's files hold
-/// a row as new as the newest in the journal, which compaction may have removed; this one stays.
+/// The key of a marker row in each table, beyond all other keys. fjall unlinks a journal when each table's
+/// files hold a row as new as the newest in the journal. Compaction may remove that row, but not this one.
 const MARK: [u8; 65] = [0xff; 65];
 
-/// How long a flush of the tables is awaited: tries, and the pause between them. One minute.
+/// How long to wait for a flush of the tables: tries, and the pause between them. One minute.
 const FLUSH_TRIES: u32 = 12_000;
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 impl Fjall {
     pub(super) fn remove_for_good(&self, reclaim: Reclaim) -> Result<(), StorageError> {
-        // A flush beside a compaction would wait for the worker, which waits for the compaction.
+        // A flush during a compaction would wait for the worker, which is busy with the compaction.
         let _reclaiming = self.reclaiming.lock().unwrap_or_else(PoisonError::into_inner);
         self.fill_journal()?;
         self.flush_alone(|tree| tree.unflushed.load(Ordering::Relaxed))?;
@@ -44,13 +44,13 @@ impl Fjall {
             Reclaim::Journal => Ok(()),
             Reclaim::JournalAndTables => {
                 self.compact()?;
-                // fjall lets go of the files that this replaced when the next ones are made.
+                // fjall unlinks replaced files when it creates the next ones.
                 self.flush_alone(|tree| tree.holds_bodies)
             }
         }
     }
 
-    /// Writes filling until fjall is willing to begin a new journal.
+    /// Writes zeros until fjall begins a new journal.
     fn fill_journal(&self) -> Result<(), StorageError> {
         let filling = Slice::from(vec![0; FILLING_BYTES]);
         let journal = journal(&self.dir).map_err(|error| StorageError::io(&self.dir, error))?;
@@ -59,9 +59,9 @@ impl Fjall {
             self.write_now(|open| {
                 open.filling.unflushed.store(true, Ordering::Relaxed);
                 open.filling.keyspace.insert(b"filling", filling.clone())?;
-                match holes::dig(&journal, looked) {
+                match holes::punch(&journal, looked) {
                     Ok(end) => looked = end,
-                    // All of it at the end would keep the log waiting, which flushes to the same disk.
+                    // One large flush at the end would delay the log, which flushes to the same disk.
                     Err(_) => open.db.persist(PersistMode::SyncData)?,
                 }
                 Ok(())
@@ -71,8 +71,8 @@ impl Fjall {
         self.write_now(|open| open.filling.keyspace.clear())
     }
 
-    /// Makes files of the rows of some tables, with no writer beside it, and waits until the journals
-    /// before the present one are gone.
+    /// Flushes the memtables of some tables, without concurrent writers, and waits until all journals but
+    /// the current one are gone.
     fn flush_alone(&self, wanted: impl Fn(&Tree) -> bool) -> Result<(), StorageError> {
         let _writing = self.writer();
         self.reopen_if_shut()?;
@@ -81,8 +81,7 @@ impl Fjall {
         self.flush(open, open.trees().filter(|tree| wanted(tree)))
     }
 
-    /// Removed rows leave the files of the tables with bodies. With gigabytes of them that takes tens
-    /// of seconds, so others may write meanwhile.
+    /// Compacts the tables with bodies. Gigabytes take tens of seconds, so others may write meanwhile.
     fn compact(&self) -> Result<(), StorageError> {
         let _compacting = self.compacting();
         self.beside.store(0, Ordering::Relaxed);
@@ -117,7 +116,7 @@ impl Fjall {
     }
 }
 
-/// The journal that fjall writes to: the file `N.jnl` with the highest number.
+/// The current journal of fjall: the file `N.jnl` with the highest number.
 fn journal(dir: &Path) -> std::io::Result<File> {
     let number = |path: &Path| -> Option<u64> {
         path.file_name()?.to_str()?.strip_suffix(".jnl")?.parse().ok()
@@ -154,7 +153,7 @@ mod tests {
         put(2);
         let file = journal(dir.path()).unwrap();
         let space = file.metadata().unwrap().blocks() * 512;
-        if holes::dig(&file, 0).is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
+        if holes::punch(&file, 0).is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
             return skip::skipped("files have no holes here");
         }
         assert!(space < JOURNAL_BYTES / 8, "{space} bytes");

@@ -1,24 +1,24 @@
-//! ◇ Rows that may not be on the disk yet: what a disk that refuses writes would lose.
+//! Rows of the sessions table that may not be on disk yet. Pure.
 //!
 //! # Invariant
-//! A row is kept from before it is written until a flush that began after that has ended well.
+//! A row is kept until a flush that began after its write has succeeded.
 
 use crate::engine::Visit;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
 
-/// A row; `None` removes.
+/// A row; `None` removes it.
 pub(super) type Row = (Vec<u8>, Option<Vec<u8>>);
 
 /// Rows by key.
 pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// One flush at a time.
+/// Unflushed rows. At most one flush runs at a time.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// Written after the flush under way began.
+    /// Written after the running flush began.
     newer: Rows,
-    /// Written before, and by no flush yet.
+    /// Written before the running flush began.
     older: Rows,
 }
 
@@ -27,22 +27,22 @@ impl Backlog {
         self.newer.extend(rows);
     }
 
-    /// False if there is nothing to flush.
-    pub(super) fn flush_begins(&mut self) -> bool {
+    /// Begins a flush; returns false if there is nothing to flush.
+    pub(super) fn begin_flush(&mut self) -> bool {
         self.older.append(&mut self.newer);
         !self.older.is_empty()
     }
 
-    pub(super) fn flush_ended_well(&mut self) {
+    pub(super) fn end_flush(&mut self) {
         self.older.clear();
     }
 
-    /// What is kept of a key, if anything.
+    /// The kept row of a key, if any.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
         self.newer.get(key).or_else(|| self.older.get(key))
     }
 
-    /// All that is kept from `from` up to, not including, `to`.
+    /// All kept rows from `from` up to, not including, `to`.
     pub(super) fn range(&self, from: &[u8], to: &[u8]) -> Rows {
         if from > to {
             return Rows::new();
@@ -54,13 +54,13 @@ impl Backlog {
         of(&self.older).into_iter().chain(of(&self.newer)).collect()
     }
 
-    /// What the flush under way is to bring to the disk.
+    /// The rows of the running flush.
     pub(super) fn to_flush(&self) -> Vec<Row> {
         self.older.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
 
-/// Visits rows of the disk, in order, with those kept over them, until `visit` breaks off.
+/// Visits the rows of the disk in order, overridden by kept rows, until `visit` returns `Break`.
 pub(super) fn visit_over<K: AsRef<[u8]>, E>(
     disk: impl Iterator<Item = Result<(K, K), E>>,
     kept: Rows,
@@ -109,19 +109,19 @@ mod tests {
     #[test]
     fn a_row_is_kept_until_a_flush_that_began_after_it_has_ended_well() {
         let mut backlog = Backlog::default();
-        assert!(!backlog.flush_begins());
+        assert!(!backlog.begin_flush());
         backlog.keep(vec![row(1, Some(1)), row(2, Some(1))]);
-        assert!(backlog.flush_begins());
+        assert!(backlog.begin_flush());
         backlog.keep(vec![row(2, Some(2))]);
-        backlog.flush_ended_well();
+        backlog.end_flush();
         assert_eq!(backlog.get(&[1]), None);
         assert_eq!(backlog.get(&[2]), Some(&Some(vec![2])));
-        assert!(backlog.flush_begins(), "and ends badly");
+        assert!(backlog.begin_flush(), "and ends badly");
         backlog.keep(vec![row(3, None)]);
-        assert!(backlog.flush_begins());
+        assert!(backlog.begin_flush());
         assert_eq!(backlog.to_flush(), [row(2, Some(2)), row(3, None)]);
-        backlog.flush_ended_well();
-        assert!(!backlog.flush_begins());
+        backlog.end_flush();
+        assert!(!backlog.begin_flush());
     }
 
     proptest! {
@@ -143,7 +143,7 @@ mod tests {
                 of.iter().map(|(key, value)| row(*key, *value)).collect()
             };
             backlog.keep(rows(&older));
-            backlog.flush_begins();
+            backlog.begin_flush();
             backlog.keep(rows(&newer));
             let to = to.max(from);
             let on_disk = disk.range(from..to);

@@ -1,15 +1,15 @@
-//! sled, for the sessions table: fast to overwrite, flushed lazily, rebuilt if it is damaged.
+//! The engine of the sessions table: sled, fast to overwrite, flushed lazily, recreated if damaged.
 //!
 //! ```text
-//! write --> backlog, sled          a disk that refuses a write: sled takes none any more
+//! write --> backlog, sled          after a failed write sled rejects all writes
 //! flush --> the backlog is empty   write --> backlog    read --> backlog over sled
-//!                                  there is space: sled is opened anew, the backlog written to it
+//!                                  space is free: sled is opened again and takes the backlog
 //! ```
 //!
 //! # Invariants
-//! 1. What was written is never read as it was before, until the process ends: if sled cannot be opened
-//!    anew, what only the disk has is not read at all.
-//! 2. Rows are in the backlog and in sled in the order in which they were written.
+//! 1. A read never returns an older value than the last write of this process. If sled cannot be opened
+//!    again, reads of rows that are only on disk fail.
+//! 2. The backlog and sled apply rows in the order of their writes.
 
 mod backlog;
 
@@ -27,31 +27,31 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// Memory for pages, in bytes: those of a million sessions. With a quarter of it each row that is
-/// written costs twice as much CPU, since pages are read again, and memory is hardly less.
+/// Bytes of sled's page cache: the pages of a million sessions. With a quarter of it each write costs
+/// twice as much CPU, since pages are read again, and the process hardly uses less memory.
 const CACHE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Longest time that a session row stays unflushed. Peers have it as well.
+/// Longest time that a session row stays unflushed. Other nodes have the row too.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
-/// How often sled gives back space that is no longer used, in milliseconds. It flushes then, too.
+/// Period in which sled frees unused space, in milliseconds. It flushes too.
 const TIDY_EVERY_MS: u64 = 2_000;
 
-/// Bytes that the disk must take before sled is opened anew: it allocates 512 KiB at a time.
+/// Bytes that the disk must accept before sled is opened again: sled allocates 512 KiB at a time.
 const PROBE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Flushes that would have been made until a table that could not be opened anew is tried again: 10 s.
+/// Flush periods between attempts to open the table again: 10 s.
 const REOPEN_PAUSE: u32 = 20;
 
-/// Rows of the backlog that are written together.
+/// Rows of the backlog in one batch.
 const PIECE_ROWS: usize = 256;
 
-/// How often a locked directory is tried, every [`LOCK_PAUSE`]: sled stays locked for a moment after
-/// it was closed.
+/// Attempts to open a locked directory, one every [`LOCK_PAUSE`]: sled stays locked for a moment after it
+/// was closed.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Directories that were set aside and are kept for a look.
+/// Number of damaged directories that are kept for inspection.
 const ASIDE_MAX: u32 = 100;
 
 #[derive(Debug)]
@@ -63,26 +63,26 @@ pub(crate) struct Sled {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
-    /// `None` while it is opened anew, and if that failed.
+    /// `None` while it is being opened again, and if that failed.
     db: RwLock<Option<sled::Db>>,
-    /// Held by whoever flushes. Taken after `db`.
+    /// The lock of flushes. Taken after `db`.
     flushing: Mutex<()>,
-    /// Held by whoever writes. Taken last.
+    /// The lock of writers. Taken last.
     backlog: Mutex<Backlog>,
-    /// The disk refused a write. Changed with `backlog` held.
+    /// The disk refused a write. Changed only with `backlog` locked.
     refused: AtomicBool,
     ending: AtomicBool,
 }
 
 impl Sled {
-    /// Opens `dir`. A damaged one is set aside, with a warning, and begun anew.
+    /// Opens `dir`. If it is damaged, moves it away with a warning and creates a new one.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
         let db = match try_open(dir) {
             Ok(db) => db,
             Err(Refused::Io(error)) => return Err(StorageError::io(dir, error)),
             Err(Refused::Damaged(what)) => {
                 let aside = set_aside(dir)?;
-                warn!(error = what, aside = %aside.display(), "sessions table damaged and begun anew");
+                warn!(error = what, aside = %aside.display(), "sessions table damaged; moved away and recreated");
                 try_open(dir).map_err(|refused| refused.into_error(dir))?
             }
         };
@@ -96,7 +96,7 @@ impl Sled {
         });
         let table = Arc::clone(&shared);
         let flusher = thread::Builder::new().name("sessions".into());
-        let flusher = flusher.spawn(move || table.flush_now_and_then());
+        let flusher = flusher.spawn(move || table.flush_periodically());
         let flusher = flusher.map_err(|error| StorageError::io(dir, error))?;
         Ok(Self { shared, flusher: Some(flusher) })
     }
@@ -107,7 +107,7 @@ impl Drop for Sled {
         self.shared.ending.store(true, Ordering::Release);
         if let Some(flusher) = self.flusher.take() {
             flusher.thread().unpark();
-            // A thread that panicked flushes nothing more, and has said so.
+            // A panicked thread was logged and flushes no more.
             flusher.join().ok();
         }
     }
@@ -116,7 +116,7 @@ impl Drop for Sled {
 fn try_open(dir: &Path) -> Result<sled::Db, Refused> {
     let mut tries = 0;
     loop {
-        // sled answers some damage with a panic.
+        // sled panics on some kinds of damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let config = sled::Config::new()
                 .path(dir)
@@ -159,24 +159,24 @@ impl Shared {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The backlog, if sled may lack what is in it.
+    /// The backlog, if sled may lack some of its rows.
     fn backlog_if_refused(&self) -> Option<MutexGuard<'_, Backlog>> {
         self.refused.load(Ordering::Acquire).then(|| self.backlog())
     }
 
-    /// What is answered while nothing can be read from the disk or flushed to it.
+    /// The error while the disk can be neither read nor flushed.
     fn shut(&self) -> StorageError {
         StorageError::DiskFull { path: self.dir.clone() }
     }
 
-    /// Writes rows to sled, or at least to the backlog.
+    /// Writes rows to the backlog and, unless it rejects writes, to sled.
     fn write(&self, rows: Vec<Row>) -> Result<(), StorageError> {
         let db = self.db();
         let mut backlog = self.backlog();
         if let Some(db) = db.as_ref().filter(|_| !self.refused.load(Ordering::Acquire)) {
             match write_rows(db, &rows) {
                 Ok(()) => {}
-                Err(sled::Error::Io(error)) => self.is_refused(&error),
+                Err(sled::Error::Io(error)) => self.set_refused(&error),
                 Err(error) => return Err(self.failed(error)),
             }
         }
@@ -184,11 +184,11 @@ impl Shared {
         Ok(())
     }
 
-    /// sled takes no write after one that the disk refused.
-    fn is_refused(&self, error: &io::Error) {
+    /// Records that the disk refused a write; sled rejects all writes from now on.
+    fn set_refused(&self, error: &io::Error) {
         if !self.refused.swap(true, Ordering::AcqRel) {
             let dir = self.dir.display();
-            warn!(%dir, %error, "the disk refuses session rows; they stay in memory until it takes them");
+            warn!(%dir, %error, "the disk refuses session rows; they stay in memory until it accepts them");
         }
     }
 
@@ -198,16 +198,16 @@ impl Shared {
             return Err(self.shut());
         };
         let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.backlog().flush_begins() {
+        if !self.backlog().begin_flush() {
             return Ok(());
         }
         let flushed = db.flush();
         let mut backlog = self.backlog();
         match flushed {
-            Ok(_bytes) => backlog.flush_ended_well(),
+            Ok(_bytes) => backlog.end_flush(),
             Err(error) => {
                 if let sled::Error::Io(error) = &error {
-                    self.is_refused(error);
+                    self.set_refused(error);
                 }
                 return Err(self.failed(error));
             }
@@ -215,13 +215,13 @@ impl Shared {
         Ok(())
     }
 
-    /// The thread of the table.
-    fn flush_now_and_then(&self) {
+    /// The loop of the flush thread.
+    fn flush_periodically(&self) {
         let mut pause = 0;
         while !self.ending.load(Ordering::Acquire) {
             thread::park_timeout(FLUSH_EVERY);
             if !self.refused.load(Ordering::Acquire) {
-                // `is_refused` has said it; of anything but the disk's refusal hears who writes next.
+                // `set_refused` logged a refusal; any other error is returned to the next writer.
                 self.flush().ok();
             } else if pause > 0 {
                 pause -= 1;
@@ -231,7 +231,7 @@ impl Shared {
                         info!(dir = %self.dir.display(), "session rows are on the disk again");
                     }
                     Err(error) => {
-                        warn!(%error, "the sessions table cannot be opened anew");
+                        warn!(%error, "the sessions table cannot be opened again");
                         pause = REOPEN_PAUSE;
                     }
                 }
@@ -239,19 +239,19 @@ impl Shared {
         }
     }
 
-    /// Opens sled anew, and brings it up to date. Readers wait for that, a second or two for a million
+    /// Opens sled again and writes the backlog to it. Readers wait meanwhile, a second or two for a million
     /// rows.
     fn reopen(&self) -> Result<(), StorageError> {
         let mut open = self.db.write().unwrap_or_else(PoisonError::into_inner);
         *open = None;
         let db = try_open(&self.dir).map_err(|refused| refused.into_error(&self.dir))?;
         let mut backlog = self.backlog();
-        backlog.flush_begins();
+        backlog.begin_flush();
         for rows in backlog.to_flush().chunks(PIECE_ROWS) {
             write_rows(&db, rows).map_err(|error| self.failed(error))?;
         }
         db.flush().map_err(|error| self.failed(error))?;
-        backlog.flush_ended_well();
+        backlog.end_flush();
         self.refused.store(false, Ordering::Release);
         *open = Some(db);
         Ok(())
@@ -259,7 +259,7 @@ impl Shared {
 }
 
 fn write_rows(db: &sled::Db, rows: &[Row]) -> sled::Result<()> {
-    // sled writes out its buffer before each batch. A single row is whole without one.
+    // sled writes its buffer to the disk before each batch. A single row is atomic without one.
     match rows {
         [(key, Some(value))] => db.insert(key, value.as_slice()).map(|_| ()),
         [(key, None)] => db.remove(key).map(|_| ()),
@@ -276,7 +276,7 @@ fn write_rows(db: &sled::Db, rows: &[Row]) -> sled::Result<()> {
     }
 }
 
-/// Whether the disk takes [`PROBE_BYTES`] beside `dir`.
+/// True if the disk accepts [`PROBE_BYTES`] beside `dir`.
 fn takes_writes(dir: &Path) -> bool {
     let file = dir.with_extension("probe");
     let takes = File::create(&file).and_then(|mut probe| {
@@ -323,7 +323,7 @@ fn set_aside(dir: &Path) -> Result<PathBuf, StorageError> {
     Ok(aside)
 }
 
-/// One table only, so the default tree is it.
+/// It has one table, in sled's default tree.
 impl Read for Sled {
     fn get(&self, _table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
         let db = self.shared.db();
@@ -338,7 +338,7 @@ impl Read for Sled {
     }
 
     fn scan(&self, scan: Scan<'_>, visit: &mut Visit<'_>) -> Result<(), StorageError> {
-        // No lock is held while rows are visited: `visit` may read others.
+        // No lock is held while visiting: `visit` may read other rows.
         let (db, kept) = {
             let db = self.shared.db();
             let kept = self.shared.backlog_if_refused();
@@ -351,7 +351,7 @@ impl Read for Sled {
 }
 
 impl Engine for Sled {
-    /// While the disk is full rows are kept in memory, and that is no error unless they are to be flushed.
+    /// While the disk is full, rows stay in memory; that is an error only for a flushed write.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
         let rows = batch.into_rows().map(|(_, key, value)| (key, value));
         self.shared.write(rows.collect())?;

@@ -1,4 +1,4 @@
-//! A disk that refuses session rows, and takes them again.
+//! A disk that refuses session rows and then accepts them again.
 
 use super::*;
 use std::ops::ControlFlow;
@@ -57,11 +57,11 @@ fn what_the_disk_refuses_is_read_all_the_same_and_written_when_it_takes_it() {
     let table = Sled::open(&dir).unwrap();
     write(&table, &[("a", Some("1")), ("b", Some("1")), ("d", Some("1"))]);
     table.flush().unwrap();
-    // The disk takes no probe while this directory is in its place.
+    // The probe fails while this directory is in its place.
     let probe = dir.with_extension("probe");
     fs::create_dir(&probe).unwrap();
     write(&table, &[("d", Some("2"))]);
-    table.shared.is_refused(&io::Error::from(io::ErrorKind::StorageFull));
+    table.shared.set_refused(&io::Error::from(io::ErrorKind::StorageFull));
     write(&table, &[("a", None)]);
     write(&table, &[("b", Some("2")), ("c", Some("2"))]);
     let expected = rows(&[("b", "2"), ("c", "2"), ("d", "2")]);
@@ -91,7 +91,7 @@ fn a_row_is_flushed_soon_though_nobody_asks() {
 }
 
 #[test]
-fn a_table_that_cannot_be_opened_anew_keeps_what_is_written_and_is_tried_again() {
+fn a_table_that_cannot_be_opened_again_keeps_rows_in_memory_and_tries_again() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("sessions");
     let table = Sled::open(&dir).unwrap();
@@ -100,7 +100,7 @@ fn a_table_that_cannot_be_opened_anew_keeps_what_is_written_and_is_tried_again()
     let (file, away) = (dir.join("db"), dir.join("db.away"));
     fs::rename(&file, &away).unwrap();
     fs::create_dir(&file).unwrap();
-    table.shared.is_refused(&io::Error::from(io::ErrorKind::StorageFull));
+    table.shared.set_refused(&io::Error::from(io::ErrorKind::StorageFull));
     let round = || table.flusher.as_ref().unwrap().thread().unpark();
     eventually("it cannot be opened", || {
         round();

@@ -1,21 +1,21 @@
-//! Records of a group that stands still are written once more, at the end of the log.
+//! Rewrites the live records of an idle group at the tail of the log, so that old segments can go.
 //!
-//! A shard without a majority, or one whose leader does not reach this node, has no checkpoint. Its last
-//! records would keep all segments that came after them, of all groups, until the disk is full.
+//! A shard without a majority, or one that its leader does not reach, makes no checkpoint. Its last
+//! records would pin their segment and all later ones, of all groups, until the disk is full.
 //!
 //! ```text
-//! segments   3 3 7 | 7 0 7 | 0 7 0 | 7 0 7 | 0 ...     3 stands still
+//! segments   3 3 7 | 7 0 7 | 0 7 0 | 7 0 7 | 0 ...     3 is idle
 //! after                                     | 0 ... 3 3
 //! ```
 //!
 //! # Invariants
-//! 1. All that counts of a group is written in one block: after a crash the log has the old records or
-//!    the new ones, and they are the same.
-//! 2. Nothing of the group was written or voided since its records were read, and nobody changes its
-//!    tables meanwhile.
+//! 1. All live records of the group go into one block. After a crash the log has the old records or the
+//!    new ones, and they are equal.
+//! 2. Since its records were read, no record of the group was written or voided, and nobody changed its
+//!    tables.
 
 use super::block::{self, Content};
-use super::ledger::StandsStill;
+use super::ledger::IdleGroup;
 use super::{Shared, Waiting, segment};
 use crate::StorageError;
 use bytes::Bytes;
@@ -25,31 +25,31 @@ use std::io::ErrorKind;
 use std::path::Path;
 use tracing::{debug, warn};
 
-/// Bytes of records that are carried at once, at most. A group makes a checkpoint long before.
-const CARRIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most bytes of records in one rewrite. A group makes a checkpoint long before it has as many.
+const REWRITE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// A group's records, in the form of a block.
-pub(super) struct Carried {
-    pub(super) from: StandsStill,
+/// The live records of a group, encoded as a block.
+pub(super) struct Rewrite {
+    pub(super) from: IdleGroup,
     pub(super) block: Vec<u8>,
     pub(super) waiting: Vec<Waiting>,
 }
 
 impl Shared {
-    /// Hands the flusher the records of a group to write again.
-    pub(super) fn carry(&self, group: StandsStill) -> Result<(), StorageError> {
-        let Some(carried) = read(group)? else { return Ok(()) };
-        let (shard, records) = (carried.from.group, carried.waiting.len());
-        debug!(%shard, records, "records of a group that stands still are written again");
+    /// Hands the live records of `group` to the flusher.
+    pub(super) fn rewrite(&self, group: IdleGroup) -> Result<(), StorageError> {
+        let Some(rewrite) = read(group)? else { return Ok(()) };
+        let (shard, records) = (rewrite.from.group, rewrite.waiting.len());
+        debug!(%shard, records, "records of an idle group are rewritten");
         let mut queue = self.queue();
-        queue.carried = Some(carried);
+        queue.rewrite = Some(rewrite);
         self.wake(queue);
         Ok(())
     }
 }
 
-/// Reads all that counts of a group. `None` if it does not stand still after all, or is too large.
-fn read(group: StandsStill) -> Result<Option<Carried>, StorageError> {
+/// Reads the live records of a group. `None` if it is no longer idle, or has too many bytes.
+fn read(group: IdleGroup) -> Result<Option<Rewrite>, StorageError> {
     let mut records = BTreeMap::new();
     for path in &group.segments {
         match fs::read(path) {
@@ -59,8 +59,8 @@ fn read(group: StandsStill) -> Result<Option<Carried>, StorageError> {
         }
     }
     let bytes: u64 = records.values().map(|record: &Bytes| record.len() as u64).sum();
-    if records.len() as u64 != group.end - group.height || bytes > CARRIED_BYTES_MAX {
-        warn!(shard = %group.group, records = records.len(), bytes, "records not written again");
+    if records.len() as u64 != group.end - group.height || bytes > REWRITE_BYTES_MAX {
+        warn!(shard = %group.group, records = records.len(), bytes, "records not rewritten");
         return Ok(None);
     }
     let (mut block, mut waiting) = (Vec::new(), Vec::new());
@@ -71,14 +71,14 @@ fn read(group: StandsStill) -> Result<Option<Carried>, StorageError> {
         }
         waiting.push(Waiting { shard: group.group, index, cut: false, done: Box::new(|_| ()) });
     }
-    Ok(Some(Carried { from: group, block, waiting }))
+    Ok(Some(Rewrite { from: group, block, waiting }))
 }
 
-/// Of several records with one index the last one counts: those before were voided.
+/// Adds the group's records of one segment. Of several records with one index the last one is live.
 fn collect(
     path: &Path,
     bytes: &Bytes,
-    group: &StandsStill,
+    group: &IdleGroup,
     records: &mut BTreeMap<u64, Bytes>,
 ) -> Result<(), StorageError> {
     let damaged = |at: usize| StorageError::corrupt(path, at as u64, "a whole block is expected");
@@ -123,25 +123,25 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_moved_meanwhile_is_left_alone() {
+    fn a_group_that_is_no_longer_idle_is_not_rewritten() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, _) = open(dir.path());
         append(&storage, 0, 1);
         append(&storage, 1, 1);
         storage.close();
         let (storage, _) = open(dir.path());
-        let stood = storage.log().stands_still(0).unwrap();
+        let idle = storage.log().idle_group(0).unwrap();
         append(&storage, 1, 2);
-        storage.log().carry(stood.clone()).unwrap();
+        storage.log().rewrite(idle).unwrap();
         storage.log().settle().unwrap();
         storage.close();
         let (storage, found) = open(dir.path());
         assert_eq!(found, [(0, vec![1]), (1, vec![2])]);
 
         let before = storage.log().usage().appended_records;
-        storage.log().carry(storage.log().stands_still(0).unwrap()).unwrap();
+        storage.log().rewrite(storage.log().idle_group(0).unwrap()).unwrap();
         storage.log().settle().unwrap();
-        assert_eq!(storage.log().usage().appended_records, before + 2, "it stood still now");
+        assert_eq!(storage.log().usage().appended_records, before + 2, "it is idle now");
         storage.close();
         assert_eq!(open(dir.path()).1, found);
     }
