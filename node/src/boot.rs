@@ -242,7 +242,7 @@ fn reception(
         context: parts.users.clone(),
         peers: parts.peers.clone(),
         registration: Registration::new(sender, config.registration.requests_per_address_per_hour),
-        limits: RwLock::new(ClientLimits::of(config)),
+        limits: RwLock::new(Arc::new(ClientLimits::of(config))),
         closing,
     }
 }

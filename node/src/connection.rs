@@ -9,7 +9,8 @@
 //! 1. A stranger is bounded in time, frames and bytes.
 //! 2. While [`UNANSWERED_MAX`] requests wait for their answer nothing more is read: the client's own
 //!    socket holds it back.
-//! 3. Between frames no buffer is held.
+//! 3. Between frames no buffer is held. What a connection seldom needs is boxed, for its task keeps room
+//!    for the largest thing that it ever waits for.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -53,20 +54,20 @@ pub struct Reception {
     /// How aliases are proven.
     pub registration: Registration,
     /// The limits of connections that come from now on.
-    pub limits: RwLock<ClientLimits>,
+    pub limits: RwLock<Arc<ClientLimits>>,
     /// Tells strangers to go: the node ends. Who is attached hears it from their actor.
     pub closing: Stopping,
 }
 
 impl Reception {
     /// The limits of a connection that comes now.
-    pub fn limits(&self) -> ClientLimits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn limits(&self) -> Arc<ClientLimits> {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Other limits for connections that come from now on.
     pub fn set_limits(&self, limits: ClientLimits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
     }
 }
 
@@ -85,7 +86,7 @@ enum Standing {
 
 struct Socket {
     reception: Arc<Reception>,
-    limits: ClientLimits,
+    limits: Arc<ClientLimits>,
     transport: Transport,
     peer: Peer,
     connection: Arc<Connection>,
@@ -122,7 +123,7 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
     let over = socket.run().await;
     socket.leave();
     if let Over::Ended(ending) = over {
-        socket.goodbye(ending).await;
+        Box::pin(socket.goodbye(ending)).await;
     }
 }
 
@@ -249,7 +250,8 @@ impl Socket {
                         break;
                     }
                 }
-                Standing::Stranger { .. } => self.stranger(frame).await?,
+                // Boxed: a login takes kilobytes, which the connection does not keep.
+                Standing::Stranger { .. } => Box::pin(self.stranger(frame)).await?,
             }
         }
         Ok(done)

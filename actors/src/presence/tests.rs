@@ -9,7 +9,7 @@ use proto::stored::{self, Session};
 use proto::{DeviceId, NodeId, UserId, wire};
 use sessions::cores::{Key, Table};
 use sessions::memory::Memory;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const ADA: UserId = UserId(1);
@@ -22,7 +22,7 @@ fn bob() -> AccountView {
     AccountView {
         user: BOB,
         aliases: Vec::new(),
-        devices: BTreeMap::from([device(1), device(2)]),
+        devices: Arc::new([device(1), device(2)].into_iter().collect()),
         blocked: BTreeSet::new(),
         contacts: Arc::new([ADA].into()),
         privacy: Privacy::default(),

@@ -1,10 +1,11 @@
 //! A user as their shard knows them: names, devices, contacts, blocks and privacy.
 
+use super::few::FewMap;
 use super::privacy::Privacy;
 use bytes::Bytes;
 use proto::limits::{BLOCKS_MAX, CONTACTS_MAX, DEVICES_MAX};
 use proto::{Alias, Code, DeviceId, UserId, stored, wire};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A day, in ms.
@@ -28,10 +29,10 @@ const ACTIVE_STEP_MS: u64 = 3_600_000;
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     /// Each with the number of its claim.
-    pub(super) aliases: BTreeMap<Alias, u64>,
-    pub(super) devices: BTreeMap<DeviceId, stored::Device>,
+    pub(super) aliases: FewMap<Alias, u64>,
+    /// Devices and contacts are shared with views, for those are many and change seldom.
+    devices: Arc<FewMap<DeviceId, stored::Device>>,
     pub(super) blocked: BTreeSet<UserId>,
-    /// Shared with views, for there may be many and they change seldom.
     pub(super) contacts: Arc<BTreeSet<UserId>>,
     pub(super) privacy: Privacy,
     last_device: DeviceId,
@@ -61,7 +62,7 @@ pub struct AccountView {
     /// The names it is found under.
     pub aliases: Vec<Alias>,
     /// Linked devices.
-    pub devices: BTreeMap<DeviceId, stored::Device>,
+    pub devices: Arc<FewMap<DeviceId, stored::Device>>,
     /// Users it takes nothing from.
     pub blocked: BTreeSet<UserId>,
     /// Users it knows.
@@ -94,6 +95,16 @@ impl Account {
         })
     }
 
+    /// Linked devices.
+    pub(super) fn devices(&self) -> &FewMap<DeviceId, stored::Device> {
+        &self.devices
+    }
+
+    /// Linked devices, to change them.
+    pub(super) fn devices_mut(&mut self) -> &mut FewMap<DeviceId, stored::Device> {
+        Arc::make_mut(&mut self.devices)
+    }
+
     /// The device that has this key.
     pub fn device_with_key(&self, key: &[u8]) -> Option<DeviceId> {
         self.devices.iter().find(|(_, device)| device.key == key).map(|(id, _)| *id)
@@ -108,13 +119,14 @@ impl Account {
             return Err(Code::TooMany);
         }
         self.last_device = DeviceId(self.last_device.0 + 1);
-        self.devices.insert(self.last_device, device);
+        let id = self.last_device;
+        self.devices_mut().insert(id, device);
         Ok(self.last_device)
     }
 
     /// Unlinks a device; false if it is not linked.
     pub fn unlink(&mut self, device: DeviceId) -> bool {
-        let Some(row) = self.devices.remove(&device) else { return false };
+        let Some(row) = self.devices_mut().remove(&device) else { return false };
         if self.unlinked.len() >= UNLINKED_MAX {
             self.unlinked.remove(0);
         }

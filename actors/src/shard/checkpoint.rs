@@ -26,7 +26,7 @@ impl Machine {
         }
         for (user_id, id) in dirty.devices {
             let user = self.users.get(&user_id);
-            let device = user.and_then(|user| user.account.devices.get(&id)).cloned();
+            let device = user.and_then(|user| user.account.devices().get(&id)).cloned();
             spill.rows.push(Row::Device(user_id, id, device));
         }
         for (to, from, device) in dirty.recent {
@@ -79,7 +79,7 @@ impl Machine {
     fn spill_account(&mut self, user_id: UserId, rows: &mut Vec<Row>) {
         let account = self.users.get(&user_id).map(|user| &user.account);
         rows.push(Row::Account(user_id, account.map(super::account::Account::to_row)));
-        let devices = account.into_iter().flat_map(|account| &account.devices);
+        let devices = account.into_iter().flat_map(|account| account.devices().iter());
         rows.extend(devices.map(|(id, device)| Row::Device(user_id, *id, Some(device.clone()))));
     }
 
@@ -94,7 +94,7 @@ impl Machine {
         match row {
             Row::Account(id, Some(row)) => self.user(id).account.load_row(&row),
             Row::Device(id, device, Some(row)) => {
-                self.user(id).account.devices.insert(device, row);
+                self.user(id).account.devices_mut().insert(device, row);
             }
             Row::Cursors(id, Some(row)) => self.user(id).mailbox.load_row(&row),
             Row::Recent { to, from, device, ids: Some(ids) } => {

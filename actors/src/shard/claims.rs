@@ -46,7 +46,7 @@ impl Machine {
             }
         }
         let others: Vec<DeviceId> =
-            user.account.devices.keys().copied().filter(|id| Some(*id) != kept).collect();
+            user.account.devices().keys().copied().filter(|id| Some(*id) != kept).collect();
         for other in &others {
             user.account.unlink(*other);
         }
@@ -156,10 +156,10 @@ impl Machine {
         user.account.closing = true;
         let claims = user.account.claims();
         user.account.aliases.clear();
-        let devices = std::mem::take(&mut user.account.devices);
+        let devices = std::mem::take(user.account.devices_mut());
         let everything = user.mailbox.last();
         let released = user.mailbox.release_to(everything);
-        let gone = devices.into_keys().map(|device| Row::Device(user_id, device, None));
+        let gone = devices.keys().map(|device| Row::Device(user_id, *device, None));
         self.dirty.gone.extend(gone);
         self.dirty.accounts.insert(user_id);
         self.dirty.mailboxes.insert(user_id);

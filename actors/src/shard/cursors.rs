@@ -11,10 +11,10 @@
 //! 1. A device is given what comes after its start and nothing before.
 //! 2. An entry counts as delivered only if it lies in the part (`=`) that a device acknowledged.
 
+use super::few::FewMap;
 use proto::limits::WINDOW_MESSAGES;
 use proto::stored;
 use proto::{DeviceId, Seq};
-use std::collections::BTreeMap;
 
 /// Parts that removed devices had acknowledged and that are still needed. A part holds at least one
 /// entry that another device has yet to get; beyond this the oldest is forgotten, and its entries
@@ -47,7 +47,7 @@ impl Cursor {
 /// The cursors of all devices that hold the mailbox.
 #[derive(Clone, Debug, Default)]
 pub struct Cursors {
-    devices: BTreeMap<DeviceId, Cursor>,
+    devices: FewMap<DeviceId, Cursor>,
     /// What removed devices had acknowledged: after the first, up to the second. In order, apart.
     gone: Vec<(Seq, Seq)>,
 }

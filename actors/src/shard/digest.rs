@@ -24,7 +24,7 @@ impl Machine {
         for (id, user) in &self.users {
             sum.number(id.0);
             sum.row(&user.account.to_row());
-            for (device, row) in &user.account.devices {
+            for (device, row) in user.account.devices().iter() {
                 sum.number(u64::from(device.0));
                 sum.row(row);
             }

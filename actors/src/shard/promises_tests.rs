@@ -133,7 +133,9 @@ fn promise_4_a_device_that_stays_away_is_set_aside_and_told_when_it_comes_back()
     let told = pushed(&mut machine);
     assert!(told.iter().any(|(_, _, text)| text == "Delivered [1, 2]"), "{told:?}");
     assert!(told.iter().any(|(user, _, text)| *user == bob && text == "device 2: 1"), "{told:?}");
-    assert!(machine.account(bob).unwrap().view(bob).devices[&DeviceId(2)].set_aside_ms > 0);
+    assert!(
+        machine.account(bob).unwrap().view(bob).devices.get(&DeviceId(2)).unwrap().set_aside_ms > 0
+    );
 
     let readmit = stored::Readmit { user: bob.0, device: 2 };
     assert_eq!(machine.apply(later, Kind::Readmit(readmit)), Outcome::Done);

@@ -89,7 +89,7 @@ impl Reader<'_> {
                 let account = self.machine.account(user);
                 let mailbox = self.machine.mailbox(user);
                 answer(Ok(account.zip(mailbox).and_then(|(account, mailbox)| {
-                    account.devices.get(&device)?;
+                    account.devices().get(&device)?;
                     let cursor = mailbox.cursors().get(device);
                     Some(Attached {
                         acknowledged: cursor.map_or(mailbox.last(), |cursor| cursor.acknowledged),

@@ -158,7 +158,7 @@ impl Machine {
             return Ok(Outcome::Done);
         }
         let tells = from != reader && user.account.tells_of_reading(from);
-        let has_others = user.account.devices.len() > 1;
+        let has_others = user.account.devices().len() > 1;
         self.dirty.recent.insert((reader, from, device));
         for certainty in [Sent::Yes, Sent::Perhaps] {
             let of_it = news.iter().filter(|(_, sent)| *sent == certainty);

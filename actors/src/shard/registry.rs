@@ -18,7 +18,7 @@ impl Machine {
     /// [`Code::Unlinked`].
     pub(super) fn check_asker(&self, user: u64, device: u32) -> Result<(), Code> {
         let account = self.account(UserId(user)).ok_or(Code::Unlinked)?;
-        let linked = account.devices.contains_key(&DeviceId(device));
+        let linked = account.devices().contains_key(&DeviceId(device));
         if linked { Ok(()) } else { Err(Code::Unlinked) }
     }
 

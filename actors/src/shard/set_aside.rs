@@ -5,6 +5,7 @@
 //! fetch the history from another device. A device is set aside only if another one, which is not away
 //! itself, has or gets everything that waits for it, so nothing is lost and the last device stays.
 
+use super::account::Account;
 use super::command::Outcome;
 use super::machine::Machine;
 use proto::stored::{self, envelope::Content};
@@ -39,7 +40,7 @@ impl Machine {
         };
         for device in devices {
             user.mailbox.remove(*device);
-            if let Some(row) = user.account.devices.get_mut(device) {
+            if let Some(row) = user.account.devices_mut().get_mut(device) {
                 row.set_aside_ms = now_ms;
             }
         }
@@ -57,7 +58,7 @@ impl Machine {
         let (user_id, device) = (UserId(readmit.user), DeviceId(readmit.device));
         let now_ms = self.now_ms;
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
-        let row = user.account.devices.get_mut(&device).ok_or(Code::Unlinked)?;
+        let row = user.account.devices_mut().get_mut(&device).ok_or(Code::Unlinked)?;
         if std::mem::take(&mut row.set_aside_ms) == 0 {
             return Ok(Outcome::Done);
         }
@@ -81,9 +82,9 @@ impl Machine {
         (device, by_device): (DeviceId, u32),
         kind: NoticeKind,
     ) {
-        let devices = self.account(user).into_iter().flat_map(|account| account.devices.keys());
-        let mut third = devices.filter(|id| **id != device && id.0 != by_device);
-        if third.next().is_some() {
+        let is_third = |id: &DeviceId| *id != device && id.0 != by_device;
+        let has_third = |account: &Account| account.devices().keys().any(is_third);
+        if self.account(user).is_some_and(has_third) {
             let (kind, device) = (kind as u32, device.0);
             let notice = stored::DeviceNotice { kind, device, by_device };
             self.take_envelope(user, Content::DeviceNotice(notice));

@@ -30,7 +30,7 @@ pub(super) fn machine(limits: MachineLimits) -> Machine {
         let notices = vec![stored::Notice { number, user: user.0, what }];
         let taken = stored::TakeNotices { from_shard: 9, notices };
         assert_eq!(machine.apply(NOW, Kind::TakeNotices(taken)), Outcome::Done);
-        assert_eq!(machine.account(user).unwrap().devices.len(), 1);
+        assert_eq!(machine.account(user).unwrap().devices().len(), 1);
     }
     machine.take_effects();
     machine

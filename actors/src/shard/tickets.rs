@@ -31,7 +31,7 @@ impl Machine {
 
     fn linked(&mut self, user: u64, device: u32) -> Result<&mut stored::Device, Code> {
         let user = self.users.get_mut(&UserId(user)).filter(|user| !user.account.closing);
-        let device = user.and_then(|user| user.account.devices.get_mut(&DeviceId(device)));
+        let device = user.and_then(|user| user.account.devices_mut().get_mut(&DeviceId(device)));
         device.ok_or(Code::Unlinked)
     }
 }

@@ -241,7 +241,7 @@ pub(crate) fn account_from_wire(account: &cluster::Account) -> Option<Arc<Accoun
         Arc::new(AccountView {
             user: UserId(account.user),
             aliases: account.aliases.iter().filter_map(|alias| Alias::parse(alias).ok()).collect(),
-            devices: account.devices.iter().filter_map(device).collect(),
+            devices: Arc::new(account.devices.iter().filter_map(device).collect()),
             blocked: account.blocked.iter().map(|user| UserId(*user)).collect(),
             contacts: Arc::new(account.contacts.iter().map(|user| UserId(*user)).collect()),
             privacy: Privacy::from_stored(account.privacy),

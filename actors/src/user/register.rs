@@ -205,7 +205,7 @@ pub(super) fn lock_digest(context: &UserContext, user: UserId, lock: &str) -> by
 async fn opened(context: &UserContext, user: UserId, key: &[u8]) -> Result<DeviceId, Code> {
     for _ in 0..OPEN_LOOKS {
         let account = context.shards.account(user).await?;
-        let devices = account.iter().flat_map(|account| &account.devices);
+        let devices = account.iter().flat_map(|account| account.devices.iter());
         if let Some((id, _)) = devices.into_iter().find(|(_, device)| device.key == key) {
             return Ok(*id);
         }

@@ -207,10 +207,10 @@ impl Listener {
         let on_connection = Arc::clone(on_connection);
         let (limit, gate) = ((self.handshake_timeout)(), self.gate.clone());
         let opening = Opening { stream, security: self.security.clone(), address, permit };
+        // Boxed, so that its memory goes when it is done.
+        let opened = Box::pin(tokio::time::timeout(limit, opening.open(is_proxy.then_some(gate))));
         let task = async move {
-            // Boxed, so that its memory goes when it is done.
-            let opened = Box::pin(opening.open(is_proxy.then_some(gate)));
-            match tokio::time::timeout(limit, opened).await {
+            match opened.await {
                 Ok(Ok((transport, peer))) => on_connection(transport, peer).await,
                 Ok(Err(error)) => {
                     counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);

@@ -40,7 +40,7 @@ impl Town {
 
     fn devices(&self, user: UserId) -> Vec<u32> {
         let account = self.of(user).account(user);
-        account.iter().flat_map(|account| account.devices.keys()).map(|id| id.0).collect()
+        account.iter().flat_map(|account| account.devices().keys()).map(|id| id.0).collect()
     }
 
     fn owner(&self, alias: &str) -> Option<UserId> {

@@ -423,3 +423,15 @@ async fn wait_until(condition: impl Fn() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time");
 }
+
+/// Bytes of what a function of three arguments waits with.
+fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn a_connection_keeps_no_room_for_what_it_seldom_waits_for() {
+    let bytes = size_of_future(crate::connection::serve);
+    // A login takes some 4 KiB, and each idle connection would keep them.
+    assert!(bytes <= 1_100, "{bytes} bytes: box what it seldom waits for");
+}
