@@ -133,6 +133,9 @@ pub(crate) struct Common {
     /// One line of JSON, also on a terminal
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Words to keep in the result, such as `machine=D`
+    #[arg(long, global = true, value_name = "NAME=TEXT", value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
     /// Start a fresh server: the `natter` beside this program, in a temporary directory
     #[arg(long, global = true, conflicts_with_all = ["server", "server_pid", "ca", "pins"])]
     pub(crate) spawn: bool,
@@ -165,6 +168,11 @@ pub(crate) struct Common {
     /// Seconds to wait, after the last send, for everything that is still to come
     #[arg(long, global = true, default_value_t = 30)]
     pub(crate) patience: u64,
+}
+
+fn label(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, text) = text.split_once('=').ok_or("write NAME=TEXT")?;
+    Ok((name.to_owned(), text.to_owned()))
 }
 
 fn body_bytes(text: &str) -> std::result::Result<usize, String> {

@@ -75,6 +75,8 @@ fn with_setting(command: &Command, measured: Value) -> Value {
     });
     if let (Value::Object(line), Value::Object(measured)) = (&mut line, measured) {
         line.extend(measured);
+        let labels = command.common.label.iter();
+        line.extend(labels.map(|(name, text)| (name.clone(), json!(text))));
     }
     line
 }
