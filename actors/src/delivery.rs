@@ -140,6 +140,18 @@ impl Signals for Delivery {
         }
         told
     }
+
+    fn link_requested(&self, user: UserId, asked: &wire::LinkRequested) {
+        self.users.link_requested(user, asked.clone());
+        for node in self.elsewhere(user) {
+            let asked = cluster::LinkRequested {
+                user: user.0,
+                device_key: asked.device_key.clone(),
+                device_name: asked.device_name.clone(),
+            };
+            self.cast(node, cast::Kind::LinkRequested(asked));
+        }
+    }
 }
 
 impl Delivery {

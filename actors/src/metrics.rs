@@ -19,6 +19,8 @@ pub struct Metrics {
     pub too_fast: Counter,
     /// `natter_wrong_pins_alarms_total`
     pub wrong_pins_alarms: Counter,
+    /// `natter_pins_used_up_total`
+    pub pins_used_up: Counter,
     /// `natter_user_restarts_total`
     pub user_restarts: Counter,
     /// `natter_send_seconds`
@@ -70,6 +72,10 @@ impl Default for Metrics {
             wrong_pins_alarms: named(
                 "natter_wrong_pins_alarms_total",
                 "Hours in which a shard met so many wrong PINs that only long ones count.",
+            ),
+            pins_used_up: named(
+                "natter_pins_used_up_total",
+                "PINs that were not sent because those of the hour for all aliases are used up.",
             ),
             send_seconds: histogram!(name),
         }

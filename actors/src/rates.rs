@@ -95,6 +95,10 @@ pub enum Kind {
     Login,
     /// Tries to log in or to resume from one address.
     LoginAddress,
+    /// Devices that ask to be linked to one user's account.
+    Link,
+    /// The same from one address.
+    LinkAddress,
 }
 
 /// The rates that an operator has set; `None`: no limit.
@@ -122,6 +126,10 @@ pub struct RateLimits {
     pub logins: Option<Rate>,
     /// [`Kind::LoginAddress`]
     pub logins_per_address: Option<Rate>,
+    /// [`Kind::Link`]
+    pub links: Option<Rate>,
+    /// [`Kind::LinkAddress`]
+    pub links_per_address: Option<Rate>,
 }
 
 impl RateLimits {
@@ -138,6 +146,8 @@ impl RateLimits {
             Kind::Other => self.other,
             Kind::Login => self.logins,
             Kind::LoginAddress => self.logins_per_address,
+            Kind::Link => self.links,
+            Kind::LinkAddress => self.links_per_address,
         }
     }
 }

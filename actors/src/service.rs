@@ -127,6 +127,11 @@ impl Service for NodeService {
             }
             cast::Kind::Standings(standings) => self.cluster.standings(from, standings),
             cast::Kind::NotMember(news) => self.cluster.not_member(from, news),
+            cast::Kind::LinkRequested(asked) => {
+                let cluster::LinkRequested { user, device_key, device_name } = asked;
+                let asked = wire::LinkRequested { device_key, device_name };
+                self.users.link_requested(UserId(user), asked);
+            }
         }
     }
 

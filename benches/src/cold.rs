@@ -75,6 +75,7 @@ pub(crate) fn read(content: &[u8]) -> Result<Cold> {
         | Kind::Done(_)
         | Kind::Presence(_)
         | Kind::Linked(_)
+        | Kind::LinkRequested(_)
         | Kind::Found(_)
         | Kind::Account(_) => Cold::Ignored,
     })

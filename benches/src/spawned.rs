@@ -242,6 +242,7 @@ fn settings(
          [registration]\n\
          sender = \"log\"\n\
          requests_per_address_per_hour = 1000000000\n\
+         pins_per_hour = 1000000000\n\
          [limits]\n\
          unauthenticated = 19000\n\
          unauthenticated_per_address = 0\n\

@@ -315,9 +315,8 @@ impl Socket {
             self.connection.remember(ClientFrame { id, kind: None });
         }
         let context = &self.reception.context;
-        if matches!(frame.kind, Some(Ask::Login(_) | Ask::Resume(_)))
-            && let Err(too_fast) = request_rates::take_try(context, self.peer.address.ip())
-        {
+        let address = self.peer.address.ip();
+        if let Err(too_fast) = request_rates::take_try(context, address, frame.kind.as_ref()) {
             self.connection.refuse_too_fast(id, too_fast);
             return Ok(());
         }
@@ -332,9 +331,15 @@ impl Socket {
                 return Ok(());
             }
             Some(Ask::RegisterProve(prove)) => {
-                let (address, registration) =
-                    (self.peer.address.ip(), &self.reception.registration);
-                registration.prove(context, address, &self.nonce, prove).await
+                self.reception.registration.prove(context, address, &self.nonce, prove).await
+            }
+            Some(Ask::RequestLink(request)) => {
+                let asked = user::request_link(context, &self.nonce, request).await;
+                let Some(admitted) = asked.transpose() else {
+                    self.connection.answer(id, Kind::Done(wire::Done {}));
+                    return Ok(());
+                };
+                admitted
             }
             Some(Ask::Login(login)) => user::login(context, &self.nonce, &login).await,
             Some(Ask::Resume(resume)) => user::resume(context, &resume),

@@ -117,6 +117,7 @@ impl Parts {
             shards: shards.clone(),
             recipients: delivery.clone(),
             wrong_pins_alarms: metrics.wrong_pins_alarms.clone(),
+            pins_used_up: metrics.pins_used_up.clone(),
         };
         let watching = PresenceContext {
             presence: presence.clone(),
@@ -189,6 +190,7 @@ pub(crate) fn user_settings(now: ClusterSettings) -> UserSettings {
         pin_ttl_s: now.pin_ttl_s,
         pin_attempts: now.pin_attempts,
         pin_requests_per_hour: now.pin_requests_per_hour,
+        pins_per_hour: now.pins_per_hour,
         wrong_pins_per_alias_per_day: now.wrong_pins_per_alias_per_day,
         wrong_pins_per_hour: now.wrong_pins_per_hour,
     }

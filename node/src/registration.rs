@@ -100,7 +100,7 @@ impl Registration {
     }
 
     /// Makes a PIN for `alias` and sends it. What is no alias, and what the node could not send, does
-    /// not count.
+    /// not count. What goes beyond the PINs of an hour for all aliases does: asking on costs the cluster.
     ///
     /// # Errors
     /// [`Code::TooFast`] for an address or an alias that asks too often, [`Code::BadRequest`] for
@@ -117,20 +117,17 @@ impl Registration {
             return Err(Code::TooFast);
         }
         lock(&self.asked).add(address, now_ms);
-        let sent = self.begin(context, alias).await;
-        if sent.as_ref().is_err_and(|code| code.fault() == Fault::Server) {
-            lock(&self.asked).take_back(address);
-        }
-        sent
-    }
-
-    async fn begin(&self, context: &UserContext, alias: Alias) -> Result<wire::PinSent, Code> {
-        let asked = user::register_start(context, alias).await?;
+        let asked = user::register_start(context, alias).await.inspect_err(|code| {
+            if code.fault() == Fault::Server && *code != Code::PinNotSent {
+                lock(&self.asked).take_back(address);
+            }
+        })?;
         if let Some(pin) = &asked.pin
             && let Err(error) = self.sender.send(&asked.alias, pin).await
         {
             warn!(%error, "PIN not sent");
             user::register_not_sent(context, &asked.alias, pin).await;
+            lock(&self.asked).take_back(address);
             return Err(Code::PinNotSent);
         }
         Ok(asked.sent)

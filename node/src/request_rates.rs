@@ -37,7 +37,8 @@ fn kinds(ask: Option<&Ask>) -> &'static [Kind] {
             | Ask::Login(_)
             | Ask::Resume(_)
             | Ask::RegisterStart(_)
-            | Ask::RegisterProve(_),
+            | Ask::RegisterProve(_)
+            | Ask::RequestLink(_),
         )
         | None => &[Kind::Other],
     }
@@ -54,13 +55,26 @@ pub(crate) fn take(context: &UserContext, user: UserId, ask: Option<&Ask>) -> Re
     })
 }
 
-/// Counts a try to log in or to resume, before its proof is looked at. Only for its address: whoever names
-/// a user without a proof must not use up what that user may.
+/// The rates that a frame of a stranger counts against. What registration counts, it counts itself.
+fn kinds_of_stranger(ask: Option<&Ask>) -> &'static [Kind] {
+    match ask {
+        Some(Ask::Login(_) | Ask::Resume(_)) => &[Kind::LoginAddress],
+        Some(Ask::RequestLink(_)) => &[Kind::LinkAddress],
+        Some(_) | None => &[],
+    }
+}
+
+/// Counts a try to log in, to resume or to be linked, before its proof is looked at. Only for its address:
+/// whoever names a user without a proof must not use up what that user may.
 ///
 /// # Errors
 /// [`TooFast`].
-pub(crate) fn take_try(context: &UserContext, address: IpAddr) -> Result<(), TooFast> {
-    take_all(context, Who::Address(source_of(address)), &[Kind::LoginAddress])
+pub(crate) fn take_try(
+    context: &UserContext,
+    address: IpAddr,
+    ask: Option<&Ask>,
+) -> Result<(), TooFast> {
+    take_all(context, Who::Address(source_of(address)), kinds_of_stranger(ask))
         .inspect_err(|_| context.metrics.too_fast.increment(1))
 }
 

@@ -62,6 +62,14 @@ pub fn register(nonce: &[u8], alias: &Alias) -> Vec<u8> {
     [REGISTER_CONTEXT, nonce, alias.as_str().as_bytes()].concat()
 }
 
+/// Context of a request to be linked.
+pub const LINK_CONTEXT: &[u8] = b"natter/1 link\0";
+
+/// What `RequestLink.signature` signs: context, nonce, alias in its stored spelling.
+pub fn link(nonce: &[u8], alias: &Alias) -> Vec<u8> {
+    [LINK_CONTEXT, nonce, alias.as_str().as_bytes()].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

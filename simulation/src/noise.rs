@@ -65,6 +65,7 @@ impl World {
             attempts: 3,
             wrong_per_day: 5,
             wrong_per_hour: 20,
+            sent_per_hour: 60,
         };
         let limits = Some(limits);
         let user = chance.between(2_000, 2_050);

@@ -380,6 +380,7 @@ impl Seat {
         let mut clock = stored::Applied::default();
         self.machine.note_clock(&mut clock);
         (self.applied.now_ms, self.applied.steady_ms) = (clock.now_ms, clock.steady_ms);
+        self.applied.pins_paid_to_us = clock.pins_paid_to_us;
         self.follow(stage);
     }
 
@@ -400,6 +401,7 @@ impl Seat {
                 Effect::Push { .. }
                 | Effect::ReadOrigins { .. }
                 | Effect::WrongPins { .. }
+                | Effect::PinsUsedUp
                 | Effect::AccountChanged { .. } => {}
             }
         }

@@ -18,6 +18,7 @@ pub(crate) struct Applied {
     pub(crate) place: Place,
     pub(crate) now_ms: u64,
     pub(crate) steady_ms: u64,
+    pub(crate) pins_paid_to_us: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -96,8 +97,13 @@ impl Table {
         for ((to, number), row) in &self.notices {
             machine.load(Row::Notice { to: *to, number: *number, notice: Some(row.clone()) });
         }
-        let Applied { now_ms, steady_ms, .. } = self.applied;
-        machine.set_clock(&stored::Applied { now_ms, steady_ms, ..stored::Applied::default() });
+        let Applied { now_ms, steady_ms, pins_paid_to_us, .. } = self.applied;
+        machine.set_clock(&stored::Applied {
+            now_ms,
+            steady_ms,
+            pins_paid_to_us,
+            ..stored::Applied::default()
+        });
         machine
     }
 

@@ -9,10 +9,12 @@
 )]
 
 mod accounts;
+mod chat;
 mod clusters;
 mod connections;
 mod devices;
 mod hostile;
+mod linking;
 mod mailboxes;
 mod operators;
 mod operators_clocks;
@@ -38,4 +40,5 @@ mod protocol;
 mod rates;
 mod readme;
 mod registration;
+mod terminals;
 mod unstored;

@@ -18,7 +18,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_natter-under-test");
 pub(crate) fn settings(more: &str) -> String {
     format!(
         "[registration]\nrequests_per_address_per_hour = 1000000\n\
-         requests_per_alias_per_hour = 1000000\n{more}"
+         requests_per_alias_per_hour = 1000000\npins_per_hour = 1000000000\n{more}"
     )
 }
 

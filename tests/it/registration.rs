@@ -1,6 +1,7 @@
 //! Stories of registration: nobody is kept out by others, and nobody gets what was another's.
 
 use crate::clusters::{cluster, three, turn};
+use crate::operators::page;
 use crate::people::{Person, ada_and_bob, message_by_alias, node};
 use bytes::Bytes;
 use proto::wire::{
@@ -83,6 +84,53 @@ async fn who_asks_after_strangers_have_used_up_the_hours_pins_proves_the_last_on
     let last = node.pin("ada", seen).await.unwrap();
     let answer = prove(&node, "ada", &last, &owner).await;
     assert!(matches!(answer, Say::Registered(_)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_owner_whose_pins_strangers_spent_and_made_worthless_is_sent_a_long_one_at_once() {
+    let node = node_by_default("").await;
+    let mut seen = node.output().len();
+    asked(&node, "ada").await;
+    let short = node.pin("ada", seen).await.unwrap();
+    let guess = if short == "000000" { "000001" } else { "000000" };
+    for _ in 0..4 {
+        let token = asked(&node, "ada").await;
+        for _ in 0..5 {
+            let answer = prove(&node, "ada", guess, &token).await;
+            assert_eq!(refusal(&answer), Some(Code::WrongPin));
+        }
+    }
+    seen = node.output().len();
+    let owner = asked(&node, "ada").await;
+    let long = node.pin("ada", seen).await.unwrap();
+    assert_eq!(long.len(), 10, "only long PINs count by now");
+    let answer = prove(&node, "ada", &long, &owner).await;
+    assert!(matches!(answer, Say::Registered(_)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn pins_of_the_whole_cluster_are_bounded_and_the_operator_is_told() {
+    // One PIN an hour for each of the 16 parts.
+    let settings = "[registration]\npins_per_hour = 16\nrequests_per_address_per_hour = 1000\n";
+    let node = node_by_default(settings).await;
+    let (mut sent, mut refused) = (Vec::new(), 0);
+    for number in 0..100 {
+        let alias = format!("person-{number}");
+        let mut wire = Wire::connect(&node.target()).await.unwrap();
+        match wire.ask(start(&alias)).await.unwrap() {
+            Say::PinSent(_) => sent.push(alias),
+            other => {
+                assert_eq!(refusal(&other), Some(Code::PinNotSent));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((sent.len(), refused), (16, 84));
+    // Who was sent one can ask again.
+    asked(&node, &sent[0]).await;
+    let metrics = page(&node, "/metrics").await;
+    assert!(metrics.contains("natter_pins_used_up_total 84"), "{metrics}");
+    assert!(node.errors().contains("registration.pins_per_hour is used up"), "{}", node.errors());
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use proto::frame;
 use proto::limits::FRAME_BYTES_MAX;
 use proto::wire::{
-    ClientFrame, LoggedIn, Login, Refused, RegisterProve, RegisterStart, Resume, ServerFrame,
-    Welcome, client_frame::Kind as Ask, server_frame::Kind as Say,
+    ClientFrame, LoggedIn, Login, Refused, RegisterProve, RegisterStart, RequestLink, Resume,
+    ServerFrame, Welcome, client_frame::Kind as Ask, server_frame::Kind as Say,
 };
 use proto::{Alias, Code, DeviceId, UserId, signed};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -369,6 +369,20 @@ impl Phone {
             away: self.away,
             token,
             lock: String::new(),
+        })
+    }
+
+    /// Asks that this device be linked to the account of `alias`.
+    ///
+    /// # Errors
+    /// Never, in practice.
+    pub fn link_frame(&self, nonce: &[u8], alias: &Alias) -> Result<RequestLink> {
+        Ok(RequestLink {
+            alias: alias.to_string(),
+            device_key: self.public_key()?,
+            signature: self.sign(&signed::link(nonce, alias))?,
+            device_name: "test tablet".into(),
+            away: self.away,
         })
     }
 

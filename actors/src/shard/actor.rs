@@ -19,7 +19,8 @@ use proto::{NodeId, ShardId, stored};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use supervision::{Flow, Inbox, Process, ProcessError};
+use supervision::{Flow, Inbox, Paced, Process, ProcessError};
+use tokio::time::Instant;
 use tracing::{debug, error};
 
 /// Wait before something that failed for lack of space or of an answer is tried again.
@@ -33,6 +34,9 @@ pub const TICK_MS: u64 = 1_000;
 
 /// Ticks without a leader after which what waits for one is refused.
 pub(super) const PATIENCE_TICKS: u64 = 4;
+
+/// How often it is told that PINs are used up.
+const PINS_USED_UP_AGAIN: Duration = Duration::from_mins(1);
 
 /// What a shard actor is started with.
 #[derive(Clone, Debug)]
@@ -304,11 +308,21 @@ impl ShardActor {
                     let shard = self.shard;
                     error!(%shard, in_hour, "somebody guesses PINs: until the hour ends only long ones count");
                 }
+                Effect::PinsUsedUp if leads => self.pins_used_up(),
                 Effect::Push { .. }
                 | Effect::ReadOrigins { .. }
                 | Effect::WrongPins { .. }
+                | Effect::PinsUsedUp
                 | Effect::AccountChanged { .. } => {}
             }
+        }
+    }
+
+    fn pins_used_up(&self) {
+        static SAID: Paced = Paced::new(PINS_USED_UP_AGAIN);
+        self.context.pins_used_up.increment(1);
+        if let Some(times) = SAID.count(Instant::now()) {
+            error!(times, "PINs not sent: registration.pins_per_hour is used up for now");
         }
     }
 

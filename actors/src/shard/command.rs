@@ -81,6 +81,8 @@ pub enum Effect {
         /// How many.
         in_hour: u32,
     },
+    /// A PIN was not sent, for the PINs of the hour to all aliases are used up: tell the operator.
+    PinsUsedUp,
     /// Write this checkpoint.
     Checkpoint(Spill),
 }

@@ -52,6 +52,8 @@ pub struct ShardContext {
     pub recipients: Arc<dyn Recipients>,
     /// Counts the hours in which a shard met too many wrong PINs.
     pub wrong_pins_alarms: Counter,
+    /// Counts PINs that were not sent because those of the hour are used up.
+    pub pins_used_up: Counter,
 }
 
 impl fmt::Debug for ShardContext {

@@ -50,6 +50,7 @@ impl Machine {
             sum.0.write(alias.as_str().as_bytes());
             sum.row(pin);
         }
+        sum.number(self.pins_paid_to_us);
         self.streams.digest(&mut |number| sum.number(number));
         sum.0.finish()
     }

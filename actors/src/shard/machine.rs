@@ -138,6 +138,8 @@ pub struct Machine {
     pub(super) users: BTreeMap<UserId, Box<User>>,
     pub(super) aliases: BTreeMap<Alias, stored::AliasOwner>,
     pub(super) pins: BTreeMap<Alias, stored::AliasPins>,
+    /// PINs to all aliases of the shard are paid for up to here, Unix time in microseconds.
+    pub(super) pins_paid_to_us: u64,
     pub(super) streams: Streams,
     /// Entries in memory by the end of their time to live.
     pub(super) expiring: BTreeSet<(u64, UserId, Seq)>,
@@ -158,6 +160,7 @@ impl Machine {
             users: BTreeMap::new(),
             aliases: BTreeMap::new(),
             pins: BTreeMap::new(),
+            pins_paid_to_us: 0,
             streams: Streams::default(),
             expiring: BTreeSet::new(),
             dirty: Dirty::default(),
@@ -171,14 +174,16 @@ impl Machine {
         self.limits = limits;
     }
 
-    /// Takes over the clocks of the tables.
+    /// Takes over the clocks of the tables, and up to where PINs are paid for.
     pub fn set_clock(&mut self, applied: &stored::Applied) {
         (self.now_ms, self.steady_ms) = (applied.now_ms, applied.steady_ms);
+        self.pins_paid_to_us = applied.pins_paid_to_us;
     }
 
-    /// Writes its clocks into what a checkpoint keeps.
+    /// Writes them into what a checkpoint keeps.
     pub fn note_clock(&self, applied: &mut stored::Applied) {
         (applied.now_ms, applied.steady_ms) = (self.now_ms, self.steady_ms);
+        applied.pins_paid_to_us = self.pins_paid_to_us;
     }
 
     /// The proposer says that it is `now_ms`. Proposers' clocks differ a little, and time stands still

@@ -6,6 +6,8 @@
 //! shard counts what strangers could overdo:
 //!
 //! - PINs sent to an alias in an hour. Beyond it the asker gets a token for the PIN that was sent last.
+//!   If that one is short and only long ones count, one long PIN more is sent, on credit.
+//! - PINs sent to all aliases of the shard in an hour, for each may cost the operator an SMS.
 //! - Wrong PINs with one token.
 //! - Wrong PINs of an alias in a day, and of all aliases of the shard in an hour. Beyond them only long
 //!   PINs count, which nobody guesses. Nobody is locked out.
@@ -17,6 +19,9 @@ use proto::{Alias, Code};
 
 /// An hour, in ms.
 const HOUR_MS: u64 = 3_600_000;
+
+/// The same in microseconds: what one of many PINs costs is short.
+const HOUR_US: u64 = HOUR_MS * 1000;
 
 /// A day, in ms.
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -36,7 +41,8 @@ impl Machine {
     /// Decides which PIN is sent to an alias, or that the one that was sent last stands.
     ///
     /// # Errors
-    /// [`Code::TooFast`]: too many were sent, and the last one is not good any longer.
+    /// [`Code::TooFast`]: too many were sent to the alias, and the last one is not good any longer.
+    /// [`Code::PinNotSent`]: the same for all aliases of the shard.
     pub(super) fn start_registration(
         &mut self,
         start: stored::StartRegistration,
@@ -47,24 +53,41 @@ impl Machine {
         self.make_room_for_pins(&alias);
         self.dirty.pins.insert(alias.clone());
         let pins = self.pins.entry(alias).or_default();
-        if pay(pins, now_ms, limits.requests_per_hour) {
-            let digest = if long { start.long_digest } else { start.short_digest };
-            let expires_ms = now_ms + u64::from(start.ttl_s) * 1000;
-            let grant = PinGrant { digest, expires_ms, long };
-            pins.last = Some(grant.clone());
-            return Ok(Outcome::Pin { grant, send: true });
+        let last = pins.last.as_ref().filter(|last| last.expires_ms > now_ms);
+        let last = last.filter(|last| last.long || !long).cloned();
+        // Strangers can spend an alias's PINs and make them worthless. One more is owed to the owner.
+        let credit = long && last.is_none();
+        let one = Bucket { hour: HOUR_MS, per_hour: limits.requests_per_hour, credit };
+        let paid = one.pay(&mut pins.paid_to_ms, now_ms);
+        let all = Bucket { hour: HOUR_US, per_hour: limits.sent_per_hour, credit: false };
+        let paid_for_all = all.pay(&mut self.pins_paid_to_us, now_ms * 1000);
+        let refusal = match (paid, paid_for_all) {
+            (Some(paid_to_ms), Some(paid_to_us)) => {
+                let digest = if long { start.long_digest } else { start.short_digest };
+                let expires_ms = now_ms + u64::from(start.ttl_s) * 1000;
+                let grant = PinGrant { digest, expires_ms, long };
+                (pins.paid_to_ms, pins.last) = (paid_to_ms, Some(grant.clone()));
+                self.pins_paid_to_us = paid_to_us;
+                return Ok(Outcome::Pin { grant, send: true });
+            }
+            (None, _) => Code::TooFast,
+            (Some(_), None) => Code::PinNotSent,
+        };
+        if refusal == Code::PinNotSent {
+            self.effects.push(Effect::PinsUsedUp);
         }
-        let last = pins.last.clone().filter(|last| last.expires_ms > now_ms);
-        let last = last.filter(|last| last.long || !long);
-        last.map(|grant| Outcome::Pin { grant, send: false }).ok_or(Code::TooFast)
+        last.map(|grant| Outcome::Pin { grant, send: false }).ok_or(refusal)
     }
 
     /// A PIN went nowhere: the request does not count.
     pub(super) fn pin_not_sent(&mut self, not_sent: &stored::PinNotSent) -> Result<Outcome, Code> {
         let alias = Alias::parse(&not_sent.alias).map_err(|_| Code::BadRequest)?;
-        let step_ms = step_ms(not_sent.limits.unwrap_or_default().requests_per_hour);
+        let limits = not_sent.limits.unwrap_or_default();
         if let Some(pins) = self.pins.get_mut(&alias) {
+            let step_ms = step(HOUR_MS, limits.requests_per_hour);
             pins.paid_to_ms = pins.paid_to_ms.saturating_sub(step_ms);
+            let step_us = step(HOUR_US, limits.sent_per_hour);
+            self.pins_paid_to_us = self.pins_paid_to_us.saturating_sub(step_us);
             pins.last.take_if(|last| last.digest == not_sent.digest);
             self.dirty.pins.insert(alias);
         }
@@ -170,19 +193,31 @@ pub(super) fn is_over(pins: &AliasPins, now_ms: u64) -> bool {
         && (pins.day != now_ms / DAY_MS || pins.wrong_in_day == 0)
 }
 
-/// What one request costs, in ms of an hour.
-fn step_ms(per_hour: u32) -> u64 {
-    HOUR_MS / u64::from(per_hour.max(1))
+/// What one PIN costs of an hour, in its unit.
+fn step(hour: u64, per_hour: u32) -> u64 {
+    hour / u64::from(per_hour.max(1))
 }
 
-/// Takes one request of an hour's. False if they are used up; the next is there after a step.
-fn pay(pins: &mut AliasPins, now_ms: u64, per_hour: u32) -> bool {
-    let paid_to_ms = pins.paid_to_ms.max(now_ms) + step_ms(per_hour);
-    let has = paid_to_ms <= now_ms + HOUR_MS;
-    if has {
-        pins.paid_to_ms = paid_to_ms;
+/// PINs that an hour brings, each after a step.
+struct Bucket {
+    /// An hour, in the unit of what follows.
+    hour: u64,
+    per_hour: u32,
+    /// Whether one more is sent, ahead of its step.
+    credit: bool,
+}
+
+impl Bucket {
+    /// Up to where PINs are paid for if one more is sent; `None` if they are used up. `paid_to` is where
+    /// they are now.
+    fn pay(&self, paid_to: &mut u64, now: u64) -> Option<u64> {
+        let step = step(self.hour, self.per_hour);
+        // A clock that was set back empties the bucket at most.
+        *paid_to = (*paid_to).min(now + self.hour + step);
+        let more = (*paid_to).max(now) + step;
+        let most = now + self.hour + if self.credit { step } else { 0 };
+        (more <= most).then_some(more)
     }
-    has
 }
 
 fn count_wrong(pins: &mut AliasPins, now_ms: u64) {

@@ -70,6 +70,7 @@ pub(super) fn pushed(machine: &mut Machine) -> Vec<(UserId, u64, String)> {
         Effect::ReadOrigins { .. }
         | Effect::AccountChanged { .. }
         | Effect::WrongPins { .. }
+        | Effect::PinsUsedUp
         | Effect::Checkpoint(_) => None,
     };
     machine.take_effects().into_iter().filter_map(told).collect()
@@ -123,6 +124,7 @@ pub(super) fn read_origins(
         Effect::Push { .. }
         | Effect::AccountChanged { .. }
         | Effect::WrongPins { .. }
+        | Effect::PinsUsedUp
         | Effect::Checkpoint(_) => None,
     });
     let asked: Vec<_> = asked.collect();

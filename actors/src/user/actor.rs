@@ -123,6 +123,7 @@ impl Process for UserActor {
             UserItem::AliasStale(connection, id, send) => self.ask_again(connection, id, *send),
             UserItem::RetryDue(connection) => self.try_again(connection),
             UserItem::Signal(signal) => self.signal(&signal),
+            UserItem::LinkRequested(asked) => drop(self.hint_all(&Kind::LinkRequested(asked))),
             UserItem::Presence(presence) => {
                 if !self.hint_all(&Kind::Presence(presence)) {
                     self.context.presence.lost(self.user, UserId(presence.user));

@@ -27,6 +27,8 @@ pub struct UserSettings {
     pub pin_attempts: u32,
     /// PINs that are sent to one alias in an hour.
     pub pin_requests_per_hour: u32,
+    /// PINs that are sent to all aliases in an hour.
+    pub pins_per_hour: u32,
     /// Wrong PINs of one alias in a day before only long ones count.
     pub wrong_pins_per_alias_per_day: u32,
     /// Wrong PINs of all aliases in an hour before only long ones count.
@@ -37,6 +39,8 @@ pub struct UserSettings {
 pub trait Signals: Send + Sync {
     /// Passes a signal on. False if nobody can have got it.
     fn signal(&self, to: UserId, signal: &wire::Signaled) -> bool;
+    /// Tells the user's devices that another one asks to be linked.
+    fn link_requested(&self, user: UserId, asked: &wire::LinkRequested);
 }
 
 /// What a user actor uses.

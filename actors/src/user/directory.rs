@@ -208,6 +208,11 @@ impl Users {
         self.hint(user, UserItem::Signal(signal))
     }
 
+    /// Tells of a device that asks to be linked, unless the user is not here or busy.
+    pub fn link_requested(&self, user: UserId, asked: wire::LinkRequested) -> bool {
+        self.hint(user, UserItem::LinkRequested(asked))
+    }
+
     /// Ends all connections, for the node goes away. Their clients come back one after the other.
     pub fn send_away(&self) {
         let mut connections = Vec::new();

@@ -12,6 +12,7 @@ mod actor;
 mod attach;
 mod context;
 mod directory;
+mod link;
 mod login;
 mod opening;
 mod register;
@@ -22,6 +23,7 @@ mod window;
 pub use actor::{UserActor, UserArgs};
 pub use context::{Signals, UserContext, UserSettings};
 pub use directory::Users;
+pub use link::request_link;
 pub use login::{Admission, login, resume};
 pub use opening::open_session;
 pub use register::{Asked, register_not_sent, register_prove, register_start};
@@ -73,6 +75,8 @@ pub enum UserItem {
     RetryDue(ConnectionId),
     /// Another user's device signals.
     Signal(wire::Signaled),
+    /// A device asks to be linked to this user's account.
+    LinkRequested(wire::LinkRequested),
     /// Someone this user watches came or went.
     Presence(wire::Presence),
 }

@@ -19,8 +19,8 @@ use proto::{Code, stored};
 /// Opens the session of a device that was admitted. With the number of its next ticket.
 ///
 /// # Errors
-/// [`Code::BadTicket`]: the ticket was used before, or the device is not linked any longer.
-/// [`Code::Unlinked`]: the device that proved its key is not linked any longer.
+/// [`Code::BadTicket`]: the ticket was used before. [`Code::Unlinked`]: the device is not linked any
+/// longer, or its account is gone; a ticket that we sealed proves that it was a device of that user.
 /// [`Code::Unavailable`]: the ticket may have been used up.
 pub async fn open_session(context: &UserContext, admission: Admission) -> Result<Admission, Code> {
     let next = random_ticket(context);
@@ -28,11 +28,7 @@ pub async fn open_session(context: &UserContext, admission: Admission) -> Result
     let ticket = admission.ticket.unwrap_or_default();
     let open = stored::OpenSession { user: user.0, device: device.0, ticket, next };
     let outcome = context.shards.call(user.shard(), Command::OpenSession(open)).await;
-    match done(&outcome) {
-        Ok(()) => Ok(Admission { next, ..admission }),
-        Err(Code::Unlinked) if admission.ticket.is_some() => Err(Code::BadTicket),
-        Err(code) => Err(code),
-    }
+    done(&outcome).map(|()| Admission { next, ..admission })
 }
 
 /// Whether a command took effect that answers nothing else.

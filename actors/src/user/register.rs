@@ -52,7 +52,8 @@ pub struct Asked {
 /// Begins a registration. The PIN in the answer is to be sent to the alias.
 ///
 /// # Errors
-/// [`Code::TooFast`]: too many were sent to this alias. [`Code::Unavailable`].
+/// [`Code::TooFast`]: too many were sent to this alias. [`Code::PinNotSent`]: too many were sent to all.
+/// [`Code::Unavailable`].
 pub async fn register_start(context: &UserContext, alias: Alias) -> Result<Asked, Code> {
     let settings = context.settings();
     let pin = |digits| random_pin(context, digits);
@@ -214,7 +215,7 @@ async fn opened(context: &UserContext, user: UserId, key: &[u8]) -> Result<Devic
     Err(Code::Unavailable)
 }
 
-fn admission(user: UserId, device: DeviceId, away: bool) -> Admission {
+pub(super) fn admission(user: UserId, device: DeviceId, away: bool) -> Admission {
     let acknowledged = Seq(0);
     Admission { user, device, acknowledged, ticket: None, next: 0, away, registered: true }
 }
@@ -224,8 +225,14 @@ fn limits(settings: &UserSettings) -> stored::PinLimits {
         requests_per_hour: settings.pin_requests_per_hour,
         attempts: settings.pin_attempts,
         wrong_per_day: settings.wrong_pins_per_alias_per_day,
-        wrong_per_hour: (settings.wrong_pins_per_hour / u32::from(proto::ids::SHARDS)).max(1),
+        wrong_per_hour: part_of(settings.wrong_pins_per_hour),
+        sent_per_hour: part_of(settings.pins_per_hour),
     }
+}
+
+/// What one shard may of what all together may.
+fn part_of(all: u32) -> u32 {
+    (all / u32::from(proto::ids::SHARDS)).max(1)
 }
 
 fn random(context: &UserContext) -> u64 {

@@ -71,9 +71,11 @@ impl UserActor {
             }
             Ask::GetAccount(_) => self.show_account(&connection, id),
             Ask::Ping(_) | Ask::Pong(_) => Ok(()),
-            Ask::Login(_) | Ask::Resume(_) | Ask::RegisterStart(_) | Ask::RegisterProve(_) => {
-                Err(Code::AlreadyLoggedIn)
-            }
+            Ask::Login(_)
+            | Ask::Resume(_)
+            | Ask::RegisterStart(_)
+            | Ask::RegisterProve(_)
+            | Ask::RequestLink(_) => Err(Code::AlreadyLoggedIn),
         };
         if let Err(code) = done {
             connection.refuse(id, code);

@@ -1,6 +1,6 @@
 //! What a person types: text to send, or a command.
 
-use natter_sdk::{Alias, Audience};
+use natter_sdk::{Alias, Audience, LOCK_BYTES_MAX, LOCK_BYTES_MIN, LinkCode};
 
 /// One line of input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,10 +11,20 @@ pub(crate) enum Command {
     Block,
     Unblock,
     Devices,
-    Link { key: Vec<u8>, name: String },
+    /// Links the device that shows this code, under this name or its own.
+    Link {
+        code: LinkCode,
+        name: Option<String>,
+    },
     Unlink(u32),
     LogOut,
     Privacy(Option<Setting>),
+    ShowLock,
+    /// Sets the registration lock, or removes it if `lock` is empty.
+    SetLock {
+        lock: String,
+        current: String,
+    },
     DeleteAccount(Alias),
     Help,
     Quit,
@@ -34,9 +44,10 @@ pub(crate) const HELP: &[&str] = &[
     "/who        you, and this person",
     "/block, /unblock   this person",
     "/devices    your devices",
-    "/link CODE NAME   add a device",
+    "/link CODE   add a device",
     "/unlink NUMBER    remove a device",
     "/privacy    what others see of you",
+    "/lock, /unlock    registration lock",
     "/logout     end on this device",
     "/delete-account ALIAS   for good",
     "/quit       also Ctrl-C and Ctrl-D",
@@ -72,6 +83,11 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
         "logout" => Err("/logout has nothing behind it".to_owned()),
         "privacy" if rest.is_empty() => Ok(Command::Privacy(None)),
         "privacy" => setting(rest).map(|setting| Command::Privacy(Some(setting))),
+        "lock" => set_lock(rest),
+        "unlock" if is_one_word(rest) => {
+            Ok(Command::SetLock { lock: String::new(), current: rest.to_owned() })
+        }
+        "unlock" => Err("/unlock LOCK: the registration lock there is is taken away".to_owned()),
         "delete-account" => alias(rest)
             .map(Command::DeleteAccount)
             .map_err(|_| "/delete-account ALIAS: your own alias confirms it".to_owned()),
@@ -81,87 +97,37 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
     }
 }
 
-/// Digits of a link code: 32 that no reader takes for each other.
-const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-
-/// Bytes of a device's key.
-const KEY_BYTES: usize = 32;
-
-/// The code by which a new device shows its key: the key and a check byte in digits of five bits, in groups of
-/// four. A digit that is mistyped is noticed.
-pub(crate) fn link_code(key: &[u8]) -> String {
-    let mut code = String::new();
-    let (mut bits, mut held) = (0_u32, 0_u32);
-    let mut digits = Vec::new();
-    for byte in key.iter().copied().chain([check(key)]) {
-        bits = (bits << 8) | u32::from(byte);
-        held += 8;
-        while held >= 5 {
-            held -= 5;
-            digits.push((bits >> held) & 31);
-        }
-        bits &= (1 << held) - 1;
-    }
-    if held > 0 {
-        digits.push((bits << (5 - held)) & 31);
-    }
-    for (index, digit) in digits.into_iter().enumerate() {
-        if index > 0 && index % 4 == 0 {
-            code.push('-');
-        }
-        code.push(char::from(DIGITS[digit as usize]));
-    }
-    code
-}
-
-/// Reads [`link_code`]; capital letters, and letters that look like digits, are understood.
-fn parse_link_code(code: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let (mut bits, mut held) = (0_u32, 0_u32);
-    for c in code.chars().filter(|c| *c != '-') {
-        let c = match c.to_ascii_lowercase() {
-            'o' => '0',
-            'i' | 'l' => '1',
-            c => c,
-        };
-        let digit = DIGITS.iter().position(|known| char::from(*known) == c)?;
-        bits = (bits << 5) | u32::try_from(digit).ok()?;
-        held += 5;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from((bits >> held) & 255).ok()?);
-            bits &= (1 << held) - 1;
-        }
-    }
-    let check_byte = bytes.pop()?;
-    (bytes.len() == KEY_BYTES && check(&bytes) == check_byte && bits == 0).then_some(bytes)
-}
-
-fn check(key: &[u8]) -> u8 {
-    key.iter().fold(0x5a, |check: u8, byte| check.rotate_left(3) ^ byte)
-}
-
-/// The answer a new device needs: who it now is.
-pub(crate) fn join_code(user: u64, device: u32) -> String {
-    format!("{user}-{device}")
-}
-
-/// Reads [`join_code`].
-pub(crate) fn parse_join_code(code: &str) -> Option<(u64, u32)> {
-    let (user, device) = code.trim().split_once('-')?;
-    Some((user.parse().ok()?, device.parse().ok()?))
-}
-
 fn alias(text: &str) -> Result<Alias, String> {
     Alias::parse(text).map_err(|error| error.to_string())
 }
 
 fn link(rest: &str) -> Result<Command, String> {
-    let (code, name) = rest.split_once(char::is_whitespace).unwrap_or((rest, "another device"));
-    let key = parse_link_code(code).ok_or(
-        "/link CODE NAME: this is no code, or it is mistyped; natter chat --link shows it",
-    )?;
-    Ok(Command::Link { key, name: name.trim().to_owned() })
+    let (code, name) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let code = code.parse().map_err(|error| {
+        format!("/link CODE: {error}; natter chat --link on the new device shows it")
+    })?;
+    let name = Some(name.trim().to_owned()).filter(|name| !name.is_empty());
+    Ok(Command::Link { code, name })
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_whitespace)
+}
+
+fn set_lock(rest: &str) -> Result<Command, String> {
+    if rest.is_empty() {
+        return Ok(Command::ShowLock);
+    }
+    let (lock, current) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let (lock, current) = (lock.to_owned(), current.trim().to_owned());
+    if current.contains(char::is_whitespace) {
+        return Err("/lock NEW, or /lock NEW OLD: a registration lock is one word".to_owned());
+    }
+    if !(LOCK_BYTES_MIN..=LOCK_BYTES_MAX).contains(&lock.len()) {
+        let (least, most) = (LOCK_BYTES_MIN, LOCK_BYTES_MAX);
+        return Err(format!("a registration lock has {least} to {most} letters or digits"));
+    }
+    Ok(Command::SetLock { lock, current })
 }
 
 fn setting(rest: &str) -> Result<Setting, String> {
@@ -198,31 +164,35 @@ mod tests {
         assert_eq!(parse("/privacy"), Ok(Command::Privacy(None)));
         let hidden = Command::Privacy(Some(Setting::LastSeen(Audience::Nobody)));
         assert_eq!(parse("/privacy last-seen nobody"), Ok(hidden));
-        let key = vec![0xab; 32];
-        let line = format!("/link {} my phone", link_code(&key));
-        assert_eq!(parse(&line), Ok(Command::Link { key, name: "my phone".into() }));
-        assert_eq!(parse_join_code(&join_code(7, 2)), Some((7, 2)));
-    }
-
-    #[test]
-    fn a_mistyped_link_code_links_nothing() {
-        let key: Vec<u8> = (0..32).map(|byte| byte * 7).collect();
-        let code = link_code(&key);
-        assert_eq!(code.len(), 53 + 13, "{code}");
-        assert_eq!(parse_link_code(&code.to_uppercase()), Some(key));
-        for place in (0..code.len()).filter(|place| code.as_bytes()[*place] != b'-') {
-            let other = if &code[place..=place] == "7" { "8" } else { "7" };
-            let wrong = code[..place].to_owned() + other + &code[place + 1..];
-            assert_eq!(parse_link_code(&wrong), None, "{wrong}");
-        }
-        assert_eq!(parse_link_code(&code[1..]), None);
+        let code: LinkCode = "k7fm2-9pqx4".parse().unwrap();
+        assert_eq!(parse("/link K7FM29PQX4"), Ok(Command::Link { code, name: None }));
+        let name = Some("my phone".to_owned());
+        assert_eq!(parse("/link k7fm2-9pqx4  my phone"), Ok(Command::Link { code, name }));
+        let lock = |lock: &str, current: &str| {
+            let (lock, current) = (lock.to_owned(), current.to_owned());
+            Ok(Command::SetLock { lock, current })
+        };
+        assert_eq!(parse("/lock"), Ok(Command::ShowLock));
+        assert_eq!(parse("/lock s3cret"), lock("s3cret", ""));
+        assert_eq!(parse("/lock s3cret  before "), lock("s3cret", "before"));
+        assert_eq!(parse("/unlock s3cret"), lock("", "s3cret"));
     }
 
     #[test]
     fn a_wrong_line_is_answered_with_the_right_one() {
-        for line in
-            ["/nope", "/to !", "/link abc", "/unlink x", "/privacy x nobody", "/delete-account"]
-        {
+        for line in [
+            "/nope",
+            "/to !",
+            "/link",
+            "/link abc",
+            "/unlink x",
+            "/privacy x nobody",
+            "/lock abc",
+            "/lock some words more",
+            "/unlock",
+            "/unlock two words",
+            "/delete-account",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

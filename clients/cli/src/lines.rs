@@ -177,6 +177,7 @@ impl Plain {
             Happening::Notice(words) => {
                 words.iter().try_for_each(|line| print(&format!("* {line}")))
             }
+            Happening::News(words) => print(&format!("* {words}")),
             Happening::Ticked { .. }
             | Happening::Typing { .. }
             | Happening::Sent { .. }
@@ -184,6 +185,7 @@ impl Plain {
             | Happening::NotMarked { .. }
             | Happening::Presence { .. }
             | Happening::Found { .. }
+            | Happening::LinkRequested { .. }
             | Happening::Ended { .. } => Ok(()),
         }
     }

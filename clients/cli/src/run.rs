@@ -119,7 +119,7 @@ impl Screen {
                         self.happened(happening).await?;
                     }
                 }
-                _ = tick.tick() => {}
+                _ = tick.tick() => self.model.passed(work::now_ms()),
             }
         }
         Ok(())
@@ -212,7 +212,9 @@ impl Screen {
                 | Act::Link { .. }
                 | Act::Unlink(_)
                 | Act::AddContact(_)
-                | Act::Privacy(_) => self.request(act),
+                | Act::Privacy(_)
+                | Act::ShowLock
+                | Act::SetLock { .. } => self.request(act),
             }
         }
         Ok(())

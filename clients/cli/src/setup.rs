@@ -1,18 +1,22 @@
 //! The first run: who are you, where is the node, prove it.
 
 use crate::{
-    ChatArgs, command,
+    ChatArgs,
     home::{self, Profile, Server},
 };
 use anyhow::{Context, bail};
 use natter_sdk::{
-    Alias, ClientOptions, Code, ConnectError, DeviceId, FileStore, Identity, Proof, UserId,
-    register_prove, register_start,
+    Alias, ClientOptions, Code, ConnectError, DeviceKey, FileStore, Identity, LinkCode, PinSent,
+    Proof, register_prove, register_start, request_link,
 };
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     path::Path,
+    time::Duration,
 };
+
+/// How long a new device waits to be linked.
+const LINK_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Where a node on this machine listens.
 const SERVER_DEFAULT: &str = "127.0.0.1:7400";
@@ -48,7 +52,7 @@ pub(crate) async fn prepare(args: &ChatArgs) -> anyhow::Result<Option<Ready>> {
         identity
     } else {
         let new = if args.link {
-            Some(link(&store)?)
+            Some(link(&options, &alias, &store).await?)
         } else {
             register(args, &options, &alias, (&store, &profile)).await?
         };
@@ -131,30 +135,57 @@ async fn register(
         let identity = register_prove(options, alias, proof, key, DEVICE_NAME).await;
         return identity.map(Some).with_context(|| format!("registering {alias}"));
     }
-    let sent = register_start(options, alias).await;
-    let sent = sent.with_context(|| format!("asking for a PIN for {alias}"))?;
-    profile.save_pin_token(&sent.token)?;
+    let sent = ask_for_pin(options, alias, profile).await?;
     if args.request_pin {
         return Ok(None);
     }
     if !io::stdin().is_terminal() {
         bail!("a PIN was sent to {alias}: call again with --pin PIN");
     }
+    tell(&format!(
+        "If {alias} has an account on another device, entering the PIN here ends that\n\
+         account, unless you know its registration lock.\n\
+         To keep it, press Ctrl-C and add --link.\n"
+    ))?;
+    prove(options, alias, (profile, sent), (key, lock)).await.map(Some)
+}
+
+/// Asks for a PIN and says so.
+async fn ask_for_pin(
+    options: &ClientOptions,
+    alias: &Alias,
+    profile: &Profile,
+) -> anyhow::Result<PinSent> {
+    let sent = register_start(options, alias).await;
+    let sent = sent.with_context(|| format!("asking for a PIN for {alias}"))?;
+    profile.save_pin_token(&sent.token)?;
     let minutes = sent.expires.as_secs().div_ceil(60);
     tell(&format!(
-        "A PIN was sent to {alias}: {} digits, good for {minutes} minutes.\n\
-         If {alias} has an account on another device, entering it here ends that\n\
-         account, unless you know its registration lock.\n\
-         To keep it, press Ctrl-C and add --link.\n",
+        "A PIN was sent to {alias}: {} digits, good for {minutes} minutes.\n",
         sent.digits
     ))?;
-    let (mut pin, mut lock) = (ask_pin(sent.digits)?, lock);
+    Ok(sent)
+}
+
+/// Asks for the PIN, and for the registration lock if there is one, until they are right.
+async fn prove(
+    options: &ClientOptions,
+    alias: &Alias,
+    (profile, mut sent): (&Profile, PinSent),
+    (key, mut lock): (DeviceKey, String),
+) -> anyhow::Result<Identity> {
+    let mut pin = ask_pin(sent.digits)?;
     loop {
         let proof = Proof { pin: &pin, token: &sent.token, lock: &lock };
         match register_prove(options, alias, proof, key.clone(), DEVICE_NAME).await {
-            Ok(identity) => return Ok(Some(identity)),
+            Ok(identity) => return Ok(identity),
             Err(ConnectError::Refused(refusal)) if refusal.code == Code::WrongPin => {
                 tell("That PIN is wrong. Look at the newest one.\n")?;
+                pin = ask_pin(sent.digits)?;
+            }
+            Err(ConnectError::Refused(refusal)) if refusal.code == Code::NoPin => {
+                tell("That PIN is no longer good: it is too old, or was tried too often.\n")?;
+                sent = ask_for_pin(options, alias, profile).await?;
                 pin = ask_pin(sent.digits)?;
             }
             Err(ConnectError::Refused(refusal)) if refusal.code == Code::WrongLock => {
@@ -193,17 +224,23 @@ fn may_be_pin(pin: &str, digits: Option<u32>) -> Result<(), String> {
     }
 }
 
-/// A further device of an account: shows its code, and takes the answer.
-fn link(store: &FileStore) -> anyhow::Result<Identity> {
+/// A further device of an account: shows its code, and waits until another device has linked it.
+async fn link(
+    options: &ClientOptions,
+    alias: &Alias,
+    store: &FileStore,
+) -> anyhow::Result<Identity> {
     let key = store.device_key()?;
-    let code = command::link_code(key.public());
-    tell(&format!("On a device that is logged in, type:\n\n    /link {code} NAME\n\n"))?;
-    loop {
-        let answer = ask("The answer it shows: ")?;
-        if let Some((user, device)) = command::parse_join_code(&answer) {
-            return Ok(Identity { user: UserId(user), device: DeviceId(device), key });
+    let code = LinkCode::of(alias, key.public());
+    tell(&format!(
+        "In natter chat on a device of {alias}, type:\n\n    /link {code}\n\n\
+         This waits for it for ten minutes. Ctrl-C gives up.\n"
+    ))?;
+    match request_link(options, alias, key, DEVICE_NAME, LINK_PATIENCE).await {
+        Err(ConnectError::TimedOut(waited)) if waited == LINK_PATIENCE => {
+            bail!("no device of {alias} has linked this one; call again to go on waiting")
         }
-        tell("It looks like 123456-2.\n")?;
+        linked => linked.with_context(|| format!("asking the devices of {alias}")),
     }
 }
 

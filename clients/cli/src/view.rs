@@ -35,7 +35,8 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &Tim
         main
     };
     let columns = usize::from(main.width).max(8);
-    let notice: Vec<String> = model.notice.iter().flat_map(|line| wrap(line, columns)).collect();
+    let said = model.news.iter().chain(&model.notice);
+    let notice: Vec<String> = said.flat_map(|line| wrap(line, columns)).collect();
     let typed = Typed::of(&model.input, usize::from(main.width));
     let input_rows = rows_of(typed.rows.len()).min((main.height / 2).max(1));
     // The newest message stays in sight, if there is room for anything.

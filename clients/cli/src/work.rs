@@ -1,7 +1,7 @@
 //! Between the model and the client: events become happenings, acts become requests.
 
 use crate::{
-    body, command,
+    body,
     command::Setting,
     history::{History, Record},
     home::Profile,
@@ -100,6 +100,8 @@ impl Chat {
             | Happening::Typing { .. }
             | Happening::Presence { .. }
             | Happening::Found { .. }
+            | Happening::LinkRequested { .. }
+            | Happening::News(_)
             | Happening::Notice(_) => None,
         }
     }
@@ -163,11 +165,20 @@ impl Chat {
                     tick,
                 })
             }
-            Event::DeviceNotice(notice) => Some(Happening::Notice(vec![device_notice(notice)])),
-            Event::CaughtUp | Event::HistoryMissing | Event::Unsupported(_) => None,
+            Event::DeviceNotice(notice) => Some(Happening::News(device_notice(notice))),
+            Event::HistoryMissing => Some(Happening::News(HISTORY_MISSING.to_owned())),
+            Event::LinkRequested(asked) => Some(Happening::LinkRequested {
+                key: asked.key.to_vec(),
+                name: body::printable(&asked.name),
+            }),
+            Event::CaughtUp | Event::Unsupported(_) => None,
         }
     }
 }
+
+/// What [`Event::HistoryMissing`] means to a person.
+const HISTORY_MISSING: &str = "messages from before this device was linked, or while it was away for \
+     long, are not shown here: your other devices have them";
 
 fn device_notice(notice: &natter_sdk::DeviceNotice) -> String {
     let device = notice.device;
@@ -228,10 +239,7 @@ pub(crate) async fn request(client: Client, act: Act) -> Option<Happening> {
             Err(error) => note(error.to_string()),
         },
         Act::Link { key, name } => match client.link_device(&key, &name).await {
-            Ok((user, device)) => {
-                let answer = command::join_code(user.0, device.0);
-                note(format!("{name} is linked; type this on it: {answer}"))
-            }
+            Ok((_, device)) => note(format!("{name} is linked now, as your device {device}")),
             Err(error) => note(error.to_string()),
         },
         Act::Unlink(device) => done(client.unlink_device(DeviceId(device)).await, "unlinked"),
@@ -240,6 +248,11 @@ pub(crate) async fn request(client: Client, act: Act) -> Option<Happening> {
             added.err().and_then(|error| note(format!("not added to your contacts: {error}")))
         }
         Act::Privacy(setting) => privacy(&client, setting).await,
+        Act::ShowLock => match client.account().await {
+            Ok(account) => note(lock_in_words(account.registration_lock).to_owned()),
+            Err(error) => note(error.to_string()),
+        },
+        Act::SetLock { lock, current } => set_lock(&client, &lock, &current).await,
         Act::Send { .. }
         | Act::Typing { .. }
         | Act::SaveNames
@@ -247,6 +260,31 @@ pub(crate) async fn request(client: Client, act: Act) -> Option<Happening> {
         | Act::LogOut
         | Act::Quit => None,
     }
+}
+
+fn lock_in_words(is_set: bool) -> &'static str {
+    if is_set {
+        "You have a registration lock: without it nobody registers as you elsewhere while your devices \
+         come. /lock NEW OLD changes it, /unlock OLD takes it away."
+    } else {
+        "You have no registration lock: whoever gets a PIN of yours takes your name over. /lock NEW sets \
+         one."
+    }
+}
+
+async fn set_lock(client: &Client, lock: &str, current: &str) -> Option<Happening> {
+    let words = match client.set_registration_lock(lock, current).await {
+        Ok(()) if lock.is_empty() => "The registration lock is gone.".to_owned(),
+        Ok(()) => "The registration lock is set. Keep it: nobody can tell it to you.".to_owned(),
+        Err(error) if error.code() == Some(Code::WrongLock) && current.is_empty() => {
+            "There is a registration lock already: /lock NEW OLD.".to_owned()
+        }
+        Err(error) if error.code() == Some(Code::WrongLock) => {
+            "That is not the registration lock there is.".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    Some(Happening::Notice(vec![words]))
 }
 
 async fn privacy(client: &Client, setting: Option<Setting>) -> Option<Happening> {

@@ -166,6 +166,16 @@ pub struct Signal {
     pub body: Bytes,
 }
 
+/// A device that asks to be linked to this user's account. Anybody can ask in the name of any device: link
+/// it only if [`crate::LinkCode::of`] is the code that the person has typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRequest {
+    /// Its Ed25519 public key.
+    pub key: Bytes,
+    /// What it calls itself.
+    pub name: String,
+}
+
 /// Whether someone this client subscribed to is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence {
@@ -241,6 +251,8 @@ pub enum Event {
     Signal(Signal),
     /// Someone came or went. Dropped when events wait.
     Presence(Presence),
+    /// A device asks to be linked; it asks again every few seconds. Dropped when events wait.
+    LinkRequested(LinkRequest),
     /// The answer to a send whose [`crate::SendHandle`] is gone: it was dropped, or the message was
     /// queued before a restart.
     Answered {
@@ -274,6 +286,7 @@ impl Event {
             | Self::CaughtUp
             | Self::Signal(_)
             | Self::Presence(_)
+            | Self::LinkRequested(_)
             | Self::Answered { .. } => None,
         }
     }

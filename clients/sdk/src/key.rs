@@ -49,6 +49,10 @@ impl DeviceKey {
         self.pair.sign(&signed::login(nonce, user, device)).as_ref().to_vec()
     }
 
+    pub(crate) fn sign_link(&self, nonce: &[u8], alias: &Alias) -> Vec<u8> {
+        self.pair.sign(&signed::link(nonce, alias)).as_ref().to_vec()
+    }
+
     pub(crate) fn sign_register(&self, nonce: &[u8], alias: &Alias) -> Vec<u8> {
         self.pair.sign(&signed::register(nonce, alias)).as_ref().to_vec()
     }

@@ -38,6 +38,7 @@ mod error;
 mod event;
 mod inbox;
 mod key;
+mod link;
 mod login;
 mod options;
 mod outbox;
@@ -53,11 +54,13 @@ pub use bytes::Bytes;
 pub use client::{Accepted, Client, Outgoing, Recipient, SendHandle};
 pub use error::{ConnectError, KeyError, Refusal, RequestError, SendError, StoreError};
 pub use event::{
-    Ack, DeviceNotice, DeviceNoticeKind, DisconnectReason, Event, Events, Message, Presence,
-    ReadCopy, Receipt, ReceiptKind, SentCopy, Signal,
+    Ack, DeviceNotice, DeviceNoticeKind, DisconnectReason, Event, Events, LinkRequest, Message,
+    Presence, ReadCopy, Receipt, ReceiptKind, SentCopy, Signal,
 };
 pub use key::{DeviceKey, Identity};
+pub use link::{LinkCode, NoLinkCode, request_link};
 pub use options::{ClientOptions, Tls, Transport};
+pub use proto::limits::{LOCK_BYTES_MAX, LOCK_BYTES_MIN};
 pub use proto::{Alias, AliasError, Code, DeviceId, Fault, Retry, SendId, Seq, UserId};
 pub use register::{PinSent, Proof, register_prove, register_start};
 pub use requests::{

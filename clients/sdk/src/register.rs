@@ -91,7 +91,7 @@ pub async fn register_prove(
 
 /// Asks any node what `question` makes of the nonce of its `Welcome`, and waits out that the
 /// cluster has no majority for it.
-async fn patiently(
+pub(crate) async fn patiently(
     options: &ClientOptions,
     question: impl Fn(&[u8]) -> client_frame::Kind,
 ) -> Result<server_frame::Kind, ConnectError> {

@@ -121,6 +121,8 @@ pub struct Account {
     pub contacts: Vec<UserId>,
     /// Who is shown what.
     pub privacy: Privacy,
+    /// Whether there is a registration lock.
+    pub registration_lock: bool,
 }
 
 /// Every call waits for [`crate::ClientOptions::request_timeout`] at most and, where its doc does
@@ -296,6 +298,7 @@ impl Client {
             blocked: account.blocked.into_iter().map(UserId).collect(),
             contacts: account.contacts.into_iter().map(UserId).collect(),
             privacy: Privacy::from_wire(privacy),
+            registration_lock: account.registration_lock,
         })
     }
 

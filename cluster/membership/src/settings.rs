@@ -37,6 +37,8 @@ pub struct ClusterSettings {
     pub pin_attempts: u32,
     /// `registration.requests_per_alias_per_hour`: PINs that are sent to one alias.
     pub pin_requests_per_hour: u32,
+    /// `registration.pins_per_hour`: PINs that are sent to all aliases.
+    pub pins_per_hour: u32,
     /// `registration.wrong_pins_per_alias_per_day`: before only long PINs count.
     pub wrong_pins_per_alias_per_day: u32,
     /// `registration.wrong_pins_per_hour`: of all aliases, before only long PINs count.
@@ -58,6 +60,7 @@ impl Default for ClusterSettings {
             pin_ttl_s: 600,
             pin_attempts: 5,
             pin_requests_per_hour: 5,
+            pins_per_hour: 8_000,
             wrong_pins_per_alias_per_day: 20,
             wrong_pins_per_hour: 3_200,
         }
@@ -128,7 +131,7 @@ fn small(number: u64) -> u32 {
 
 const U32_MAX: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 14] = [
+static FIELDS: [Field; 15] = [
     Field {
         key: "limits.mailbox_messages",
         kind: Kind::Count,
@@ -212,6 +215,13 @@ static FIELDS: [Field; 14] = [
         range: (1, U32_MAX),
         get: |settings| settings.pin_requests_per_hour.into(),
         set: |settings, number| settings.pin_requests_per_hour = small(number),
+    },
+    Field {
+        key: "registration.pins_per_hour",
+        kind: Kind::Count,
+        range: (16, 1_000_000_000),
+        get: |settings| settings.pins_per_hour.into(),
+        set: |settings, number| settings.pins_per_hour = small(number),
     },
     Field {
         key: "registration.wrong_pins_per_alias_per_day",
@@ -380,6 +390,7 @@ mod tests {
             pin_ttl_s: 0,
             pin_attempts: 0,
             pin_requests_per_hour: 0,
+            pins_per_hour: 0,
             wrong_pins_per_alias_per_day: 0,
             wrong_pins_per_hour: 0,
         };

@@ -179,6 +179,7 @@ impl Service for ForCluster {
             other @ (cast::Kind::Sessions(_)
             | cast::Kind::Pushes(_)
             | cast::Kind::Signals(_)
+            | cast::Kind::LinkRequested(_)
             | cast::Kind::Accounts(_)
             | cast::Kind::Leader(_)
             | cast::Kind::Account(_)) => panic!("{other:?}"),

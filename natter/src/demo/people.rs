@@ -241,6 +241,7 @@ impl Person {
             | Event::Unsupported(_)
             | Event::Signal(_)
             | Event::Presence(_)
+            | Event::LinkRequested(_)
             | Event::Answered { .. } => {}
         }
         Ok(None)

@@ -153,6 +153,9 @@ section! {
         /// PINs that are sent to one alias in an hour, at least 1. Who asks beyond it proves the one
         /// that was sent last, as long as it is good.
         requests_per_alias_per_hour: u32 = 5;
+        /// PINs that the cluster sends to all aliases together in an hour, 16 to 1000000000: what SMS
+        /// can cost. Counted in 16 parts. Up to twice as many go out in the first hour of a flood.
+        pins_per_hour: u32 = 8_000;
         /// Wrong PINs for one alias in a day after which only PINs of ten digits count for it, 1 to
         /// 1000. Nobody is locked out, but nobody guesses on.
         wrong_pins_per_alias_per_day: u32 = 20;
@@ -285,6 +288,11 @@ section! {
         /// Tries to log in or to resume from one address (for IPv6 a /64 network). Thousands of phones
         /// behind one address come back at once; a hundred signatures a second take a hundredth of a core.
         logins_per_address: RateLimit = rate("6000/1m");
+        /// Devices that ask to be linked to one account, each again every three seconds. Those beyond it
+        /// are not shown to the account's devices.
+        links: RateLimit = rate("120/1m");
+        /// The same from one address: three devices at once.
+        links_per_address: RateLimit = rate("60/1m");
     }
 }
 
@@ -331,6 +339,8 @@ impl Rates {
             other: self.other.0,
             logins: self.logins.0,
             logins_per_address: self.logins_per_address.0,
+            links: self.links.0,
+            links_per_address: self.links_per_address.0,
         }
     }
 }
@@ -356,6 +366,7 @@ impl NodeConfig {
             pin_ttl_s: seconds(self.registration.pin_ttl),
             pin_attempts: self.registration.attempts,
             pin_requests_per_hour: self.registration.requests_per_alias_per_hour,
+            pins_per_hour: self.registration.pins_per_hour,
             wrong_pins_per_alias_per_day: self.registration.wrong_pins_per_alias_per_day,
             wrong_pins_per_hour: self.registration.wrong_pins_per_hour,
         }

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 use proto::wire::{
     Accepted, Account, Ack, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
-    DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
-    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
-    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact,
-    SetPresence, SetPrivacy, SetRegistrationLock, Signal, Signaled, Subscribe, UnlinkDevice,
-    Welcome, client_frame::Kind as Ask, deliver::Content, lookup::Who, send::To,
-    server_frame::Kind as Say,
+    DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, LinkRequested, Linked, LoggedIn,
+    Login, Logout, Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy,
+    Receipt, Refused, RegisterProve, RegisterStart, Registered, RequestLink, Resume, Send,
+    SentCopy, ServerFrame, SetContact, SetPresence, SetPrivacy, SetRegistrationLock, Signal,
+    Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask, deliver::Content,
+    lookup::Who, send::To, server_frame::Kind as Say,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -114,6 +114,12 @@ fn ask() -> impl Strategy<Value = Ask> {
                 })
             }
         ),
+        (text(), bytes(), bytes(), text(), any::<bool>()).prop_map(
+            |(alias, device_key, signature, device_name, away)| {
+                let link = RequestLink { alias, device_key, signature, device_name, away };
+                Ask::RequestLink(link)
+            }
+        ),
         Just(Ask::Logout(Logout {})),
         ask_account(),
     ]
@@ -192,6 +198,9 @@ fn say_opening() -> impl Strategy<Value = Say> {
             })
         ),
         any::<(u64, u32)>().prop_map(|(user, device)| Say::Linked(Linked { user, device })),
+        (bytes(), text()).prop_map(|(device_key, device_name)| {
+            Say::LinkRequested(LinkRequested { device_key, device_name })
+        }),
         (any::<u64>(), vec(device(), 0..4))
             .prop_map(|(user, devices)| Say::Found(Found { user, devices })),
         (

@@ -4,12 +4,12 @@
 
 use proto::wire::{
     Accepted, Account, Ack, Audience, Block, CaughtUp, ClientFrame, DeleteAccount, Deliver, Device,
-    DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, Linked, LoggedIn, Login, Logout,
-    Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy, Receipt, Refused,
-    RegisterProve, RegisterStart, Registered, Resume, Send, SentCopy, ServerFrame, SetContact,
-    SetPresence, SetPrivacy, SetRegistrationLock, Signal, Signaled, Subscribe, UnlinkDevice,
-    Welcome, client_frame::Kind as Ask, deliver::Content, lookup::Who, receipt, send::To,
-    server_frame::Kind as Say,
+    DeviceNotice, Done, Found, GetAccount, GoAway, LinkDevice, LinkRequested, Linked, LoggedIn,
+    Login, Logout, Lookup, MarkRead, Message, PinSent, Ping, Pong, Presence, Privacy, ReadCopy,
+    Receipt, Refused, RegisterProve, RegisterStart, Registered, RequestLink, Resume, Send,
+    SentCopy, ServerFrame, SetContact, SetPresence, SetPrivacy, SetRegistrationLock, Signal,
+    Signaled, Subscribe, UnlinkDevice, Welcome, client_frame::Kind as Ask, deliver::Content,
+    lookup::Who, receipt, send::To, server_frame::Kind as Say,
 };
 
 pub(crate) const ADA: u64 = 4_503_599_627_370_497;
@@ -40,6 +40,17 @@ fn resume(away: bool) -> Ask {
 
 fn opening() -> Vec<Named<Ask>> {
     vec![
+        (
+            "client-request_link",
+            1,
+            Ask::RequestLink(RequestLink {
+                alias: "ada".into(),
+                device_key: counting(0x10, 32),
+                signature: counting(0x40, 64),
+                device_name: "tablet".into(),
+                away: true,
+            }),
+        ),
         ("client-register_start", 1, Ask::RegisterStart(RegisterStart { alias: "ada".into() })),
         (
             "client-register_prove",
@@ -272,6 +283,14 @@ fn deliveries() -> Vec<Named<Say>> {
             "server-signaled",
             0,
             Say::Signaled(Signaled { from: BOB, from_device: 1, kind: 1, body: "x".into() }),
+        ),
+        (
+            "server-link_requested",
+            0,
+            Say::LinkRequested(LinkRequested {
+                device_key: counting(0x10, 32),
+                device_name: "tablet".into(),
+            }),
         ),
         (
             "server-presence",

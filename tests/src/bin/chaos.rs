@@ -25,7 +25,7 @@ const DISK_BYTES: u64 = 192 << 20;
 const SETTINGS: &str = "[storage]\nsegment_bytes = \"1MiB\"\ncheckpoint_every = \"2s\"\n\
     free_bytes_min = \"16MiB\"\n\
     [registration]\nrequests_per_address_per_hour = 1000000\n\
-    requests_per_alias_per_hour = 1000000\n";
+    requests_per_alias_per_hour = 1000000\npins_per_hour = 1000000000\n";
 
 /// Hurts a cluster under load and judges it.
 #[derive(Debug, Parser)]

@@ -14,8 +14,13 @@ const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 const MINUTE: u64 = 60_000;
 
-const LIMITS: stored::PinLimits =
-    stored::PinLimits { requests_per_hour: 5, attempts: 3, wrong_per_day: 7, wrong_per_hour: 100 };
+const LIMITS: stored::PinLimits = stored::PinLimits {
+    requests_per_hour: 5,
+    attempts: 3,
+    wrong_per_day: 7,
+    wrong_per_hour: 100,
+    sent_per_hour: 20_000,
+};
 
 /// All shards of a cluster, and the notices between them.
 struct Town {
@@ -67,12 +72,21 @@ impl Town {
 
     /// Asks for a PIN; the digests of PINs are texts here.
     fn start(&mut self, alias: &str, pin: &str) -> Result<Asked, Code> {
+        self.start_with(alias, pin, LIMITS)
+    }
+
+    fn start_with(
+        &mut self,
+        alias: &str,
+        pin: &str,
+        limits: stored::PinLimits,
+    ) -> Result<Asked, Code> {
         let start = stored::StartRegistration {
             alias: alias.to_owned(),
             short_digest: pin.to_owned().into(),
             long_digest: format!("long {pin}").into(),
             ttl_s: 600,
-            limits: Some(LIMITS),
+            limits: Some(limits),
         };
         self.tokens += 1;
         let token = self.tokens;

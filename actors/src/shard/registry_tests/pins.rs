@@ -98,3 +98,87 @@ fn strangers_that_ask_for_ever_more_aliases_take_no_more_room() {
     let proven = town.prove(&first, &owner, "right", 1);
     assert!(matches!(proven, Outcome::Proven { .. }), "nobody pushes a token out: {proven:?}");
 }
+
+#[test]
+fn an_owner_whose_pins_strangers_spent_and_made_worthless_is_sent_a_long_one_at_once() {
+    let mut town = Town::new();
+    for _ in 0..LIMITS.requests_per_hour {
+        assert!(town.start("ada", "short").unwrap().send);
+    }
+    for _ in 0..3 {
+        let thief = town.start("ada", "not sent").unwrap();
+        for _ in 0..LIMITS.attempts {
+            town.prove("ada", &thief, "wrong", 66);
+        }
+    }
+    let owner = town.start("ada", "new").unwrap();
+    assert!(owner.send && owner.grant.long);
+    // Whoever asks on gets a token for it, and no phone is flooded.
+    for _ in 0..50 {
+        town.now += MINUTE / 10;
+        assert!(!town.start("ada", "no more").unwrap().send);
+    }
+    assert!(matches!(town.prove("ada", &owner, "long new", 1), Outcome::Proven { .. }));
+}
+
+#[test]
+fn an_alias_that_strangers_ask_for_all_the_time_is_sent_no_more_than_its_hours_pins_and_one() {
+    let mut town = Town::new();
+    let thief = town.start("ada", "x").unwrap();
+    let (mut sent, mut longest_wait, mut last_good) = (1, 0, town.now);
+    for _ in 0..6 * 60 {
+        town.now += MINUTE / 2;
+        town.prove("ada", &thief, "wrong", 66);
+        match town.start("ada", "x") {
+            Ok(asked) => {
+                sent += u32::from(asked.send);
+                last_good = town.now;
+            }
+            Err(code) => assert_eq!(code, Code::TooFast),
+        }
+        longest_wait = longest_wait.max(town.now - last_good);
+    }
+    assert!(sent <= LIMITS.requests_per_hour * 4 + 1, "{sent} PINs in three hours");
+    assert!(longest_wait <= 2 * MINUTE, "nobody gets a PIN for {longest_wait} ms");
+}
+
+#[test]
+fn all_aliases_together_are_sent_no_more_pins_than_the_hour_brings() {
+    let mut town = Town::new();
+    let limits = stored::PinLimits { sent_per_hour: 60, ..LIMITS };
+    let aliases = (0..).map(|number| format!("person-{number}"));
+    let mut here = aliases.filter(|alias| shard_of(alias) == ShardId(3));
+    let first = here.next().unwrap();
+    let owner = town.start_with(&first, "right", limits).unwrap();
+    let mut start = |town: &mut Town| town.start_with(&here.next().unwrap(), "x", limits);
+    let sent = (0..200).filter(|_| start(&mut town).is_ok()).count();
+    assert_eq!(sent, 59);
+    let told = town.machines[3].take_effects().into_iter();
+    assert_eq!(told.filter(|effect| matches!(effect, Effect::PinsUsedUp)).count(), 141);
+    assert_eq!(start(&mut town).map(|_| ()), Err(Code::PinNotSent));
+    let again = town.start_with(&first, "not sent", limits).unwrap();
+    assert!(!again.send, "who was sent one before can ask for it again");
+    assert!(matches!(town.prove(&first, &owner, "right", 1), Outcome::Proven { .. }));
+    town.now += MINUTE;
+    assert!(start(&mut town).unwrap().send, "a sixtieth of an hour brings one");
+    assert_eq!(start(&mut town).map(|_| ()), Err(Code::PinNotSent));
+    // A replica that starts from a checkpoint counts on.
+    let mut applied = stored::Applied::default();
+    town.machines[3].note_clock(&mut applied);
+    let mut restarted = Machine::new(ShardId(3), MachineLimits::default());
+    restarted.set_clock(&applied);
+    town.machines[3] = restarted;
+    assert_eq!(start(&mut town).map(|_| ()), Err(Code::PinNotSent));
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_alias_from_its_pins_for_longer_than_an_hour() {
+    let mut town = Town::new();
+    for _ in 0..LIMITS.requests_per_hour {
+        town.start("ada", "x").unwrap();
+    }
+    town.now -= 50 * DAY;
+    town.start("ada", "the clock is corrected").ok();
+    town.now += HOUR;
+    assert!(town.start("ada", "x").unwrap().send);
+}

@@ -13,7 +13,7 @@ pub(crate) use conversation::{Conversation, LINES_MAX, Line, Side};
 pub(crate) use screen::{Act, Key};
 
 use crate::{body::Body, command::Command, input::Input};
-use natter_sdk::Alias;
+use natter_sdk::{Alias, LinkCode};
 use std::collections::BTreeMap;
 
 /// How long a typing signal is believed, in ms.
@@ -89,8 +89,29 @@ pub(crate) enum Happening {
         user: u64,
         open: bool,
     },
-    /// Words for the person.
+    /// A device asks to be linked.
+    LinkRequested {
+        key: Vec<u8>,
+        name: String,
+    },
+    /// Words for the person, who asked for them.
     Notice(Vec<String>),
+    /// Words for the person about something that happened by itself.
+    News(String),
+}
+
+/// News that are shown at once; older ones go.
+const NEWS_MAX: usize = 3;
+
+/// How long a device is waited for whose code was typed, in ms. It asks every three seconds.
+const LINK_WAIT_MS: u64 = 60_000;
+
+/// A device that the person wants to link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Linking {
+    pub(crate) code: LinkCode,
+    pub(crate) name: Option<String>,
+    pub(crate) until_ms: u64,
 }
 
 /// The whole state.
@@ -107,6 +128,10 @@ pub(crate) struct Model {
     /// Lines that are scrolled up from the newest.
     pub(crate) scroll: usize,
     pub(crate) notice: Vec<String>,
+    /// What happened by itself; stands above the notice until the person has typed something.
+    pub(crate) news: Vec<String>,
+    /// The device that is to be linked as soon as it asks.
+    pub(crate) linking: Option<Linking>,
     /// Aliases that were looked up, by user.
     pub(crate) names: BTreeMap<u64, Alias>,
     /// When typing was last told, in ms; 0: not typing.
@@ -127,6 +152,8 @@ impl Model {
             connection: Connection::Connecting,
             scroll: 0,
             notice: vec!["/to ALIAS opens a conversation, /help shows the rest".into()],
+            news: Vec::new(),
+            linking: None,
             names: BTreeMap::new(),
             typing_told_ms: 0,
             asked: None,
@@ -200,9 +227,34 @@ impl Model {
                 }
             }
             Happening::Found { alias, user, open } => return self.found(alias, user, open),
+            Happening::LinkRequested { key, name } => return self.link_requested(key, name),
             Happening::Notice(lines) => self.notice = lines,
+            Happening::News(words) => {
+                self.news.retain(|known| *known != words);
+                self.news.push(words);
+                let old = self.news.len().saturating_sub(NEWS_MAX);
+                self.news.drain(..old);
+            }
         }
         Vec::new()
+    }
+
+    /// Links the device if the person has typed its code. Whoever else asks is nobody's concern.
+    fn link_requested(&mut self, key: Vec<u8>, name: String) -> Vec<Act> {
+        let wanted = self.linking.take_if(|linking| linking.code == LinkCode::of(&self.me, &key));
+        let link = |linking: Linking| Act::Link { key, name: linking.name.unwrap_or(name) };
+        wanted.map(link).into_iter().collect()
+    }
+
+    /// Time passes: whoever waits in vain is told.
+    pub(crate) fn passed(&mut self, now_ms: u64) {
+        if let Some(linking) = self.linking.take_if(|linking| linking.until_ms <= now_ms) {
+            self.notice = vec![format!(
+                "No device with the code {} has asked. Compare the code, and see whether natter chat \
+                 --link still waits there.",
+                linking.code
+            )];
+        }
     }
 
     fn received(&mut self, from: u64, line: Line, claims: Option<Alias>) -> Vec<Act> {

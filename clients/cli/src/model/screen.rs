@@ -1,6 +1,6 @@
 //! What keys do, and what the edge is asked to do.
 
-use super::{Connection, Model};
+use super::{Connection, LINK_WAIT_MS, Linking, Model};
 use crate::{
     command::{self, Command, HELP, Setting},
     input::Edit,
@@ -71,6 +71,12 @@ pub(crate) enum Act {
     LogOut,
     AddContact(u64),
     Privacy(Option<Setting>),
+    ShowLock,
+    /// Sets the registration lock, or removes it if `lock` is empty.
+    SetLock {
+        lock: String,
+        current: String,
+    },
     DeleteAccount,
     Quit,
 }
@@ -88,7 +94,7 @@ impl Model {
                 self.typing(now_ms)
             }
             Key::Enter if self.input.continue_line() => Vec::new(),
-            Key::Enter => self.enter(),
+            Key::Enter => self.enter(now_ms),
             Key::Up if self.input.line_up() => Vec::new(),
             Key::Down if self.input.line_down() => Vec::new(),
             Key::Up => self.scrolled(1),
@@ -105,6 +111,7 @@ impl Model {
             Key::PreviousConversation => self.turn(self.conversations.len().saturating_sub(1)),
             Key::Escape => {
                 self.notice.clear();
+                self.news.clear();
                 self.scroll = 0;
                 Vec::new()
             }
@@ -173,16 +180,23 @@ impl Model {
         Vec::new()
     }
 
-    fn enter(&mut self) -> Vec<Act> {
+    fn enter(&mut self, now_ms: u64) -> Vec<Act> {
         let line = self.input.take();
         if line.trim().is_empty() {
             return Vec::new();
         }
         self.notice.clear();
+        self.news.clear();
         match command::parse(&line) {
             Ok(Command::Say(_)) if self.open.is_none() => {
                 self.input.put(&line);
                 self.note("no conversation is open: /to ALIAS".into())
+            }
+            Ok(Command::Link { code, name }) => {
+                self.asked = None;
+                let until_ms = now_ms + LINK_WAIT_MS;
+                self.linking = Some(Linking { code, name, until_ms });
+                self.note(format!("waiting for the device that shows {code} …"))
             }
             Ok(command) => self.obey(command),
             Err(words) => {
@@ -249,10 +263,12 @@ impl Model {
                 Vec::new()
             }
             (Command::Devices, _) => vec![Act::ShowAccount],
-            (Command::Link { key, name }, _) => vec![Act::Link { key, name }],
+            (Command::Link { .. }, _) => Vec::new(),
             (Command::Unlink(device), _) => self.unlink(device, asked.as_ref()),
             (Command::LogOut, _) => self.log_out(&Command::LogOut, asked.as_ref(), "/logout"),
             (Command::Privacy(setting), _) => vec![Act::Privacy(setting)],
+            (Command::ShowLock, _) => vec![Act::ShowLock],
+            (Command::SetLock { lock, current }, _) => vec![Act::SetLock { lock, current }],
             (Command::DeleteAccount(alias), _) if alias == self.me => vec![Act::DeleteAccount],
             (Command::DeleteAccount(_), _) => {
                 self.note(format!("to delete your account for good: /delete-account {}", self.me))

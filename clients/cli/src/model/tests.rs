@@ -209,3 +209,52 @@ fn an_alias_that_has_a_new_owner_leads_to_the_new_one() {
     assert_eq!(model.opened().unwrap().user, 6);
     assert_eq!(model.name(BOB), "user 5");
 }
+
+#[test]
+fn the_device_whose_code_was_typed_is_linked_and_no_other() {
+    let mut model = model();
+    let asks = |model: &mut Model, key: u8| {
+        let name = "a tablet".to_owned();
+        model.happened(Happening::LinkRequested { key: vec![key; 32], name }, 0)
+    };
+    assert_eq!(asks(&mut model, 7), [], "nobody asked for it");
+    assert!(model.notice.concat().contains("/to ALIAS"), "and nobody is told of it");
+    let code = LinkCode::of(&alias("ada"), &[7; 32]);
+    assert_eq!(type_line(&mut model, &format!("/link {code}")), []);
+    assert_eq!(asks(&mut model, 8), []);
+    let link = |name: &str| Act::Link { key: vec![7; 32], name: name.to_owned() };
+    assert_eq!(asks(&mut model, 7), [link("a tablet")]);
+    assert_eq!(asks(&mut model, 7), [], "once");
+    type_line(&mut model, &format!("/link {code} my tablet"));
+    assert_eq!(asks(&mut model, 7), [link("my tablet")]);
+}
+
+#[test]
+fn who_waits_in_vain_for_a_device_is_told() {
+    let mut model = model();
+    type_line(&mut model, "/link k7fm2-9pqx4");
+    model.passed(59_000);
+    assert!(model.notice.concat().contains("waiting"), "{:?}", model.notice);
+    model.passed(60_000);
+    assert!(model.notice.concat().contains("Compare the code"), "{:?}", model.notice);
+    let code = LinkCode::of(&alias("ada"), &[7; 32]);
+    type_line(&mut model, &format!("/link {code}"));
+    model.passed(61_000);
+    let late = Happening::LinkRequested { key: vec![7; 32], name: String::new() };
+    assert_eq!(model.happened(late, 61_000), [], "it was too late");
+}
+
+#[test]
+fn news_stay_in_sight_until_something_is_typed() {
+    let mut model = model();
+    let news = |text: &str| Happening::News(text.to_owned());
+    for text in ["one", "two", "three", "two", "four"] {
+        model.happened(news(text), 0);
+    }
+    assert_eq!(model.news, ["three", "two", "four"], "the newest, each once");
+    model.happened(Happening::Found { alias: alias("bob"), user: BOB, open: true }, 0);
+    model.happened(message(7, "hello"), 0);
+    assert_eq!(model.news.len(), 3, "a conversation that opens hides nothing");
+    type_line(&mut model, "hello");
+    assert!(model.news.is_empty());
+}
