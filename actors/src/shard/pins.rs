@@ -73,7 +73,7 @@ impl Machine {
             (None, _) => Code::TooFast,
             (Some(_), None) => Code::PinNotSent,
         };
-        if refusal == Code::PinNotSent {
+        if refusal == Code::PinNotSent && last.is_none() {
             self.effects.push(Effect::PinsUsedUp);
         }
         last.map(|grant| Outcome::Pin { grant, send: false }).ok_or(refusal)

@@ -7,6 +7,7 @@ use crate::{
     home::Profile,
     model::{Act, Conversation, Happening, Line, Side, Tick},
 };
+use jiff::{Timestamp, tz::TimeZone};
 use natter_sdk::{
     Account, Alias, Audience, Client, Code, DeviceId, DeviceNoticeKind, Event, ReceiptKind,
     RequestError, SIGNAL_STOPPED, SIGNAL_TYPING, SendError, SendId, UserId, explain,
@@ -320,9 +321,18 @@ fn devices(account: &Account, here: DeviceId) -> Vec<String> {
     let mut lines = vec![format!("{} has these devices:", account.aliases.join(", "))];
     lines.extend(account.devices.iter().map(|device| {
         let here = if device.id == here { " (this one)" } else { "" };
-        format!("{}  {}{here}", device.id, body::printable(&device.name))
+        let name = body::printable(&device.name);
+        format!("{}  {name}{}{here}", device.id, since(device.linked_at_ms))
     }));
     lines
+}
+
+/// When a device was linked, for a person who has several of one name.
+fn since(linked_at_ms: u64) -> String {
+    let at = i64::try_from(linked_at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(String::new, |at| {
+        format!(", since {}", at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M"))
+    })
 }
 
 fn tick_of(kind: ReceiptKind) -> Option<Tick> {
