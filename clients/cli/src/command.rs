@@ -87,7 +87,7 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
         "unlock" if is_one_word(rest) => {
             Ok(Command::SetLock { lock: String::new(), current: rest.to_owned() })
         }
-        "unlock" => Err("/unlock LOCK: the registration lock there is is taken away".to_owned()),
+        "unlock" => Err("/unlock OLD takes your registration lock away".to_owned()),
         "delete-account" => alias(rest)
             .map(Command::DeleteAccount)
             .map_err(|_| "/delete-account ALIAS: your own alias confirms it".to_owned()),

@@ -32,21 +32,21 @@ use std::{
 /// Options of `natter chat`.
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_line_help = true)]
 pub struct ChatArgs {
-    /// The person to write to: a user name, a phone number or an e-mail address
+    /// Whom to write to: a user name, phone number or e-mail address
     #[arg(value_name = "ALIAS")]
     pub peer: Option<String>,
     /// The same, for scripts
     #[arg(long, value_name = "ALIAS", conflicts_with = "peer")]
     pub to: Option<String>,
-    /// The node, as host:port, or several of one cluster with commas between; remembered after the
-    /// first run
+    /// The node, or several of one cluster with commas; remembered
     #[arg(long, value_name = "HOST:PORT[,HOST:PORT]")]
     pub server: Option<String>,
-    /// The certificate to trust, a PEM file; remembered after the first run
+    /// The certificate to trust, a PEM file; remembered
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     pub ca: Option<PathBuf>,
-    /// The name in the node's certificate, where it is not the host of --server
+    /// The name in the node's certificate, if it is not that of --server
     #[arg(long, value_name = "NAME", conflicts_with = "plain")]
     pub server_name: Option<String>,
     /// Without TLS; only where nobody listens
@@ -61,19 +61,19 @@ pub struct ChatArgs {
     /// The PIN of a registration, for scripts; otherwise it is asked
     #[arg(long)]
     pub pin: Option<String>,
-    /// The registration lock of the account, if it has one; otherwise it is asked
+    /// The registration lock of the account, if it has one; else it is asked
     #[arg(long, value_name = "LOCK")]
     pub registration_lock: Option<String>,
-    /// Ask for a PIN and end, for scripts that fetch it before they call again with --pin
+    /// Ask for a PIN and end, for scripts; call again with --pin
     #[arg(long, conflicts_with = "pin")]
     pub request_pin: bool,
-    /// Make this a further device of an account that another device is logged in to
+    /// Make this a further device of your account: another one links it
     #[arg(long, conflicts_with_all = ["pin", "request_pin"])]
     pub link: bool,
-    /// Forget who this device was, and register with a new PIN; with --link, link it anew
+    /// Forget who this device was and begin anew, by a PIN or with --link
     #[arg(long)]
     pub register_again: bool,
-    /// Plain lines instead of a screen; chosen by itself when the output is no terminal
+    /// Plain lines instead of a screen; the default without a terminal
     #[arg(long)]
     pub lines: bool,
     /// With --lines: go on after the end of the input
@@ -108,5 +108,19 @@ pub async fn chat(args: ChatArgs) -> anyhow::Result<()> {
         lines::run(chat, events, peer, args.stay).await
     } else {
         run::run(chat, events, peer).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_fits_80_columns() {
+        let help = ChatArgs::augment_args(clap::Command::new("chat")).render_help().to_string();
+        assert!(help.contains("--register-again"), "{help}");
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 }

@@ -157,7 +157,8 @@ async fn ask_for_pin(
     profile: &Profile,
 ) -> anyhow::Result<PinSent> {
     let sent = register_start(options, alias).await;
-    let sent = sent.with_context(|| format!("asking for a PIN for {alias}"))?;
+    let nodes = || options.addresses.join(" and ");
+    let sent = sent.with_context(|| format!("asking {} for a PIN for {alias}", nodes()))?;
     profile.save_pin_token(&sent.token)?;
     let minutes = sent.expires.as_secs().div_ceil(60);
     tell(&format!(
@@ -240,7 +241,9 @@ async fn link(
         Err(ConnectError::TimedOut(waited)) if waited == LINK_PATIENCE => {
             bail!("no device of {alias} has linked this one; call again to go on waiting")
         }
-        linked => linked.with_context(|| format!("asking the devices of {alias}")),
+        linked => linked.with_context(|| {
+            format!("asking {} for the devices of {alias}", options.addresses.join(" and "))
+        }),
     }
 }
 
