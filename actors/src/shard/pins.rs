@@ -62,12 +62,12 @@ impl Machine {
         let all = Bucket { hour: HOUR_US, per_hour: limits.sent_per_hour, credit: false };
         let paid_for_all = all.pay(&mut self.pins_paid_to_us, now_ms * 1000);
         let refusal = match (paid, paid_for_all) {
-            (Some(paid_to_ms), Some(paid_to_us)) => {
+            (Some(one_paid_to), Some(all_paid_to)) => {
                 let digest = if long { start.long_digest } else { start.short_digest };
                 let expires_ms = now_ms + u64::from(start.ttl_s) * 1000;
                 let grant = PinGrant { digest, expires_ms, long };
-                (pins.paid_to_ms, pins.last) = (paid_to_ms, Some(grant.clone()));
-                self.pins_paid_to_us = paid_to_us;
+                (pins.paid_to_ms, pins.last) = (one_paid_to, Some(grant.clone()));
+                self.pins_paid_to_us = all_paid_to;
                 return Ok(Outcome::Pin { grant, send: true });
             }
             (None, _) => Code::TooFast,
@@ -84,10 +84,10 @@ impl Machine {
         let alias = Alias::parse(&not_sent.alias).map_err(|_| Code::BadRequest)?;
         let limits = not_sent.limits.unwrap_or_default();
         if let Some(pins) = self.pins.get_mut(&alias) {
-            let step_ms = step(HOUR_MS, limits.requests_per_hour);
-            pins.paid_to_ms = pins.paid_to_ms.saturating_sub(step_ms);
-            let step_us = step(HOUR_US, limits.sent_per_hour);
-            self.pins_paid_to_us = self.pins_paid_to_us.saturating_sub(step_us);
+            let one = step(HOUR_MS, limits.requests_per_hour);
+            pins.paid_to_ms = pins.paid_to_ms.saturating_sub(one);
+            let of_all = step(HOUR_US, limits.sent_per_hour);
+            self.pins_paid_to_us = self.pins_paid_to_us.saturating_sub(of_all);
             pins.last.take_if(|last| last.digest == not_sent.digest);
             self.dirty.pins.insert(alias);
         }

@@ -172,6 +172,14 @@ pub(crate) fn server() -> Vec<(&'static str, ServerFrame)> {
 fn greetings() -> Vec<Named<Say>> {
     vec![
         (
+            "server-link_requested",
+            0,
+            Say::LinkRequested(LinkRequested {
+                device_key: counting(0x10, 32),
+                device_name: "tablet".into(),
+            }),
+        ),
+        (
             "server-welcome",
             0,
             Say::Welcome(Welcome {
@@ -283,14 +291,6 @@ fn deliveries() -> Vec<Named<Say>> {
             "server-signaled",
             0,
             Say::Signaled(Signaled { from: BOB, from_device: 1, kind: 1, body: "x".into() }),
-        ),
-        (
-            "server-link_requested",
-            0,
-            Say::LinkRequested(LinkRequested {
-                device_key: counting(0x10, 32),
-                device_name: "tablet".into(),
-            }),
         ),
         (
             "server-presence",
