@@ -29,23 +29,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
 
-use crate::client_limits::ClientLimits;
+use crate::client::client_limits::ClientLimits;
+use crate::client::connection::Reception;
+use crate::client::registration::Registration;
 use crate::config::NodeConfig;
-use crate::connection::Reception;
 use crate::doors::{Doors, open_doors};
-use crate::http::Readiness;
-use crate::identity::Identity;
+use crate::keys::identity::Identity;
+use crate::keys::secrets::NodeSecrets;
 use crate::links::Links;
 use crate::listener::Gate;
 use crate::member::{self, Membership};
-use crate::notices::{Readied, ReadyNews, UseOfNode, clock_trouble};
+use crate::observe::http::Readiness;
+use crate::observe::notices::{Readied, ReadyNews, UseOfNode, clock_trouble};
+use crate::observe::telemetry;
 use crate::parts::{Node, Opened, Parts};
 use crate::pins::PinSender;
-use crate::registration::Registration;
 use crate::reload::{HangUp, Reload};
-use crate::secrets::NodeSecrets;
 use crate::tls::Certificates;
-use crate::{admin, clock, data_dir, files, manifest, telemetry, upkeep};
+use crate::{admin, clock, data_dir, files, manifest, upkeep};
 
 /// Failures of a part of the tree after which the whole is started again, and finally given up.
 const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_secs(30) };

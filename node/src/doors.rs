@@ -7,12 +7,12 @@ use supervision::{ChildSpec, ProcessError, Stopping, TaskGroup};
 use tokio::net::TcpListener;
 
 use crate::boot::Addresses;
+use crate::client::connection::{self, Reception};
 use crate::config::{Address, NodeConfig};
-use crate::connection::{self, Reception};
-use crate::http::{self, Readiness};
 use crate::listener::{self, Gate, ListenError, Listener, Origins, Proxies, Security};
+use crate::observe::http::{self, Readiness};
+use crate::observe::telemetry;
 use crate::parts::Node;
-use crate::telemetry;
 
 /// A port that is taken. The first run uses the socket that was bound at start; a restart binds
 /// the same address again.

@@ -7,7 +7,7 @@ use links::{Config, Me, Peers, Port, Runner, Service};
 use supervision::ChildSpec;
 
 use crate::config::Cluster;
-use crate::identity::Identity;
+use crate::keys::identity::Identity;
 
 /// The links, open and not yet running.
 #[derive(Clone, Debug)]

@@ -23,12 +23,12 @@ use sessions::Sessions;
 use storage::{ShardRecords, Storage};
 use supervision::{StopSource, TaskGroup};
 
+use crate::client::connection::Reception;
 use crate::config::NodeConfig;
-use crate::connection::Reception;
-use crate::http::Readiness;
 use crate::links::Links;
 use crate::listener::Gate;
-use crate::telemetry;
+use crate::observe::http::Readiness;
+use crate::observe::telemetry;
 use crate::tls::Certificates;
 
 /// What was opened before anything is made of it.

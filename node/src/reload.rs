@@ -13,11 +13,12 @@ use membership::Cluster;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::client_limits::ClientLimits;
+use crate::client::client_limits::ClientLimits;
 use crate::config::{ConfigError, NodeConfig, parse_filter};
+use crate::files;
+use crate::observe::telemetry;
 use crate::parts::Node;
 use crate::tls::Certificates;
-use crate::{files, telemetry};
 
 /// Settings that hold at once; all of a section if they end with a dot. Others need a restart.
 const LIVE: [&str; 7] = [

@@ -16,7 +16,8 @@ use rustix::process::umask;
 use crate::boot::{Handlers, Start};
 use crate::cli::Serve;
 use crate::config::NodeConfig;
-use crate::{admin, boot, clock, files, manifest, output, tls};
+use crate::observe::output;
+use crate::{admin, boot, clock, files, manifest, tls};
 
 /// How long the end of the process waits until standard error has taken what was said.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -12,12 +12,12 @@ use tracing::{error, info, warn};
 
 use crate::config::NodeConfig;
 use crate::links::Links;
-use crate::notices::{
+use crate::observe::notices::{
     ClockNews, ClockNotice, Disk, DiskNews, Due, Joining, Leadership, Renewal, difference,
 };
-use crate::output;
+use crate::observe::output;
+use crate::observe::telemetry::Metrics;
 use crate::parts::Node;
-use crate::telemetry::Metrics;
 use crate::tls::Certificates;
 use actors::user::Users;
 use consensus::Groups;
@@ -381,7 +381,7 @@ fn describe_links() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{described, page_of};
+    use crate::observe::telemetry::{described, page_of};
 
     #[test]
     fn what_the_links_count_is_published_and_described() {

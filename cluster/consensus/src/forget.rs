@@ -24,8 +24,8 @@
 //! 4. Nothing of the former log or state is written after the wipe.
 
 use super::error::RaftError;
-use super::snapshot::Receiving;
 use super::{Door, Inner, convert};
+use crate::network::snapshot::Receiving;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};

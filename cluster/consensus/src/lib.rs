@@ -16,23 +16,16 @@
 //! 3. A proposal that failed with anything but [`ProposeError::Unknown`] is never committed.
 //! 4. A full disk ends nothing: others lead meanwhile, and if nobody can, the group waits.
 
-mod confirm;
 mod convert;
-mod election;
 mod error;
 mod forget;
 mod groups;
-mod held;
-mod journal;
-mod link;
+mod leadership;
+mod log;
 mod machine;
-mod members;
+mod network;
 mod proposals;
-mod recovered;
 mod serve;
-mod snapshot;
-mod space;
-mod standing;
 mod types;
 
 #[cfg(test)]
@@ -40,24 +33,24 @@ mod tests;
 
 pub use error::{OpenError, ProposeError, RaftError};
 pub use groups::{Groups, GroupsArgs};
+pub use leadership::space::OwnClock;
+pub use leadership::standing::Standing;
 pub use proposals::describe_metrics;
-pub use space::OwnClock;
-pub use standing::Standing;
 
 use bytes::Bytes;
-use confirm::Confirmations;
-use election::Contact;
-use journal::Journal;
-use link::{Links, Wire};
+use leadership::confirm::Confirmations;
+use leadership::election::Contact;
+use leadership::space::WayOut;
+use leadership::standing::Checkpoints;
 use links::Peers;
+use log::journal::Journal;
 use machine::Machine;
+use network::link::{Links, Wire};
+use network::snapshot::Receiving;
 use openraft::{Config, SnapshotPolicy};
 use proposals::Proposals;
 use proto::{NodeId, ShardId, cluster, stored};
 use serve::InHand;
-use snapshot::Receiving;
-use space::WayOut;
-use standing::Checkpoints;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
@@ -273,7 +266,7 @@ impl Group {
     /// # Errors
     /// [`RaftError::Stopped`].
     pub async fn found(&self) -> Result<(), RaftError> {
-        members::found(&self.inner()).await
+        leadership::members::found(&self.inner()).await
     }
 
     /// Proposes `content`. If it is committed, [`Replica::apply`] sees it, here and on all members;
@@ -292,7 +285,7 @@ impl Group {
     /// # Errors
     /// [`ProposeError::NotLeader`], [`ProposeError::NoMajority`], [`ProposeError::Failed`].
     pub async fn confirm_leadership(&self) -> Result<(), ProposeError> {
-        confirm::confirm(&self.inner()).await
+        leadership::confirm::confirm(&self.inner()).await
     }
 
     /// How the group stands, as far as this node knows.
@@ -332,7 +325,7 @@ impl Group {
     /// [`RaftError::NotLeader`], [`RaftError::NoProgress`] after [`Timing::learner`] without any; it
     /// is a learner then all the same. [`RaftError::NoMajority`], [`RaftError::Busy`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), RaftError> {
-        members::add_learner(&self.inner(), node).await
+        leadership::members::add_learner(&self.inner(), node).await
     }
 
     /// Takes a learner out; does nothing if it is none.
@@ -340,7 +333,7 @@ impl Group {
     /// # Errors
     /// As [`Group::add_learner`]; [`RaftError::Refused`] if it is a voter.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), RaftError> {
-        members::remove_learner(&self.inner(), node).await
+        leadership::members::remove_learner(&self.inner(), node).await
     }
 
     /// Makes these nodes the voters, through learners and a joint membership. Who was a voter and is
@@ -352,7 +345,7 @@ impl Group {
     /// # Errors
     /// As [`Group::add_learner`]; [`RaftError::Refused`] for no voters at all.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), RaftError> {
-        members::change_voters(&self.inner(), voters).await
+        leadership::members::change_voters(&self.inner(), voters).await
     }
 
     /// Hands leadership to a voter. Proposals wait meanwhile. If the other does not take it, this
@@ -361,7 +354,7 @@ impl Group {
     /// # Errors
     /// [`RaftError::NotLeader`], [`RaftError::Refused`] if it is no voter, [`RaftError::NotTaken`].
     pub async fn yield_to(&self, node: NodeId) -> Result<(), RaftError> {
-        members::yield_to(&self.inner(), node).await
+        leadership::members::yield_to(&self.inner(), node).await
     }
 
     /// Whether this node leads, and a majority said so when asked within the election time, over links
@@ -404,7 +397,7 @@ impl Group {
     /// # Errors
     /// [`RaftError::NotLeader`], [`RaftError::NoMajority`], [`RaftError::Stopped`].
     pub async fn has_left(&self, node: NodeId) -> Result<bool, RaftError> {
-        members::has_left(&self.inner(), node).await
+        leadership::members::has_left(&self.inner(), node).await
     }
 
     /// Forgets all of the group on this node, if `may` says so, and opens it anew: it holds nothing
@@ -435,9 +428,9 @@ impl Inner {
         };
         let floor = storage.wiped(group)?.as_ref().map(convert::id);
         let applied = tables.as_ref().and_then(|row| row.id.as_ref()).map(convert::id);
-        let entries = recovered::entries(applied, recovered)
+        let entries = log::recovered::entries(applied, recovered)
             .map_err(|index| RaftError::Damaged { group, index })?;
-        let alone = recovered::elects_alone(me, tables.as_ref(), &entries);
+        let alone = log::recovered::elects_alone(me, tables.as_ref(), &entries);
         let demoted = (!alone).then_some(me);
         let journal = Journal::new((group, demoted, storage.clone()), applied, entries);
         let machine = Machine::new((group, journal.clone()), replica, tables.as_ref());
@@ -479,11 +472,11 @@ impl Inner {
 
     fn begin(self: &Arc<Self>, waiting: proposals::Waiting) {
         self.refresh();
-        self.tasks.spawn("raft disk", journal::retry(self.journal.clone()));
+        self.tasks.spawn("raft disk", log::journal::retry(self.journal.clone()));
         self.tasks.spawn("raft proposals", proposals::run(Arc::clone(self), waiting));
-        self.tasks.spawn("raft standing", standing::run(Arc::clone(self)));
-        self.tasks.spawn("raft election", election::run(Arc::clone(self)));
-        self.tasks.spawn("raft space", space::run(Arc::clone(self)));
+        self.tasks.spawn("raft standing", leadership::standing::run(Arc::clone(self)));
+        self.tasks.spawn("raft election", leadership::election::run(Arc::clone(self)));
+        self.tasks.spawn("raft space", leadership::space::run(Arc::clone(self)));
     }
 
     async fn stop(&self) {

@@ -8,10 +8,10 @@
 //! 2. A snapshot is what the tables hold as of one place, never what is in memory.
 
 use super::convert;
-use super::journal::Journal;
-use super::snapshot::{self, SnapshotData};
-use super::types::{Id, LogEntry, Members, StoreError, Types};
+use super::types::{Id, LogEntry, Members, SnapshotData, StoreError, Types};
 use super::{Committed, Done, Replica};
+use crate::log::journal::Journal;
+use crate::network::snapshot;
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,

@@ -7,8 +7,8 @@
 
 use super::Inner;
 use super::convert;
-use super::election;
-use super::snapshot;
+use crate::leadership::election;
+use crate::network::snapshot;
 use openraft::raft::AppendEntriesResponse;
 use proto::cluster::{self, request, response};
 use std::sync::atomic::{AtomicU64, Ordering};

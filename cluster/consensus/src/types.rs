@@ -1,11 +1,11 @@
 //! The types that openraft is told to work with.
 
-use super::snapshot::SnapshotData;
 use bytes::Bytes;
 use openraft::{EmptyNode, Entry, LogId, Raft, StoredMembership, Vote};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use storage::Export;
 
 openraft::declare_raft_types!(
     /// Our choice of types.
@@ -57,4 +57,12 @@ impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proposal").field("bytes", &self.content.len()).finish_non_exhaustive()
     }
+}
+
+/// What openraft holds of a snapshot.
+pub(super) enum SnapshotData {
+    /// The tables of this node, as of one moment.
+    Tables(Box<Export>),
+    /// In the tables or in a file; openraft need not hold it.
+    Elsewhere,
 }

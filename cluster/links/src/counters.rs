@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::door::Lane;
-use crate::parcel::lane_index;
+use crate::lanes::parcel::lane_index;
 
 /// Counts since the start, but for `links_up`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,12 +16,12 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::addresses::{Addresses, Tried};
-use crate::handshake::Handshakes;
-use crate::hub::Hub;
+use crate::connections::handshake::Handshakes;
+use crate::connections::hub::Hub;
+use crate::connections::peer::PeerMsg;
+use crate::connections::route::Clock;
+use crate::discovery::addresses::{Addresses, Tried};
 use crate::limits::HANDSHAKE_WAIT;
-use crate::peer::PeerMsg;
-use crate::route::Clock;
 
 /// Socket addresses behind one name that are tried.
 const LOOKUP_MAX: usize = 64;

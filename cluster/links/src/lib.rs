@@ -18,41 +18,28 @@
 //! 2. A large parcel does not delay a small urgent one: it travels in pieces.
 //! 3. A peer that hangs is noticed by missed heartbeats, dropped, and dialed again for ever.
 
-mod addresses;
+mod connections;
 mod counters;
 mod dialer;
+mod discovery;
 mod door;
-mod greeting;
-mod handshake;
-mod hub;
-mod identity;
-mod inbox;
-mod inlet;
-#[cfg(test)]
-mod lanes_tests;
+mod lanes;
 pub mod limits;
 mod listener;
 pub mod memory;
 mod open;
-mod outbox;
-mod parcel;
-mod peer;
-mod places;
-mod route;
-mod switchboard;
-mod tls;
-mod wire;
+mod security;
 
 /// The pure parts of a link, as the processes drive them; simulations do the same.
 pub mod cores {
-    pub use crate::inbox::Inbox;
-    pub use crate::outbox::{Outbox, Refused};
-    pub use crate::parcel::{Kind, Parcel};
+    pub use crate::lanes::inbox::Inbox;
+    pub use crate::lanes::outbox::{Outbox, Refused};
+    pub use crate::lanes::parcel::{Kind, Parcel};
 }
 
 pub use counters::Counts;
 pub use door::{Answered, CallError, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
-pub use identity::{Identity, IdentityError};
 pub use limits::{SCHEMA, SCHEMA_MIN, SILENCE};
 pub use open::{Config, Me, OpenError, Opened, Port, RunError, Runner, open};
-pub use tls::TlsError;
+pub use security::identity::{Identity, IdentityError};
+pub use security::tls::TlsError;

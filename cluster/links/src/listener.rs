@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use crate::handshake::Handshakes;
+use crate::connections::handshake::Handshakes;
+use crate::connections::peer::PeerMsg;
+use crate::discovery::places::{Places, Source};
 use crate::limits::HANDSHAKE_WAIT;
-use crate::peer::PeerMsg;
-use crate::places::{Places, Source};
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: u32 = 1024;

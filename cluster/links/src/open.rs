@@ -23,19 +23,19 @@ use supervision::{ChildSpec, Stopping, TaskGroup};
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, timeout};
 
+use crate::connections::handshake::Handshakes;
+use crate::connections::hub::Hub;
+use crate::connections::inlet::Inlet;
+use crate::connections::peer::{Desk, Events, Peer, PeerMsg};
+use crate::connections::switchboard::{Pace, Parts, Switchboard};
 use crate::counters::Counts;
 use crate::dialer::dial;
+use crate::discovery::greeting::session_name;
 use crate::door::{PeerId, Peers, Service};
-use crate::greeting::session_name;
-use crate::handshake::Handshakes;
-use crate::hub::Hub;
-use crate::identity::{Identity, IdentityError};
-use crate::inlet::Inlet;
 use crate::limits::{FRAME_BYTES_MAX, HEARTBEAT, SCHEMA, SCHEMA_MIN, SILENCE};
 use crate::listener::{bind, listen};
-use crate::peer::{Desk, Events, Peer, PeerMsg};
-use crate::switchboard::{Pace, Parts, Switchboard};
-use crate::tls::{Tls, TlsError};
+use crate::security::identity::{Identity, IdentityError};
+use crate::security::tls::{Tls, TlsError};
 
 /// How long the end of a run waits for its actors.
 const END_WAIT: Duration = Duration::from_secs(2);
@@ -417,7 +417,9 @@ mod tests {
         let look = async {
             tokio::task::yield_now().await;
             assert!(ractor::registry::registered().is_empty());
-            assert!(ractor::pg::get_members(&crate::peer::GROUP.to_owned()).is_empty());
+            assert!(
+                ractor::pg::get_members(&crate::connections::peer::GROUP.to_owned()).is_empty()
+            );
             assert!(opened.peers.is_alone());
             source.fire();
         };

@@ -15,22 +15,18 @@
 //!    change, looked at again by the leader that carries it out.
 //! 3. A node founds a cluster at most once, and only if it was told to; a node with seeds joins.
 
-mod balancer;
+mod balance;
 pub mod clocks;
 mod groups;
 mod joining;
 mod meta;
 mod meta_actor;
-mod orders;
 mod placement;
 #[cfg(test)]
 mod placement_tests;
 mod requests;
-mod retirement;
 mod settings;
-mod standings;
 mod status;
-mod steps;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -41,12 +37,12 @@ pub use placement::Nodes;
 pub use settings::{ClusterSettings, SettingError, keys};
 pub use status::{Goal, GroupReport};
 
-use balancer::{BalancerActor, BalancerItem};
+use balance::balancer::{BalancerActor, BalancerItem};
+use balance::standings::Standings;
 use links::Peers;
 use meta_actor::MetaActor;
 use proto::stored;
 use proto::{NodeId, ShardId};
-use standings::Standings;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,7 +165,7 @@ impl Cluster {
             place: watch::Sender::new(Place::Starting),
             standings: Mutex::default(),
             meta_inbox: Inbox::new("meta", 0, meta_actor::QUEUE),
-            balancer_inbox: Inbox::new("balancer", 0, balancer::QUEUE),
+            balancer_inbox: Inbox::new("balancer", 0, balance::balancer::QUEUE),
         }))
     }
 
@@ -187,7 +183,7 @@ impl Cluster {
             ),
             ChildSpec::task("membership", move |stopping| joining::run(member.clone(), stopping)),
             ChildSpec::task("retirement", move |stopping| {
-                retirement::run(retires.clone(), stopping)
+                balance::retirement::run(retires.clone(), stopping)
             }),
         ]
     }

@@ -1,7 +1,7 @@
 //! What placement promises, from any state that is alive.
 
 use super::placement::{GroupView, MemberView, Nodes, Picture, groups, plan};
-use super::steps::{MOVES_MAX, Step, YIELDS_MAX, steps};
+use crate::balance::steps::{MOVES_MAX, Step, YIELDS_MAX, steps};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use proto::ids::SHARDS;

@@ -3,7 +3,8 @@
 
 use super::meta::MetaRefusal;
 use super::meta_actor::{Decision, MetaItem, NotDecided, Reply};
-use super::{Cluster, ClusterError, Place, meta, orders};
+use super::{Cluster, ClusterError, Place, meta};
+use crate::balance::orders;
 use bytes::Bytes;
 use links::{CallError, Lane, PeerId, PeerInfo};
 use prost::Message as _;

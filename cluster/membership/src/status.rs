@@ -2,8 +2,8 @@
 //! fulfilled.
 
 use super::placement::{self, GroupView, Nodes, plan};
-use super::steps::steps;
 use super::{Cluster, MetaDigest, MetaItem, Place, meta};
+use crate::balance::steps::steps;
 use proto::{NodeId, ShardId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -107,7 +107,10 @@ impl Cluster {
                 };
                 count("to be moved:", plan.keys().filter(moved).count());
                 let to_do = steps(&picture, &plan, &BTreeMap::new());
-                count("to be tended:", to_do.iter().filter_map(super::steps::Step::group).count());
+                count(
+                    "to be tended:",
+                    to_do.iter().filter_map(crate::balance::steps::Step::group).count(),
+                );
             }
         }
         left

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures_util::future::{select_all, try_join_all};
 use natter_sdk::{Alias, ClientOptions, DeviceKey, Proof, Tls, register_prove, register_start};
-use node::identity::hex;
+use node::keys::identity::hex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PATIENCE;

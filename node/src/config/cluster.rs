@@ -12,7 +12,7 @@ use super::units::{Setting, print_line, section};
 use super::validate::{Checked, host_port, within};
 use super::{Address, Secret, local};
 use crate::data_dir;
-use crate::identity::hex;
+use crate::keys::identity::hex;
 
 /// Shortest cookie, in characters.
 pub(super) const COOKIE_CHARS_MIN: usize = 32;

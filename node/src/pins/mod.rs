@@ -15,7 +15,7 @@ use proto::ids::AliasKind;
 use tracing::{debug, warn};
 
 use crate::config::{Registration, Sender};
-use crate::output;
+use crate::observe::output;
 
 /// Why a PIN did not go out, or cannot.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@ use serde::Serialize;
 use tracing::debug;
 
 use super::{PinError, kind_name};
-use crate::identity::hex;
+use crate::keys::identity::hex;
 use crate::{clock, config, tls};
 
 /// How often one PIN is posted at most.

@@ -431,7 +431,7 @@ fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
 
 #[test]
 fn a_connection_keeps_no_room_for_what_it_seldom_waits_for() {
-    let bytes = size_of_future(crate::connection::serve);
+    let bytes = size_of_future(crate::client::connection::serve);
     // A login takes some 4 KiB, and each idle connection would keep them.
     assert!(bytes <= 1_100, "{bytes} bytes: box what it seldom waits for");
 }

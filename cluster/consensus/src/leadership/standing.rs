@@ -1,0 +1,306 @@
+//! How a group stands, as seen from this node; and what of its log is let go.
+//!
+//! One task for each group, [`run`], follows openraft's figures of who leads and who takes part;
+//! whether a majority answers is looked at with each heartbeat.
+
+use crate::error::ProposeError;
+use crate::proposals;
+use crate::{Inner, convert, now};
+use openraft::{RaftMetrics, ServerState};
+use proto::{NodeId, stored};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of entries that are in the tables and are kept for members that are behind.
+const KEPT_BYTES: usize = 1024 * 1024;
+
+/// How long they are kept.
+const KEPT_FOR: Duration = Duration::from_mins(1);
+
+/// Entries that a member may lack and be caught up all the same: they are on their way.
+const LAG: u64 = 8;
+
+/// How a group stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Who leads; `None`: nobody, or not known.
+    pub leader: Option<NodeId>,
+    /// This node does.
+    pub me_leads: bool,
+    /// The term.
+    pub term: u64,
+    /// Who votes; during a change those of before and after.
+    pub voters: BTreeSet<NodeId>,
+    /// Who has a copy and no vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Index of the last entry in the log of this node.
+    pub last_index: u64,
+    /// Index of the last entry that the replica has applied.
+    pub applied_index: u64,
+    /// The leader: a majority has answered within the election time. Others: they heard the leader
+    /// within it.
+    pub quorum_seen: bool,
+    /// The group has ended on this node: it was stopped, or its storage failed.
+    pub ended: bool,
+}
+
+impl Standing {
+    /// Whether the leader was heard lately; if it is this node, by a majority.
+    pub fn is_led(&self) -> bool {
+        self.leader.is_some() && self.quorum_seen
+    }
+
+    fn without_indexes(&self) -> Self {
+        Self { last_index: 0, applied_index: 0, ..self.clone() }
+    }
+}
+
+/// Places up to which the tables are.
+#[derive(Default)]
+pub(crate) struct Checkpoints(Mutex<Places>);
+
+#[derive(Default)]
+struct Places {
+    previous: Option<u64>,
+    last: Option<(u64, Instant)>,
+    /// What was let go.
+    purged: Option<u64>,
+    /// The leader's first place: everything before its time is applied when this is.
+    leads_from: Option<(u64, Instant)>,
+}
+
+impl Checkpoints {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows openraft until the group ends.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let stopping = inner.tasks.stopping();
+    let mut server = inner.raft.server_metrics();
+    loop {
+        tokio::select! {
+            () = stopping.wait() => return,
+            changed = server.changed() => if changed.is_err() {
+                inner.refresh();
+                inner.proposals.give_up();
+                return;
+            },
+        }
+        inner.refresh();
+        inner.nudge.notify_one();
+    }
+}
+
+fn nodes(ids: impl Iterator<Item = u64>) -> BTreeSet<NodeId> {
+    ids.map(NodeId).collect()
+}
+
+impl Inner {
+    /// Looks anew at how the group stands, and tells those who watch if it changed.
+    pub(crate) fn refresh(&self) {
+        if self.resting.load(Ordering::Acquire) {
+            return;
+        }
+        let next = self.standing_now();
+        let lost = next.me_leads && !next.quorum_seen;
+        self.wire.weak.store(lost, Ordering::Relaxed);
+        let led = self.standing.borrow().me_leads;
+        if lost || (led && !next.me_leads) {
+            self.proposals.give_up();
+        }
+        self.standing.send_if_modified(|standing| {
+            let changed = standing.without_indexes() != next.without_indexes();
+            *standing = next;
+            changed
+        });
+        self.purge();
+    }
+
+    /// Why the group has ended, if nobody stopped it.
+    pub(crate) fn failure(&self) -> Option<String> {
+        if self.stopped.load(Ordering::Acquire) {
+            return self.failure.get().cloned();
+        }
+        let receiver = self.raft.metrics();
+        let state = receiver.borrow().running_state.clone();
+        let gone = receiver.has_changed().is_err();
+        let unsaid = gone.then(|| "openraft ended".to_owned());
+        state.err().map(|error| error.to_string()).or(unsaid)
+    }
+
+    pub(crate) fn standing_now(&self) -> Standing {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow();
+        let ended = metrics.running_state.is_err() || receiver.has_changed().is_err();
+        let left = self.way_out.has_left(metrics.current_term);
+        let me_leads = metrics.state == ServerState::Leader && !ended && !left;
+        let members = metrics.membership_config.membership();
+        Standing {
+            leader: metrics.current_leader.filter(|_| !ended && !left).map(NodeId),
+            me_leads,
+            term: metrics.current_term,
+            voters: nodes(members.voter_ids()),
+            learners: nodes(members.learner_ids()),
+            last_index: metrics.last_log_index.unwrap_or_default(),
+            applied_index: metrics.last_applied.map(|id| id.index).unwrap_or_default(),
+            quorum_seen: !ended && self.quorum_seen(&metrics, me_leads),
+            ended,
+        }
+    }
+
+    fn quorum_seen(&self, metrics: &RaftMetrics<u64, openraft::EmptyNode>, leads: bool) -> bool {
+        let patience = self.timing.election.0;
+        let mut places = self.checkpoints.lock();
+        if !leads {
+            places.leads_from = None;
+            drop(places);
+            return metrics.current_leader.is_some()
+                && self.contact.is_fresh(self.timing.election.1);
+        }
+        let last = metrics.last_log_index.unwrap_or_default();
+        let (_, since) = *places.leads_from.get_or_insert_with(|| (last, Instant::now()));
+        drop(places);
+        if self.journal.is_stuck() {
+            return false;
+        }
+        // Whoever was just elected has asked and not heard yet.
+        let term = metrics.current_term;
+        since.elapsed() < patience
+            || self.is_answered(metrics, |node| self.wire.answered_in(term, node))
+    }
+
+    /// Whether a majority has answered this leader within the election time; `last` says when each was
+    /// last asked. openraft's own figure is as old as its last report: a process that was stopped would
+    /// find it fresh.
+    fn is_answered(
+        &self,
+        metrics: &RaftMetrics<u64, openraft::EmptyNode>,
+        last: impl Fn(NodeId) -> Option<Instant>,
+    ) -> bool {
+        let answers = |node: &&u64| {
+            let fresh = |at: Instant| at.elapsed() < self.timing.election.0;
+            **node == self.me || last(NodeId(**node)).is_some_and(fresh)
+        };
+        let mut configs = metrics.membership_config.membership().get_joint_config().iter();
+        configs.all(|config| 2 * config.iter().filter(answers).count() > config.len())
+    }
+
+    /// Whether this node leads, and a majority followed it a moment ago.
+    pub(crate) fn is_followed(&self) -> bool {
+        // While it hands leadership over it may be replaced at any moment.
+        if self.handover.try_lock().is_err() || self.journal.is_stuck() {
+            return false;
+        }
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow();
+        metrics.state == ServerState::Leader
+            && metrics.running_state.is_ok()
+            && self.is_answered(&metrics, |node| {
+                let answered = self.wire.answered_firmly_in(metrics.current_term, node);
+                answered.filter(|_| self.peers.is_up(node))
+            })
+    }
+
+    /// Whether this node is the only voter, leads, and has applied all that was there before.
+    pub(crate) fn leads_alone(&self) -> bool {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        let alone = configs.len() == 1 && configs[0].iter().eq([&self.me]);
+        let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
+        let from = self.checkpoints.lock().leads_from;
+        let applied = metrics.last_applied.map(|id| id.index);
+        alone && leads && from.is_some_and(|(from, _)| applied.is_some_and(|at| at >= from))
+    }
+
+    /// Whether a proposal would get into the log, as far as is known here.
+    pub(crate) fn may_propose(&self) -> Result<(), ProposeError> {
+        let standing = self.standing.borrow();
+        if standing.ended {
+            Err(ProposeError::Failed)
+        } else if !standing.me_leads {
+            Err(ProposeError::NotLeader(standing.leader))
+        } else if self.journal.is_stuck() {
+            Err(ProposeError::Full)
+        } else if !standing.quorum_seen {
+            Err(ProposeError::NoMajority)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Up to which place each member has the log, if this node leads.
+    pub(crate) fn matched(&self, node: NodeId) -> Option<(Option<u64>, u64)> {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow();
+        let matched = metrics.replication.as_ref()?.get(&node.0)?;
+        Some((matched.map(|id| id.index), metrics.last_log_index.unwrap_or_default()))
+    }
+
+    pub(crate) fn has_nearly_all(&self, node: NodeId) -> bool {
+        let matched = self.matched(node);
+        matched.is_some_and(|(matched, last)| matched.is_some_and(|at| at + LAG >= last))
+    }
+
+    pub(crate) fn caught_up(&self) -> BTreeSet<NodeId> {
+        let standing = self.standing_now();
+        let members = standing.voters.into_iter().chain(standing.learners);
+        let ready = |node: &NodeId| {
+            let refuses = self.way_out.is_refused_by(*node);
+            self.answers(*node) && !refuses && self.has_nearly_all(*node)
+        };
+        members.filter(|node| node.0 == self.me || ready(node)).collect()
+    }
+
+    /// Whether a member has answered this leader lately: one that waits for its disk does not.
+    pub(crate) fn answers(&self, node: NodeId) -> bool {
+        let term = self.raft.server_metrics().borrow().vote.leader_id().term;
+        // A new leader has asked, and not everyone has answered yet.
+        let since = self.checkpoints.lock().leads_from.map(|(_, since)| since);
+        let answered = self.wire.answered_in(term, node).max(since);
+        answered.is_some_and(|at| at.elapsed() < self.timing.election.0)
+    }
+
+    pub(crate) fn checkpointed(&self, applied: stored::LogId) {
+        let applied = convert::id(&applied);
+        let mut places = self.checkpoints.lock();
+        places.previous = places.last.map(|(index, _)| index);
+        places.last = Some((applied.index, Instant::now()));
+        drop(places);
+        now(self.raft.trigger().snapshot());
+        self.nudge.notify_one();
+    }
+
+    /// Lets go of entries that are in the tables: of all, if nobody else needs them.
+    fn purge(&self) {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow();
+        let snapshot = metrics.snapshot.map(|id| id.index);
+        let alone = metrics.membership_config.nodes().all(|(node, _)| *node == self.me);
+        drop(metrics);
+        let mut places = self.checkpoints.lock();
+        let Some((last, at)) = places.last else { return };
+        let goal = if alone || at.elapsed() >= KEPT_FOR {
+            last
+        } else {
+            self.journal.before_tail(last, KEPT_BYTES).max(places.previous.unwrap_or(0))
+        };
+        let goal = goal.min(snapshot.unwrap_or(0));
+        if snapshot.is_some() && places.purged.is_none_or(|purged| purged < goal) {
+            places.purged = Some(goal);
+            drop(places);
+            now(self.raft.trigger().purge_log(goal));
+        }
+    }
+
+    /// Ends what [`crate::proposals::Proposals::hold`] began.
+    pub(crate) fn release(&self) {
+        self.refresh();
+        proposals::release(self);
+    }
+}

@@ -1,0 +1,500 @@
+//! A client's connection: one task that reads its frames, hands them to the user's actor and writes
+//! what is queued for it. Run by the listeners' task group; it outlives the user actor.
+//!
+//! ```text
+//!   Welcome -> (RegisterStart, RegisterProve | Login | Resume) -> attached -> GoAway, closed
+//! ```
+//!
+//! # Invariants
+//! 1. A stranger is bounded in time, frames and bytes.
+//! 2. While [`UNANSWERED_MAX`] requests wait for their answer nothing more is read: the client's own
+//!    socket holds it back.
+//! 3. Between frames no buffer is held. What a connection seldom needs is boxed, for its task keeps room
+//!    for the largest thing that it ever waits for.
+
+use std::future::pending;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use actors::connection::{Connection, Drained, Ending, refusal};
+use actors::user::{self, Admission, Attach, Login, UserContext};
+use bytes::BytesMut;
+use links::Peers;
+use proto::limits::{
+    FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, READ_IDS_MAX, UNANSWERED_MAX,
+};
+use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
+use proto::{Code, Seq, UserId, frame};
+use supervision::Stopping;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use crate::client::client_limits::ClientLimits;
+use crate::client::registration::Registration;
+use crate::client::request_rates;
+use crate::listener::{Peer, ReadNow, Transport};
+
+/// Bytes read at once from one client before others have their turn.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Pause for a client whose actor does not keep up with it.
+const BUSY: Duration = Duration::from_millis(5);
+
+/// What clients read in `Welcome.server`.
+const SERVER: &str = concat!("natter ", env!("CARGO_PKG_VERSION"));
+
+/// What all connections of a node share.
+#[derive(Debug)]
+pub struct Reception {
+    /// The actors' side.
+    pub context: Arc<UserContext>,
+    /// The other nodes: clients are sent to them when this one goes away.
+    pub peers: Peers,
+    /// How aliases are proven.
+    pub registration: Registration,
+    /// The limits of connections that come from now on.
+    pub limits: RwLock<Arc<ClientLimits>>,
+    /// Tells strangers to go: the node ends. Who is attached hears it from their actor.
+    pub closing: Stopping,
+}
+
+impl Reception {
+    /// The limits of a connection that comes now.
+    pub fn limits(&self) -> Arc<ClientLimits> {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other limits for connections that come from now on.
+    pub fn set_limits(&self, limits: ClientLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
+    }
+}
+
+/// Why a connection is over.
+enum Over {
+    /// The client hung up or the socket failed.
+    Gone,
+    /// The node ends it.
+    Ended(Ending),
+}
+
+enum Standing {
+    Stranger { frames: u32, bytes: u64, deadline: Instant, asked: bool },
+    Attached { user: UserId, login: Login, admission: Admission },
+}
+
+struct Socket {
+    reception: Arc<Reception>,
+    limits: Arc<ClientLimits>,
+    transport: Transport,
+    peer: Peer,
+    connection: Arc<Connection>,
+    nonce: [u8; NONCE_BYTES],
+    buffer: BytesMut,
+    standing: Standing,
+    /// Bytes may wait in the socket.
+    readable: bool,
+    heard: Instant,
+    asked: bool,
+}
+
+/// Serves one client until either side ends it.
+pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) {
+    let mut nonce = [0; NONCE_BYTES];
+    reception.context.secrets.fill(&mut nonce);
+    let now = now();
+    let limits = reception.limits();
+    let (deadline, bytes) = (now + limits.times.login, transport.opening_bytes());
+    let mut socket = Box::new(Socket {
+        reception,
+        limits,
+        transport,
+        peer,
+        connection: Connection::new(),
+        nonce,
+        buffer: BytesMut::new(),
+        standing: Standing::Stranger { frames: 0, bytes, deadline, asked: false },
+        readable: true,
+        heard: now,
+        asked: false,
+    });
+    socket.welcome();
+    let over = socket.run().await;
+    socket.leave();
+    if let Over::Ended(ending) = over {
+        Box::pin(socket.goodbye(ending)).await;
+    }
+}
+
+impl Socket {
+    async fn run(&mut self) -> Over {
+        loop {
+            match self.turn().await {
+                Ok(()) => {}
+                Err(over) => return over,
+            }
+        }
+    }
+
+    /// Writes what is queued, handles what has come, waits for more.
+    async fn turn(&mut self) -> Result<(), Over> {
+        let Drained { attach_due, ending, more } = self.write_queued().await?;
+        if attach_due {
+            self.attach_again();
+        }
+        if more {
+            return Ok(());
+        }
+        if let Some(ending) = ending {
+            return Err(Over::Ended(ending));
+        }
+        let full = self.connection.is_full();
+        if !full && (self.readable || !self.buffer.is_empty()) && self.read().await? {
+            // A client that never pauses must not keep a thread for itself.
+            tokio::task::consume_budget().await;
+            return Ok(());
+        }
+        let wake_at = self.wake_at();
+        tokio::select! {
+            () = self.connection.woken() => {}
+            readable = readable(&self.transport, full) => {
+                readable?;
+                self.readable = true;
+            }
+            () = tokio::time::sleep_until(wake_at) => self.silence()?,
+            over = self.stranger_must_go() => return Err(over),
+        }
+        Ok(())
+    }
+
+    /// Returns when this is a stranger's and must end. Boxed, for most connections never need it.
+    async fn stranger_must_go(&self) -> Over {
+        let must_go = async {
+            tokio::select! {
+                () = self.peer.permit.evicted() => Over::Gone,
+                () = self.reception.closing.wait() => Over::Ended(Ending::Told(Code::GoingAway)),
+            }
+        };
+        match self.standing {
+            Standing::Stranger { .. } => Box::pin(must_go).await,
+            Standing::Attached { .. } => pending().await,
+        }
+    }
+
+    async fn write_queued(&mut self) -> Result<Drained, Over> {
+        let mut out = Vec::new();
+        let drained = self.connection.drain(&mut out);
+        if !out.is_empty() {
+            self.write(&out).await?;
+        }
+        Ok(drained)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Over> {
+        match timeout(self.limits.times.write, self.transport.write(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Over::Gone),
+        }
+    }
+
+    /// Handles whole frames that wait, then reads once. True if something was done.
+    async fn read(&mut self) -> Result<bool, Over> {
+        let mut done = self.handle_buffered().await?;
+        if self.connection.is_full() {
+            return Ok(done);
+        }
+        match self.transport.read_now(&mut self.buffer, READ_BYTES) {
+            Ok(ReadNow::Bytes(bytes)) => {
+                self.heard = now();
+                self.asked = false;
+                self.count_bytes(bytes as u64)?;
+                done |= self.handle_buffered().await?;
+            }
+            Ok(ReadNow::WouldBlock) => self.readable = false,
+            Ok(ReadNow::Broken(code)) => return Err(Over::Ended(Ending::Told(code))),
+            Ok(ReadNow::Closed) | Err(_) => return Err(Over::Gone),
+        }
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        Ok(done)
+    }
+
+    fn count_bytes(&mut self, more: u64) -> Result<(), Over> {
+        if let Standing::Stranger { bytes, .. } = &mut self.standing {
+            *bytes += more;
+            if *bytes > self.limits.strangers.bytes {
+                return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_buffered(&mut self) -> Result<bool, Over> {
+        let mut done = false;
+        while !self.buffer.is_empty() && !self.connection.is_full() {
+            let limit = match self.standing {
+                Standing::Stranger { .. } => FRAME_BYTES_MAX_BEFORE_LOGIN,
+                Standing::Attached { .. } => FRAME_BYTES_MAX,
+            };
+            let decoded = frame::decode_request(&mut self.buffer, limit);
+            let Some(frame) = decoded.map_err(|e| Over::Ended(Ending::Told(e.code())))? else {
+                break;
+            };
+            done = true;
+            match &self.standing {
+                Standing::Attached { user, .. } => {
+                    if !self.pass_on(*user, frame) {
+                        sleep(BUSY).await;
+                        break;
+                    }
+                }
+                // Boxed: a login takes kilobytes, which the connection does not keep.
+                Standing::Stranger { .. } => Box::pin(self.stranger(frame)).await?,
+            }
+        }
+        Ok(done)
+    }
+
+    /// False if the user's actor has more to do than is good.
+    fn pass_on(&self, user: UserId, frame: ClientFrame) -> bool {
+        let context = &self.reception.context;
+        let (users, ask) = (&context.users, frame.kind.as_ref());
+        if let Err(too_fast) = request_rates::take(context, user, ask) {
+            let answered = frame.id != 0 && !matches!(ask, Some(Ask::Signal(_) | Ask::Ping(_)));
+            if answered {
+                self.connection.remember(ClientFrame { id: frame.id, kind: None });
+                self.connection.refuse_too_fast(frame.id, too_fast);
+            }
+            return true;
+        }
+        match &frame.kind {
+            Some(Ask::Ping(_)) => self.connection.say(Kind::Pong(wire::Pong {})),
+            Some(Ask::Pong(_)) => {}
+            Some(Ask::Ack(ack)) => {
+                self.connection.acknowledged(Seq(ack.seq));
+                return users.frame(user, self.connection.id(), frame);
+            }
+            Some(Ask::Signal(_)) => return users.frame(user, self.connection.id(), frame),
+            // A request without an id could not be answered.
+            _ if frame.id == 0 => {}
+            None => {
+                let id = frame.id;
+                self.connection.remember(frame);
+                self.connection.refuse(id, Code::NotSupported);
+            }
+            // A frame full of ids is not kept for the user's actor to refuse.
+            Some(Ask::MarkRead(mark)) if mark.send_ids.len() > READ_IDS_MAX => {
+                let id = frame.id;
+                self.connection.remember(ClientFrame { id, kind: None });
+                self.connection.refuse(id, Code::BadRequest);
+            }
+            _ => {
+                self.connection.remember(frame.clone());
+                return users.frame(user, self.connection.id(), frame);
+            }
+        }
+        true
+    }
+
+    /// A frame of someone who is not logged in.
+    async fn stranger(&mut self, frame: ClientFrame) -> Result<(), Over> {
+        if let Standing::Stranger { frames, .. } = &mut self.standing {
+            *frames += 1;
+            if *frames > self.limits.strangers.frames {
+                return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
+            }
+        }
+        let id = frame.id;
+        let upkeep = matches!(frame.kind, Some(Ask::Ping(_) | Ask::Pong(_)));
+        if id == 0 && !upkeep {
+            return Ok(()); // A request without an id could not be answered.
+        }
+        if !upkeep {
+            self.connection.remember(ClientFrame { id, kind: None });
+        }
+        let context = &self.reception.context;
+        let address = self.peer.address.ip();
+        if let Err(too_fast) = request_rates::take_try(context, address, frame.kind.as_ref()) {
+            self.connection.refuse_too_fast(id, too_fast);
+            return Ok(());
+        }
+        let admitted = match frame.kind {
+            Some(Ask::Ping(_)) => {
+                self.connection.say(Kind::Pong(wire::Pong {}));
+                return Ok(());
+            }
+            Some(Ask::Pong(_)) => return Ok(()),
+            Some(Ask::RegisterStart(start)) => {
+                self.register_start(id, &start.alias).await;
+                return Ok(());
+            }
+            Some(Ask::RegisterProve(prove)) => {
+                self.reception.registration.prove(context, address, &self.nonce, prove).await
+            }
+            Some(Ask::RequestLink(request)) => {
+                let asked = user::request_link(context, &self.nonce, request).await;
+                let Some(admitted) = asked.transpose() else {
+                    self.connection.answer(id, Kind::Done(wire::Done {}));
+                    return Ok(());
+                };
+                admitted
+            }
+            Some(Ask::Login(login)) => user::login(context, &self.nonce, &login).await,
+            Some(Ask::Resume(resume)) => user::resume(context, &resume),
+            None => Err(Code::NotSupported),
+            Some(_) => Err(Code::NotLoggedIn),
+        };
+        self.open(id, admitted).await
+    }
+
+    /// Opens the session of someone who is who they say, or refuses them.
+    async fn open(&mut self, id: u64, admitted: Result<Admission, Code>) -> Result<(), Over> {
+        let context = &self.reception.context;
+        if let Ok(Admission { user, registered: false, .. }) = admitted
+            && let Err(too_fast) = request_rates::take_login(context, user)
+        {
+            self.connection.refuse_too_fast(id, too_fast);
+            return Ok(());
+        }
+        let opened = match admitted {
+            Ok(admission) => user::open_session(context, admission).await,
+            Err(code) => Err(code),
+        };
+        match opened {
+            Ok(admission) => {
+                self.admit(id, admission)?;
+            }
+            Err(code) => {
+                debug!(code = code.name(), "stranger refused");
+                self.connection.refuse(id, code);
+            }
+        }
+        Ok(())
+    }
+
+    async fn register_start(&mut self, id: u64, alias: &str) {
+        let address: IpAddr = self.peer.address.ip();
+        let asked = self.reception.registration.ask(&self.reception.context, address, alias).await;
+        match asked {
+            Ok(sent) => {
+                self.peer.permit.wait_for_pin();
+                // Not until the PIN is there: who waits for a person proves it on a new connection.
+                let patience = now() + self.limits.times.login;
+                if let Standing::Stranger { deadline, asked, .. } = &mut self.standing
+                    && !std::mem::replace(asked, true)
+                {
+                    *deadline = patience;
+                }
+                self.connection.answer(id, Kind::PinSent(sent));
+            }
+            Err(code) => self.connection.refuse(id, code),
+        }
+    }
+
+    fn admit(&mut self, id: u64, admission: Admission) -> Result<(), Over> {
+        let Admission { user, next, away, registered, .. } = admission;
+        let login = Login { id, ticket: next, away, registered };
+        if !self.peer.permit.log_in() {
+            return Err(Over::Gone);
+        }
+        self.transport.set_frame_bytes_max(FRAME_BYTES_MAX);
+        self.standing = Standing::Attached { user, login: login.clone(), admission };
+        let attach = Attach {
+            device: admission.device,
+            connection: self.connection.clone(),
+            acknowledged: admission.acknowledged,
+            login: Some(login),
+        };
+        self.reception.context.users.attach(&self.reception.context, user, attach);
+        Ok(())
+    }
+
+    /// The user's actor is a new one.
+    fn attach_again(&self) {
+        let Standing::Attached { user, login, admission } = &self.standing else { return };
+        let attach = Attach {
+            device: admission.device,
+            connection: self.connection.clone(),
+            acknowledged: admission.acknowledged,
+            login: self.connection.is_opening().then(|| login.clone()),
+        };
+        self.reception.context.users.attach(&self.reception.context, *user, attach);
+    }
+
+    fn welcome(&self) {
+        let times = &self.limits.times;
+        self.connection.say(Kind::Welcome(wire::Welcome {
+            nonce: self.nonce.to_vec().into(),
+            server_time_ms: self.reception.context.clock.now_ms(),
+            frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),
+            unanswered_max: u32::try_from(UNANSWERED_MAX).unwrap_or(u32::MAX),
+            heartbeat_s: u32::try_from(times.heartbeat.as_secs().max(1)).unwrap_or(u32::MAX),
+            server: SERVER.to_owned(),
+        }));
+    }
+
+    /// When to look at this connection though nothing has happened.
+    fn wake_at(&self) -> Instant {
+        let heartbeat = self.limits.times.heartbeat;
+        match self.standing {
+            Standing::Stranger { deadline, .. } => deadline,
+            Standing::Attached { .. } if self.asked => self.heard + heartbeat + heartbeat / 2,
+            Standing::Attached { .. } => self.heard + heartbeat,
+        }
+    }
+
+    /// The time has come that [`Self::wake_at`] named.
+    fn silence(&mut self) -> Result<(), Over> {
+        if self.asked || matches!(self.standing, Standing::Stranger { .. }) {
+            return Err(Over::Ended(Ending::Told(Code::TimedOut)));
+        }
+        self.asked = true;
+        self.connection.say(Kind::Ping(wire::Ping {}));
+        Ok(())
+    }
+
+    fn leave(&self) {
+        if let Standing::Attached { user, admission, .. } = &self.standing {
+            let (device, id) = (admission.device, self.connection.id());
+            self.reception.context.users.detach(*user, device, id);
+        }
+    }
+
+    /// Where else clients are served.
+    fn elsewhere(&self) -> Vec<String> {
+        let peers = self.reception.peers.up().into_iter();
+        peers.map(|peer| peer.client_address).filter(|address| !address.is_empty()).collect()
+    }
+
+    /// Says why, if there is something to say, and closes.
+    async fn goodbye(&mut self, ending: Ending) {
+        let mut out = Vec::new();
+        self.connection.drain(&mut out);
+        let told = match ending {
+            Ending::Quiet => None,
+            Ending::Told(code) => Some((code, refusal(code).retry_after_ms)),
+            Ending::Away { after_ms } => Some((Code::GoingAway, after_ms)),
+        };
+        if let Some((code, after_ms)) = told {
+            let addresses = if code == Code::GoingAway { self.elsewhere() } else { Vec::new() };
+            let kind = Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses });
+            frame::encode(&ServerFrame { id: 0, kind: Some(kind) }, &mut out);
+        }
+        if self.write(&out).await.is_ok() {
+            self.transport.close().await;
+        }
+    }
+}
+
+async fn readable(transport: &Transport, full: bool) -> Result<(), Over> {
+    if full {
+        return pending().await;
+    }
+    transport.readable().await.map_err(|_| Over::Gone)
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
