@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
 const FILE_LINES_MAX: usize = 500;
 
 /// Files of a folder, its door not counted.
-const FOLDER_FILES_MAX: usize = 36;
+const FOLDER_FILES_MAX: usize = 40;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -15,7 +15,6 @@ mod account;
 mod actor;
 mod admission;
 mod byte_rates;
-mod checkpoint;
 mod chores;
 mod claims;
 mod command;
@@ -52,6 +51,8 @@ mod tests;
 mod tickets;
 mod translate;
 mod usage;
+
+mod kinds;
 
 pub use account::AccountView;
 pub use actor::{ShardActor, ShardArgs, TICK_MS};

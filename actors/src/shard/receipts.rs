@@ -31,14 +31,8 @@ impl Machine {
                 Taken::TooEarly => return Outcome::Refused(Code::Unavailable),
             }
             let user = UserId(notice.user);
-            match notice.what {
-                Some(What::Envelope(stored::Envelope { content: Some(content), .. })) => {
-                    self.take_envelope(user, content);
-                }
-                Some(what @ (What::FreeAlias(_) | What::LoseAlias(_) | What::OpenAccount(_))) => {
-                    self.take_claim(user, what);
-                }
-                Some(What::Envelope(_)) | None => {}
+            if let Some(what) = notice.what {
+                self.take_notice(user, what);
             }
         }
         Outcome::Done
