@@ -325,3 +325,31 @@ fn an_unlinked_device_is_remembered_with_its_key_so_that_it_can_be_told() {
     assert_eq!(last, Some((29, bytes_of(29))));
     assert_eq!(view.unlinked.len(), 8);
 }
+
+#[test]
+fn a_checkpoint_keeps_all_of_an_account() {
+    let mut town = Town::new();
+    let ada = town.register("ada", 1, "").unwrap();
+    town.link(ada, 1, 2);
+    town.link(ada, 1, 3);
+    town.unlink(ada, 1, 3);
+    let user = ada.0;
+    let block = stored::SetBlock { user, other: 7, blocked: true, by_device: 1 };
+    let contact = stored::SetContact { user, other: 8, contact: true, by_device: 1 };
+    let privacy = stored::Privacy { last_seen: 3, online: 1, read_receipts: 2 };
+    let privacy = stored::SetPrivacy { user, privacy: Some(privacy), by_device: 1 };
+    for command in [Kind::SetBlock(block), Kind::SetContact(contact), Kind::SetPrivacy(privacy)] {
+        assert_eq!(town.apply(ada.shard(), command), Outcome::Done);
+    }
+    town.set_lock(ada, "lock", "");
+    let view = |town: &Town| format!("{:?}", town.of(ada).account(ada).unwrap().view(ada));
+    let before = view(&town);
+    assert!(before.contains("blocked: {UserId(7)}"), "{before}");
+    let shard = usize::from(ada.shard().0);
+    let mut restarted = Machine::new(ada.shard(), MachineLimits::default());
+    town.machines[shard].spill().rows.into_iter().for_each(|row| restarted.load(row));
+    town.machines[shard] = restarted;
+    assert_eq!(view(&town), before);
+    assert_eq!(town.set_lock(ada, "mine", ""), Outcome::Refused(Code::WrongLock));
+    assert_eq!(town.link(ada, 1, 4), Outcome::Admitted(DeviceId(4)), "no number is given twice");
+}
