@@ -5,7 +5,7 @@
 
 use super::byte_rates::ByteRates;
 use super::chores::Chores;
-use super::command::{Command, Effect};
+use super::command::{Command, Effect, Outcome, UnknownCommand, is_known, knows_notices};
 use super::machine::{Machine, MachineLimits};
 use super::proposals::{Moment, Proposals, Who};
 use super::questions::Question;
@@ -15,7 +15,7 @@ use super::{Loaded, Outbound, ShardContext, ShardItem, ShardReplica};
 use bytes::Bytes;
 use consensus::{Committed, Done, Group, Standing};
 use prost::Message;
-use proto::{NodeId, ShardId, stored};
+use proto::{Code, NodeId, ShardId, stored};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,9 +149,10 @@ impl Process for ShardActor {
 
     fn handle(&mut self, item: ShardItem) -> Result<Flow, ProcessError> {
         match item {
-            ShardItem::Propose { command, reply } => {
+            ShardItem::Propose { command, reply } if knows_notices(&command) => {
                 self.proposals.push(command, reply, Who::Caller, self.moment());
             }
+            ShardItem::Propose { reply, .. } => reply(Outcome::Refused(Code::NotSupported)),
             ShardItem::ProposeLazily(command) => self.proposals.push_lazy(command),
             ShardItem::ProposeAll { commands, answer } => self.take_all(commands, answer),
             ShardItem::Query(query) => self.question(query, self.ticks),
@@ -218,7 +219,7 @@ impl ShardActor {
         }
         let mut outbound = Outbound::default();
         while let Some(entry) = entries.pop_front() {
-            let batch = entry.content.as_ref().map(|record| self.read(record)).transpose()?;
+            let batch = entry.content.as_ref().map(|record| self.read(record, entry.id)).transpose()?;
             let spills = batch.as_ref().is_some_and(|batch| batch.spills);
             if spills && self.chores.is_writing() {
                 entries.push_front(entry);
@@ -243,7 +244,7 @@ impl ShardActor {
         Ok(())
     }
 
-    fn read(&self, record: &Bytes) -> Result<Committing, prost::DecodeError> {
+    fn read(&self, record: &Bytes, at: stored::LogId) -> Result<Committing, ProcessError> {
         if let Some(ours) = &self.proposed
             // The same memory: what was proposed here comes back as it was handed over.
             && ours.record.as_ptr() == record.as_ptr()
@@ -253,6 +254,9 @@ impl ShardActor {
             return Ok(Committing { batch: ours.head.clone(), ours: true, spills: ours.spills });
         }
         let batch = stored::Batch::decode(record.clone())?;
+        if !batch.commands.iter().all(is_known) {
+            return Err(UnknownCommand { shard: self.shard, index: at.index }.into());
+        }
         let spills = ends_in_spill(&batch);
         Ok(Committing { batch, ours: false, spills })
     }

@@ -4,8 +4,8 @@
 //! numbers become ids in the first lines of each step of the machine.
 
 use super::account::AccountView;
-use proto::stored::{self, command::Kind};
-use proto::{Code, DeviceId, Seq, UserId};
+use proto::stored::{self, command::Kind, notice::What};
+use proto::{Code, DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use storage::Row;
@@ -97,6 +97,39 @@ pub struct Spill {
     /// Entries that have expired and whose rows go: nobody reads them until the rows are gone, or
     /// they would be counted out twice.
     pub gone: BTreeSet<(UserId, Seq)>,
+}
+
+/// A replica met a command that this version does not know. It stops: one that skipped the command would
+/// hold another state than the others, and nobody would notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "shard {shard} stops: entry {index} of its log holds a command that this version of natter does not \
+     know; start a newer version on this node"
+)]
+pub(super) struct UnknownCommand {
+    pub(super) shard: ShardId,
+    pub(super) index: u64,
+}
+
+/// Whether this version knows a command of the log, or of another node, and all notices in it. A newer
+/// version may have made it. A leader does not propose one that it does not know.
+pub(super) fn is_known(command: &stored::Command) -> bool {
+    command.kind.as_ref().is_some_and(knows_notices)
+}
+
+/// Whether this version knows all notices that a command brings.
+pub(super) fn knows_notices(command: &Command) -> bool {
+    let Command::TakeNotices(taken) = command else { return true };
+    taken.notices.iter().all(is_known_notice)
+}
+
+/// Whether this version knows a notice.
+pub(super) fn is_known_notice(notice: &stored::Notice) -> bool {
+    match &notice.what {
+        Some(What::Envelope(envelope)) => envelope.content.is_some(),
+        Some(What::FreeAlias(_) | What::LoseAlias(_) | What::OpenAccount(_)) => true,
+        None => false,
+    }
 }
 
 /// Wraps a command for the log.

@@ -163,7 +163,7 @@ pub enum ShardItem {
     /// [`Outcome::Elsewhere`] was not proposed.
     ProposeAll {
         /// What to do.
-        commands: Vec<Command>,
+        commands: Vec<stored::Command>,
         /// Called with an outcome for each.
         answer: Answer<Vec<Outcome>>,
     },
@@ -310,7 +310,7 @@ impl Shards {
         let answer: Answer<Vec<Outcome>> = Box::new(move |outcomes| {
             answer(outcomes.iter().map(translate::outcome_to_wire).collect());
         });
-        let commands = propose.commands.into_iter().filter_map(|command| command.kind).collect();
+        let commands = propose.commands;
         self.inbox(shard).force(ShardItem::ProposeAll { commands, answer });
     }
 

@@ -429,6 +429,7 @@ impl Batch {
     /// Its commands as they waited, and whether they were lazy.
     fn into_parts(self) -> Vec<(Waiting, bool)> {
         let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        // Each has a kind: it was wrapped here.
         let commands = self.commands.into_iter().filter_map(|command| command.kind);
         let part = |(command, reply): (Command, Option<(Reply, Who, Moment)>)| {
             let lazy = reply.is_none();

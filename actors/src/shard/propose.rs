@@ -2,7 +2,7 @@
 
 use super::actor::{Proposed, SOON, ShardActor, ends_in_spill};
 use super::admission::Admission;
-use super::command::Command;
+use super::command::knows_notices;
 use super::proposals::{Failure, Who};
 use super::rounds::{Rounds, Takers, Turn, Wish};
 use super::{Answer, Outcome, ShardItem, Shards};
@@ -64,7 +64,7 @@ impl Shards {
 }
 
 impl ShardActor {
-    pub(super) fn take_all(&mut self, commands: Vec<Command>, answer: Answer<Vec<Outcome>>) {
+    pub(super) fn take_all(&mut self, commands: Vec<stored::Command>, answer: Answer<Vec<Outcome>>) {
         if !self.standing.me_leads {
             answer(vec![Outcome::Elsewhere; commands.len()]);
             return;
@@ -72,6 +72,10 @@ impl ShardActor {
         let count = commands.len();
         let (collect, now) = (super::forward::collect(count, answer), self.moment());
         for (place, command) in commands.into_iter().enumerate() {
+            let Some(command) = command.kind.filter(knows_notices) else {
+                collect.put(place, Outcome::Refused(Code::NotSupported));
+                continue;
+            };
             let collect = collect.clone();
             let reply = Box::new(move |outcome| collect.put(place, outcome));
             self.proposals.push(command, reply, Who::Peer, now);

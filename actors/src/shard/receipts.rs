@@ -1,6 +1,6 @@
 //! The part of the machine that tells people what became of messages: receipts and copies.
 
-use super::command::{Effect, Outcome};
+use super::command::{Effect, Outcome, is_known_notice};
 use super::machine::{Machine, NOTICE_TTL_MS};
 use super::mailbox::{Origin, Released, origin_of};
 use super::recent::Sent;
@@ -23,6 +23,9 @@ const RECEIPT_IDS_MAX: usize = READ_IDS_MAX;
 
 impl Machine {
     pub(super) fn take_notices(&mut self, taken: stored::TakeNotices) -> Outcome {
+        if !taken.notices.iter().all(is_known_notice) {
+            return Outcome::Refused(Code::NotSupported);
+        }
         let from = ShardId::from_number(taken.from_shard);
         for notice in taken.notices {
             match self.streams.take(from, notice.number) {

@@ -448,3 +448,22 @@ fn promise_5_new_messages_come_ten_seconds_after_a_refusal_however_often_they_ar
     let accepted = Outcome::Accepted { at_ms: now_ms };
     assert_eq!(machine.apply(now_ms, append(bob, ada, 20, "in time")), accepted);
 }
+
+#[test]
+fn an_unknown_notice_is_never_confirmed() {
+    let mut machine = Machine::new(ShardId(0), MachineLimits::default());
+    let [ada, ..] = people();
+    let take = |what| {
+        let notices = vec![stored::Notice { number: 1, user: ada.0, what }];
+        Kind::TakeNotices(stored::TakeNotices { from_shard: 9, notices })
+    };
+    let unreadable = Some(What::Envelope(stored::Envelope::default()));
+    for unknown in [None, unreadable] {
+        assert!(!super::command::knows_notices(&take(unknown.clone())));
+        assert_eq!(machine.apply(NOW, take(unknown)), Outcome::Refused(Code::NotSupported));
+    }
+    let alias = Some(stored::AliasClaim { alias: "ada".to_owned(), claim: 1 });
+    let open = stored::OpenAccount { alias, key: key(1), name: String::new() };
+    assert_eq!(machine.apply(NOW, take(Some(What::OpenAccount(open)))), Outcome::Done);
+    assert!(machine.account(ada).is_some(), "number 1 was still to come");
+}

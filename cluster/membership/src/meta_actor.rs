@@ -27,6 +27,10 @@ use tracing::{debug, warn};
 /// Members and operators fill it, so it is never long.
 pub(super) const QUEUE: QueueLimits = QueueLimits { high: 1_000, critical: 10_000 };
 
+/// Why a replica of `meta` stops rather than skip a command: it would hold another state than the others.
+const UNKNOWN_COMMAND: &str = "meta stops: its log holds a command that this version of natter does not \
+                               know; start a newer version on this node";
+
 /// Entries after which a checkpoint is written.
 const CHECKPOINT_ENTRIES: u64 = 64;
 
@@ -146,7 +150,7 @@ impl Process for MetaActor {
                 answer.send(MetaDigest { applied, digest: hasher.finish() }).ok();
             }
             MetaItem::Apply(entries, done) => {
-                self.apply(entries);
+                self.apply(entries)?;
                 done();
             }
             MetaItem::Reload(done) => self.reload(done),
@@ -226,7 +230,7 @@ impl MetaActor {
         Ok(())
     }
 
-    fn apply(&mut self, entries: Vec<Committed>) {
+    fn apply(&mut self, entries: Vec<Committed>) -> Result<(), ProcessError> {
         let before = self.meta.version;
         for Committed { id, content, membership } in entries {
             if let Some(membership) = membership {
@@ -236,20 +240,21 @@ impl MetaActor {
             self.applied.id = Some(id);
             self.unwritten += 1;
             if let Some(content) = content {
-                self.apply_batch(content);
+                self.apply_batch(content)?;
             }
         }
         if self.meta.version != before {
             self.unwritten = self.unwritten.max(CHECKPOINT_ENTRIES);
             self.cluster.publish(&self.meta);
         }
+        Ok(())
     }
 
-    fn apply_batch(&mut self, content: Bytes) {
-        let Ok(batch) = stored::MetaBatch::decode(content) else {
-            warn!("an entry of meta is not understood");
-            return;
-        };
+    fn apply_batch(&mut self, content: Bytes) -> Result<(), ProcessError> {
+        let batch = stored::MetaBatch::decode(content)?;
+        if batch.commands.iter().any(|command| command.kind.is_none()) {
+            return Err(UNKNOWN_COMMAND.into());
+        }
         let mut decision = Ok(());
         for command in batch.commands {
             match meta::apply(&mut self.meta, command) {
@@ -265,6 +270,7 @@ impl MetaActor {
         {
             drop(reply.send(decision));
         }
+        Ok(())
     }
 
     fn reload(&self, done: Done) {
