@@ -2,14 +2,14 @@
 //! answer. It outlives the user actor, so a restart of that actor loses neither.
 //!
 //! # Invariants
-//! 1. A request stays in `unanswered` until its one answer is queued.
-//! 2. What is queued is bounded in number and encoded bytes: answers by [`UNANSWERED_MAX`],
-//!    [`UNANSWERED_BYTES`] and [`QUEUED_BYTES`], deliveries by the device's window, signals by
+//! 1. A request stays in [`Unanswered`] until its one answer is queued.
+//! 2. What is queued is bounded in number and encoded bytes: answers by their number,
+//!    their bytes and [`QUEUED_BYTES`], deliveries by the device's window, signals by
 //!    [`SIGNALS_MAX`] and [`SIGNALS_BYTES`].
 
 use crate::rates::TooFast;
+use crate::unanswered::{Standing, Unanswered};
 use prost::Message as _;
-use proto::limits::UNANSWERED_MAX;
 use proto::stored::{self, envelope::Content};
 use proto::wire::{self, ClientFrame, ServerFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, frame};
@@ -23,9 +23,6 @@ const SIGNALS_MAX: usize = 64;
 
 /// Bytes of queued signals and other frames beyond which signals and presence are dropped.
 const SIGNALS_BYTES: usize = 64 * 1024;
-
-/// Bytes of unanswered requests beyond which no more are read.
-const UNANSWERED_BYTES: usize = 512 * 1024;
 
 /// Bytes of frames that wait to be written, beyond which no more requests are read: a full window and
 /// some answers.
@@ -52,10 +49,7 @@ pub struct Connection {
 struct State {
     queue: VecDeque<Outgoing>,
     queued_bytes: usize,
-    unanswered: VecDeque<ClientFrame>,
-    unanswered_bytes: usize,
-    acknowledged: Seq,
-    delivered: Seq,
+    unanswered: Unanswered,
     attach_due: bool,
     ending: Option<Ending>,
 }
@@ -92,17 +86,6 @@ pub struct Drained {
     pub more: bool,
 }
 
-/// What a new user actor must know of a connection that was there before.
-#[derive(Debug)]
-pub struct Standing {
-    /// The highest seq its device has acknowledged.
-    pub acknowledged: Seq,
-    /// The highest seq that was queued for it.
-    pub delivered: Seq,
-    /// Its unanswered requests, in their order.
-    pub unanswered: Vec<ClientFrame>,
-}
-
 impl Connection {
     /// A door to a new socket.
     pub fn new() -> Arc<Self> {
@@ -133,14 +116,14 @@ impl Connection {
 
     /// Answers a request, unless it was answered before.
     pub fn answer(&self, id: u64, kind: Kind) {
-        if self.state().forget(id) {
+        if self.state().unanswered.answer(id) {
             self.queue(Outgoing::Frame(Box::new(ServerFrame { id, kind: Some(kind) })));
         }
     }
 
     /// Answers a send that was stored, unless it was answered before.
     pub fn accepted(&self, id: u64, at_ms: u64, user: u64) {
-        if self.state().forget(id) {
+        if self.state().unanswered.answer(id) {
             self.queue(Outgoing::Accepted { id, at_ms, user });
         }
     }
@@ -161,7 +144,7 @@ impl Connection {
         if state.ending.is_some() {
             return;
         }
-        state.delivered = seq;
+        state.unanswered.deliver(seq);
         drop(state);
         self.queue(Outgoing::Deliver { seq, after, envelope });
     }
@@ -180,44 +163,33 @@ impl Connection {
 
     /// Counts a request as unanswered, so that a new user actor gets it too.
     pub fn remember(&self, frame: ClientFrame) {
-        let mut state = self.state();
-        state.unanswered_bytes += request_bytes(&frame);
-        state.unanswered.push_back(frame);
+        self.state().unanswered.remember(frame);
     }
 
     /// Notes what the device says it has; only what it was sent counts.
     pub fn acknowledged(&self, seq: Seq) {
-        let mut state = self.state();
-        state.acknowledged = state.acknowledged.max(seq.min(state.delivered));
+        self.state().unanswered.acknowledge(seq);
     }
 
     /// A session begins whose device has everything up to `seq`.
     pub fn begins_at(&self, seq: Seq) {
-        let mut state = self.state();
-        (state.acknowledged, state.delivered) = (seq, seq);
+        self.state().unanswered.begin_at(seq);
     }
 
     /// Whether so many requests wait for their answer that no more should be read.
     pub fn is_full(&self) -> bool {
         let state = self.state();
-        state.unanswered.len() >= UNANSWERED_MAX
-            || state.unanswered_bytes >= UNANSWERED_BYTES
-            || state.queued_bytes >= QUEUED_BYTES
+        state.unanswered.is_full() || state.queued_bytes >= QUEUED_BYTES
     }
 
     /// Whether the login was not answered yet: it is the one request without content.
     pub fn is_opening(&self) -> bool {
-        self.state().unanswered.iter().any(|frame| frame.kind.is_none())
+        self.state().unanswered.is_opening()
     }
 
     /// What a new user actor must know.
     pub fn standing(&self) -> Standing {
-        let state = self.state();
-        Standing {
-            acknowledged: state.acknowledged,
-            delivered: state.delivered,
-            unanswered: state.unanswered.iter().filter(|f| f.kind.is_some()).cloned().collect(),
-        }
+        self.state().unanswered.standing()
     }
 
     /// Appends queued frames to `out`, up to about 64 KiB.
@@ -255,31 +227,6 @@ impl Connection {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    /// Whether the request waited for its answer. It does not any longer.
-    fn forget(&mut self, id: u64) -> bool {
-        let place = self.unanswered.iter().position(|frame| frame.id == id);
-        if let Some(place) = place {
-            let frame = self.unanswered.remove(place);
-            self.unanswered_bytes -= frame.as_ref().map_or(0, request_bytes);
-            if self.unanswered.is_empty() {
-                self.unanswered.shrink_to(4);
-            }
-        }
-        place.is_some()
-    }
-}
-
-/// Bytes that a request takes: on the wire, in memory beside it, and a list of ids once more, which takes
-/// eight times what it took in its frame.
-fn request_bytes(frame: &ClientFrame) -> usize {
-    let list = match &frame.kind {
-        Some(wire::client_frame::Kind::MarkRead(read)) => size_of_val(read.send_ids.as_slice()),
-        Some(_) | None => 0,
-    };
-    frame.encoded_len() + size_of::<ClientFrame>() + list
 }
 
 /// A refusal with the text that developers see, and the wait that its code asks for.

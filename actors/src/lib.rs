@@ -23,4 +23,5 @@ mod retry_order;
 pub mod secrets;
 pub mod service;
 pub mod shard;
+pub mod unanswered;
 pub mod user;

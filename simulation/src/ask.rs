@@ -1,6 +1,6 @@
 //! Questions about a shard's state, as user actors put them to its leader.
 
-use actors::shard::Entry;
+use actors::shard::{Attached, Page};
 use proto::{DeviceId, Seq, UserId};
 
 /// A question, and who waits for the answer.
@@ -25,10 +25,6 @@ pub(crate) enum What {
 #[derive(Clone, Debug)]
 pub(crate) enum Answered {
     /// `None`: no such user or device.
-    Attached(Option<(Seq, Seq)>),
-    Page {
-        entries: Vec<Entry>,
-        up_to: Seq,
-        last: Seq,
-    },
+    Attached(Option<Attached>),
+    Page(Page),
 }

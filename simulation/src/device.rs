@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) enum ToNode {
     Login { user: UserId, device: DeviceId, acknowledged: Seq },
-    Send { id: u64, to: UserId, ttl_s: u32, copy: bool, body: Bytes },
+    Send { id: u64, to: UserId, ttl_s: u32, body: Bytes },
     Ack(Seq),
 }
 
@@ -52,8 +52,6 @@ pub(crate) struct Device {
     pub(crate) number: usize,
     pub(crate) user: UserId,
     pub(crate) id: DeviceId,
-    /// Whether the user has other devices.
-    pub(crate) others: bool,
     pub(crate) peers: Vec<UserId>,
     pub(crate) socket: Option<Socket>,
     /// Gives up what is refused for now, and writes something else.
@@ -74,12 +72,11 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(number: usize, user: UserId, id: DeviceId, others: bool) -> Self {
+    pub(crate) fn new(number: usize, user: UserId, id: DeviceId) -> Self {
         Self {
             number,
             user,
             id,
-            others,
             peers: Vec::new(),
             socket: None,
             impatient: false,
@@ -281,8 +278,7 @@ impl Device {
             send.unanswered = true;
             send.times += 1;
             let Send { to, ttl_s, body, .. } = send.clone();
-            let copy = self.others && to != self.user;
-            self.say(ToNode::Send { id, to, ttl_s, copy, body }, stage);
+            self.say(ToNode::Send { id, to, ttl_s, body }, stage);
         }
     }
 }

@@ -2,12 +2,12 @@
 //! are made up, one thread, one seed for each story.
 //!
 //! ```text
-//!   devices --frames--> users (Window) --commands--> seats (Proposals, Machine, Streams)
+//!   devices --frames--> users (UserCore) --commands--> seats (Proposals, Machine, Streams)
 //!                          ^                           |  ^
 //!                          +------ pushes, pages ------+  | log with terms, fake disk, fake tables
 //! ```
 //!
-//! What is real: `Machine`, `Proposals` with `RetryOrder`, `Streams`, `Window`, the rows of checkpoints. What
+//! What is real: `Machine`, `Proposals` with `RetryOrder`, `Streams`, `UserCore`, the rows of checkpoints. What
 //! is made up: consensus (a log with terms whose unflushed end is lost in a crash), the links, the
 //! processes around the cores, the people.
 //!

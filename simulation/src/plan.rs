@@ -108,7 +108,7 @@ impl World {
             let devices = if chance.one_in(2) { 1 } else { devices_max };
             for device in 1..=devices {
                 let number = self.devices.len();
-                let mut made = Device::new(number, *user, DeviceId(device), devices > 1);
+                let mut made = Device::new(number, *user, DeviceId(device));
                 made.peers = users.iter().filter(|other| *other != user).copied().collect();
                 if devices > 1 && chance.one_in(4) {
                     made.peers.push(*user);
@@ -198,6 +198,7 @@ impl World {
             flush_ms: chance.pick(&[1, 5, 40]),
             apply_ms: chance.pick(&[0, 5, 60]),
             table_ms: chance.pick(&[1, 20, 600]),
+            too_fast_percent: chance.pick(&[0, 0, 3]),
         };
     }
 
@@ -210,7 +211,7 @@ impl World {
         self.stage.after(late, Event::Fault);
         let length = self.stage.chance.pick(&[50, 700, 2_500, 7_000]);
         let node = self.stage.chance.index(NODES);
-        match self.stage.chance.below(14) {
+        match self.stage.chance.below(16) {
             0..3 => self.crash(node, length),
             3 if self.stage.chance.one_in(3) => {
                 (0..NODES).for_each(|node| self.crash(node, length));
@@ -241,6 +242,11 @@ impl World {
             10 => {
                 let full = self.stage.chance.one_in(2);
                 self.nodes[node].seats.values_mut().for_each(|seat| seat.full = full);
+            }
+            11 | 12 => {
+                let device = self.stage.chance.index(self.devices.len());
+                let user = self.devices[device].user;
+                self.stage.local(node, 0, NodeEvent::UserCrash(user));
             }
             _ => {
                 let device = self.stage.chance.index(self.devices.len());

@@ -3,8 +3,8 @@
 use crate::ask::{Answered, Ask, What};
 use crate::seat::{PATIENCE_TICKS, Seat};
 use crate::stage::{Message, NodeEvent, Stage, by};
-use actors::shard::{Entry, bytes_of};
-use proto::{Seq, UserId};
+use actors::shard::{Attached, Entry, Page, bytes_of};
+use proto::{DeviceId, Seq, UserId};
 use std::sync::Arc;
 
 /// Wait before a question is put to a leader again, in ms.
@@ -122,16 +122,20 @@ impl Seat {
 
     fn answer(&mut self, ask: Ask, stage: &mut Stage) {
         let answer = match ask.what {
-            What::Attach(device) => {
-                let mailbox = self.machine.account(ask.user).and(self.machine.mailbox(ask.user));
-                let place = mailbox.and_then(|mailbox| {
-                    Some((mailbox.cursors().get(device)?.acknowledged, mailbox.last()))
-                });
-                Answered::Attached(place)
-            }
+            What::Attach(device) => Answered::Attached(self.attached(ask.user, device)),
             What::Page { after, limit, bytes_max } => self.page(ask.user, after, limit, bytes_max),
         };
         self.tell(ask, Some(answer), stage);
+    }
+
+    fn attached(&self, user: UserId, device: DeviceId) -> Option<Attached> {
+        let (account, mailbox) = (self.machine.account(user)?, self.machine.mailbox(user)?);
+        let (account, last) = (account.view(user), mailbox.last());
+        account.devices.get(&device)?;
+        let cursor = mailbox.cursors().get(device);
+        let acknowledged = cursor.map_or(last, |cursor| cursor.acknowledged);
+        let start = cursor.map_or(last, |cursor| cursor.start);
+        Some(Attached { account, acknowledged, start, set_aside: cursor.is_none(), last })
     }
 
     /// Whether an entry has expired that may still be a row.
@@ -142,7 +146,14 @@ impl Seat {
 
     fn page(&self, user: UserId, after: Seq, limit: usize, bytes_max: usize) -> Answered {
         let Some(mailbox) = self.machine.mailbox(user) else {
-            return Answered::Page { entries: Vec::new(), up_to: after, last: after };
+            let (entries, released) = (Vec::new(), Seq::default());
+            return Answered::Page(Page {
+                entries,
+                up_to: after,
+                last: after,
+                released,
+                failed: false,
+            });
         };
         let last = mailbox.last();
         let overlay = self.overlay.get(&user).into_iter().flatten();
@@ -162,6 +173,7 @@ impl Seat {
         let whole = count == all.len() && count < limit;
         all.truncate(count);
         let up_to = if whole { last } else { all.last().map_or(last, |entry| entry.seq) };
-        Answered::Page { entries: all, up_to, last }
+        let released = mailbox.released();
+        Answered::Page(Page { entries: all, up_to, last, released, failed: false })
     }
 }

@@ -11,6 +11,7 @@ use crate::device::{FromNode, ToNode};
 use crate::raft::Append;
 use crate::table::{Place, Table};
 use actors::shard::{Command, Outcome, Reply};
+use actors::user::Sent;
 use proto::{DeviceId, Seq, ShardId, UserId, stored};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -96,10 +97,15 @@ pub(crate) enum NodeEvent {
     AckRefused(u64),
     TryAgain(u64),
     Outcome {
-        connection: u64,
-        id: u64,
+        sent: Sent,
         outcome: Outcome,
     },
+    Readmitted {
+        connection: u64,
+        done: bool,
+    },
+    AttachAgain(UserId, DeviceId, u64),
+    UserCrash(UserId),
     Gone(u64),
     PeerUp(usize),
     PeerDown(usize),
@@ -140,6 +146,8 @@ pub(crate) struct Weather {
     pub(crate) flush_ms: u64,
     pub(crate) apply_ms: u64,
     pub(crate) table_ms: u64,
+    /// Sends that come too fast for their user's rate.
+    pub(crate) too_fast_percent: u64,
 }
 
 /// Virtual time, plans and the network.
@@ -333,8 +341,13 @@ impl Stage {
     pub(crate) fn calm(&mut self) {
         self.cut = Default::default();
         let slow = self.weather.delay_ms.min(20);
-        self.weather =
-            Weather { loss_percent: 0, double_percent: 0, delay_ms: slow, ..self.weather };
+        self.weather = Weather {
+            loss_percent: 0,
+            double_percent: 0,
+            too_fast_percent: 0,
+            delay_ms: slow,
+            ..self.weather
+        };
     }
 }
 

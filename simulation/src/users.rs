@@ -1,37 +1,45 @@
-//! The users' side of a node: sessions with their windows, as `user/actor.rs` and `user/attach.rs`
-//! run them. The window is the real one.
+//! The users' side of a node: runs the core of each user's actor, and the sessions table in the place of
+//! `sessions/`.
 
 use crate::ask::{Answered, Ask, What};
 use crate::device::{FromNode, ToNode};
 use crate::stage::{Event, NodeEvent, Row, Stage, by};
-use actors::connection::is_for;
-use actors::shard::{Command, Entry, Outcome, bytes_of};
-use actors::user::{News, Offer, Weight, Window};
-use proto::stored::{self, envelope::Content};
-use proto::{DeviceId, Seq, ShardId, UserId};
+use actors::connection::ConnectionId;
+use actors::rates::TooFast;
+use actors::shard::{Command, Entry, Outcome, Page};
+use actors::unanswered::{Standing, Unanswered};
+use actors::user::{Action, Awaited, Delivered, Item, Now, Rejected, SendAnswer, Sent, UserCore};
+use proto::wire::{self, ClientFrame, client_frame::Kind, send::To};
+use proto::{Code, DeviceId, Seq, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// A device that has come to this node.
-struct Session {
+/// Wait before something that failed is tried again, in ms.
+const AGAIN_MS: u64 = 500;
+
+/// The longest time to live of a message, in seconds.
+const TTL_MAX_S: u32 = 30 * 24 * 3_600;
+
+/// A connection to this node.
+struct Socket {
     user: UserId,
     device: DeviceId,
-    claimed: Seq,
-    /// `None`: its shard has not answered yet.
-    window: Option<Window>,
-    frames: VecDeque<ToNode>,
-    /// Something happened to the mailbox while the shard was asked.
-    missed: bool,
+    /// What the device said at login that it has, until the login is answered.
+    login: Option<Seq>,
+    unanswered: Unanswered,
 }
 
 pub(crate) struct Users {
     me: usize,
     life: u64,
-    sessions: BTreeMap<u64, Session>,
+    cores: BTreeMap<UserId, UserCore>,
+    sockets: BTreeMap<u64, Socket>,
     /// The sessions table as this node knows it. It is on the disk.
     pub(crate) known: BTreeMap<Key, Row>,
     asks: u64,
     /// The last moment at which something was said on a connection: what is said later comes later.
     said_at: BTreeMap<u64, u64>,
+    /// Rows that other nodes must be told of.
+    told: Vec<Told>,
 }
 
 impl Users {
@@ -40,12 +48,19 @@ impl Users {
         Self {
             me,
             life,
-            sessions: BTreeMap::new(),
+            cores: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             known,
             // What was asked in an earlier life is not answered in this one.
             asks: life << 32,
             said_at: BTreeMap::new(),
+            told: Vec::new(),
         }
+    }
+
+    /// Rows that were written since the last call.
+    pub(crate) fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
     }
 
     fn tell(&mut self, connection: u64, frame: FromNode, stage: &mut Stage) {
@@ -56,292 +71,340 @@ impl Users {
         stage.after(late, Event::Told { connection, frame });
     }
 
-    fn ask(&mut self, connection: u64, user: UserId, what: What, stage: &mut Stage) {
+    /// Answers a request, unless it was answered before.
+    fn answer(
+        &mut self,
+        ConnectionId(connection): ConnectionId,
+        frame: FromNode,
+        id: u64,
+        stage: &mut Stage,
+    ) {
+        let socket = self.sockets.get_mut(&connection);
+        if socket.is_some_and(|socket| socket.unanswered.answer(id)) {
+            self.tell(connection, frame, stage);
+        }
+    }
+
+    fn ask(&mut self, connection: ConnectionId, user: UserId, what: What, stage: &mut Stage) {
         self.asks += 1;
-        let ask = Ask { number: self.asks, node: self.me, connection, user, since: 0, what };
+        let (number, connection) = (self.asks, connection.0);
+        let ask = Ask { number, node: self.me, connection, user, since: 0, what };
         stage.local(self.me, 0, NodeEvent::AskAgain(user.shard(), ask));
+    }
+
+    // ---- The core ----------------------------------------------------------------------------
+
+    /// Hands an item to a user's core, as the actor does, and carries out what it decides.
+    fn step(&mut self, user: UserId, item: Item, stage: &mut Stage) {
+        for item in [item, Item::Settle { missed: false }] {
+            let mut actions = VecDeque::from(self.decide(user, item, stage));
+            while let Some(action) = actions.pop_front() {
+                let next = self.carry_out(user, action, stage);
+                next.into_iter().rev().for_each(|action| actions.push_front(action));
+            }
+        }
+        self.cores.retain(|_, core| !core.is_empty());
+    }
+
+    fn decide(&mut self, user: UserId, item: Item, stage: &Stage) -> Vec<Action> {
+        let now = Now { ms: stage.clock(self.me), message_ttl_max_s: TTL_MAX_S };
+        self.cores.entry(user).or_insert_with(|| UserCore::new(user)).step(item, now)
+    }
+
+    fn carry_out(&mut self, user: UserId, action: Action, stage: &mut Stage) -> Vec<Action> {
+        match action {
+            Action::AskWhere(connection, device) => {
+                self.ask(connection, user, What::Attach(device), stage);
+            }
+            Action::Readmit(connection, device) => self.readmit(user, connection, device, stage),
+            Action::NotAttached(connection) => self.attach_failed(user, connection, stage),
+            Action::Begin { connection, from, .. } => self.begin(connection, from, stage),
+            Action::End(connection, _) => self.end(connection, stage),
+            Action::Gone(device) => {
+                let key = (user, device);
+                let row = self.known.get(&key).copied();
+                if row.is_some_and(|row| (row.node, row.life) == (self.me, self.life)) {
+                    self.write(key, false);
+                }
+            }
+            Action::Frame(connection, frame) => {
+                return self.decide(user, Item::Frame(connection, frame), stage);
+            }
+            Action::CheckSend(checking) => {
+                let too_fast = stage.chance.percent(stage.weather.too_fast_percent);
+                let after_ms = 20;
+                let verdict =
+                    if too_fast { Err(Rejected::TooFast(TooFast { after_ms })) } else { Ok(()) };
+                return self.decide(user, Item::SendChecked(checking, verdict), stage);
+            }
+            Action::Refuse(connection, id, refused) => {
+                let code = Code::from_number(refused.code);
+                self.answer(connection, FromNode::Refused(id, code), id, stage);
+            }
+            Action::Propose(to, append, sent) => {
+                let voice = stage.voice(self.me);
+                let reply =
+                    Box::new(move |outcome| voice.say(NodeEvent::Outcome { sent, outcome }));
+                let propose = NodeEvent::Propose(to.shard(), Command::Append(*append), reply);
+                stage.local(self.me, 0, propose);
+            }
+            Action::Acknowledge(connection, ack, awaited) => {
+                self.acknowledge(connection, ack, awaited, stage);
+            }
+            Action::ReadPage { connection, after, limit, bytes_max } => {
+                self.ask(connection, user, What::Page { after, limit, bytes_max }, stage);
+            }
+            Action::RetryLater(ConnectionId(connection)) => {
+                stage.local(self.me, AGAIN_MS, NodeEvent::TryAgain(connection));
+            }
+            Action::Deliver(ConnectionId(connection), Delivered { seq, after, envelope }) => {
+                if let Some(socket) = self.sockets.get_mut(&connection) {
+                    socket.unanswered.deliver(seq);
+                    self.tell(connection, FromNode::Deliver { seq, after, envelope }, stage);
+                }
+            }
+            Action::NotHere(_)
+            | Action::RemoveSession(_)
+            | Action::Request(..)
+            | Action::Resolve(_)
+            | Action::CaughtUp(..)
+            | Action::ReadAccount => {}
+        }
+        Vec::new()
+    }
+
+    fn acknowledge(
+        &self,
+        ConnectionId(connection): ConnectionId,
+        ack: stored::Ack,
+        awaited: Awaited,
+        stage: &mut Stage,
+    ) {
+        let voice = stage.voice(self.me);
+        let reply = Box::new(move |outcome| {
+            if matches!(outcome, Outcome::Refused(_)) {
+                voice.say(NodeEvent::AckRefused(connection));
+            }
+        });
+        let (shard, ack) = (UserId(ack.user).shard(), Command::Ack(ack));
+        let event = match awaited {
+            Awaited::Yes => NodeEvent::Propose(shard, ack, reply),
+            Awaited::No => NodeEvent::ProposeLazily(shard, ack),
+        };
+        stage.local(self.me, 0, event);
+    }
+
+    fn readmit(&self, user: UserId, of: ConnectionId, device: DeviceId, stage: &mut Stage) {
+        let voice = stage.voice(self.me);
+        let reply = Box::new(move |outcome| {
+            let done = outcome == Outcome::Done;
+            voice.say(NodeEvent::Readmitted { connection: of.0, done });
+        });
+        let readmit = stored::Readmit { user: user.0, device: device.0 };
+        let propose = NodeEvent::Propose(user.shard(), Command::Readmit(readmit), reply);
+        stage.local(self.me, 0, propose);
+    }
+
+    pub(crate) fn readmitted(&mut self, connection: u64, done: bool, stage: &mut Stage) {
+        let Some(Socket { user, device, .. }) = self.sockets.get(&connection) else { return };
+        let (user, what) = (*user, What::Attach(*device));
+        if done {
+            self.ask(ConnectionId(connection), user, what, stage);
+        } else {
+            self.attached(connection, Err(Code::Unavailable), stage);
+        }
+    }
+
+    fn begin(&mut self, ConnectionId(connection): ConnectionId, from: Seq, stage: &mut Stage) {
+        let Some(socket) = self.sockets.get_mut(&connection) else { return };
+        socket.login = None;
+        socket.unanswered.begin_at(from);
+        let key = (socket.user, socket.device);
+        stage.note(|| by(self.me, format_args!("connection {connection}: from {from}")));
+        self.tell(connection, FromNode::Welcome { acknowledged: from }, stage);
+        self.write(key, true);
+    }
+
+    fn end(&mut self, ConnectionId(connection): ConnectionId, stage: &mut Stage) {
+        if self.sockets.remove(&connection).is_some() {
+            self.tell(connection, FromNode::Closed, stage);
+        }
+    }
+
+    fn attach_failed(&mut self, user: UserId, of: ConnectionId, stage: &mut Stage) {
+        match self.sockets.get(&of.0) {
+            Some(Socket { login: None, device, .. }) => {
+                let event = NodeEvent::AttachAgain(user, *device, of.0);
+                stage.local(self.me, AGAIN_MS, event);
+            }
+            Some(_) | None => self.end(of, stage),
+        }
     }
 
     // ---- What clients say --------------------------------------------------------------------
 
     pub(crate) fn frame(&mut self, connection: u64, frame: ToNode, stage: &mut Stage) {
         if let ToNode::Login { user, device, acknowledged } = frame {
-            let session = Session {
-                user,
-                device,
-                claimed: acknowledged,
-                window: None,
-                frames: VecDeque::new(),
-                missed: false,
-            };
-            self.sessions.insert(connection, session);
-            self.ask(connection, user, What::Attach(device), stage);
+            let (login, unanswered) = (Some(acknowledged), Unanswered::default());
+            self.sockets.insert(connection, Socket { user, device, login, unanswered });
+            self.attach(user, device, connection, stage);
             return;
         }
-        let Some(session) = self.sessions.get_mut(&connection) else { return };
-        if session.window.is_none() {
-            session.frames.push_back(frame);
-            return;
+        let Some(socket) = self.sockets.get_mut(&connection) else { return };
+        let (id, kind) = match frame {
+            ToNode::Login { .. } => return,
+            ToNode::Ack(seq) => {
+                socket.unanswered.acknowledge(seq);
+                (0, Kind::Ack(wire::Ack { seq: seq.0 }))
+            }
+            ToNode::Send { id, to, ttl_s, body } => {
+                let to = Some(To::User(to.0));
+                (id, Kind::Send(wire::Send { to, ttl_s, body }))
+            }
+        };
+        let frame = ClientFrame { id, kind: Some(kind) };
+        if id != 0 {
+            socket.unanswered.remember(frame.clone());
         }
-        self.request(connection, frame, stage);
-        self.follow(connection, stage);
+        let user = socket.user;
+        self.step(user, Item::Frame(ConnectionId(connection), Box::new(frame)), stage);
     }
 
-    fn request(&mut self, connection: u64, frame: ToNode, stage: &mut Stage) {
-        let Some(session) = self.sessions.get_mut(&connection) else { return };
-        match frame {
-            ToNode::Login { .. } => {}
-            ToNode::Ack(seq) => {
-                if let Some(window) = &mut session.window {
-                    window.acknowledge(seq);
-                }
-            }
-            ToNode::Send { id, to, ttl_s, copy, body } => {
-                let append = stored::Append {
-                    to: to.0,
-                    from: session.user.0,
-                    from_device: session.device.0,
-                    send_id: id,
-                    ttl_s,
-                    body,
-                    copy,
-                };
-                let voice = stage.voice(self.me);
-                let reply = Box::new(move |outcome| {
-                    voice.say(NodeEvent::Outcome { connection, id, outcome });
-                });
-                let propose = NodeEvent::Propose(to.shard(), Command::Append(append), reply);
-                stage.local(self.me, 0, propose);
-            }
+    /// A device is to be attached to its user's actor, which may be a new one.
+    pub(crate) fn attach(&mut self, user: UserId, device: DeviceId, of: u64, stage: &mut Stage) {
+        if self.sockets.contains_key(&of) {
+            let connection = ConnectionId(of);
+            self.step(user, Item::Attach { connection, device }, stage);
+        }
+    }
+
+    /// A user's actor crashes: its connections attach to the next one.
+    pub(crate) fn crash(&mut self, user: UserId, stage: &mut Stage) {
+        if self.cores.remove(&user).is_none() {
+            return;
+        }
+        stage.note(|| by(self.me, format_args!("the actor of {} crashes", user.0 % 1000)));
+        let of_user = self.sockets.iter().filter(|(_, socket)| socket.user == user);
+        let all: Vec<_> = of_user.map(|(id, socket)| (*id, socket.device)).collect();
+        for (connection, device) in all {
+            self.attach(user, device, connection, stage);
         }
     }
 
     /// A socket has gone.
-    pub(crate) fn gone(&mut self, connection: u64, stage: &mut Stage) -> Option<Told> {
-        let session = self.sessions.remove(&connection)?;
-        session.window.as_ref()?;
-        let key = (session.user, session.device);
-        let again = self.is_here(key);
-        let row = self.known.get(&key).copied()?;
-        stage.note(|| by(self.me, format_args!("connection {connection} has gone")));
-        (!again && (row.node, row.life) == (self.me, self.life)).then(|| self.write(key, false))
-    }
-
-    fn is_here(&self, key: Key) -> bool {
-        self.sessions.values().any(|s| (s.user, s.device) == key && s.window.is_some())
-    }
-
-    fn write(&mut self, key: Key, online: bool) -> Told {
-        let version = self.known.get(&key).map_or(0, |row| row.version) + 1;
-        let row = Row { version, life: self.life, node: self.me, online };
-        self.known.insert(key, row);
-        (key, row)
+    pub(crate) fn gone(&mut self, connection: u64, stage: &mut Stage) {
+        if let Some(Socket { user, device, .. }) = self.sockets.remove(&connection) {
+            stage.note(|| by(self.me, format_args!("connection {connection} has gone")));
+            self.step(user, Item::Detach(ConnectionId(connection), device), stage);
+        }
     }
 
     // ---- What shards say ---------------------------------------------------------------------
 
-    pub(crate) fn outcome(
+    pub(crate) fn outcome(&mut self, sent: Sent, outcome: &Outcome, stage: &mut Stage) {
+        let (connection, id) = (sent.connection, sent.id);
+        let frame = match sent.answer(outcome) {
+            SendAnswer::Accepted { .. } => FromNode::Accepted(id),
+            SendAnswer::Refused(code) => FromNode::Refused(id, code),
+            SendAnswer::AliasStale(_) => panic!("nobody sends to an alias"),
+        };
+        self.answer(connection, frame, id, stage);
+    }
+
+    /// A question was answered, or `None`.
+    pub(crate) fn answered(&mut self, ask: Ask, answer: Option<Answered>, stage: &mut Stage) {
+        let of = ask.connection;
+        match (ask.what, answer) {
+            (What::Attach(_), Some(Answered::Attached(attached))) => {
+                self.attached(of, Ok(attached.map(Box::new)), stage);
+            }
+            (What::Attach(_), _) => self.attached(of, Err(Code::Unavailable), stage),
+            (What::Page { .. }, Some(Answered::Page(page))) => self.page(ask, page, stage),
+            (What::Page { after, .. }, _) => {
+                let (entries, released) = (Vec::new(), Seq::default());
+                let page = Page { entries, up_to: after, last: after, released, failed: true };
+                self.page(ask, page, stage);
+            }
+        }
+    }
+
+    fn attached(
         &mut self,
         connection: u64,
-        id: u64,
-        outcome: &Outcome,
+        attached: Result<Option<Box<actors::shard::Attached>>, Code>,
         stage: &mut Stage,
     ) {
-        let frame = match outcome {
-            Outcome::Accepted { .. } => FromNode::Accepted(id),
-            Outcome::Refused(code) => FromNode::Refused(id, *code),
-            other => panic!("a send is answered with {other:?}"),
+        let Some(socket) = self.sockets.get(&connection) else { return };
+        let standing = match socket.login {
+            Some(claimed) => Standing::Login(claimed),
+            None => socket.unanswered.standing(),
         };
-        self.tell(connection, frame, stage);
+        let item = Item::Attached(ConnectionId(connection), attached, standing);
+        self.step(socket.user, item, stage);
     }
 
-    /// Where a device stands. What to tell other nodes if it has come.
-    pub(crate) fn answered(
-        &mut self,
-        ask: Ask,
-        answer: Option<Answered>,
-        stage: &mut Stage,
-    ) -> Option<Told> {
-        let connection = ask.connection;
-        let session = self.sessions.get_mut(&connection)?;
-        match answer {
-            Some(Answered::Attached(Some((acknowledged, last)))) => {
-                if session.window.is_some() {
-                    return None;
-                }
-                let base = session.claimed.min(last).max(acknowledged);
-                let mut window = Window::new(acknowledged, base, base, last);
-                if session.missed {
-                    window.more_waits();
-                }
-                session.window = Some(window);
-                let (key, frames) =
-                    ((session.user, session.device), std::mem::take(&mut session.frames));
-                let shown = (base, acknowledged, last);
-                stage.note(|| by(self.me, format_args!("connection {connection}: {shown:?}")));
-                self.tell(connection, FromNode::Welcome { acknowledged: base }, stage);
-                self.replace(key, connection, stage);
-                for frame in frames {
-                    self.request(connection, frame, stage);
-                }
-                self.follow(connection, stage);
-                Some(self.write(key, true))
-            }
-            Some(Answered::Page { entries, up_to, last }) => {
-                let mut whole = true;
-                for entry in &entries {
-                    if self.deliver(connection, entry, true, stage) == Some(Offer::Later) {
-                        whole = false;
-                        break;
-                    }
-                }
-                let session = self.sessions.get_mut(&connection)?;
-                session.window.as_mut()?.page_ended(up_to, last, whole);
-                self.follow(connection, stage);
-                None
-            }
-            Some(Answered::Attached(None)) | None => {
-                if let Some(window) = &mut session.window {
-                    window.page_failed();
-                    let late = crate::chores::AGAIN_MS;
-                    stage.local(self.me, late, NodeEvent::AckRefused(connection));
-                } else {
-                    self.sessions.remove(&connection);
-                    self.tell(connection, FromNode::Closed, stage);
-                }
-                None
-            }
-        }
+    fn page(&mut self, ask: Ask, page: Page, stage: &mut Stage) {
+        self.step(ask.user, Item::Page(ConnectionId(ask.connection), page), stage);
     }
 
-    /// Ends the other connections of a device.
-    fn replace(&mut self, key: Key, connection: u64, stage: &mut Stage) {
-        let other = |(id, s): (&u64, &Session)| {
-            (*id != connection && (s.user, s.device) == key && s.window.is_some()).then_some(*id)
-        };
-        let others: Vec<u64> = self.sessions.iter().filter_map(other).collect();
-        for other in others {
-            self.sessions.remove(&other);
-            self.tell(other, FromNode::Closed, stage);
-        }
-    }
-
-    pub(crate) fn push(&mut self, user: UserId, entry: &Entry, stage: &mut Stage) {
-        for connection in self.sessions_of(user) {
-            self.deliver(connection, entry, false, stage);
-            self.follow(connection, stage);
+    pub(crate) fn push(&mut self, user: UserId, Entry { seq, envelope }: Entry, stage: &mut Stage) {
+        if self.cores.contains_key(&user) {
+            self.step(user, Item::Push(seq, envelope), stage);
         }
     }
 
     pub(crate) fn grown_to(&mut self, user: UserId, seq: Seq, stage: &mut Stage) {
-        for connection in self.sessions_of(user) {
-            if let Some(session) = self.sessions.get_mut(&connection) {
-                match &mut session.window {
-                    Some(window) => window.grown_to(seq),
-                    None => session.missed = true,
-                }
-            }
-            self.follow(connection, stage);
+        if self.cores.contains_key(&user) {
+            self.step(user, Item::GrownTo(seq), stage);
         }
     }
 
-    fn sessions_of(&self, user: UserId) -> Vec<u64> {
-        self.sessions.iter().filter(|(_, s)| s.user == user).map(|(id, _)| *id).collect()
-    }
-
     pub(crate) fn read_again(&mut self, shard: ShardId, stage: &mut Stage) {
-        let of_shard = |(id, s): (&u64, &Session)| (s.user.shard() == shard).then_some(*id);
-        let all: Vec<u64> = self.sessions.iter().filter_map(of_shard).collect();
-        for connection in all {
-            if let Some(session) = self.sessions.get_mut(&connection) {
-                match &mut session.window {
-                    Some(window) => window.more_waits(),
-                    None => session.missed = true,
-                }
-            }
-            self.follow(connection, stage);
+        let of_shard = self.cores.keys().filter(|user| user.shard() == shard);
+        for user in of_shard.copied().collect::<Vec<_>>() {
+            self.step(user, Item::ReadAgain, stage);
         }
     }
 
     pub(crate) fn try_again(&mut self, connection: u64, stage: &mut Stage) {
-        if let Some(window) = self.window(connection) {
-            window.try_again();
-        }
-        self.follow(connection, stage);
-    }
-
-    fn window(&mut self, connection: u64) -> Option<&mut Window> {
-        self.sessions.get_mut(&connection)?.window.as_mut()
-    }
-
-    fn deliver(
-        &mut self,
-        connection: u64,
-        entry: &Entry,
-        from_page: bool,
-        stage: &mut Stage,
-    ) -> Option<Offer> {
-        let Entry { seq, envelope } = entry;
-        let seq = *seq;
-        let session = self.sessions.get_mut(&connection)?;
-        let window = session.window.as_mut()?;
-        let content = envelope.content.as_ref();
-        let visible = content.is_some_and(|c| is_for(c, session.user, session.device));
-        let awaited = matches!(content, Some(Content::Message(_)));
-        let weight = Weight { visible, awaited, bytes: bytes_of(envelope) };
-        let offer =
-            if from_page { window.offer_from_page(seq, weight) } else { window.offer(seq, weight) };
-        if let Offer::Deliver { after } = offer {
-            let envelope = envelope.clone();
-            self.tell(connection, FromNode::Deliver { seq, after, envelope }, stage);
-        }
-        Some(offer)
-    }
-
-    /// Does what a window asks for.
-    fn follow(&mut self, connection: u64, stage: &mut Stage) {
-        let Some(session) = self.sessions.get_mut(&connection) else { return };
-        let (user, device) = (session.user, session.device);
-        let Some(window) = session.window.as_mut() else { return };
-        if let Some(News { seq, awaited }) = window.take_news() {
-            let ack = Command::Ack(stored::Ack { user: user.0, device: device.0, seq: seq.0 });
-            let voice = stage.voice(self.me);
-            let reply = Box::new(move |outcome| {
-                if matches!(outcome, Outcome::Refused(_)) {
-                    voice.say(NodeEvent::AckRefused(connection));
-                }
-            });
-            let event = if awaited {
-                NodeEvent::Propose(user.shard(), ack, reply)
-            } else {
-                NodeEvent::ProposeLazily(user.shard(), ack)
-            };
-            stage.local(self.me, 0, event);
-        }
-        if let Some((after, limit, bytes_max)) = window.wants_page() {
-            self.ask(connection, user, What::Page { after, limit, bytes_max }, stage);
+        if let Some(socket) = self.sockets.get(&connection) {
+            self.step(socket.user, Item::RetryDue(ConnectionId(connection)), stage);
         }
     }
 
     // ---- The sessions table ------------------------------------------------------------------
 
+    fn write(&mut self, key: Key, online: bool) {
+        let version = self.known.get(&key).map_or(0, |row| row.version) + 1;
+        let row = Row { version, life: self.life, node: self.me, online };
+        self.known.insert(key, row);
+        self.told.push((key, row));
+    }
+
+    fn is_here(&self, key: Key) -> bool {
+        let logged_in = |s: &Socket| (s.user, s.device) == key && s.login.is_none();
+        self.sockets.values().any(logged_in)
+    }
+
     /// Takes in rows of another node. Devices that have gone elsewhere are sent away; of those that
-    /// are here after all it is said again. Who has come where, and what to tell other nodes.
-    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) -> Merged {
-        let mut merged = Merged::default();
+    /// are here after all it is said again. Who has come where.
+    pub(crate) fn merge(&mut self, rows: Vec<Told>, stage: &mut Stage) -> Vec<(UserId, usize)> {
+        let mut opened = Vec::new();
         for (key, row) in rows {
             if self.known.get(&key).is_some_and(|before| *before >= row) {
                 continue;
             }
             self.known.insert(key, row);
             if row.is_there(stage) && row.node != self.me {
-                self.replace(key, 0, stage);
-                merged.opened.push((key.0, row.node));
+                if self.cores.contains_key(&key.0) {
+                    self.step(key.0, Item::Displaced(key.1), stage);
+                }
+                opened.push((key.0, row.node));
             } else if self.is_here(key) {
-                merged.told.push(self.write(key, true));
+                self.write(key, true);
             }
         }
-        merged
+        opened
     }
 
     /// Other nodes on which a user has sessions.
@@ -364,10 +427,3 @@ type Key = (UserId, DeviceId);
 
 /// A row as nodes tell it to each other.
 pub(crate) type Told = (Key, Row);
-
-/// What came of rows that were taken in.
-#[derive(Default)]
-pub(crate) struct Merged {
-    pub(crate) opened: Vec<(UserId, usize)>,
-    pub(crate) told: Vec<Told>,
-}

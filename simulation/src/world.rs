@@ -86,6 +86,7 @@ impl World {
                 let Some((_, socket)) = self.connections.get(&connection).copied() else { return };
                 if socket.life == self.stage.lives[socket.node] {
                     self.nodes[socket.node].users.frame(connection, frame, &mut self.stage);
+                    self.settle(socket.node);
                 }
             }
             Event::Told { connection, frame } => {
@@ -156,6 +157,8 @@ impl World {
 
     /// After each event: what waits is proposed.
     fn settle(&mut self, node: usize) {
+        let told = self.nodes[node].users.take_told();
+        self.tell_rows(node, &told);
         for (shard, seat) in &mut self.nodes[node].seats {
             seat.propose_next(false, &mut self.stage);
             for (index, digest) in seat.digests.drain(..) {
@@ -212,6 +215,9 @@ impl World {
             | NodeEvent::AckRefused(_)
             | NodeEvent::TryAgain(_)
             | NodeEvent::Outcome { .. }
+            | NodeEvent::Readmitted { .. }
+            | NodeEvent::AttachAgain(..)
+            | NodeEvent::UserCrash(_)
             | NodeEvent::Gone(_)
             | NodeEvent::PeerUp(_)
             | NodeEvent::PeerDown(_) => self.within_users(node, what),
@@ -280,7 +286,7 @@ impl World {
 
     fn within_users(&mut self, node: usize, what: NodeEvent) {
         let (Node { users, seats, .. }, stage) = (&mut self.nodes[node], &mut self.stage);
-        let told = match what {
+        match what {
             NodeEvent::Answered(ask, answer) => users.answered(ask, answer, stage),
             NodeEvent::Push(user, seq, envelope) => {
                 for to in users.elsewhere(user, stage) {
@@ -291,46 +297,34 @@ impl World {
                         seat.lost.insert(to);
                     }
                 }
-                users.push(user, &Entry { seq, envelope }, stage);
-                None
+                users.push(user, Entry { seq, envelope }, stage);
             }
-            NodeEvent::ReadAgain(shard) => {
-                users.read_again(shard, stage);
-                None
-            }
+            NodeEvent::ReadAgain(shard) => users.read_again(shard, stage),
             NodeEvent::AckRefused(connection) => {
                 stage.local(node, crate::chores::AGAIN_MS, NodeEvent::TryAgain(connection));
-                None
             }
-            NodeEvent::TryAgain(connection) => {
-                users.try_again(connection, stage);
-                None
-            }
-            NodeEvent::Outcome { connection, id, outcome } => {
-                users.outcome(connection, id, &outcome, stage);
-                None
-            }
+            NodeEvent::TryAgain(connection) => users.try_again(connection, stage),
+            NodeEvent::Outcome { sent, outcome } => users.outcome(sent, &outcome, stage),
+            NodeEvent::Readmitted { connection, done } => users.readmitted(connection, done, stage),
+            NodeEvent::AttachAgain(user, device, of) => users.attach(user, device, of, stage),
+            NodeEvent::UserCrash(user) => users.crash(user, stage),
             NodeEvent::Gone(connection) => {
-                let told = users.gone(connection, stage);
+                users.gone(connection, stage);
                 self.connections.remove(&connection);
-                told
             }
             NodeEvent::PeerUp(peer) => {
                 for seat in seats.values_mut() {
                     seat.peer_changed(peer, true, stage);
                 }
                 self.tell_table(node, peer);
-                None
             }
             NodeEvent::PeerDown(peer) => {
                 for seat in seats.values_mut() {
                     seat.peer_changed(peer, false, stage);
                 }
-                None
             }
-            _ => None,
-        };
-        self.tell_rows(node, &Vec::from_iter(told));
+            _ => {}
+        }
     }
 
     /// Tells all other nodes rows of the sessions table.
@@ -389,7 +383,7 @@ impl World {
                 seat.asked_elsewhere(ask, answer, stage);
             }
             Message::Push { user, seq, envelope } => {
-                self.nodes[to].users.push(user, &Entry { seq, envelope }, &mut self.stage);
+                self.nodes[to].users.push(user, Entry { seq, envelope }, &mut self.stage);
             }
             Message::GrownTo { user, seq } => {
                 self.nodes[to].users.grown_to(user, seq, &mut self.stage);
@@ -399,12 +393,11 @@ impl World {
                 self.nodes[to].users.read_again(shard, &mut self.stage);
             }
             Message::Sessions(rows) => {
-                let merged = self.nodes[to].users.merge(rows, &mut self.stage);
-                for (user, node) in merged.opened {
+                let opened = self.nodes[to].users.merge(rows, &mut self.stage);
+                for (user, node) in opened {
                     let (seat, stage) = self.seat(to, user.shard());
                     seat.session_opened(user, node, stage);
                 }
-                self.tell_rows(to, &merged.told);
             }
         }
     }

@@ -219,7 +219,8 @@ impl ShardActor {
         }
         let mut outbound = Outbound::default();
         while let Some(entry) = entries.pop_front() {
-            let batch = entry.content.as_ref().map(|record| self.read(record, entry.id)).transpose()?;
+            let batch =
+                entry.content.as_ref().map(|record| self.read(record, entry.id)).transpose()?;
             let spills = batch.as_ref().is_some_and(|batch| batch.spills);
             if spills && self.chores.is_writing() {
                 entries.push_front(entry);

@@ -64,7 +64,11 @@ impl Shards {
 }
 
 impl ShardActor {
-    pub(super) fn take_all(&mut self, commands: Vec<stored::Command>, answer: Answer<Vec<Outcome>>) {
+    pub(super) fn take_all(
+        &mut self,
+        commands: Vec<stored::Command>,
+        answer: Answer<Vec<Outcome>>,
+    ) {
         if !self.standing.me_leads {
             answer(vec![Outcome::Elsewhere; commands.len()]);
             return;

@@ -1,19 +1,21 @@
-//! The user process: sessions come and go, entries are delivered, acknowledgements recorded.
+//! The user process: hands items to its core and carries out what the core decides.
 
+use super::core::{Action, Awaited, Checking, Delivered, Item, Now, Rejected, UserCore};
 use super::directory::Entry;
-use super::sends::Sends;
-use super::window::{News, Offer, Weight, Window};
-use super::{Attach, UserContext, UserItem};
-use crate::connection::{Connection, ConnectionId, Ending, is_for};
-use crate::shard::{AccountView, Command, Outcome, Page, Query};
-use proto::limits::UNANSWERED_MAX;
-use proto::stored::envelope::Content;
+use super::sends::{SendAnswer, Sent};
+use super::{Login, UserContext, UserItem};
+use crate::connection::{Connection, ConnectionId, Ending};
+use crate::hooks::Verdict;
+use crate::rates::{Kind as Rate, Who};
+use crate::shard::{Command, Outcome, Query};
 use proto::wire::{self, ClientFrame, server_frame::Kind};
-use proto::{Code, DeviceId, Seq, UserId, stored};
+use proto::{Alias, Code, UserId, stored};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use supervision::{Flow, Inbox, Process, ProcessError, timer};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 /// Crashes over one frame after which it is refused instead of handed on again.
@@ -41,22 +43,16 @@ impl UserArgs {
     }
 }
 
-/// One device, logged in.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) device: DeviceId,
+/// A connection of this user: attached, or about to be.
+pub(super) struct Attached {
     pub(super) connection: Arc<Connection>,
-    pub(super) window: Window,
+    /// The login that waits for its answer.
+    pub(super) login: Option<Login>,
+    /// What a device that logs in said that it has.
+    pub(super) claimed: proto::Seq,
+    pub(super) device: proto::DeviceId,
+    /// Only the device is there, not its person.
     pub(super) away: bool,
-    pub(super) changed: bool,
-}
-
-/// A device whose standing was asked for, with the frames that came meanwhile.
-pub(super) struct Attaching {
-    pub(super) attach: Box<Attach>,
-    /// What is not a request, and so not in the connection's own list.
-    pub(super) frames: Vec<ClientFrame>,
-    pub(super) missed: bool,
 }
 
 /// A connected user.
@@ -65,10 +61,8 @@ pub struct UserActor {
     pub(super) context: Arc<UserContext>,
     pub(super) entry: Arc<Entry>,
     pub(super) inbox: Arc<Inbox<UserItem>>,
-    pub(super) account: Option<Arc<AccountView>>,
-    pub(super) sessions: Vec<Session>,
-    pub(super) attaching: Vec<Attaching>,
-    pub(super) sends: Sends,
+    pub(super) core: UserCore,
+    pub(super) connections: Vec<Attached>,
 }
 
 impl std::fmt::Debug for UserActor {
@@ -92,36 +86,30 @@ impl Process for UserActor {
             context.metrics.user_restarts.increment(1);
             entry.connections().iter().for_each(|connection| connection.request_attach());
         }
-        Ok(Self {
-            user,
-            context,
-            entry,
-            inbox,
-            account: None,
-            sessions: Vec::new(),
-            attaching: Vec::new(),
-            sends: Sends::default(),
-        })
+        let (core, connections) = (UserCore::new(user), Vec::new());
+        Ok(Self { user, context, entry, inbox, core, connections })
     }
 
     fn handle(&mut self, item: UserItem) -> Result<Flow, ProcessError> {
         match item {
-            UserItem::Attach(attach) => self.attach(attach),
+            UserItem::Attach(attach) => self.attach(*attach),
             UserItem::Attached(connection, attached) => self.attached(connection, attached),
             UserItem::Detach(connection, device) => return Ok(self.detach(connection, device)),
-            UserItem::Frame(connection, frame) => self.frame(connection, *frame),
-            UserItem::Push(seq, envelope) => self.push(seq, &envelope),
-            UserItem::GrownTo(seq) => self.grown_to(seq),
-            UserItem::ReadAgain => self.read_again(),
+            UserItem::Frame(connection, frame) => self.frame(connection, frame),
+            UserItem::Push(seq, envelope) => self.step(Item::Push(seq, envelope)),
+            UserItem::GrownTo(seq) => self.step(Item::GrownTo(seq)),
+            UserItem::ReadAgain => self.step(Item::ReadAgain),
             UserItem::AccountNotRead => self.read_account(),
-            UserItem::Displaced(device) => self.displaced(device),
-            UserItem::Page(connection, page) => self.page(connection, &page),
+            UserItem::Displaced(device) => self.step(Item::Displaced(device)),
+            UserItem::Page(connection, page) => self.step(Item::Page(connection, page)),
             UserItem::Account(account) | UserItem::AccountRead(account) => {
                 self.account_changed(account);
             }
-            UserItem::Resolved(alias, owner) => self.resolved(alias, owner),
-            UserItem::AliasStale(connection, id, send) => self.ask_again(connection, id, *send),
-            UserItem::RetryDue(connection) => self.try_again(connection),
+            UserItem::Resolved(alias, owner) => self.step(Item::Resolved(alias, owner)),
+            UserItem::AliasStale(connection, id, send) => {
+                self.step(Item::AliasStale(connection, id, send));
+            }
+            UserItem::RetryDue(connection) => self.step(Item::RetryDue(connection)),
             UserItem::Signal(signal) => self.signal(&signal),
             UserItem::LinkRequested(asked) => drop(self.hint_all(&Kind::LinkRequested(asked))),
             UserItem::Presence(presence) => {
@@ -134,18 +122,8 @@ impl Process for UserActor {
     }
 
     fn settle(&mut self) -> Result<Flow, ProcessError> {
-        if self.entry.missed.swap(false, Ordering::AcqRel) {
-            for session in &mut self.sessions {
-                session.window.more_waits();
-                session.changed = true;
-            }
-            self.missed_while_attaching();
-        }
-        for place in 0..self.sessions.len() {
-            if std::mem::take(&mut self.sessions[place].changed) {
-                self.follow(place);
-            }
-        }
+        let missed = self.entry.missed.swap(false, Ordering::AcqRel);
+        self.step(Item::Settle { missed });
         Ok(Flow::Continue)
     }
 }
@@ -156,27 +134,97 @@ fn poison_tag(connection: ConnectionId, id: u64) -> u64 {
 }
 
 impl UserActor {
-    pub(super) fn frame(&mut self, connection: ConnectionId, frame: ClientFrame) {
-        let waiting = |other: &&mut Attaching| other.attach.connection.id() == connection;
-        if let Some(attaching) = self.attaching.iter_mut().find(waiting) {
-            // Of acknowledgements the connection knows the last, and signals may be lost.
-            if frame.id == 0 && attaching.frames.len() < UNANSWERED_MAX {
-                attaching.frames.push(frame);
+    /// Hands an item to the core, and carries out what it decides, in order.
+    pub(super) fn step(&mut self, item: Item) {
+        let mut actions = VecDeque::from(self.decide(item));
+        while let Some(action) = actions.pop_front() {
+            // What a check answers comes before what was decided later.
+            let next = self.carry_out(action);
+            next.into_iter().rev().for_each(|action| actions.push_front(action));
+        }
+    }
+
+    fn decide(&mut self, item: Item) -> Vec<Action> {
+        let ms = self.context.clock.now_ms();
+        let message_ttl_max_s = self.context.settings().message_ttl_max_s;
+        self.core.step(item, Now { ms, message_ttl_max_s })
+    }
+
+    /// Carries an action out; what the core decides upon its answer, if that is known at once.
+    fn carry_out(&mut self, action: Action) -> Vec<Action> {
+        match action {
+            Action::AskWhere(connection, device) => self.ask_where(connection, device),
+            Action::Readmit(connection, device) => self.readmit(connection, device),
+            Action::NotAttached(connection) => self.attach_failed(connection),
+            Action::Begin { connection, acknowledged, from, resync } => {
+                self.begin_session(connection, acknowledged, from, resync);
+            }
+            Action::End(connection, code) => self.end(connection, code),
+            Action::Gone(device) => self.write_session(device, false, false),
+            Action::NotHere(device) => self.entry.set_here(device, false),
+            Action::RemoveSession(device) => self.remove_session(device),
+            Action::Frame(connection, frame) => self.frame(connection, frame),
+            Action::Request(connection, device, frame) => self.request(connection, device, *frame),
+            Action::CheckSend(checking) => {
+                let verdict = self.check_send(&checking);
+                return self.decide(Item::SendChecked(checking, verdict));
+            }
+            Action::Refuse(connection, id, refused) => {
+                if let Some(connection) = self.connection(connection) {
+                    connection.answer(id, Kind::Refused(refused));
+                }
+            }
+            Action::Resolve(alias) => self.resolve(alias),
+            Action::Propose(to, append, sent) => self.propose_send(to, *append, sent),
+            Action::Acknowledge(connection, ack, awaited) => {
+                self.acknowledge(connection, ack, awaited);
+            }
+            Action::ReadPage { connection, after, limit, bytes_max } => {
+                let (inbox, user) = (self.inbox.clone(), self.user);
+                let answer = Box::new(move |page| inbox.force(UserItem::Page(connection, page)));
+                let query = Query::Page { user, after, limit, bytes_max, answer };
+                self.context.shards.query(user.shard(), query);
+            }
+            Action::RetryLater(connection) => {
+                timer::push_after(&self.inbox, RETRY, UserItem::RetryDue(connection));
+            }
+            Action::Deliver(connection, Delivered { seq, after, envelope }) => {
+                if let Some(connection) = self.connection(connection) {
+                    connection.deliver(seq, after, envelope);
+                    self.context.metrics.delivered.increment(1);
+                }
+            }
+            Action::CaughtUp(connection, seq) => {
+                if let Some(connection) = self.connection(connection) {
+                    connection.say(Kind::CaughtUp(wire::CaughtUp { seq: seq.0 }));
+                }
+            }
+            Action::ReadAccount => self.read_account(),
+        }
+        Vec::new()
+    }
+
+    pub(super) fn connection(&self, id: ConnectionId) -> Option<&Arc<Connection>> {
+        let all = self.connections.iter().map(|attached| &attached.connection);
+        all.into_iter().find(|connection| connection.id() == id)
+    }
+
+    fn end(&mut self, id: ConnectionId, code: Code) {
+        for ended in self.connections.extract_if(.., |attached| attached.connection.id() == id) {
+            ended.connection.end(Ending::Told(code));
+        }
+    }
+
+    fn frame(&mut self, id: ConnectionId, frame: Box<ClientFrame>) {
+        if self.core.has_session(id) && self.is_poison(id, &frame) {
+            warn!(user = %self.user, id = frame.id, "frame refused: it crashed this actor before");
+            if let Some(connection) = self.connection(id) {
+                connection.refuse(frame.id, Code::Internal);
             }
             return;
         }
-        // A frame without a session belongs to a connection that has gone, or that will attach
-        // again and hand it over once more.
-        let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) else {
-            return;
-        };
-        if self.is_poison(connection, &frame) {
-            warn!(user = %self.user, id = frame.id, "frame refused: it crashed this actor before");
-            self.sessions[place].connection.refuse(frame.id, Code::Internal);
-            return;
-        }
-        self.entry.in_hand.store(poison_tag(connection, frame.id), Ordering::Release);
-        self.request(place, frame);
+        self.entry.in_hand.store(poison_tag(id, frame.id), Ordering::Release);
+        self.step(Item::Frame(id, frame));
         self.entry.in_hand.store(0, Ordering::Release);
     }
 
@@ -186,125 +234,77 @@ impl UserActor {
             && poison.get(&poison_tag(connection, frame.id)).is_some_and(|count| *count >= POISON)
     }
 
-    fn push(&mut self, seq: Seq, envelope: &Arc<stored::Envelope>) {
-        for place in 0..self.sessions.len() {
-            self.deliver(place, seq, envelope, false);
-            self.sessions[place].changed = true;
-        }
-        self.missed_while_attaching();
-    }
+    // ---- Sends and acknowledgements ----------------------------------------------------------
 
-    /// The mailbox has grown, and the shard may have said before where those stand who are attaching.
-    pub(super) fn missed_while_attaching(&mut self) {
-        self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
-    }
-
-    fn grown_to(&mut self, seq: Seq) {
-        for session in &mut self.sessions {
-            session.window.grown_to(seq);
-            session.changed = true;
-        }
-        self.missed_while_attaching();
-    }
-
-    fn page(&mut self, connection: ConnectionId, page: &Page) {
-        let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) else {
-            return;
-        };
-        if page.failed {
-            self.sessions[place].window.page_failed();
-            timer::push_after(&self.inbox, RETRY, UserItem::RetryDue(connection));
-            return;
-        }
-        if self.sessions[place].window.misses(page.released) {
-            // It lacks what was released: only a new login tells it so.
-            let session = self.sessions.remove(place);
-            session.connection.end(Ending::Told(Code::SetAside));
-            return;
-        }
-        let mut whole = true;
-        for entry in &page.entries {
-            if self.deliver(place, entry.seq, &entry.envelope, true) == Offer::Later {
-                whole = false;
-                break;
+    fn check_send(&self, checking: &Checking) -> Result<(), Rejected> {
+        let (context, who) = (&self.context, Who::User(self.user));
+        let now_ms = context.clock.now_ms();
+        let looks_up = checking.looks_up.then_some([Rate::Lookup, Rate::LookupDaily]);
+        for rate in [Rate::Send].into_iter().chain(looks_up.into_iter().flatten()) {
+            if let Err(too_fast) = context.rates.take(who, rate, now_ms) {
+                context.metrics.too_fast.increment(1);
+                return Err(Rejected::TooFast(too_fast));
             }
         }
-        let session = &mut self.sessions[place];
-        session.window.page_ended(page.up_to, page.last, whole);
-        session.changed = true;
-    }
-
-    fn deliver(
-        &mut self,
-        place: usize,
-        seq: Seq,
-        envelope: &Arc<stored::Envelope>,
-        from_page: bool,
-    ) -> Offer {
-        let session = &mut self.sessions[place];
-        let content = envelope.content.as_ref();
-        let visible = content.is_some_and(|content| is_for(content, self.user, session.device));
-        let awaited = matches!(content, Some(Content::Message(_)));
-        let weight = Weight { visible, awaited, bytes: crate::shard::bytes_of(envelope) };
-        let offer = if from_page {
-            session.window.offer_from_page(seq, weight)
-        } else {
-            session.window.offer(seq, weight)
-        };
-        if let Offer::Deliver { after } = offer {
-            session.connection.deliver(seq, after, envelope.clone());
-            self.context.metrics.delivered.increment(1);
-        }
-        offer
-    }
-
-    /// Does what a session's window asks for: tell the shard, read on, say that all was sent.
-    fn follow(&mut self, place: usize) {
-        let session = &mut self.sessions[place];
-        let shard = self.user.shard();
-        if let Some(News { seq, awaited }) = session.window.take_news() {
-            let ack = stored::Ack { user: self.user.0, device: session.device.0, seq: seq.0 };
-            let (inbox, connection) = (self.inbox.clone(), session.connection.id());
-            let reply = move |outcome| {
-                if let Outcome::Refused(code) = outcome {
-                    debug!(?code, "acknowledgement not recorded");
-                    timer::push_after(&inbox, RETRY, UserItem::RetryDue(connection));
-                }
-            };
-            if awaited {
-                self.context.shards.propose(shard, Command::Ack(ack), Box::new(reply));
-            } else {
-                self.context.shards.propose_lazily(shard, Command::Ack(ack));
+        for handler in &context.handlers {
+            match handler.user_send(self.user, checking.device, &checking.send) {
+                Verdict::Continue => {}
+                Verdict::Drop(code) => return Err(Rejected::ByHandler(code)),
             }
         }
-        if let Some((after, limit, bytes_max)) = session.window.wants_page() {
-            let (inbox, connection) = (self.inbox.clone(), session.connection.id());
-            let answer = Box::new(move |page| inbox.force(UserItem::Page(connection, page)));
-            let user = self.user;
-            let query = Query::Page { user, after, limit, bytes_max, answer };
-            self.context.shards.query(shard, query);
-        }
-        if let Some(seq) = session.window.caught_up() {
-            session.connection.say(Kind::CaughtUp(wire::CaughtUp { seq: seq.0 }));
+        Ok(())
+    }
+
+    fn resolve(&self, alias: Alias) {
+        let (inbox, asked) = (self.inbox.clone(), alias.clone());
+        let answer = Box::new(move |owner: Result<Option<UserId>, Code>| {
+            let owner = owner.and_then(|owner| owner.ok_or(Code::UnknownUser));
+            inbox.force(UserItem::Resolved(asked, owner));
+        });
+        self.context.shards.query(alias.shard(), Query::Owner { alias, answer });
+    }
+
+    fn propose_send(&self, to: UserId, append: stored::Append, sent: Sent) {
+        let (id, asker) = (sent.id, sent.connection);
+        let Some(connection) = self.connection(asker).cloned() else { return };
+        let (inbox, metrics) = (self.inbox.clone(), &self.context.metrics);
+        let (begun, took) = (Instant::now(), metrics.send_seconds.clone());
+        let refused = metrics.sends_refused.clone();
+        metrics.sends.increment(1);
+        let reply = Box::new(move |outcome| match sent.answer(&outcome) {
+            SendAnswer::Accepted { at_ms, named } => {
+                took.record(begun.elapsed());
+                connection.accepted(id, at_ms, named);
+            }
+            SendAnswer::Refused(code) => {
+                refused.increment(1);
+                connection.refuse(id, code);
+            }
+            SendAnswer::AliasStale(send) => inbox.force(UserItem::AliasStale(asker, id, send)),
+        });
+        self.context.shards.propose(to.shard(), Command::Append(append), reply);
+    }
+
+    fn acknowledge(&self, connection: ConnectionId, ack: stored::Ack, awaited: Awaited) {
+        let (shard, ack) = (self.user.shard(), Command::Ack(ack));
+        let inbox = self.inbox.clone();
+        let reply = move |outcome| {
+            if let Outcome::Refused(code) = outcome {
+                debug!(?code, "acknowledgement not recorded");
+                timer::push_after(&inbox, RETRY, UserItem::RetryDue(connection));
+            }
+        };
+        match awaited {
+            Awaited::Yes => self.context.shards.propose(shard, ack, Box::new(reply)),
+            Awaited::No => self.context.shards.propose_lazily(shard, ack),
         }
     }
 
-    fn try_again(&mut self, connection: ConnectionId) {
-        if let Some(session) = self.sessions.iter_mut().find(|s| s.connection.id() == connection) {
-            session.window.try_again();
-            session.changed = true;
-        }
-    }
-
-    pub(super) fn acknowledge(&mut self, place: usize, seq: Seq) {
-        let session = &mut self.sessions[place];
-        session.window.acknowledge(seq);
-        session.changed = true;
-    }
+    // ---- Hints -------------------------------------------------------------------------------
 
     fn signal(&self, signal: &wire::Signaled) {
         let from = UserId(signal.from);
-        if self.account.as_ref().is_some_and(|account| !account.blocked.contains(&from)) {
+        if self.core.account().is_some_and(|account| !account.blocked.contains(&from)) {
             self.hint_all(&Kind::Signaled(signal.clone()));
         }
     }
@@ -312,8 +312,8 @@ impl UserActor {
     /// False if a device was too slow to be told.
     fn hint_all(&self, kind: &Kind) -> bool {
         let mut told = true;
-        for session in &self.sessions {
-            if !session.connection.hint(kind.clone()) {
+        for Attached { connection, .. } in &self.connections {
+            if self.core.has_session(connection.id()) && !connection.hint(kind.clone()) {
                 self.context.metrics.hints_dropped.increment(1);
                 told = false;
             }

@@ -1,29 +1,32 @@
-//! Sessions of a user come and go: devices attach, are replaced, detach.
+//! Sessions of a user come and go: what the actor does for its core when devices attach and detach.
 
-use super::actor::{Attaching, RETRY, Session, UserActor};
-use super::window::Window;
-use super::{Attach, Login, UserItem};
-use crate::connection::{ConnectionId, Ending, Standing};
+use super::actor::{Attached, RETRY, UserActor};
+use super::core::Item;
+use super::{Attach, UserItem};
+use crate::connection::{ConnectionId, Ending};
 use crate::secrets::Ticket;
-use crate::shard::{AccountView, Attached, Command, Outcome, Query, Shards};
-use proto::wire::{self, ClientFrame, server_frame::Kind};
-use proto::{Code, DeviceId, UserId, stored};
+use crate::shard::{self, AccountView, Command, Outcome, Query, Shards};
+use crate::unanswered::Standing;
+use proto::wire::{self, server_frame::Kind};
+use proto::{Code, DeviceId, Seq, UserId, stored};
 use std::sync::Arc;
 use supervision::{Flow, Inbox, timer};
 use tracing::{info, warn};
 
 impl UserActor {
-    pub(super) fn attach(&mut self, attach: Box<Attach>) {
-        let (device, connection) = (attach.device, attach.connection.id());
-        self.attaching.retain(|other| other.attach.connection.id() != connection);
-        self.attaching.push(Attaching { attach, frames: Vec::new(), missed: false });
+    pub(super) fn attach(&mut self, attach: Attach) {
+        let Attach { device, connection, acknowledged: claimed, login } = attach;
+        let id = connection.id();
+        self.connections.retain(|other| other.connection.id() != id);
+        self.connections.push(Attached { connection, login, claimed, device, away: false });
+        self.step(Item::Attach { connection: id, device });
+    }
+
+    pub(super) fn ask_where(&self, connection: ConnectionId, device: DeviceId) {
         ask_where(&self.context.shards, self.inbox.clone(), (self.user, device), connection);
     }
 
-    /// A device that was set aside is back: the mailbox waits for it again, from its end on.
-    fn readmit(&mut self, attaching: Attaching) {
-        let (device, connection) = (attaching.attach.device, attaching.attach.connection.id());
-        self.attaching.push(attaching);
+    pub(super) fn readmit(&self, connection: ConnectionId, device: DeviceId) {
         let (shards, inbox) = (self.context.shards.clone(), self.inbox.clone());
         let who = (self.user, device);
         let reply = Box::new(move |outcome| match outcome {
@@ -47,85 +50,48 @@ impl UserActor {
 
     pub(super) fn attached(
         &mut self,
-        connection: ConnectionId,
-        attached: Result<Option<Box<Attached>>, Code>,
+        id: ConnectionId,
+        attached: Result<Option<Box<shard::Attached>>, Code>,
     ) {
-        let waiting = |other: &Attaching| other.attach.connection.id() == connection;
-        let Some(place) = self.attaching.iter().position(waiting) else { return };
-        let Attaching { attach, frames, missed } = self.attaching.remove(place);
-        let attached = match attached {
-            Ok(Some(attached)) if attached.set_aside && attach.login.is_none() => {
-                // It is in the middle of a session: only a new login tells it what it lacks.
-                attach.connection.end(Ending::Told(Code::SetAside));
-                return;
-            }
-            Ok(Some(attached)) if attached.set_aside => {
-                self.readmit(Attaching { attach, frames, missed });
-                return;
-            }
-            Ok(Some(attached)) => attached,
-            Ok(None) => {
-                attach.connection.end(Ending::Told(Code::Unlinked));
-                return;
-            }
-            Err(_) => {
-                self.attach_failed(attach, frames);
-                return;
-            }
+        let of = |other: &Attached| other.connection.id() == id;
+        let Some(place) = self.connections.iter().position(of) else { return };
+        let Attached { connection, login, claimed, device, .. } = &self.connections[place];
+        let standing = if login.is_some() {
+            Standing::Login(*claimed)
+        } else {
+            let (standing, away) = (connection.standing(), self.is_away(*device));
+            self.connections[place].away = away;
+            standing
         };
-        let welcome = attach
-            .login
-            .as_ref()
-            .map(|login| (login.id, self.begin_session(&attach, login, &attached)));
-        let Attached { account, acknowledged, last, .. } = *attached;
-        self.account = Some(account);
-        self.sessions.retain(|other| {
-            let replaced = other.device == attach.device;
-            if replaced && other.connection.id() != connection {
-                other.connection.end(Ending::Told(Code::Replaced));
-            }
-            !replaced
-        });
-        let Attach { device, connection, login, acknowledged: claimed } = *attach;
-        if login.is_some() {
-            connection.begins_at(claimed.min(last).max(acknowledged));
-        }
-        let Standing { acknowledged: has, delivered, unanswered } = connection.standing();
-        let mut window = Window::new(acknowledged, has, delivered, last);
-        if missed {
-            window.more_waits();
-        }
-        let id = connection.id();
-        let away = self.is_away(device);
-        self.sessions.push(Session {
-            device,
-            connection: connection.clone(),
-            window,
-            away,
-            changed: true,
-        });
-        if let Some((id, answer)) = welcome {
-            connection.answer(id, answer);
-        }
-        for frame in unanswered.into_iter().chain(frames) {
-            self.frame(id, frame);
-        }
+        self.step(Item::Attached(id, attached, standing));
     }
 
-    /// Records the session; the answer to the login.
-    fn begin_session(&self, attach: &Attach, login: &Login, attached: &Attached) -> Kind {
-        let device = attach.device;
+    /// Records the session that a login begins, and answers the login.
+    pub(super) fn begin_session(
+        &mut self,
+        id: ConnectionId,
+        acknowledged: Seq,
+        from: Seq,
+        resync: bool,
+    ) {
+        let of = |other: &Attached| other.connection.id() == id;
+        let Some(place) = self.connections.iter().position(of) else { return };
+        let Attached { connection, login, device, away, .. } = &mut self.connections[place];
+        let Some(login) = login.take() else { return };
+        *away = login.away;
+        let (connection, device) = (connection.clone(), *device);
         self.claim_session(device, login.away);
+        connection.begins_at(from);
         let ticket = Ticket { user: self.user, device, number: login.ticket };
         let ticket = self.context.secrets.seal_ticket(ticket, self.context.clock.now_ms());
         let (user, device, ticket) = (self.user.0, device.0, ticket.into());
-        let acknowledged = attached.acknowledged.0;
-        if login.registered {
+        let acknowledged = acknowledged.0;
+        let answer = if login.registered {
             Kind::Registered(wire::Registered { user, device, ticket, acknowledged })
         } else {
-            let resync = attach.acknowledged < attached.start;
             Kind::LoggedIn(wire::LoggedIn { ticket, acknowledged, user, device, resync })
-        }
+        };
+        connection.answer(login.id, answer);
     }
 
     /// Makes the session of a device this node's.
@@ -169,19 +135,16 @@ impl UserActor {
         }
     }
 
+    pub(super) fn remove_session(&self, device: DeviceId) {
+        if let Err(error) = self.context.sessions.remove(self.user, device) {
+            warn!(user = %self.user, %error, "session row not removed");
+        }
+    }
+
     pub(super) fn detach(&mut self, connection: ConnectionId, device: DeviceId) -> Flow {
-        self.attaching.retain(|other| other.attach.connection.id() != connection);
-        if let Some(place) = self.sessions.iter().position(|s| s.connection.id() == connection) {
-            self.sessions.remove(place);
-        }
-        let linked = self.account.as_ref().is_none_or(|a| a.devices.contains_key(&device));
-        if linked && !self.sessions.iter().any(|session| session.device == device) {
-            self.write_session(device, false, false);
-        }
-        if self.sessions.is_empty()
-            && self.attaching.is_empty()
-            && self.context.users.retire(self.user)
-        {
+        self.step(Item::Detach(connection, device));
+        self.connections.retain(|other| other.connection.id() != connection);
+        if self.core.is_empty() && self.context.users.retire(self.user) {
             self.context.presence.forget_watcher(self.user);
             return Flow::Stop;
         }
@@ -190,34 +153,18 @@ impl UserActor {
 
     /// The shard was not reached. A login is refused, and can come again; a connection that was
     /// logged in already waits.
-    fn attach_failed(&mut self, attach: Box<Attach>, frames: Vec<ClientFrame>) {
-        if let Some(login) = &attach.login {
-            let connection = &attach.connection;
-            connection.refuse(login.id, Code::Unavailable);
-            connection.end(Ending::Told(Code::Unavailable));
-            self.entry.connections().retain(|known| known.id() != connection.id());
-        } else {
-            drop(frames); // Acknowledgements: the connection itself knows how far it is.
-            timer::push_after(&self.inbox, RETRY, UserItem::Attach(attach));
+    pub(super) fn attach_failed(&mut self, id: ConnectionId) {
+        for failed in self.connections.extract_if(.., |other| other.connection.id() == id) {
+            let Attached { connection, login, claimed: acknowledged, device, .. } = failed;
+            if let Some(login) = login {
+                connection.refuse(login.id, Code::Unavailable);
+                connection.end(Ending::Told(Code::Unavailable));
+                self.entry.connections().retain(|known| known.id() != id);
+            } else {
+                let attach = Box::new(Attach { device, connection, acknowledged, login: None });
+                timer::push_after(&self.inbox, RETRY, UserItem::Attach(attach));
+            }
         }
-    }
-
-    /// Another node has the newer session of this device: this one ends and writes nothing.
-    pub(super) fn displaced(&mut self, device: DeviceId) {
-        self.entry.set_here(device, false);
-        for session in self.sessions.extract_if(.., |session| session.device == device) {
-            session.connection.end(Ending::Told(Code::Replaced));
-        }
-    }
-
-    /// Looks for what a leader that has gone may not have told.
-    pub(super) fn read_again(&mut self) {
-        for session in &mut self.sessions {
-            session.window.more_waits();
-            session.changed = true;
-        }
-        self.missed_while_attaching();
-        self.read_account();
     }
 
     pub(super) fn read_account(&self) {
@@ -233,17 +180,10 @@ impl UserActor {
     }
 
     pub(super) fn account_changed(&mut self, account: Option<Arc<AccountView>>) {
-        let linked = |device| account.as_ref().is_some_and(|a| a.devices.contains_key(&device));
-        for session in self.sessions.extract_if(.., |session| !linked(session.device)) {
-            session.connection.end(Ending::Told(Code::Unlinked));
-            if let Err(error) = self.context.sessions.remove(self.user, session.device) {
-                warn!(user = %self.user, %error, "session row not removed");
-            }
-        }
-        if let Some(before) = &self.account {
+        if let Some(before) = self.core.account() {
             say_what_changed(self.user, before, account.as_deref());
         }
-        self.account = account;
+        self.step(Item::Account(account));
     }
 }
 
@@ -268,7 +208,7 @@ fn ask_where(
     (user, device): (UserId, DeviceId),
     connection: ConnectionId,
 ) {
-    let answer = Box::new(move |attached: Result<Option<Attached>, Code>| {
+    let answer = Box::new(move |attached: Result<Option<shard::Attached>, Code>| {
         let attached = attached.map(|attached| attached.map(Box::new));
         inbox.force(UserItem::Attached(connection, attached));
     });

@@ -1,7 +1,8 @@
 //! A connected user: one actor for each, on the node where their sockets are.
 //!
 //! Started by the first device that logs in here, stopped when the last one has gone. It owns the
-//! sessions of its devices and a window of deliveries for each.
+//! sessions of its devices and a window of deliveries for each. [`UserCore`] decides what happens, the actor
+//! carries it out, and so does the simulator.
 //!
 //! # Invariants
 //! 1. Nothing here is durable: a new actor learns all it must know from the connections and shards.
@@ -11,6 +12,7 @@
 mod actor;
 mod attach;
 mod context;
+mod core;
 mod directory;
 mod link;
 mod login;
@@ -22,11 +24,13 @@ mod window;
 
 pub use actor::{UserActor, UserArgs};
 pub use context::{Signals, UserContext, UserSettings};
+pub use core::{Action, Awaited, Checking, Delivered, Item, Now, Rejected, UserCore};
 pub use directory::Users;
 pub use link::request_link;
 pub use login::{Admission, login, resume};
 pub use opening::open_session;
 pub use register::{Asked, register_not_sent, register_prove, register_start};
+pub use sends::{SendAnswer, Sent};
 pub use window::{News, Offer, Weight, Window};
 
 use crate::connection::{Connection, ConnectionId};

@@ -1,35 +1,26 @@
 //! What a logged-in client asks for, other than sending.
 
 use super::UserContext;
-use super::actor::UserActor;
+use super::actor::{Attached, UserActor};
 use super::opening::{done, random_ticket};
 use super::register::{is_lock, lock_digest};
-use crate::connection::{Connection, Ending};
+use crate::connection::{Connection, ConnectionId, Ending};
 use crate::shard::{AccountView, Command, Outcome, Privacy, Query};
 use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
 use proto::wire::{self, ClientFrame, client_frame::Kind as Ask, lookup::Who, server_frame::Kind};
-use proto::{Alias, Code, DeviceId, Seq, UserId, signed, stored};
+use proto::{Alias, Code, DeviceId, UserId, signed, stored};
 use std::sync::Arc;
 
 impl UserActor {
     /// Does what a client asks.
-    pub(super) fn request(&mut self, place: usize, frame: ClientFrame) {
-        let connection = self.sessions[place].connection.clone();
-        let device = self.sessions[place].device;
+    pub(super) fn request(&mut self, asker: ConnectionId, device: DeviceId, frame: ClientFrame) {
+        let Some(connection) = self.connection(asker).cloned() else { return };
         let id = frame.id;
         let Some(ask) = frame.kind else {
             connection.refuse(id, Code::NotSupported);
             return;
         };
         let done = match ask {
-            Ask::Send(send) => {
-                self.send(place, id, send);
-                Ok(())
-            }
-            Ask::Ack(ack) => {
-                self.acknowledge(place, Seq(ack.seq));
-                Ok(())
-            }
             Ask::Signal(signal) => self.pass_signal(device, signal),
             Ask::MarkRead(read) => self.mark_read(&connection, device, id, read),
             Ask::Logout(_) => {
@@ -65,12 +56,13 @@ impl UserActor {
                 Ok(())
             }
             Ask::SetPresence(presence) => {
-                self.set_away(place, presence.away);
+                self.set_away(asker, presence.away);
                 connection.answer(id, Kind::Done(wire::Done {}));
                 Ok(())
             }
             Ask::GetAccount(_) => self.show_account(&connection, id),
-            Ask::Ping(_) | Ask::Pong(_) => Ok(()),
+            // The core takes the first two.
+            Ask::Send(_) | Ask::Ack(_) | Ask::Ping(_) | Ask::Pong(_) => Ok(()),
             Ask::Login(_)
             | Ask::Resume(_)
             | Ask::RegisterStart(_)
@@ -268,16 +260,17 @@ impl UserActor {
         self.context.presence.subscribe(watcher, user, connection.clone(), id);
     }
 
-    fn set_away(&mut self, place: usize, away: bool) {
-        let session = &mut self.sessions[place];
-        if std::mem::replace(&mut session.away, away) != away {
-            let device = session.device;
+    fn set_away(&mut self, asker: ConnectionId, away: bool) {
+        let of = |other: &&mut Attached| other.connection.id() == asker;
+        let Some(attached) = self.connections.iter_mut().find(of) else { return };
+        if std::mem::replace(&mut attached.away, away) != away {
+            let device = attached.device;
             self.write_session(device, true, away);
         }
     }
 
     fn show_account(&self, connection: &Arc<Connection>, id: u64) -> Result<(), Code> {
-        let account = self.account.as_ref().ok_or(Code::Unavailable)?;
+        let account = self.core.account().ok_or(Code::Unavailable)?;
         connection.answer(id, Kind::Account(account.to_wire()));
         Ok(())
     }

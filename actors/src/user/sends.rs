@@ -1,23 +1,18 @@
-//! Sends: checked, brought into order, proposed to the recipient's shard.
+//! Sends: brought into order, and proposed to the recipient's shard. A part of the core.
 //!
 //! # Invariants
 //! 1. While an alias is being resolved, everything sent after it waits: order is kept.
 //! 2. A body that is stored is a copy of its own, never a slice of a larger read buffer.
 
-use super::UserItem;
-use super::actor::UserActor;
-use crate::connection::{Connection, ConnectionId, refusal, refusal_after};
-use crate::hooks::Verdict;
-use crate::rates::{Kind, TooFast, Who};
+use super::core::{Action, Checking, Now, Rejected, UserCore};
+use crate::connection::{ConnectionId, refusal_after};
 use crate::retry_order::RetryOrder;
-use crate::shard::{Command, Outcome, Query};
+use crate::shard::Outcome;
 use bytes::Bytes;
 use proto::limits::{BODY_BYTES_MAX, DEVICES_MAX, TTL_S_MAX};
-use proto::wire::{self, send::To, server_frame::Kind as Say};
+use proto::wire::{self, send::To};
 use proto::{Alias, Code, DeviceId, UserId, stored};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use tokio::time::Instant;
 
 /// Aliases whose owners a user actor remembers.
 const ALIASES: usize = 64;
@@ -30,12 +25,12 @@ const COPY_BELOW: usize = 32 * 1024;
 
 /// A send that waits until it is known whom it is for.
 #[derive(Debug)]
-struct WaitingSend {
-    connection: ConnectionId,
-    id: u64,
-    send: wire::Send,
+pub(super) struct WaitingSend {
+    pub(super) connection: ConnectionId,
+    pub(super) id: u64,
+    pub(super) send: wire::Send,
     /// The remembered owner of its alias was no user any longer: only a fresh answer counts.
-    asks_again: bool,
+    pub(super) asks_again: bool,
 }
 
 /// What a user actor knows about the sends of its devices.
@@ -58,25 +53,58 @@ impl Default for Sends {
     }
 }
 
-impl Sends {
-    /// Counts one more send, of this device under this id, unless it comes too fast or must wait for the
-    /// retry of one that did. `take` asks the rates.
-    fn admit(
-        &mut self,
-        device: DeviceId,
-        id: u64,
-        now_ms: u64,
-        take: impl FnOnce() -> Result<(), TooFast>,
-    ) -> Result<(), wire::Refused> {
-        if let Some(code) = self.holds.holds_back(&device, id, now_ms) {
-            return Err(refusal(code));
-        }
-        take().map_err(|too_fast| {
-            self.holds.refused(device, id, Code::TooFast, now_ms);
-            refusal_after(too_fast)
-        })
-    }
+/// A send that was proposed: how its outcome is to be understood.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Where it came.
+    pub connection: ConnectionId,
+    /// Its id.
+    pub id: u64,
+    /// Whose alias it named, for the answer; 0: it named a user.
+    named: u64,
+    /// The send itself, if the owner of its alias may have changed since it was looked up.
+    again: Option<Box<wire::Send>>,
+}
 
+/// What comes of a send that was proposed.
+#[derive(Clone, Debug)]
+pub enum SendAnswer {
+    /// Tell the sender that it was stored.
+    Accepted {
+        /// When, Unix time in ms.
+        at_ms: u64,
+        /// Whose alias it named; 0: it named a user.
+        named: u64,
+    },
+    /// Tell the sender that it was not.
+    Refused(Code),
+    /// Look the alias up again: [`super::Item::AliasStale`].
+    AliasStale(Box<wire::Send>),
+}
+
+impl Sent {
+    /// What an outcome means.
+    pub fn answer(self, outcome: &Outcome) -> SendAnswer {
+        match (outcome, self.again) {
+            (Outcome::Refused(Code::UnknownUser), Some(send)) => SendAnswer::AliasStale(send),
+            (Outcome::Accepted { at_ms }, _) => {
+                SendAnswer::Accepted { at_ms: *at_ms, named: self.named }
+            }
+            (Outcome::Refused(code), _) => SendAnswer::Refused(*code),
+            (Outcome::Elsewhere, _) => SendAnswer::Refused(Code::Unavailable),
+            (
+                Outcome::Done
+                | Outcome::Pin { .. }
+                | Outcome::Proven { .. }
+                | Outcome::NotTheirs
+                | Outcome::Admitted(_),
+                _,
+            ) => SendAnswer::Refused(Code::Internal),
+        }
+    }
+}
+
+impl Sends {
     /// Whether a send to `alias` asks for its owner: it is not known, and nothing that waits asks for it.
     fn asks_for(&self, alias: &Alias, now_ms: u64) -> bool {
         self.owner(alias, now_ms).is_none()
@@ -103,154 +131,124 @@ impl Sends {
     }
 }
 
-impl UserActor {
+impl UserCore {
     /// A device sends.
-    pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send) {
-        let connection = self.sessions[place].connection.clone();
-        if let Err(refused) = self.check_send(place, id, &send) {
-            connection.answer(id, Say::Refused(refused));
+    pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send, now: Now) {
+        let (connection, device) = (self.sessions[place].connection, self.sessions[place].device);
+        let wrong = if send.body.len() > BODY_BYTES_MAX {
+            Some(Code::BodyTooLarge)
+        } else if send.ttl_s > TTL_S_MAX || send.to.is_none() {
+            Some(Code::BadRequest)
+        } else {
+            self.sends.holds.holds_back(&device, id, now.ms)
+        };
+        if let Some(code) = wrong {
+            self.refuse(connection, id, code);
             return;
         }
-        let connection = connection.id();
-        self.sends.waiting.push_back(WaitingSend { connection, id, send, asks_again: false });
-        if self.sends.waiting.len() == 1 {
-            self.send_waiting();
-        }
+        let looks_up = alias_of(&send).is_some_and(|alias| self.sends.asks_for(&alias, now.ms));
+        let checking = Checking { connection, device, id, send, looks_up };
+        self.actions.push(Action::CheckSend(Box::new(checking)));
     }
 
-    fn check_send(
+    /// Rates and handlers have seen a send.
+    pub(super) fn send_checked(
         &mut self,
-        place: usize,
-        id: u64,
-        send: &wire::Send,
-    ) -> Result<(), wire::Refused> {
-        if send.body.len() > BODY_BYTES_MAX {
-            return Err(refusal(Code::BodyTooLarge));
-        }
-        if send.ttl_s > TTL_S_MAX || send.to.is_none() {
-            return Err(refusal(Code::BadRequest));
-        }
-        let (device, now_ms) = (self.sessions[place].device, self.context.clock.now_ms());
-        let asks = alias_of(send).is_some_and(|alias| self.sends.asks_for(&alias, now_ms));
-        let (context, who) = (&self.context, Who::User(self.user));
-        let take = |kind| context.rates.take(who, kind, now_ms);
-        self.sends.admit(device, id, now_ms, || {
-            take(Kind::Send)
-                .and_then(|()| if asks { take(Kind::Lookup) } else { Ok(()) })
-                .and_then(|()| if asks { take(Kind::LookupDaily) } else { Ok(()) })
-                .inspect_err(|_| context.metrics.too_fast.increment(1))
-        })?;
-        for handler in &self.context.handlers {
-            match handler.user_send(self.user, device, send) {
-                Verdict::Continue => {}
-                Verdict::Drop(code) => return Err(refusal(code)),
+        checking: Checking,
+        verdict: Result<(), Rejected>,
+        now: Now,
+    ) {
+        let Checking { connection, device, id, send, .. } = checking;
+        match verdict {
+            Ok(()) => {
+                let waiting = WaitingSend { connection, id, send, asks_again: false };
+                self.sends.waiting.push_back(waiting);
+                if self.sends.waiting.len() == 1 {
+                    self.send_waiting(now);
+                }
             }
+            Err(Rejected::TooFast(too_fast)) => {
+                self.sends.holds.refused(device, id, Code::TooFast, now.ms);
+                self.actions.push(Action::Refuse(connection, id, refusal_after(too_fast)));
+            }
+            Err(Rejected::ByHandler(code)) => self.refuse(connection, id, code),
         }
-        Ok(())
     }
 
     /// Proposes waiting sends in order, up to the first whose alias must be resolved.
-    fn send_waiting(&mut self) {
-        let now_ms = self.context.clock.now_ms();
+    fn send_waiting(&mut self, now: Now) {
         while let Some(waiting) = self.sends.waiting.pop_front() {
             let Some(place) = self.place_of(waiting.connection) else { continue };
             let owner = match (&waiting.send.to, alias_of(&waiting.send)) {
-                (Some(To::User(user)), _) => Ok(Some(UserId(*user))),
+                (Some(To::User(user)), _) => Some(UserId(*user)),
                 (Some(To::Alias(_)), Some(alias)) => {
-                    Ok(self.sends.owner(&alias, now_ms).or_else(|| {
-                        self.resolve(alias);
-                        None
-                    }))
+                    let owner = self.sends.owner(&alias, now.ms);
+                    if owner.is_none() {
+                        self.actions.push(Action::Resolve(alias));
+                        self.sends.waiting.push_front(waiting);
+                        return;
+                    }
+                    owner
                 }
-                (Some(To::Alias(_)), None) | (None, _) => Err(Code::BadRequest),
+                (Some(To::Alias(_)), None) | (None, _) => None,
             };
             match owner {
-                Ok(Some(to)) => self.propose_send(place, to, waiting),
-                Ok(None) => {
-                    self.sends.waiting.push_front(waiting);
-                    return;
-                }
-                Err(code) => self.sessions[place].connection.refuse(waiting.id, code),
+                Some(to) => self.propose_send(place, to, waiting, now),
+                None => self.refuse(waiting.connection, waiting.id, Code::BadRequest),
             }
         }
-    }
-
-    fn place_of(&self, connection: ConnectionId) -> Option<usize> {
-        self.sessions.iter().position(|session| session.connection.id() == connection)
-    }
-
-    fn resolve(&self, alias: Alias) {
-        let (inbox, asked) = (self.inbox.clone(), alias.clone());
-        let answer = Box::new(move |owner: Result<Option<UserId>, Code>| {
-            let owner = owner.and_then(|owner| owner.ok_or(Code::UnknownUser));
-            inbox.force(UserItem::Resolved(asked, owner));
-        });
-        self.context.shards.query(alias.shard(), Query::Owner { alias, answer });
     }
 
     /// An alias was resolved. It counts only if the first waiting send still asks for it: after a
     /// restart the answer may belong to a question of the actor before.
-    pub(super) fn resolved(&mut self, alias: Alias, owner: Result<UserId, Code>) {
+    pub(super) fn resolved(&mut self, alias: Alias, owner: Result<UserId, Code>, now: Now) {
         let Some(waiting) = self.sends.waiting.front() else { return };
         if alias_of(&waiting.send).as_ref() != Some(&alias) {
             return;
         }
         match owner {
-            Ok(owner) => self.sends.remember_owner(alias, owner, self.context.clock.now_ms()),
+            Ok(owner) => self.sends.remember_owner(alias, owner, now.ms),
             Err(code) => {
-                if let Some(place) = self.place_of(waiting.connection) {
-                    self.sessions[place].connection.refuse(waiting.id, code);
-                }
+                let (connection, id) = (waiting.connection, waiting.id);
                 self.sends.waiting.pop_front();
+                if self.has_session(connection) {
+                    self.refuse(connection, id, code);
+                }
             }
         }
-        self.send_waiting();
+        self.send_waiting(now);
     }
 
     /// The remembered owner of an alias is no user any longer: who owns it now is asked before the send
     /// is refused. Everything sent later waits for that.
-    pub(super) fn ask_again(&mut self, connection: ConnectionId, id: u64, send: wire::Send) {
-        if let Some(alias) = alias_of(&send) {
+    pub(super) fn alias_stale(&mut self, waiting: WaitingSend, now: Now) {
+        if let Some(alias) = alias_of(&waiting.send) {
             self.sends.owners.remove(&alias);
         }
-        self.sends.put_back(WaitingSend { connection, id, send, asks_again: true });
+        self.sends.put_back(waiting);
         if self.sends.waiting.len() == 1 {
-            self.send_waiting();
+            self.send_waiting(now);
         }
     }
 
-    fn propose_send(&mut self, place: usize, to: UserId, waiting: WaitingSend) {
-        let WaitingSend { connection: asker, id, send, asks_again } = waiting;
-        let session = &self.sessions[place];
-        let longest_s = self.context.settings().message_ttl_max_s;
+    fn propose_send(&mut self, place: usize, to: UserId, waiting: WaitingSend, now: Now) {
+        let WaitingSend { connection, id, send, asks_again } = waiting;
+        let longest_s = now.message_ttl_max_s;
         let others = self.account.as_ref().is_some_and(|account| account.devices.len() > 1);
         let append = stored::Append {
             to: to.0,
             from: self.user.0,
-            from_device: session.device.0,
+            from_device: self.sessions[place].device.0,
             send_id: id,
             ttl_s: if send.ttl_s == 0 { longest_s } else { send.ttl_s.min(longest_s) },
             body: own(&send.body),
             copy: others && to != self.user,
         };
-        let connection = session.connection.clone();
         let by_alias = matches!(send.to, Some(To::Alias(_)));
         let named = if by_alias { to.0 } else { 0 };
-        let again = (by_alias && !asks_again).then(|| (self.inbox.clone(), send));
-        let refused = self.context.metrics.sends_refused.clone();
-        let (begun, took) = (Instant::now(), self.context.metrics.send_seconds.clone());
-        self.context.metrics.sends.increment(1);
-        let reply = Box::new(move |outcome| {
-            if matches!(outcome, Outcome::Accepted { .. }) {
-                took.record(begun.elapsed());
-            }
-            if let (Outcome::Refused(Code::UnknownUser), Some((inbox, send))) = (&outcome, again) {
-                inbox.force(UserItem::AliasStale(asker, id, Box::new(send)));
-                return;
-            }
-            answer_send(&connection, id, named, &outcome, || refused.increment(1));
-        });
-        self.context.shards.propose(to.shard(), Command::Append(append), reply);
+        let again = (by_alias && !asks_again).then(|| Box::new(send));
+        let sent = Sent { connection, id, named, again };
+        self.actions.push(Action::Propose(to, Box::new(append), sent));
     }
 }
 
@@ -261,79 +259,10 @@ fn alias_of(send: &wire::Send) -> Option<Alias> {
     }
 }
 
-fn answer_send(
-    connection: &Arc<Connection>,
-    id: u64,
-    named: u64,
-    outcome: &Outcome,
-    refused: impl FnOnce(),
-) {
-    match outcome {
-        Outcome::Accepted { at_ms } => connection.accepted(id, *at_ms, named),
-        Outcome::Refused(code) => {
-            refused();
-            connection.refuse(id, *code);
-        }
-        Outcome::Elsewhere => {
-            refused();
-            connection.refuse(id, Code::Unavailable);
-        }
-        Outcome::Done
-        | Outcome::Pin { .. }
-        | Outcome::Proven { .. }
-        | Outcome::NotTheirs
-        | Outcome::Admitted(_) => connection.refuse(id, Code::Internal),
-    }
-}
-
 fn own(body: &Bytes) -> Bytes {
     if body.len() < COPY_BELOW { Bytes::copy_from_slice(body) } else { body.clone() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One more send while the bucket holds `left`; with which code and wait it is refused.
-    fn admit(
-        sends: &mut Sends,
-        (device, id): (u32, u64),
-        left: bool,
-        now_ms: u64,
-    ) -> Result<(), (Code, u32)> {
-        let take = || if left { Ok(()) } else { Err(TooFast { after_ms: 20 }) };
-        let admitted = sends.admit(DeviceId(device), id, now_ms, take);
-        admitted.map_err(|refused| (Code::from_number(refused.code), refused.retry_after_ms))
-    }
-
-    #[test]
-    fn sends_after_one_that_was_too_fast_wait_for_its_retry() {
-        let mut sends = Sends::default();
-        let held = Err((Code::TooFast, 1_000));
-        assert_eq!(admit(&mut sends, (1, 1), true, 100_000), Ok(()));
-        assert_eq!(admit(&mut sends, (1, 2), false, 100_000), Err((Code::TooFast, 20)));
-        assert_eq!(admit(&mut sends, (1, 3), true, 101_000), held, "it would overtake");
-        assert_eq!(admit(&mut sends, (2, 3), true, 101_000), Ok(()), "another device");
-        assert_eq!(admit(&mut sends, (1, 2), true, 102_000), Ok(()));
-        assert_eq!(admit(&mut sends, (1, 3), true, 103_000), Ok(()));
-    }
-
-    #[test]
-    fn new_sends_do_not_prolong_the_wait_for_one_that_never_comes_again() {
-        let mut sends = Sends::default();
-        assert!(admit(&mut sends, (1, 2), false, 100_000).is_err());
-        for second in 1..10 {
-            let admitted = admit(&mut sends, (1, 2 + second), true, 100_000 + second * 1000);
-            assert!(admitted.is_err(), "{second}");
-        }
-        assert_eq!(admit(&mut sends, (1, 20), true, 110_000), Ok(()));
-    }
-
-    #[test]
-    fn the_owner_of_an_alias_is_not_remembered_for_long() {
-        let (mut sends, alias) = (Sends::default(), Alias::parse("cyx").unwrap());
-        sends.remember_owner(alias.clone(), UserId(7), 1_000);
-        assert_eq!(sends.owner(&alias, 1_001), Some(UserId(7)));
-        assert_eq!(sends.owner(&alias, 1_000 + OWNER_KEPT_MS), None);
-    }
-}
+#[path = "sends_tests.rs"]
+mod tests;

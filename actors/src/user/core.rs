@@ -1,0 +1,500 @@
+//! What a user actor decides: which sessions there are, what each device is sent, what its shard is told,
+//! and in which order sends leave. A pure core: the actor carries its actions out, and so does the simulator.
+//!
+//! # Invariants
+//! 1. One item gives the same actions in the same state: it knows no clock, disk, socket or chance.
+//! 2. Actions are carried out in their order. What answers one comes back as an item.
+
+use super::sends::{Sends, Sent, WaitingSend};
+use super::window::{News, Offer, Weight, Window};
+use crate::connection::{ConnectionId, is_for, refusal};
+use crate::rates::TooFast;
+use crate::shard::{AccountView, Attached, Page};
+use crate::unanswered::Standing;
+use proto::limits::UNANSWERED_MAX;
+use proto::stored::envelope::Content;
+use proto::wire::{self, ClientFrame, client_frame::Kind as Ask};
+use proto::{Alias, Code, DeviceId, Seq, UserId, stored};
+use std::sync::Arc;
+
+/// The moment of a step, and what counts then.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Unix time in ms.
+    pub ms: u64,
+    /// The longest time to live of a message, in seconds.
+    pub message_ttl_max_s: u32,
+}
+
+/// A send that has the right form. It goes on if rates and handlers let it.
+#[derive(Clone, Debug)]
+pub struct Checking {
+    /// Where it came.
+    pub connection: ConnectionId,
+    /// Its device.
+    pub device: DeviceId,
+    /// Its id.
+    pub id: u64,
+    /// What is sent.
+    pub send: wire::Send,
+    /// Its recipient is an alias whose owner must be looked up.
+    pub looks_up: bool,
+}
+
+/// Why a send does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Its user sends too fast: later sends of the device wait for its retry.
+    TooFast(TooFast),
+    /// A handler says so.
+    ByHandler(Code),
+}
+
+/// What happens to a user actor.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A device proved who it is.
+    Attach {
+        /// Its socket.
+        connection: ConnectionId,
+        /// Which device.
+        device: DeviceId,
+    },
+    /// The shard tells where the device of a connection stands; `None`: it is not linked any longer.
+    Attached(ConnectionId, Result<Option<Box<Attached>>, Code>, Standing),
+    /// A socket is gone.
+    Detach(ConnectionId, DeviceId),
+    /// A client says something.
+    Frame(ConnectionId, Box<ClientFrame>),
+    /// Answers [`Action::CheckSend`].
+    SendChecked(Box<Checking>, Result<(), Rejected>),
+    /// Answers [`Action::Resolve`].
+    Resolved(Alias, Result<UserId, Code>),
+    /// A send by alias found that the owner is no user any longer.
+    AliasStale(ConnectionId, u64, Box<wire::Send>),
+    /// The mailbox has a new entry.
+    Push(Seq, Arc<stored::Envelope>),
+    /// The mailbox has grown to here.
+    GrownTo(Seq),
+    /// The shard has a new leader: pushes and news of the account may have been lost.
+    ReadAgain,
+    /// The device is connected elsewhere now.
+    Displaced(DeviceId),
+    /// Answers [`Action::ReadPage`].
+    Page(ConnectionId, Page),
+    /// The account is so now; `None`: deleted.
+    Account(Option<Arc<AccountView>>),
+    /// Some time has passed since something of this connection failed.
+    RetryDue(ConnectionId),
+    /// The items that waited are through.
+    Settle {
+        /// Pushes were lost since the last time.
+        missed: bool,
+    },
+}
+
+/// What must be done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Ask the shard where a device stands: [`Item::Attached`].
+    AskWhere(ConnectionId, DeviceId),
+    /// Propose that the mailbox waits for the device again, then ask where it stands.
+    Readmit(ConnectionId, DeviceId),
+    /// The shard was not reached. Refuse a login; attach a connection that was logged in again, later.
+    NotAttached(ConnectionId),
+    /// Record the session that a login begins, and answer the login.
+    Begin {
+        /// Its socket.
+        connection: ConnectionId,
+        /// What the device is told that it has acknowledged.
+        acknowledged: Seq,
+        /// Entries up to here count as delivered.
+        from: Seq,
+        /// It must fetch the history elsewhere.
+        resync: bool,
+    },
+    /// End a connection, with this reason.
+    End(ConnectionId, Code),
+    /// The device has no session here any longer: record that.
+    Gone(DeviceId),
+    /// The device has its session elsewhere.
+    NotHere(DeviceId),
+    /// The device is not linked any longer: remove its session's row.
+    RemoveSession(DeviceId),
+    /// Take a frame that waited, as if it came now: [`Item::Frame`].
+    Frame(ConnectionId, Box<ClientFrame>),
+    /// Do what a client asks for, other than sending and acknowledging.
+    Request(ConnectionId, DeviceId, Box<ClientFrame>),
+    /// Ask rates and handlers about a send: [`Item::SendChecked`], before anything else.
+    CheckSend(Box<Checking>),
+    /// Refuse a request.
+    Refuse(ConnectionId, u64, wire::Refused),
+    /// Ask whose alias this is: [`Item::Resolved`].
+    Resolve(Alias),
+    /// Propose a send to this user's shard; [`Sent::answer`] says what its outcome means.
+    Propose(UserId, Box<stored::Append>, Sent),
+    /// Propose an acknowledgement, at once if somebody waits to hear of it. If it is refused, later:
+    /// [`Item::RetryDue`].
+    Acknowledge(ConnectionId, stored::Ack, Awaited),
+    /// Read entries of the mailbox: [`Item::Page`].
+    ReadPage {
+        /// For whom.
+        connection: ConnectionId,
+        /// Entries after this place.
+        after: Seq,
+        /// So many at most.
+        limit: usize,
+        /// So many bytes of bodies, but at least one entry.
+        bytes_max: usize,
+    },
+    /// Something failed: [`Item::RetryDue`], later.
+    RetryLater(ConnectionId),
+    /// Send an entry to a device.
+    Deliver(ConnectionId, Delivered),
+    /// Tell a device that it was sent everything up to here.
+    CaughtUp(ConnectionId, Seq),
+    /// Read the account: [`Item::Account`].
+    ReadAccount,
+}
+
+/// Whether somebody waits to hear of an acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// Somebody does.
+    Yes,
+    /// Nobody does: it travels with others.
+    No,
+}
+
+/// An entry for a device.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// Its place.
+    pub seq: Seq,
+    /// Set if the entry before it, for this device, is not its neighbor.
+    pub after: Option<Seq>,
+    /// What it is.
+    pub envelope: Arc<stored::Envelope>,
+}
+
+/// One device, logged in.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) device: DeviceId,
+    pub(super) connection: ConnectionId,
+    window: Window,
+    changed: bool,
+}
+
+/// A device of which the shard was asked where it stands, with the frames that came meanwhile.
+#[derive(Debug)]
+struct Attaching {
+    connection: ConnectionId,
+    device: DeviceId,
+    /// Frames that are no requests, and so not in the connection's own list.
+    frames: Vec<ClientFrame>,
+    missed: bool,
+}
+
+/// The state of one connected user's actor.
+#[derive(Debug)]
+pub struct UserCore {
+    pub(super) user: UserId,
+    pub(super) account: Option<Arc<AccountView>>,
+    pub(super) sessions: Vec<Session>,
+    attaching: Vec<Attaching>,
+    pub(super) sends: Sends,
+    pub(super) actions: Vec<Action>,
+}
+
+impl UserCore {
+    /// A user whose first device comes.
+    pub fn new(user: UserId) -> Self {
+        Self {
+            user,
+            account: None,
+            sessions: Vec::new(),
+            attaching: Vec::new(),
+            sends: Sends::default(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes an item; what must be done, in this order.
+    pub fn step(&mut self, item: Item, now: Now) -> Vec<Action> {
+        match item {
+            Item::Attach { connection, device } => self.attach(connection, device),
+            Item::Attached(connection, attached, standing) => {
+                self.attached(connection, attached, standing);
+            }
+            Item::Detach(connection, device) => self.detach(connection, device),
+            Item::Frame(connection, frame) => self.frame(connection, *frame, now),
+            Item::SendChecked(checking, verdict) => self.send_checked(*checking, verdict, now),
+            Item::Resolved(alias, owner) => self.resolved(alias, owner, now),
+            Item::AliasStale(connection, id, send) => {
+                self.alias_stale(
+                    WaitingSend { connection, id, send: *send, asks_again: true },
+                    now,
+                );
+            }
+            Item::Push(seq, envelope) => self.push(seq, &envelope),
+            Item::GrownTo(seq) => self.grow_windows(|window| window.grown_to(seq)),
+            Item::ReadAgain => {
+                self.grow_windows(Window::more_waits);
+                self.actions.push(Action::ReadAccount);
+            }
+            Item::Displaced(device) => self.displaced(device),
+            Item::Page(connection, page) => self.page(connection, &page),
+            Item::Account(account) => self.account_changed(account),
+            Item::RetryDue(connection) => self.try_again(connection),
+            Item::Settle { missed } => self.settle(missed),
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The account as it was read last.
+    pub fn account(&self) -> Option<&Arc<AccountView>> {
+        self.account.as_ref()
+    }
+
+    /// Whether a connection has a session.
+    pub fn has_session(&self, connection: ConnectionId) -> bool {
+        self.place_of(connection).is_some()
+    }
+
+    /// Whether nobody is here or about to be.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.attaching.is_empty()
+    }
+
+    pub(super) fn place_of(&self, connection: ConnectionId) -> Option<usize> {
+        self.sessions.iter().position(|session| session.connection == connection)
+    }
+
+    fn attach(&mut self, connection: ConnectionId, device: DeviceId) {
+        self.attaching.retain(|other| other.connection != connection);
+        self.attaching.push(Attaching { connection, device, frames: Vec::new(), missed: false });
+        self.actions.push(Action::AskWhere(connection, device));
+    }
+
+    fn attached(
+        &mut self,
+        connection: ConnectionId,
+        attached: Result<Option<Box<Attached>>, Code>,
+        standing: Standing,
+    ) {
+        let waiting = |other: &Attaching| other.connection == connection;
+        let Some(place) = self.attaching.iter().position(waiting) else { return };
+        let attaching = self.attaching.remove(place);
+        let is_login = matches!(standing, Standing::Login(_));
+        match attached {
+            Ok(Some(attached)) if attached.set_aside && is_login => {
+                // A device that was set aside is back: the mailbox waits for it again, from its end on.
+                self.actions.push(Action::Readmit(connection, attaching.device));
+                self.attaching.push(attaching);
+            }
+            Ok(Some(attached)) if attached.set_aside => {
+                // It is in the middle of a session: only a new login tells it what it lacks.
+                self.actions.push(Action::End(connection, Code::SetAside));
+            }
+            Ok(Some(attached)) => self.begin_session(attaching, *attached, standing),
+            Ok(None) => self.actions.push(Action::End(connection, Code::Unlinked)),
+            // Acknowledgements that waited are dropped: the connection knows how far it is.
+            Err(_) => self.actions.push(Action::NotAttached(connection)),
+        }
+    }
+
+    fn begin_session(&mut self, attaching: Attaching, attached: Attached, standing: Standing) {
+        let Attaching { connection, device, frames, missed } = attaching;
+        let Attached { account, acknowledged, start, last, .. } = attached;
+        self.account = Some(account);
+        for other in self.sessions.extract_if(.., |other| other.device == device) {
+            if other.connection != connection {
+                self.actions.push(Action::End(other.connection, Code::Replaced));
+            }
+        }
+        let (has, shown, unanswered) = match standing {
+            Standing::Login(claimed) => {
+                let from = claimed.min(last).max(acknowledged);
+                let resync = claimed < start;
+                self.actions.push(Action::Begin { connection, acknowledged, from, resync });
+                (from, from, Vec::new())
+            }
+            Standing::Known { acknowledged, delivered, unanswered } => {
+                (acknowledged, delivered, unanswered)
+            }
+        };
+        let mut window = Window::new(acknowledged, has, shown, last);
+        if missed {
+            window.more_waits();
+        }
+        self.sessions.push(Session { device, connection, window, changed: true });
+        let frames = unanswered.into_iter().chain(frames);
+        self.actions.extend(frames.map(|frame| Action::Frame(connection, Box::new(frame))));
+    }
+
+    fn detach(&mut self, connection: ConnectionId, device: DeviceId) {
+        self.attaching.retain(|other| other.connection != connection);
+        self.sessions.retain(|session| session.connection != connection);
+        let linked = self.account.as_ref().is_none_or(|a| a.devices.contains_key(&device));
+        if linked && !self.sessions.iter().any(|session| session.device == device) {
+            self.actions.push(Action::Gone(device));
+        }
+    }
+
+    /// Another node has the newer session of this device: this one ends.
+    fn displaced(&mut self, device: DeviceId) {
+        self.actions.push(Action::NotHere(device));
+        self.end_sessions(Code::Replaced, |session| session.device == device);
+    }
+
+    fn account_changed(&mut self, account: Option<Arc<AccountView>>) {
+        let linked = |session: &Session| {
+            account.as_ref().is_some_and(|a| a.devices.contains_key(&session.device))
+        };
+        let gone = self.sessions.iter().filter(|session| !linked(session));
+        let gone: Vec<Action> = gone.map(|session| Action::RemoveSession(session.device)).collect();
+        self.end_sessions(Code::Unlinked, |session| !linked(session));
+        self.actions.extend(gone);
+        self.account = account;
+    }
+
+    fn end_sessions(&mut self, code: Code, which: impl Fn(&Session) -> bool) {
+        let ended = self.sessions.extract_if(.., |session| which(session));
+        self.actions.extend(ended.map(|session| Action::End(session.connection, code)));
+    }
+
+    fn frame(&mut self, connection: ConnectionId, frame: ClientFrame, now: Now) {
+        let waiting = |other: &&mut Attaching| other.connection == connection;
+        if let Some(attaching) = self.attaching.iter_mut().find(waiting) {
+            // Of acknowledgements the connection knows the last, and signals may be lost.
+            if frame.id == 0 && attaching.frames.len() < UNANSWERED_MAX {
+                attaching.frames.push(frame);
+            }
+            return;
+        }
+        // A frame without a session belongs to a connection that has gone, or that will attach
+        // again and hand it over once more.
+        let Some(place) = self.place_of(connection) else { return };
+        match frame.kind {
+            Some(Ask::Send(send)) => self.send(place, frame.id, send, now),
+            Some(Ask::Ack(ack)) => {
+                let session = &mut self.sessions[place];
+                session.window.acknowledge(Seq(ack.seq));
+                session.changed = true;
+            }
+            kind => {
+                let (device, id) = (self.sessions[place].device, frame.id);
+                let frame = Box::new(ClientFrame { id, kind });
+                self.actions.push(Action::Request(connection, device, frame));
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, connection: ConnectionId, id: u64, code: Code) {
+        self.actions.push(Action::Refuse(connection, id, refusal(code)));
+    }
+
+    fn push(&mut self, seq: Seq, envelope: &Arc<stored::Envelope>) {
+        for place in 0..self.sessions.len() {
+            self.deliver(place, seq, envelope, Window::offer);
+            self.sessions[place].changed = true;
+        }
+        self.missed_while_attaching();
+    }
+
+    /// The mailbox has grown, and the shard may have said before where those stand who are attaching.
+    fn missed_while_attaching(&mut self) {
+        self.attaching.iter_mut().for_each(|attaching| attaching.missed = true);
+    }
+
+    fn grow_windows(&mut self, grow: impl Fn(&mut Window)) {
+        for session in &mut self.sessions {
+            grow(&mut session.window);
+            session.changed = true;
+        }
+        self.missed_while_attaching();
+    }
+
+    fn page(&mut self, connection: ConnectionId, page: &Page) {
+        let Some(place) = self.place_of(connection) else { return };
+        if page.failed {
+            self.sessions[place].window.page_failed();
+            self.actions.push(Action::RetryLater(connection));
+            return;
+        }
+        if self.sessions[place].window.misses(page.released) {
+            // It lacks entries that were released: only a new login tells it so.
+            self.sessions.remove(place);
+            self.actions.push(Action::End(connection, Code::SetAside));
+            return;
+        }
+        let mut whole = true;
+        for entry in &page.entries {
+            let offer = self.deliver(place, entry.seq, &entry.envelope, Window::offer_from_page);
+            if offer == Offer::Later {
+                whole = false;
+                break;
+            }
+        }
+        let session = &mut self.sessions[place];
+        session.window.page_ended(page.up_to, page.last, whole);
+        session.changed = true;
+    }
+
+    fn deliver(
+        &mut self,
+        place: usize,
+        seq: Seq,
+        envelope: &Arc<stored::Envelope>,
+        offer: fn(&mut Window, Seq, Weight) -> Offer,
+    ) -> Offer {
+        let session = &mut self.sessions[place];
+        let content = envelope.content.as_ref();
+        let visible = content.is_some_and(|content| is_for(content, self.user, session.device));
+        let awaited = matches!(content, Some(Content::Message(_)));
+        let weight = Weight { visible, awaited, bytes: crate::shard::bytes_of(envelope) };
+        let offer = offer(&mut session.window, seq, weight);
+        if let Offer::Deliver { after } = offer {
+            let delivered = Delivered { seq, after, envelope: envelope.clone() };
+            self.actions.push(Action::Deliver(session.connection, delivered));
+        }
+        offer
+    }
+
+    fn try_again(&mut self, connection: ConnectionId) {
+        if let Some(place) = self.place_of(connection) {
+            self.sessions[place].window.try_again();
+            self.sessions[place].changed = true;
+        }
+    }
+
+    fn settle(&mut self, missed: bool) {
+        if missed {
+            self.grow_windows(Window::more_waits);
+        }
+        let Self { user, sessions, actions, .. } = self;
+        for session in sessions.iter_mut().filter(|session| session.changed) {
+            session.changed = false;
+            session.follow(*user, actions);
+        }
+    }
+}
+
+impl Session {
+    /// What its window asks for: tell the shard, read on, say that all was sent.
+    fn follow(&mut self, user: UserId, actions: &mut Vec<Action>) {
+        let connection = self.connection;
+        if let Some(News { seq, awaited }) = self.window.take_news() {
+            let ack = stored::Ack { user: user.0, device: self.device.0, seq: seq.0 };
+            let awaited = if awaited { Awaited::Yes } else { Awaited::No };
+            actions.push(Action::Acknowledge(connection, ack, awaited));
+        }
+        if let Some((after, limit, bytes_max)) = self.window.wants_page() {
+            actions.push(Action::ReadPage { connection, after, limit, bytes_max });
+        }
+        if let Some(seq) = self.window.caught_up() {
+            actions.push(Action::CaughtUp(connection, seq));
+        }
+    }
+}
