@@ -2,8 +2,9 @@
 
 use crate::seeds::Story;
 use crate::stage::{DeviceEvent, Event, NODES, NodeEvent};
+use crate::table::place_of;
 use crate::world::World;
-use actors::shard::{Command, Outcome, Usage};
+use actors::shard::{Command, Fault, Outcome, Usage};
 use bytes::Bytes;
 use proto::{Code, stored};
 use std::sync::Arc;
@@ -17,7 +18,12 @@ const HOLD_MS: u64 = 10_500;
 
 /// Runs a seed. What went wrong, if something did.
 pub(crate) fn run(seed: u64, tracing: bool) -> Result<Story, String> {
-    let mut world = World::of_seed(seed, tracing);
+    run_with(seed, tracing, None)
+}
+
+/// Runs a seed with a fault in the cores.
+pub(crate) fn run_with(seed: u64, tracing: bool, fault: Option<Fault>) -> Result<Story, String> {
+    let mut world = World::of_seed(seed, tracing, fault);
     world.register()?;
     world.begin();
     world.run(world.plan.rough_until)?;
@@ -110,21 +116,23 @@ impl World {
         }
         for shard in self.stage.shards() {
             let seats = || self.nodes.iter().map(|node| &node.seats[&shard]);
-            let places: Vec<_> =
-                seats().map(|seat| (seat.applied.place, seat.machine.digest())).collect();
+            let places: Vec<_> = seats()
+                .map(|seat| (place_of(seat.core.applied()), seat.core.machine().digest()))
+                .collect();
             if places.windows(2).any(|pair| pair[0] != pair[1]) {
                 unfinished.push(format!("shard {shard}: replicas differ: {places:?}"));
             }
             for seat in seats() {
                 let me = seat.me;
                 for device in self.devices.iter().filter(|device| device.user.shard() == shard) {
-                    let held = seat.machine.mailbox(device.user).map(|mailbox| mailbox.usage());
+                    let held =
+                        seat.core.machine().mailbox(device.user).map(|mailbox| mailbox.usage());
                     if held.is_some_and(|held| *held != Usage::default()) {
                         unfinished.push(format!("node {me}: {} holds {held:?}", device.user.0));
                     }
                 }
                 for to in self.stage.shards() {
-                    if seat.machine.streams().has_news(to, 0) {
+                    if seat.core.machine().streams().has_news(to, 0) {
                         unfinished.push(format!("node {me}: {shard} owes something to {to}"));
                     }
                 }

@@ -3,9 +3,11 @@
 
 use crate::judge::{Judge, Name, Who};
 use crate::stage::{DeviceEvent, Event, Stage};
+use actors::shard::bytes_of;
 use bytes::Bytes;
+use proto::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
 use proto::{Code, DeviceId, Retry, Seq, UserId, stored};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a device says to a node.
@@ -69,6 +71,8 @@ pub(crate) struct Device {
     position: Seq,
     told: Seq,
     ack_planned: bool,
+    /// Entries that it was sent on this connection and has not said that it has, with their bytes.
+    in_flight: VecDeque<(Seq, usize)>,
 }
 
 impl Device {
@@ -91,6 +95,7 @@ impl Device {
             position: Seq(0),
             told: Seq(0),
             ack_planned: false,
+            in_flight: VecDeque::new(),
         }
     }
 
@@ -165,6 +170,7 @@ impl Device {
                 self.acknowledged = self.acknowledged.max(acknowledged);
                 self.seen = self.seen.max(self.acknowledged);
                 (self.position, self.told) = (acknowledged, acknowledged);
+                self.in_flight.clear();
                 self.pump(stage);
             }
             FromNode::Accepted(id) => {
@@ -196,6 +202,7 @@ impl Device {
                     judge.wrong(format!("a hole before place {seq} of {}", self.who()));
                 }
                 self.position = self.position.max(seq);
+                self.count_in_flight(seq, bytes_of(&envelope), judge, stage);
                 if seq > self.seen {
                     self.seen = seq;
                     stage.note(|| format!("{}  sees {}", self.who(), describe(seq, &envelope)));
@@ -206,6 +213,20 @@ impl Device {
             FromNode::Closed => return self.lose(stage),
         }
         None
+    }
+
+    /// One more entry is in flight to the device: no more than its window.
+    fn count_in_flight(&mut self, seq: Seq, bytes: usize, judge: &mut Judge, stage: &Stage) {
+        self.in_flight.push_back((seq, bytes));
+        let told = self.told;
+        while self.in_flight.pop_front_if(|(seq, _)| *seq <= told).is_some() {}
+        let bytes: usize = self.in_flight.iter().map(|(_, bytes)| bytes).sum();
+        let count = self.in_flight.len();
+        // A new actor of the user does not know how much is in flight already.
+        let windows = if stage.crashed.contains(&self.user) { 2 } else { 1 };
+        if count > windows * WINDOW_MESSAGES || (count > 1 && bytes > windows * WINDOW_BYTES) {
+            judge.wrong(format!("{} has more in flight than its window", self.who()));
+        }
     }
 
     fn acknowledge_soon(&mut self, stage: &mut Stage) {

@@ -2,14 +2,15 @@
 //! are made up, one thread, one seed for each story.
 //!
 //! ```text
-//!   devices --frames--> users (UserCore) --commands--> seats (Proposals, Machine, Streams)
+//!   devices --frames--> users (UserCore) --commands--> seats (ReplicaCore: Proposals, Machine, Streams)
 //!                          ^                           |  ^
 //!                          +------ pushes, pages ------+  | log with terms, fake disk, fake tables
 //! ```
 //!
-//! What is real: `Machine`, `Proposals` with `RetryOrder`, `Streams`, `UserCore`, the rows of checkpoints. What
-//! is made up: consensus (a log with terms whose unflushed end is lost in a crash), the links, the
-//! processes around the cores, the people.
+//! What is real: the cores that the actors run, `UserCore`, `ReplicaCore`, `Rounds` and `Unanswered`, with all
+//! that is in them, and the rows of checkpoints. What is made up: consensus (a log with terms whose unflushed
+//! end is lost in a crash), the links, the sessions table, what carries out the actions of the cores, the people.
+//! `faults.rs` builds faults into the real cores: each must be found.
 //!
 //! `NATTER_SIM_SEED=n cargo test -p simulation cluster -- --nocapture` tells one seed's story.
 //! `NATTER_SIM_SEEDS=n` runs so many seeds instead of the usual number, `NATTER_SIM_FIRST=n` begins
@@ -27,19 +28,18 @@
     reason = "tests end by panic and may speak; some types of the cores have no name outside"
 )]
 
-mod ask;
 mod batch;
 mod chance;
-mod chores;
 mod cluster;
 mod device;
+mod faults;
 mod found;
 mod gossip;
 mod judge;
 mod noise;
 mod plan;
-mod questions;
 mod raft;
+mod reads;
 mod scenes;
 mod seat;
 mod seeds;

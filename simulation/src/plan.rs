@@ -5,7 +5,7 @@ use crate::seat::Seat;
 use crate::stage::{DeviceEvent, Event, NODES, NodeEvent, Stage, Weather};
 use crate::users::Users;
 use crate::world::{Node, World};
-use actors::shard::{Command, MachineLimits};
+use actors::shard::{Command, Fault, MachineLimits};
 use bytes::Bytes;
 use proto::{DeviceId, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,18 +44,19 @@ fn users_in(shards: &[ShardId], count: usize) -> Vec<UserId> {
     ids.take(count).collect()
 }
 
-fn nodes(shards: &[ShardId], limits: MachineLimits) -> Vec<Node> {
+fn nodes(shards: &[ShardId], limits: MachineLimits, fault: Option<Fault>) -> Vec<Node> {
     let node = |me| Node {
-        seats: shards.iter().map(|shard| (*shard, Seat::new(me, *shard, limits))).collect(),
-        users: Users::new(me, 1, BTreeMap::new()),
+        seats: shards.iter().map(|s| (*s, Seat::new((me, *s), limits, fault))).collect(),
+        users: Users::new(me, 1, BTreeMap::new(), fault),
+        fault,
         starts: 1,
     };
     (0..NODES).map(node).collect()
 }
 
 impl World {
-    /// The world of a seed, before anything has happened.
-    pub(crate) fn of_seed(seed: u64, tracing: bool) -> Self {
+    /// The world of a seed, before anything has happened, with a fault in its cores.
+    pub(crate) fn of_seed(seed: u64, tracing: bool, fault: Option<Fault>) -> Self {
         let shards = [ShardId(1), ShardId(6), ShardId(11)];
         let mut stage = Stage::new(seed, shards.to_vec(), tracing);
         let chance = &mut stage.chance;
@@ -73,7 +74,7 @@ impl World {
             MachineLimits { mailbox_messages, mailbox_bytes: 1 << 26, ..MachineLimits::default() };
         let limits = limits.unshared();
         stage.only(shards);
-        let mut world = Self::new(stage, nodes(shards, limits), plan);
+        let mut world = Self::new(stage, nodes(shards, limits, fault), plan);
         let count = world.stage.chance.index(3) + 2;
         world.settle_down(&users_in(shards, count), 2);
         world
@@ -96,7 +97,7 @@ impl World {
             small_mailboxes: false,
             long_bodies: false,
         };
-        let mut world = Self::new(stage, nodes(&shards, limits), plan);
+        let mut world = Self::new(stage, nodes(&shards, limits, None), plan);
         world.settle_down(&users_in(&shards, 2), 1);
         world
     }
@@ -270,8 +271,10 @@ impl World {
         for seat in self.nodes[node].seats.values_mut() {
             seat.crash(&mut self.stage);
         }
-        let known = std::mem::take(&mut self.nodes[node].users.known);
-        self.nodes[node].users = Users::new(node, self.nodes[node].starts + 1, known);
+        self.stage.forget_rounds(node);
+        let Node { users, starts, fault, .. } = &mut self.nodes[node];
+        let known = std::mem::take(&mut users.known);
+        *users = Users::new(node, *starts + 1, known, *fault);
         self.drop_connections(node);
         for other in (0..NODES).filter(|other| *other != node) {
             self.stage.link_down(node, other);
@@ -298,7 +301,8 @@ impl World {
         self.stage.note(|| format!("node {node}  starts"));
         self.nodes[node].starts += 1;
         self.stage.lives[node] = self.nodes[node].starts;
-        self.nodes[node].seats.values_mut().for_each(Seat::start);
+        let life = self.nodes[node].starts;
+        self.nodes[node].seats.values_mut().for_each(|seat| seat.start(life));
         self.stage.local(node, 10, NodeEvent::Tick);
     }
 

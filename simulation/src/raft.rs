@@ -10,7 +10,8 @@
 use crate::stage::{Message, NODES, NodeEvent, NotDone, Stage};
 use crate::table::Place;
 use bytes::Bytes;
-use proto::ShardId;
+use consensus::Committed;
+use proto::{ShardId, stored};
 
 /// Entries in one append.
 const APPEND_MAX: usize = 8;
@@ -102,7 +103,7 @@ impl Raft {
     }
 
     /// The next committed entry that the replica has not got.
-    pub(crate) fn hand_over(&mut self) -> Option<(Place, Option<Bytes>)> {
+    pub(crate) fn hand_over(&mut self) -> Option<Committed> {
         if self.handed >= self.committed {
             return None;
         }
@@ -110,7 +111,8 @@ impl Raft {
         let entry = &self.entries[self.at(self.handed)];
         let place = Place { term: entry.term, index: self.handed };
         self.pending.retain(|(index, _)| *index > place.index);
-        Some((place, entry.record.clone()))
+        let id = stored::LogId { term: place.term, node: 0, index: place.index };
+        Some(Committed { id, content: entry.record.clone(), membership: None })
     }
 
     // ---- Leading -----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use bytes::Bytes;
 fn two_people() -> World {
     let mut world = World::of_two();
     world.register().unwrap();
-    while !world.seat_of(2).is_ready() {
+    while !world.seat_of(2).core.is_ready() {
         world.elect_node(2);
         let soon = world.stage.now + 1_000;
         world.run(soon).unwrap();

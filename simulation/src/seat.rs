@@ -1,78 +1,71 @@
-//! One replica of a shard with its part in the group: what `ShardActor` does around the cores, here
-//! without tasks and clocks. The cores are the real ones.
+//! One replica of a shard: runs the core that the shard's actor runs, and carries its actions out on a log, on
+//! tables and on a network that are made up.
 
-use crate::ask::Ask;
-use crate::batch::{Collect, list};
-use crate::chores::Chores;
+use crate::batch::list;
 use crate::raft::Raft;
-use crate::stage::{Message, NodeEvent, NotDone, Stage, by};
-use crate::table::{Applied, Place, Table};
+use crate::stage::{Message, NODES, NodeEvent, NotDone, Question, Stage, by};
+use crate::table::{Table, place_of};
 use actors::shard::{
-    Command, Effect, Entry, Failure, Machine, MachineLimits, Moment, Outcome, Proposals, Reply, Who,
+    Action, Answered, Asked, Command, Failure, Fault, Hint, Item, Leadership, MachineLimits,
+    NotForwarded, Outcome, ReplicaCore, Reply, ShardSettings, Surroundings, Token,
 };
 use bytes::Bytes;
 use prost::Message as _;
-use proto::{Seq, ShardId, UserId, stored};
+use proto::cluster::{self, request};
+use proto::{NodeId, ShardId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Ticks without a leader after which what waits for one is refused.
-pub(crate) const PATIENCE_TICKS: u64 = 4;
+/// Wait before something that failed is tried again, in ms.
+pub(crate) const AGAIN_MS: u64 = 500;
 
-/// Wait before a batch or question is put to a leader again, in ms.
+/// Wait before a question is put to a leader again, in ms.
 const SOON_MS: u64 = 50;
 
 /// How long a leader elsewhere may take, in ms.
 const FORWARD_MS: u64 = 3_000;
 
-/// Places at which replicas are compared, beside checkpoints.
+/// Places at which replicas are compared.
 const DIGEST_EVERY: u64 = 16;
 
-/// Who leads, as the shard was told last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
-    pub(crate) leader: Option<usize>,
-    pub(crate) me_leads: bool,
-    pub(crate) term: u64,
+/// A device is set aside when something has waited for it this long, in ms.
+const IDLE_MS: u64 = 30 * 24 * 3_600_000;
+
+/// A node by its place among all.
+pub(crate) fn number(node: NodeId) -> usize {
+    usize::try_from(node.0).unwrap()
 }
 
-struct Proposed {
-    record: Bytes,
-    number: u64,
-    spills: bool,
+/// A node's id.
+pub(crate) fn id(node: usize) -> NodeId {
+    NodeId(node as u64)
+}
+
+/// Who put a question.
+enum By {
+    Here(Question),
+    /// Another node, under its number.
+    Peer(usize, u64),
 }
 
 pub(crate) struct Seat {
     pub(crate) me: usize,
     pub(crate) shard: ShardId,
     pub(crate) limits: MachineLimits,
+    fault: Option<Fault>,
     pub(crate) raft: Raft,
     pub(crate) table: Table,
-    pub(crate) machine: Machine,
-    pub(crate) proposals: Proposals,
-    proposed: Option<Proposed>,
-    /// Our batches that a leader elsewhere has, and in which life it got each.
+    pub(crate) core: ReplicaCore,
+    tokens: Token,
+    replies: BTreeMap<Token, Reply>,
+    /// Batches of other nodes, and their numbers there.
+    peers: BTreeMap<Token, (usize, u64)>,
+    questions: BTreeMap<Token, By>,
+    /// Our batches that a leader elsewhere has.
     forwarding: BTreeSet<u64>,
-    pub(crate) standing: Standing,
-    /// Last index of the log when this node began to lead.
-    ready_from: u64,
-    ready_in: Option<u64>,
-    /// Who was last heard to lead, and in which term.
-    pub(crate) hint: Option<(u64, usize)>,
-    /// Nodes to which pushes were lost.
-    pub(crate) lost: BTreeSet<usize>,
-    pub(crate) applied: Applied,
-    pub(crate) overlay: BTreeMap<UserId, VecDeque<Entry>>,
-    /// Expired entries whose rows are being deleted.
-    pub(crate) gone: BTreeSet<(UserId, Seq)>,
-    pub(crate) chores: Chores,
-    deferred: Option<(Place, Option<Bytes>)>,
-    pub(crate) loading: bool,
     /// Questions that a leader elsewhere has.
-    pub(crate) asking: BTreeMap<u64, Ask>,
-    pub(crate) asked: Vec<Ask>,
-    pub(crate) confirming: Option<Vec<Ask>>,
-    pub(crate) ticks: u64,
-    stuck_since: Option<u64>,
+    asking: BTreeMap<u64, Asked>,
+    /// The group waits until an entry is applied, or until the tables are read.
+    pub(crate) busy: Option<Token>,
     /// The disk is nearly full.
     pub(crate) full: bool,
     /// Digest at each place, to be compared with the other replicas'.
@@ -80,33 +73,37 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(me: usize, shard: ShardId, limits: MachineLimits) -> Self {
+    pub(crate) fn new(
+        (me, shard): (usize, ShardId),
+        limits: MachineLimits,
+        fault: Option<Fault>,
+    ) -> Self {
+        Self::on((Raft::new(me, shard), Table::default()), (me, shard), limits, fault)
+    }
+
+    /// A replica on a disk.
+    fn on(
+        (raft, table): (Raft, Table),
+        (me, shard): (usize, ShardId),
+        limits: MachineLimits,
+        fault: Option<Fault>,
+    ) -> Self {
+        let loaded = table.load(shard, limits);
         Self {
             me,
             shard,
             limits,
-            raft: Raft::new(me, shard),
-            table: Table::default(),
-            machine: Machine::new(shard, limits),
-            proposals: Proposals::default(),
-            proposed: None,
+            fault,
+            raft,
+            table,
+            core: ReplicaCore::new(id(me), shard, loaded, 2_000).with_fault(fault),
+            tokens: 0,
+            replies: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            questions: BTreeMap::new(),
             forwarding: BTreeSet::new(),
-            standing: Standing::default(),
-            ready_from: 0,
-            ready_in: None,
-            hint: None,
-            lost: BTreeSet::new(),
-            applied: Applied::default(),
-            overlay: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            chores: Chores::default(),
-            deferred: None,
-            loading: false,
             asking: BTreeMap::new(),
-            asked: Vec::new(),
-            confirming: None,
-            ticks: 0,
-            stuck_since: None,
+            busy: None,
             full: false,
             digests: Vec::new(),
         }
@@ -115,360 +112,340 @@ impl Seat {
     /// The node dies. What is left is the disk.
     pub(crate) fn crash(&mut self, stage: &mut Stage) {
         self.raft.crash(stage);
-        let fresh = Self::new(self.me, self.shard, self.limits);
-        let old = std::mem::replace(self, fresh);
-        (self.raft, self.table) = (old.raft, old.table);
+        let raft = std::mem::replace(&mut self.raft, Raft::new(self.me, self.shard));
+        let table = std::mem::take(&mut self.table);
+        *self = Self::on((raft, table), (self.me, self.shard), self.limits, self.fault);
     }
 
-    /// The node starts: the machine is read from the tables.
-    pub(crate) fn start(&mut self) {
-        self.raft.restart(self.table.applied.place);
-        self.machine = self.table.load(self.shard, self.limits);
-        self.applied = self.table.applied;
+    /// The node starts: the machine was read from the tables.
+    pub(crate) fn start(&mut self, life: u64) {
+        self.tokens = life << 32;
+        self.raft.restart(place_of(&self.table.applied));
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        self.standing.me_leads && self.ready_in == Some(self.standing.term)
+    pub(crate) fn token(&mut self) -> Token {
+        self.tokens += 1;
+        self.tokens
     }
 
-    // ---- Leadership --------------------------------------------------------------------------
-
-    pub(crate) fn stands(&mut self, stage: &mut Stage) {
-        let Raft { leader, leads: me_leads, term, .. } = self.raft;
-        let now = Standing { leader, me_leads, term };
-        let before = std::mem::replace(&mut self.standing, now);
-        if before.me_leads && (!now.me_leads || before.term != now.term) {
-            self.ready_in = None;
-            self.proposals.not_leading();
-            self.chores.not_leading();
+    /// Hands an item to the core, as the actor does, and carries out what it decides.
+    pub(crate) fn step(&mut self, item: Item, stage: &mut Stage) {
+        let before = self.core.applied().id.map(|id| id.index);
+        let mut actions = VecDeque::from(self.core.step(item, stage.clock(self.me)));
+        let index = self.core.applied().id.map(|id| id.index);
+        if let Some(index) = index
+            && before != Some(index)
+            && index % DIGEST_EVERY == 0
+        {
+            self.digests.push((index, self.core.machine().digest()));
         }
-        if before.me_leads != now.me_leads || before.term != now.term {
-            self.ready_from = self.raft.last().index;
-        }
-        if before != now {
-            let shard = self.shard;
-            stage.note(|| by(self.me, format_args!("shard {shard}: {now:?}")));
-        }
-        self.lead_if_caught_up(stage);
-    }
-
-    /// Who leads elsewhere, as far as this node knows.
-    pub(crate) fn leader(&self) -> Option<usize> {
-        let by_group = self.standing.leader.map(|leader| (self.standing.term, leader));
-        by_group.max(self.hint).map(|(_, leader)| leader).filter(|node| *node != self.me)
-    }
-
-    pub(crate) fn leads_elsewhere(&mut self, node: usize, term: u64) {
-        if self.hint.is_none_or(|(known, _)| known <= term) {
-            self.hint = Some((term, node));
+        while let Some(action) = actions.pop_front() {
+            let next = self.perform(action, stage);
+            next.into_iter().rev().for_each(|action| actions.push_front(action));
         }
     }
 
-    pub(crate) fn peer_changed(&mut self, node: usize, up: bool, stage: &mut Stage) {
-        if up && self.is_ready() {
-            self.leads_here(node, stage);
-        }
-        if !up && self.hint.is_some_and(|(_, hint)| hint == node) {
-            self.hint = None;
-        }
-    }
-
-    pub(crate) fn session_opened(&mut self, user: UserId, node: usize, stage: &mut Stage) {
-        let mailbox = self.machine.mailbox(user).filter(|_| self.is_ready());
-        if let Some(seq) = mailbox.map(|mailbox| mailbox.last()) {
-            stage.send(self.me, node, Message::GrownTo { user, seq });
-        }
-    }
-
-    fn leads_here(&self, node: usize, stage: &mut Stage) -> bool {
-        stage.send(self.me, node, Message::LeaderAppeared(self.shard, self.standing.term))
-    }
-
-    fn lead_if_caught_up(&mut self, stage: &mut Stage) {
-        let term = self.standing.term;
-        let caught_up = self.applied.place.index >= self.ready_from;
-        if self.standing.me_leads && !self.is_ready() && caught_up {
-            self.ready_in = Some(term);
-            self.machine.take_effects();
-            self.machine.resume();
-            for to in 0..crate::stage::NODES {
-                if to == self.me {
-                    stage.local(to, 0, NodeEvent::ReadAgain(self.shard));
-                } else {
-                    self.leads_here(to, stage);
+    fn perform(&mut self, action: Action, stage: &mut Stage) -> Vec<Action> {
+        let (me, shard) = (self.me, self.shard);
+        match action {
+            Action::Answer(token, outcome) => {
+                if let Some(reply) = self.replies.remove(&token) {
+                    reply(outcome);
                 }
             }
-            stage.note(|| by(self.me, format_args!("shard {}: ready in {term}", self.shard)));
-            self.follow(stage);
-            self.offer_notices(stage);
-            self.confirm(stage);
+            Action::AnswerAll(token, outcomes) => {
+                if let Some((to, number)) = self.peers.remove(&token) {
+                    stage.send(me, to, Message::Outcomes { shard, number, outcomes });
+                }
+            }
+            Action::Reply(token, answered) => self.reply(token, Some(answered), stage),
+            Action::ReplyNothing(token) => self.reply(token, None, stage),
+            Action::ReadPage(token, read) => {
+                let late = stage.table_delay();
+                stage.local(me, late, NodeEvent::ReadPage(shard, token, read));
+            }
+            Action::AskLeader(leader, asked) => self.ask_leader(number(leader), asked, stage),
+            Action::Done(token) | Action::Forget(token) => {
+                if self.busy.take_if(|busy| *busy == token).is_some() {
+                    stage.local(me, 0, NodeEvent::Apply(shard));
+                }
+            }
+            Action::Load(token) => {
+                let late = stage.table_delay();
+                stage.local(me, late, NodeEvent::Load(shard, token));
+            }
+            Action::Log(number, record) => {
+                let batch = || stored::Batch::decode(record.clone()).unwrap();
+                stage.note(|| by(me, format_args!("shard {shard}: {}", list(&batch()))));
+                self.raft.propose(record.clone(), number, stage);
+            }
+            Action::Forward(leader, number, parcel) => {
+                self.forward(crate::seat::number(leader), number, parcel, stage);
+            }
+            Action::Confirm => {
+                let late = stage.chance.between(1, 2 * stage.weather.delay_ms + 1);
+                stage.local(me, late, NodeEvent::Confirm(shard));
+            }
+            Action::WantRound(wish) => {
+                if stage.pace(me, |rounds, now| rounds.wants(shard, wish, now)) {
+                    return self.begin_round(stage);
+                }
+            }
+            Action::EndRound(takers, wish) => {
+                if stage.pace(me, |rounds, now| rounds.ended((shard, takers), wish, now)) {
+                    return self.begin_round(stage);
+                }
+            }
+            Action::Later(wait, item) => {
+                let late = u64::try_from(wait.as_millis()).unwrap();
+                stage.local(me, late, NodeEvent::Core(shard, item));
+            }
+            Action::Offer { to, which, number, notices } => {
+                self.offer(to, (which, number), notices, stage);
+            }
+            Action::Hint(hint) => self.tell(hint, stage),
+            Action::Stop(why) => panic!("node {me}: shard {shard}: {why}"),
+            tables => self.use_tables(tables, stage),
+        }
+        Vec::new()
+    }
+
+    fn offer(
+        &self,
+        to: ShardId,
+        (which, number): (u64, u64),
+        notices: stored::TakeNotices,
+        stage: &mut Stage,
+    ) {
+        if !stage.shards().contains(&to) {
+            return; // Nobody of this story lives there.
+        }
+        let (voice, shard) = (stage.voice(self.me), self.shard);
+        let reply = Box::new(move |outcome| {
+            let taken = (outcome == Outcome::Done).then_some(number);
+            let item = Item::NoticesTaken { to, which, taken };
+            voice.say(NodeEvent::Core(shard, Box::new(item)));
+        });
+        let take = Command::TakeNotices(notices);
+        stage.local(self.me, 0, NodeEvent::Propose(to, take, reply));
+    }
+
+    fn use_tables(&mut self, action: Action, stage: &mut Stage) {
+        let (me, shard, late) = (self.me, self.shard, stage.table_delay());
+        match action {
+            Action::ReadOrigins(read) => {
+                stage.local(me, late, NodeEvent::ReadOrigins(shard, read));
+            }
+            Action::ReadDue(now_ms) => stage.local(me, late, NodeEvent::ReadDue(shard, now_ms)),
+            Action::WriteCheckpoint(applied, rows) => {
+                let event = if stage.chance.one_in(30) {
+                    let item = Item::CheckpointFailed { applied, rows, disk_is_full: false };
+                    NodeEvent::Core(shard, Box::new(item))
+                } else {
+                    NodeEvent::WriteCheckpoint(shard, applied, rows)
+                };
+                stage.local(me, late, event);
+            }
+            Action::Checkpointed(log_id) => self.raft.purge(crate::table::place(&log_id)),
+            _ => {}
         }
     }
 
-    // ---- Proposing ---------------------------------------------------------------------------
-
-    pub(crate) fn moment(&self, stage: &Stage) -> Moment {
-        Moment { tick: self.ticks, ms: stage.clock(self.me) }
+    fn begin_round(&mut self, stage: &mut Stage) -> Vec<Action> {
+        let around = Box::new(self.surroundings(stage));
+        self.core.step(Item::RoundBegins(around), stage.clock(self.me))
     }
 
-    pub(crate) fn propose(&mut self, command: Command, reply: Reply, stage: &Stage) {
-        let now = self.moment(stage);
-        self.proposals.push(command, reply, Who::Caller, now);
+    fn surroundings(&self, stage: &mut Stage) -> Surroundings {
+        Surroundings {
+            settings: ShardSettings {
+                machine: self.limits,
+                checkpoint_every_ms: stage.chance.pick(&[1_000, 2_000, 6_000]),
+                device_idle_max_ms: IDLE_MS,
+                stored_bytes_per_second: 0,
+            },
+            nearly_full: self.full,
+            free_percent: 1_000,
+            followed: self.raft.has_quorum(stage.now),
+            gives_way: false,
+            away: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn tick(&mut self, stage: &mut Stage) {
+        let around = Box::new(self.surroundings(stage));
+        self.step(Item::Tick { around, may_expire: true }, stage);
+    }
+
+    /// It is this shard's turn to propose.
+    pub(crate) fn round_begins(&mut self, stage: &mut Stage) {
+        let around = Box::new(self.surroundings(stage));
+        self.step(Item::RoundBegins(around), stage);
+    }
+
+    fn tell(&mut self, hint: Hint, stage: &mut Stage) {
+        let (me, shard) = (self.me, self.shard);
+        let mut lost = BTreeSet::new();
+        match hint {
+            Hint::Push(user, seq, envelope) => {
+                stage.local(me, 0, NodeEvent::Push(user, seq, envelope));
+            }
+            Hint::AccountChanged(user, account) => {
+                stage.local(me, 0, NodeEvent::Account(user, account));
+            }
+            Hint::LeaderAppeared(term) => {
+                stage.local(me, 0, NodeEvent::ReadAgain(shard));
+                for to in (0..NODES).filter(|to| *to != me) {
+                    if !stage.send(me, to, Message::LeaderAppeared(shard, term)) {
+                        lost.insert(id(to));
+                    }
+                }
+            }
+            Hint::TellLeader(node, term) => {
+                if !stage.send(me, number(node), Message::LeaderAppeared(shard, term)) {
+                    lost.insert(node);
+                }
+            }
+            Hint::GrownTo(node, user, seq) => {
+                if !stage.send(me, number(node), Message::GrownTo { user, seq }) {
+                    lost.insert(node);
+                }
+            }
+            Hint::RemoveSession(..) | Hint::WrongPins(_) | Hint::PinsUsedUp => {}
+        }
+        if !lost.is_empty() {
+            self.step(Item::Lost(lost), stage);
+        }
+    }
+
+    pub(crate) fn propose(&mut self, command: Command, reply: Reply, stage: &mut Stage) {
+        let token = self.token();
+        self.replies.insert(token, reply);
+        self.step(Item::Propose(command, token), stage);
     }
 
     /// Another node's batch.
-    pub(crate) fn take_all(
+    pub(crate) fn propose_all(
         &mut self,
-        commands: Vec<Command>,
-        answer: impl FnOnce(Vec<Outcome>) + Send + 'static,
-        stage: &Stage,
+        (from, number): (usize, u64),
+        commands: Vec<stored::Command>,
+        stage: &mut Stage,
     ) {
-        if !self.standing.me_leads {
-            answer(vec![Outcome::Elsewhere; commands.len()]);
-            return;
-        }
-        let (collect, now) = (Collect::new(commands.len(), Box::new(answer)), self.moment(stage));
-        for (place, command) in commands.into_iter().enumerate() {
-            let collect = collect.clone();
-            let reply = Box::new(move |outcome| collect.put(place, outcome));
-            self.proposals.push(command, reply, Who::Peer, now);
-        }
+        let token = self.token();
+        self.peers.insert(token, (from, number));
+        self.step(Item::ProposeAll(commands, token), stage);
     }
 
-    pub(crate) fn propose_next(&mut self, lazily: bool, stage: &mut Stage) {
-        if self.chores.retry_asked {
-            return;
-        }
-        if self.standing.me_leads {
-            if self.proposals.is_idle() {
-                self.propose_here(lazily, stage);
-            }
-        } else if let Some(leader) = self.leader() {
-            self.proposals.not_leading();
-            self.forward_next(leader, lazily, stage);
-        }
-    }
-
-    fn propose_here(&mut self, lazily: bool, stage: &mut Stage) {
-        if self.full {
-            self.proposals.refuse_storing();
-        }
-        let unrivaled = self.hint <= Some((self.standing.term, self.me));
-        let knows = self.is_ready() && unrivaled && self.raft.has_quorum(stage.now);
-        let (now, machine) = (self.moment(stage), &self.machine);
-        let refuses =
-            |append: &stored::Append| knows.then(|| machine.would_refuse(append)).flatten();
-        let Some(batch) = self.proposals.next_admitted(lazily, now, refuses) else { return };
-        let number = batch.number;
-        let head = stored::Batch {
-            now_ms: stage.clock(self.me),
-            commands: batch.commands.clone(),
-            proposer: self.me as u64,
-            number,
-            limits: Some(self.limits.to_stored()),
-        };
-        let record = Bytes::from(head.encode_to_vec());
-        self.proposed =
-            Some(Proposed { record: record.clone(), number, spills: ends_in_spill(&head) });
-        stage.note(|| by(self.me, format_args!("shard {}: {}", self.shard, list(&head))));
-        self.raft.propose(record, number, stage);
-    }
-
-    fn forward_next(&mut self, leader: usize, lazily: bool, stage: &mut Stage) {
-        let Some(batch) = self.proposals.next_beside(lazily, self.moment(stage)) else { return };
-        let shard = self.shard;
-        let number = stage.lives[self.me] << 32 | batch.number;
+    fn forward(&mut self, leader: usize, number: u64, parcel: Bytes, stage: &mut Stage) {
+        let request = cluster::Request::decode(parcel).unwrap();
+        let Some(request::Kind::Propose(propose)) = request.kind else { panic!("no batch") };
+        let (shard, commands) = (self.shard, propose.commands);
+        // An answer to an earlier life is none.
+        let number = stage.lives[self.me] << 32 | number;
         self.forwarding.insert(number);
-        let commands = batch.commands.iter().filter_map(|command| command.kind.clone()).collect();
-        if stage.send(self.me, leader, Message::Propose { shard, number, commands }) {
-            let over = NodeEvent::Forwarded(shard, number, Err(NotDone::Unknown));
-            stage.local(self.me, FORWARD_MS, over);
+        let linked = stage.send(self.me, leader, Message::Propose { shard, number, commands });
+        let (late, why) = if linked {
+            (FORWARD_MS, NotForwarded::Unknown)
         } else {
-            let never = NodeEvent::Forwarded(shard, number, Err(NotDone::NotLeader));
-            stage.local(self.me, 0, never);
-        }
+            (0, NotForwarded::NotProposed)
+        };
+        stage.local(self.me, late, NodeEvent::Forwarded(shard, number, Err(why)));
     }
 
+    /// A call is answered or times out, not both.
     pub(crate) fn forwarded(
         &mut self,
         number: u64,
-        outcomes: Result<Vec<Outcome>, NotDone>,
+        outcomes: Result<Vec<Outcome>, NotForwarded>,
         stage: &mut Stage,
     ) {
-        // A call is answered or times out, not both.
-        if !self.forwarding.remove(&number) {
-            return;
-        }
-        let number = number & u64::from(u32::MAX);
-        match outcomes {
-            Ok(outcomes) => {
-                if outcomes.contains(&Outcome::Elsewhere) {
-                    self.try_soon(stage);
-                } else {
-                    self.stuck_since = None;
-                }
-                self.proposals.answered(number, outcomes);
-            }
-            Err(why) => {
-                self.proposals.failed(number, failure(why));
-                self.try_soon(stage);
-            }
+        if self.forwarding.remove(&number) {
+            self.step(Item::Forwarded(number & u64::from(u32::MAX), outcomes), stage);
         }
     }
 
     pub(crate) fn not_proposed(&mut self, number: u64, why: NotDone, stage: &mut Stage) {
         stage.note(|| by(self.me, format_args!("shard {}: batch {number} {why:?}", self.shard)));
-        let proposed = self.proposed.take_if(|proposed| proposed.number == number);
-        if why != NotDone::Unknown && proposed.is_some_and(|proposed| proposed.spills) {
-            self.chores.checkpoint_failed();
-        }
-        self.proposals.failed(number, failure(why));
-        self.try_soon(stage);
+        let failure = match why {
+            NotDone::NotLeader => Failure::NotProposed,
+            NotDone::Unknown => Failure::Unknown,
+        };
+        self.step(Item::NotProposed(number, failure), stage);
     }
 
-    fn try_soon(&mut self, stage: &mut Stage) {
-        self.stuck_since.get_or_insert(self.ticks);
-        if !std::mem::replace(&mut self.chores.retry_asked, true) {
-            stage.local(self.me, SOON_MS, NodeEvent::Retry(self.shard));
-        }
+    pub(crate) fn question(&mut self, question: Question, stage: &mut Stage) {
+        let followed = self.raft.has_quorum(stage.now);
+        let (token, ask) = (self.token(), question.ask.clone());
+        self.questions.insert(token, By::Here(question));
+        self.step(Item::Ask { ask, token, followed }, stage);
     }
 
-    // ---- Applying ----------------------------------------------------------------------------
-
-    /// Applies what is committed, as far as nothing waits for the tables.
-    pub(crate) fn apply(&mut self, stage: &mut Stage) {
-        while !self.loading {
-            let Some((place, record)) = self.deferred.take().or_else(|| self.raft.hand_over())
-            else {
-                return;
-            };
-            let batch = record.as_ref().map(|r| stored::Batch::decode(r.clone()).unwrap());
-            let spilled = batch.as_ref().is_some_and(ends_in_spill);
-            if spilled && self.chores.is_writing() {
-                self.deferred = Some((place, record));
-                return;
-            }
-            self.applied.place = place;
-            self.chores.logged += 1;
-            if let (Some(batch), Some(record)) = (batch, record) {
-                self.apply_batch(batch, &record, stage);
-            }
-            self.lead_if_caught_up(stage);
-            self.offer_notices(stage);
-            if spilled || place.index % DIGEST_EVERY == 0 {
-                self.digests.push((place.index, self.machine.digest()));
-            }
-        }
+    pub(crate) fn question_of_peer(
+        &mut self,
+        (from, number): (usize, u64),
+        ask: actors::shard::Ask,
+        stage: &mut Stage,
+    ) {
+        let (token, followed) = (self.token(), self.raft.has_quorum(stage.now));
+        self.questions.insert(token, By::Peer(from, number));
+        self.step(Item::AskOfPeer { ask, token, followed }, stage);
     }
 
-    fn apply_batch(&mut self, batch: stored::Batch, record: &Bytes, stage: &mut Stage) {
-        self.machine.set_limits(MachineLimits::from_stored(batch.limits.unwrap_or_default()));
-        let ours = self.proposed.take_if(|proposed| {
-            proposed.record.as_ptr() == record.as_ptr()
-                && proposed.record.len() == record.len()
-                && self.proposals.is_under_way(proposed.number)
-        });
-        if let Some(ours) = ours {
-            self.stuck_since = None;
-            let machine = &mut self.machine;
-            self.proposals.apply(ours.number, |command| machine.apply(batch.now_ms, command));
+    fn ask_leader(&mut self, leader: usize, asked: Asked, stage: &mut Stage) {
+        let (shard, number, ask) = (self.shard, self.token(), asked.ask.clone());
+        self.asking.insert(number, asked);
+        let linked = stage.send(self.me, leader, Message::Ask { shard, number, ask });
+        let late = if linked { FORWARD_MS } else { 0 };
+        stage.local(self.me, late, NodeEvent::AskOver(shard, number));
+    }
+
+    /// A leader elsewhere has answered, or has not.
+    pub(crate) fn asked_elsewhere(
+        &mut self,
+        number: u64,
+        answered: Option<Answered>,
+        stage: &mut Stage,
+    ) {
+        let Some(asked) = self.asking.remove(&number) else { return };
+        if answered.is_some() {
+            self.reply(asked.token, answered, stage);
         } else {
-            for command in batch.commands.into_iter().filter_map(|command| command.kind) {
-                self.machine.apply(batch.now_ms, command);
-            }
-        }
-        let mut clock = stored::Applied::default();
-        self.machine.note_clock(&mut clock);
-        (self.applied.now_ms, self.applied.steady_ms) = (clock.now_ms, clock.steady_ms);
-        self.applied.pins_paid_to_us = clock.pins_paid_to_us;
-        self.follow(stage);
-    }
-
-    fn follow(&mut self, stage: &mut Stage) {
-        let leads = self.is_ready();
-        let mut effects = self.machine.take_effects();
-        // A checkpoint first: what it takes out of the tables is not to be read.
-        effects.sort_by_key(|effect| !matches!(effect, Effect::Checkpoint(_)));
-        for effect in effects {
-            match effect {
-                Effect::Checkpoint(spill) => self.begin_checkpoint(spill, stage),
-                Effect::Push { user, seq, envelope } if leads => {
-                    stage.local(self.me, 0, NodeEvent::Push(user, seq, envelope));
-                }
-                Effect::ReadOrigins { user, first, up_to } if leads => {
-                    self.read_origins(user, first, up_to, stage);
-                }
-                Effect::Push { .. }
-                | Effect::ReadOrigins { .. }
-                | Effect::WrongPins { .. }
-                | Effect::PinsUsedUp
-                | Effect::AccountChanged { .. } => {}
-            }
+            let again = NodeEvent::Core(self.shard, Box::new(Item::AskAgain(asked)));
+            stage.local(self.me, SOON_MS, again);
         }
     }
 
-    // ---- Snapshots ---------------------------------------------------------------------------
+    pub(crate) fn reply(&mut self, token: Token, answered: Option<Answered>, stage: &mut Stage) {
+        match self.questions.remove(&token) {
+            Some(By::Here(question)) => {
+                stage.local(self.me, 0, NodeEvent::Answered(question, answered));
+            }
+            Some(By::Peer(to, number)) => {
+                let shard = self.shard;
+                stage.send(self.me, to, Message::Answer { shard, number, answered });
+            }
+            None => panic!("a question is answered once"),
+        }
+    }
 
-    pub(crate) fn take_snapshot(&mut self, table: &Table, stage: &mut Stage) {
-        let place = table.applied.place;
-        if place.index <= self.raft.committed {
+    pub(crate) fn stands(&mut self, stage: &mut Stage) {
+        let Raft { leader, leads: me_leads, term, .. } = self.raft;
+        let leader = leader.map(id);
+        let last_index = self.raft.last().index;
+        let now = Leadership { leader, me_leads, term, voters: NODES, last_index };
+        stage.note(|| by(self.me, format_args!("shard {}: {now:?}", self.shard)));
+        self.step(Item::Stands(now), stage);
+    }
+
+    /// Hands over what is committed, one entry after the other.
+    pub(crate) fn apply(&mut self, stage: &mut Stage) {
+        if self.busy.is_some() {
             return;
         }
-        stage.note(|| by(self.me, format_args!("shard {}: snapshot {place:?}", self.shard)));
-        self.table = table.clone();
-        self.raft.install(place);
-        self.loading = true;
-        let late = stage.table_delay();
-        stage.local(self.me, late, NodeEvent::Loaded(self.shard));
+        if let Some(entry) = self.raft.hand_over() {
+            let token = self.token();
+            self.busy = Some(token);
+            self.step(Item::Committed(vec![entry], token), stage);
+        }
     }
-
-    pub(crate) fn loaded(&mut self, stage: &mut Stage) {
-        if !self.loading {
-            return;
-        }
-        self.machine = self.table.load(self.shard, self.limits);
-        self.applied = self.table.applied;
-        self.overlay.clear();
-        self.gone.clear();
-        self.deferred = None;
-        self.loading = false;
-        self.digests.push((self.applied.place.index, self.machine.digest()));
-        self.lead_if_caught_up(stage);
-        self.apply(stage);
-    }
-
-    // ---- Time --------------------------------------------------------------------------------
-
-    pub(crate) fn tick(&mut self, stage: &mut Stage) {
-        self.ticks += 1;
-        if !self.standing.me_leads && self.leader().is_none() {
-            self.stuck_since.get_or_insert(self.ticks);
-        }
-        if let Some(since) = self.stuck_since
-            && self.ticks >= since + PATIENCE_TICKS
-        {
-            self.proposals.give_up(self.ticks - PATIENCE_TICKS);
-        }
-        if !self.standing.me_leads {
-            self.pass_questions_on(stage);
-        }
-        let lost = std::mem::take(&mut self.lost);
-        if self.is_ready() {
-            self.lost = lost.into_iter().filter(|node| !self.leads_here(*node, stage)).collect();
-            self.do_chores(stage);
-        }
-        self.propose_next(true, stage);
-    }
-}
-
-fn failure(why: NotDone) -> Failure {
-    match why {
-        NotDone::NotLeader => Failure::NotProposed,
-        NotDone::Unknown => Failure::Unknown,
-    }
-}
-
-fn ends_in_spill(batch: &stored::Batch) -> bool {
-    let last = batch.commands.last().and_then(|command| command.kind.as_ref());
-    matches!(last, Some(Command::Spill(_)))
 }

@@ -43,15 +43,19 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Runs a story; a panic in it is a failure like any other.
+pub(crate) fn caught(run: impl FnOnce() -> Result<Story, String>) -> Result<Story, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("a panic: {}", text.unwrap_or_default()))
+    })
+}
+
 impl Simulation {
     /// Runs a seed; a panic in a core is a failure like any other.
     pub(crate) fn run(&self, seed: u64, tracing: bool) -> Result<Story, String> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.run)(seed, tracing)));
-        outcome.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(format!("a panic: {}", text.unwrap_or_default()))
-        })
+        caught(|| (self.run)(seed, tracing))
     }
 
     /// Runs the seeds that the environment names, or the usual ones.

@@ -5,18 +5,22 @@
 //!    they were planned. So a seed is one story.
 //! 2. What goes to or comes from an earlier life of a node never arrives.
 
-use crate::ask::{Answered, Ask};
 use crate::chance::Chance;
 use crate::device::{FromNode, ToNode};
 use crate::raft::Append;
 use crate::table::{Place, Table};
-use actors::shard::{Command, Outcome, Reply};
+use actors::shard::{
+    AccountView, Answered, Ask, Command, Item, NotForwarded, OriginsRead, Outcome, PageRead, Reply,
+    Rounds, Token, Turn,
+};
 use actors::user::Sent;
 use proto::{DeviceId, Seq, ShardId, UserId, stored};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Nodes of the cluster.
 pub(crate) const NODES: usize = 3;
@@ -32,6 +36,14 @@ const CLOCK_MS: u64 = 1_700_000_000_000;
 pub(crate) enum NotDone {
     NotLeader,
     Unknown,
+}
+
+/// A question of a user's actor, and which of its connections waits for the answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) connection: u64,
+    pub(crate) user: UserId,
+    pub(crate) ask: Ask,
 }
 
 /// A row of the sessions table.
@@ -50,12 +62,13 @@ pub(crate) enum Message {
     Append(Append),
     Appended { shard: ShardId, term: u64, matched: Result<u64, u64> },
     Snapshot { shard: ShardId, term: u64, table: Arc<Table> },
-    Propose { shard: ShardId, number: u64, commands: Vec<Command> },
+    Propose { shard: ShardId, number: u64, commands: Vec<stored::Command> },
     Outcomes { shard: ShardId, number: u64, outcomes: Vec<Outcome> },
-    Ask { shard: ShardId, ask: Ask },
-    Answer { shard: ShardId, ask: Ask, answer: Option<Answered> },
+    Ask { shard: ShardId, number: u64, ask: Ask },
+    Answer { shard: ShardId, number: u64, answered: Option<Answered> },
     Push { user: UserId, seq: Seq, envelope: Arc<stored::Envelope> },
     GrownTo { user: UserId, seq: Seq },
+    Account { user: UserId, account: Option<Arc<AccountView>> },
     LeaderAppeared(ShardId, u64),
     Sessions(Vec<((UserId, DeviceId), Row)>),
 }
@@ -73,25 +86,23 @@ pub(crate) enum NodeEvent {
     Propose(ShardId, Command, Reply),
     ProposeLazily(ShardId, Command),
     NotProposed(ShardId, u64, NotDone),
-    /// To a peer whose batch this was.
-    Reply(usize, ShardId, u64, Vec<Outcome>),
-    Forwarded(ShardId, u64, Result<Vec<Outcome>, NotDone>),
-    Retry(ShardId),
-    OriginsRead(ShardId, UserId, Option<stored::Release>),
-    NoticesTaken {
-        shard: ShardId,
-        to: ShardId,
-        which: u64,
-        taken: Option<u64>,
-    },
-    CheckpointWritten(ShardId),
-    Loaded(ShardId),
-    DueRead(ShardId, Vec<stored::Expired>),
-    AskAgain(ShardId, Ask),
-    AskOver(ShardId, Ask),
-    Confirmed(ShardId),
+    Forwarded(ShardId, u64, Result<Vec<Outcome>, NotForwarded>),
+    /// Something that the core of a replica waits for.
+    Core(ShardId, Box<Item>),
+    Confirm(ShardId),
+    RoundBegins(ShardId),
+    RoundLook,
+    Ask(ShardId, Question),
+    AskOver(ShardId, u64),
+    ReadPage(ShardId, Token, Box<PageRead>),
+    ReadOrigins(ShardId, Box<OriginsRead>),
+    ReadDue(ShardId, u64),
+    WriteCheckpoint(ShardId, stored::Applied, Vec<storage::Row>),
+    Load(ShardId, Token),
     // The users.
-    Answered(Ask, Option<Answered>),
+    Answered(Question, Option<Answered>),
+    Account(UserId, Option<Arc<AccountView>>),
+    AccountNotRead(UserId),
     Push(UserId, Seq, Arc<stored::Envelope>),
     ReadAgain(ShardId),
     AckRefused(u64),
@@ -169,6 +180,14 @@ pub(crate) struct Stage {
     said: Sender<(usize, u64, NodeEvent)>,
     heard: Receiver<(usize, u64, NodeEvent)>,
     tracing: bool,
+    /// Users one of whose actors has crashed.
+    pub(crate) crashed: BTreeSet<UserId>,
+    /// The rounds in which the shards of each node propose.
+    rounds: [Rounds; NODES],
+    /// When somebody looks at them next.
+    looks_at: [Option<u64>; NODES],
+    /// Instant 0, for the rounds.
+    begun: Instant,
 }
 
 /// How what was replied comes back into the plan.
@@ -203,12 +222,50 @@ impl Stage {
             said,
             heard,
             tracing,
+            crashed: BTreeSet::new(),
+            rounds: Default::default(),
+            looks_at: [None; NODES],
+            begun: Instant::now(),
         }
     }
 
     /// What a node's clock says, Unix time in ms. It may jump.
     pub(crate) fn clock(&self, node: usize) -> u64 {
         CLOCK_MS + self.now + self.ahead_ms[node]
+    }
+
+    /// Asks the rounds of a node for a turn. Whether it is there now; others are told.
+    pub(crate) fn pace(
+        &mut self,
+        node: usize,
+        step: impl FnOnce(&mut Rounds, Instant) -> Turn,
+    ) -> bool {
+        let now = self.begun + Duration::from_millis(self.now);
+        let turn = step(&mut self.rounds[node], now);
+        if let Some(due) = self.rounds[node].due() {
+            let late = due.saturating_duration_since(now).as_millis();
+            let late = u64::try_from(late).unwrap();
+            if self.looks_at[node].is_none_or(|at| self.now + late < at) {
+                self.looks_at[node] = Some(self.now + late);
+                self.local(node, late, NodeEvent::RoundLook);
+            }
+        }
+        for shard in turn.others {
+            self.local(node, 0, NodeEvent::RoundBegins(shard));
+        }
+        turn.mine
+    }
+
+    /// Somebody looks whether the next round of a node is due.
+    pub(crate) fn look_at_rounds(&mut self, node: usize) {
+        self.looks_at[node] = None;
+        self.pace(node, |rounds, now| rounds.looked_at(now));
+    }
+
+    /// A node has died, and its rounds with it.
+    pub(crate) fn forget_rounds(&mut self, node: usize) {
+        self.looks_at[node] = None;
+        self.rounds[node] = Rounds::default();
     }
 
     /// Only these shards are there.

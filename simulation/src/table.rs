@@ -1,6 +1,6 @@
 //! The tables of one shard on one node: what a checkpoint has written, whole or not at all.
 
-use actors::shard::{Machine, MachineLimits};
+use actors::shard::{Loaded, Machine, MachineLimits, bytes_of};
 use proto::{Alias, DeviceId, Seq, ShardId, UserId, stored};
 use std::collections::BTreeMap;
 use storage::Row;
@@ -12,18 +12,19 @@ pub(crate) struct Place {
     pub(crate) index: u64,
 }
 
-/// As of which place the tables are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Applied {
-    pub(crate) place: Place,
-    pub(crate) now_ms: u64,
-    pub(crate) steady_ms: u64,
-    pub(crate) pins_paid_to_us: u64,
+/// A place, from an entry's.
+pub(crate) fn place(id: &stored::LogId) -> Place {
+    Place { term: id.term, index: id.index }
+}
+
+/// Up to which place something has applied the log.
+pub(crate) fn place_of(applied: &stored::Applied) -> Place {
+    applied.id.as_ref().map(place).unwrap_or_default()
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) applied: Applied,
+    pub(crate) applied: stored::Applied,
     accounts: BTreeMap<UserId, stored::Account>,
     devices: BTreeMap<(UserId, DeviceId), stored::Device>,
     cursors: BTreeMap<UserId, stored::Cursors>,
@@ -44,7 +45,7 @@ fn set<K: Ord, V>(table: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
 
 impl Table {
     /// Writes a checkpoint.
-    pub(crate) fn write(&mut self, applied: Applied, rows: Vec<Row>) {
+    pub(crate) fn write(&mut self, applied: stored::Applied, rows: Vec<Row>) {
         for row in rows {
             match row {
                 Row::Account(user, row) => set(&mut self.accounts, user, row),
@@ -70,7 +71,7 @@ impl Table {
     }
 
     /// The machine as of the last checkpoint, read as `storage` reads it: table by table.
-    pub(crate) fn load(&self, shard: ShardId, limits: MachineLimits) -> Machine {
+    pub(crate) fn load(&self, shard: ShardId, limits: MachineLimits) -> Loaded {
         let mut machine = Machine::new(shard, limits);
         let some =
             |(user, row): (&UserId, &stored::Account)| Row::Account(*user, Some(row.clone()));
@@ -97,14 +98,26 @@ impl Table {
         for ((to, number), row) in &self.notices {
             machine.load(Row::Notice { to: *to, number: *number, notice: Some(row.clone()) });
         }
-        let Applied { now_ms, steady_ms, pins_paid_to_us, .. } = self.applied;
-        machine.set_clock(&stored::Applied {
-            now_ms,
-            steady_ms,
-            pins_paid_to_us,
-            ..stored::Applied::default()
+        let applied = self.applied.id.map(|_| self.applied.clone());
+        if let Some(applied) = &applied {
+            machine.set_clock(applied);
+        }
+        Loaded { machine, applied }
+    }
+
+    /// The first entries of a range, so many and so many bytes of bodies at most, as storage reads them.
+    pub(crate) fn first_messages(
+        &self,
+        (user, after, up_to): (UserId, Seq, Seq),
+        (limit, bytes_max): (usize, usize),
+    ) -> Vec<(Seq, stored::Envelope)> {
+        let mut bytes = 0;
+        let fits = self.messages(user, after, up_to).take(limit).take_while(|(_, envelope)| {
+            let first = bytes == 0;
+            bytes += bytes_of(envelope);
+            first || bytes <= bytes_max
         });
-        machine
+        fits.map(|(seq, envelope)| (seq, envelope.clone())).collect()
     }
 
     /// Entries of a mailbox with `after < seq <= up_to`, oldest first.

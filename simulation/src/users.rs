@@ -1,17 +1,17 @@
 //! The users' side of a node: runs the core of each user's actor, and the sessions table in the place of
 //! `sessions/`.
 
-use crate::ask::{Answered, Ask, What};
 use crate::device::{FromNode, ToNode};
-use crate::stage::{Event, NodeEvent, Row, Stage, by};
+use crate::stage::{Event, NodeEvent, Question, Row, Stage, by};
 use actors::connection::ConnectionId;
 use actors::rates::TooFast;
-use actors::shard::{Command, Entry, Outcome, Page};
+use actors::shard::{AccountView, Answered, Ask, Attached, Command, Entry, Fault, Outcome, Page};
 use actors::unanswered::{Standing, Unanswered};
 use actors::user::{Action, Awaited, Delivered, Item, Now, Rejected, SendAnswer, Sent, UserCore};
 use proto::wire::{self, ClientFrame, client_frame::Kind, send::To};
 use proto::{Code, DeviceId, Seq, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Wait before something that failed is tried again, in ms.
 const AGAIN_MS: u64 = 500;
@@ -35,7 +35,7 @@ pub(crate) struct Users {
     sockets: BTreeMap<u64, Socket>,
     /// The sessions table as this node knows it. It is on the disk.
     pub(crate) known: BTreeMap<Key, Row>,
-    asks: u64,
+    fault: Option<Fault>,
     /// The last moment at which something was said on a connection: what is said later comes later.
     said_at: BTreeMap<u64, u64>,
     /// Rows that other nodes must be told of.
@@ -44,15 +44,19 @@ pub(crate) struct Users {
 
 impl Users {
     /// The users of a node that starts for the `life`th time, with the table that it knew.
-    pub(crate) fn new(me: usize, life: u64, known: BTreeMap<Key, Row>) -> Self {
+    pub(crate) fn new(
+        me: usize,
+        life: u64,
+        known: BTreeMap<Key, Row>,
+        fault: Option<Fault>,
+    ) -> Self {
         Self {
             me,
             life,
             cores: BTreeMap::new(),
             sockets: BTreeMap::new(),
             known,
-            // What was asked in an earlier life is not answered in this one.
-            asks: life << 32,
+            fault,
             said_at: BTreeMap::new(),
             told: Vec::new(),
         }
@@ -85,11 +89,9 @@ impl Users {
         }
     }
 
-    fn ask(&mut self, connection: ConnectionId, user: UserId, what: What, stage: &mut Stage) {
-        self.asks += 1;
-        let (number, connection) = (self.asks, connection.0);
-        let ask = Ask { number, node: self.me, connection, user, since: 0, what };
-        stage.local(self.me, 0, NodeEvent::AskAgain(user.shard(), ask));
+    fn ask(&self, connection: ConnectionId, user: UserId, ask: Ask, stage: &mut Stage) {
+        let question = Question { connection: connection.0, user, ask };
+        stage.local(self.me, 0, NodeEvent::Ask(user.shard(), question));
     }
 
     // ---- The core ----------------------------------------------------------------------------
@@ -107,14 +109,18 @@ impl Users {
     }
 
     fn decide(&mut self, user: UserId, item: Item, stage: &Stage) -> Vec<Action> {
+        let fault = self.fault;
         let now = Now { ms: stage.clock(self.me), message_ttl_max_s: TTL_MAX_S };
-        self.cores.entry(user).or_insert_with(|| UserCore::new(user)).step(item, now)
+        self.cores
+            .entry(user)
+            .or_insert_with(|| UserCore::new(user).with_fault(fault))
+            .step(item, now)
     }
 
     fn carry_out(&mut self, user: UserId, action: Action, stage: &mut Stage) -> Vec<Action> {
         match action {
             Action::AskWhere(connection, device) => {
-                self.ask(connection, user, What::Attach(device), stage);
+                self.ask(connection, user, Ask::Attach(user, device), stage);
             }
             Action::Readmit(connection, device) => self.readmit(user, connection, device, stage),
             Action::NotAttached(connection) => self.attach_failed(user, connection, stage),
@@ -152,7 +158,7 @@ impl Users {
                 self.acknowledge(connection, ack, awaited, stage);
             }
             Action::ReadPage { connection, after, limit, bytes_max } => {
-                self.ask(connection, user, What::Page { after, limit, bytes_max }, stage);
+                self.ask(connection, user, Ask::Page { user, after, limit, bytes_max }, stage);
             }
             Action::RetryLater(ConnectionId(connection)) => {
                 stage.local(self.me, AGAIN_MS, NodeEvent::TryAgain(connection));
@@ -167,8 +173,8 @@ impl Users {
             | Action::RemoveSession(_)
             | Action::Request(..)
             | Action::Resolve(_)
-            | Action::CaughtUp(..)
-            | Action::ReadAccount => {}
+            | Action::CaughtUp(..) => {}
+            Action::ReadAccount => self.read_account(user, stage),
         }
         Vec::new()
     }
@@ -207,7 +213,7 @@ impl Users {
 
     pub(crate) fn readmitted(&mut self, connection: u64, done: bool, stage: &mut Stage) {
         let Some(Socket { user, device, .. }) = self.sockets.get(&connection) else { return };
-        let (user, what) = (*user, What::Attach(*device));
+        let (user, what) = (*user, Ask::Attach(*user, *device));
         if done {
             self.ask(ConnectionId(connection), user, what, stage);
         } else {
@@ -283,6 +289,7 @@ impl Users {
         if self.cores.remove(&user).is_none() {
             return;
         }
+        stage.crashed.insert(user);
         stage.note(|| by(self.me, format_args!("the actor of {} crashes", user.0 % 1000)));
         let of_user = self.sockets.iter().filter(|(_, socket)| socket.user == user);
         let all: Vec<_> = of_user.map(|(id, socket)| (*id, socket.device)).collect();
@@ -311,27 +318,60 @@ impl Users {
         self.answer(connection, frame, id, stage);
     }
 
+    /// Reads an account, for all connections of its user.
+    pub(crate) fn read_account(&self, user: UserId, stage: &mut Stage) {
+        self.ask(ConnectionId(0), user, Ask::Account(user), stage);
+    }
+
     /// A question was answered, or `None`.
-    pub(crate) fn answered(&mut self, ask: Ask, answer: Option<Answered>, stage: &mut Stage) {
-        let of = ask.connection;
-        match (ask.what, answer) {
-            (What::Attach(_), Some(Answered::Attached(attached))) => {
-                self.attached(of, Ok(attached.map(Box::new)), stage);
+    pub(crate) fn answered(
+        &mut self,
+        Question { connection, user, ask }: Question,
+        answered: Option<Answered>,
+        stage: &mut Stage,
+    ) {
+        match (ask, answered) {
+            (Ask::Attach(..), Some(Answered::Attached(attached))) => {
+                self.attached(connection, Ok(attached.map(Box::new)), stage);
             }
-            (What::Attach(_), _) => self.attached(of, Err(Code::Unavailable), stage),
-            (What::Page { .. }, Some(Answered::Page(page))) => self.page(ask, page, stage),
-            (What::Page { after, .. }, _) => {
-                let (entries, released) = (Vec::new(), Seq::default());
-                let page = Page { entries, up_to: after, last: after, released, failed: true };
-                self.page(ask, page, stage);
+            (Ask::Attach(..), _) => self.attached(connection, Err(Code::Unavailable), stage),
+            (Ask::Page { .. }, answered) => {
+                let page = match answered {
+                    Some(Answered::Page(page)) => page,
+                    _ => Page::not_read(),
+                };
+                self.if_here(user, Item::Page(ConnectionId(connection), page), stage);
             }
+            (Ask::Account(_), Some(Answered::Account(account))) => {
+                self.account(user, account, stage);
+            }
+            (Ask::Account(_), _) => {
+                stage.local(self.me, AGAIN_MS, NodeEvent::AccountNotRead(user));
+            }
+            (Ask::Owner(_), _) => {}
+        }
+    }
+
+    /// The account of a user has changed, or was read.
+    pub(crate) fn account(
+        &mut self,
+        user: UserId,
+        account: Option<Arc<AccountView>>,
+        stage: &mut Stage,
+    ) {
+        self.if_here(user, Item::Account(account), stage);
+    }
+
+    fn if_here(&mut self, user: UserId, item: Item, stage: &mut Stage) {
+        if self.cores.contains_key(&user) {
+            self.step(user, item, stage);
         }
     }
 
     fn attached(
         &mut self,
         connection: u64,
-        attached: Result<Option<Box<actors::shard::Attached>>, Code>,
+        attached: Result<Option<Box<Attached>>, Code>,
         stage: &mut Stage,
     ) {
         let Some(socket) = self.sockets.get(&connection) else { return };
@@ -343,20 +383,12 @@ impl Users {
         self.step(socket.user, item, stage);
     }
 
-    fn page(&mut self, ask: Ask, page: Page, stage: &mut Stage) {
-        self.step(ask.user, Item::Page(ConnectionId(ask.connection), page), stage);
-    }
-
     pub(crate) fn push(&mut self, user: UserId, Entry { seq, envelope }: Entry, stage: &mut Stage) {
-        if self.cores.contains_key(&user) {
-            self.step(user, Item::Push(seq, envelope), stage);
-        }
+        self.if_here(user, Item::Push(seq, envelope), stage);
     }
 
     pub(crate) fn grown_to(&mut self, user: UserId, seq: Seq, stage: &mut Stage) {
-        if self.cores.contains_key(&user) {
-            self.step(user, Item::GrownTo(seq), stage);
-        }
+        self.if_here(user, Item::GrownTo(seq), stage);
     }
 
     pub(crate) fn read_again(&mut self, shard: ShardId, stage: &mut Stage) {

@@ -3,12 +3,12 @@
 use crate::device::{Device, Socket};
 use crate::judge::Judge;
 use crate::plan::Plan;
-use crate::seat::Seat;
+use crate::seat::{Seat, id};
 use crate::stage::{DeviceEvent, Event, Message, NODES, NodeEvent, Stage};
 use crate::users::{Told, Users};
-use actors::shard::Entry;
+use actors::shard::{Entry, Fault, Item};
 use proto::ShardId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Between two ticks of a node, in ms.
@@ -23,6 +23,8 @@ const EXCHANGE_TICKS: u64 = 8;
 pub(crate) struct Node {
     pub(crate) seats: BTreeMap<ShardId, Seat>,
     pub(crate) users: Users,
+    /// Built into its cores.
+    pub(crate) fault: Option<Fault>,
     /// How often it has started.
     pub(crate) starts: u64,
 }
@@ -160,7 +162,7 @@ impl World {
         let told = self.nodes[node].users.take_told();
         self.tell_rows(node, &told);
         for (shard, seat) in &mut self.nodes[node].seats {
-            seat.propose_next(false, &mut self.stage);
+            seat.step(Item::Settle, &mut self.stage);
             for (index, digest) in seat.digests.drain(..) {
                 let first = *self.digests.entry((*shard, index)).or_insert((digest, node));
                 if first.0 != digest {
@@ -211,6 +213,8 @@ impl World {
             }
             NodeEvent::Answered(..)
             | NodeEvent::Push(..)
+            | NodeEvent::Account(..)
+            | NodeEvent::AccountNotRead(_)
             | NodeEvent::ReadAgain(_)
             | NodeEvent::AckRefused(_)
             | NodeEvent::TryAgain(_)
@@ -226,60 +230,46 @@ impl World {
     }
 
     fn within_shard(&mut self, node: usize, what: NodeEvent) {
+        let shard = match &what {
+            NodeEvent::Propose(shard, ..)
+            | NodeEvent::ProposeLazily(shard, _)
+            | NodeEvent::NotProposed(shard, ..)
+            | NodeEvent::Forwarded(shard, ..)
+            | NodeEvent::Core(shard, _)
+            | NodeEvent::Confirm(shard)
+            | NodeEvent::RoundBegins(shard)
+            | NodeEvent::Ask(shard, _)
+            | NodeEvent::AskOver(shard, _)
+            | NodeEvent::ReadPage(shard, ..)
+            | NodeEvent::ReadOrigins(shard, _)
+            | NodeEvent::ReadDue(shard, _)
+            | NodeEvent::WriteCheckpoint(shard, ..)
+            | NodeEvent::Load(shard, _) => *shard,
+            NodeEvent::RoundLook => {
+                self.stage.look_at_rounds(node);
+                return;
+            }
+            _ => return,
+        };
+        let leads = self.leads_for_certain(node, shard);
+        let (seat, stage) = self.seat(node, shard);
         match what {
-            NodeEvent::Propose(shard, command, reply) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.propose(command, reply, stage);
+            NodeEvent::Propose(_, command, reply) => seat.propose(command, reply, stage),
+            NodeEvent::ProposeLazily(_, command) => seat.step(Item::ProposeLazily(command), stage),
+            NodeEvent::NotProposed(_, number, why) => seat.not_proposed(number, why, stage),
+            NodeEvent::Forwarded(_, number, outcomes) => seat.forwarded(number, outcomes, stage),
+            NodeEvent::Core(_, item) => seat.step(*item, stage),
+            NodeEvent::Confirm(_) => seat.step(Item::Confirmed(leads), stage),
+            NodeEvent::RoundBegins(_) => seat.round_begins(stage),
+            NodeEvent::Ask(_, question) => seat.question(question, stage),
+            NodeEvent::AskOver(_, number) => seat.asked_elsewhere(number, None, stage),
+            NodeEvent::ReadPage(_, token, read) => seat.read_page(token, *read, stage),
+            NodeEvent::ReadOrigins(_, read) => seat.read_origins(*read, stage),
+            NodeEvent::ReadDue(_, now_ms) => seat.read_due(now_ms, stage),
+            NodeEvent::WriteCheckpoint(_, applied, rows) => {
+                seat.write_checkpoint(applied, rows, stage);
             }
-            NodeEvent::ProposeLazily(shard, command) => {
-                self.seat(node, shard).0.proposals.push_lazy(command);
-            }
-            NodeEvent::NotProposed(shard, number, why) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.not_proposed(number, why, stage);
-            }
-            NodeEvent::Reply(to, shard, number, outcomes) => {
-                self.stage.send(node, to, Message::Outcomes { shard, number, outcomes });
-            }
-            NodeEvent::Forwarded(shard, number, outcomes) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.forwarded(number, outcomes, stage);
-            }
-            NodeEvent::Retry(shard) => self.seat(node, shard).0.chores.retry_asked = false,
-            NodeEvent::OriginsRead(shard, user, read) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.origins_read(user, read, stage);
-            }
-            NodeEvent::NoticesTaken { shard, to, which, taken } => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.notices_taken(to, which, taken, stage);
-            }
-            NodeEvent::CheckpointWritten(shard) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.checkpoint_written(stage);
-            }
-            NodeEvent::Loaded(shard) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.loaded(stage);
-            }
-            NodeEvent::DueRead(shard, due) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.due_read(due, stage);
-            }
-            NodeEvent::AskAgain(shard, mut ask) => {
-                let (seat, stage) = self.seat(node, shard);
-                ask.since = if ask.since == 0 { seat.ticks.max(1) } else { ask.since };
-                seat.question(ask, stage);
-            }
-            NodeEvent::AskOver(shard, ask) => {
-                let (seat, stage) = self.seat(node, shard);
-                seat.asked_elsewhere(ask, None, stage);
-            }
-            NodeEvent::Confirmed(shard) => {
-                let leads = self.leads_for_certain(node, shard);
-                let (seat, stage) = self.seat(node, shard);
-                seat.confirmed(leads, stage);
-            }
+            NodeEvent::Load(_, token) => seat.load(token, stage),
             _ => {}
         }
     }
@@ -287,21 +277,35 @@ impl World {
     fn within_users(&mut self, node: usize, what: NodeEvent) {
         let (Node { users, seats, .. }, stage) = (&mut self.nodes[node], &mut self.stage);
         match what {
-            NodeEvent::Answered(ask, answer) => users.answered(ask, answer, stage),
+            NodeEvent::Answered(question, answered) => users.answered(question, answered, stage),
             NodeEvent::Push(user, seq, envelope) => {
                 for to in users.elsewhere(user, stage) {
                     let push = Message::Push { user, seq, envelope: envelope.clone() };
+                    let lost = BTreeSet::from([id(to)]);
                     if !stage.send(node, to, push)
                         && let Some(seat) = seats.get_mut(&user.shard())
                     {
-                        seat.lost.insert(to);
+                        seat.step(Item::Lost(lost), stage);
                     }
                 }
                 users.push(user, Entry { seq, envelope }, stage);
             }
+            NodeEvent::Account(user, account) => {
+                for to in users.elsewhere(user, stage) {
+                    let account = account.clone();
+                    let lost = BTreeSet::from([id(to)]);
+                    if !stage.send(node, to, Message::Account { user, account })
+                        && let Some(seat) = seats.get_mut(&user.shard())
+                    {
+                        seat.step(Item::Lost(lost), stage);
+                    }
+                }
+                users.account(user, account, stage);
+            }
+            NodeEvent::AccountNotRead(user) => users.read_account(user, stage),
             NodeEvent::ReadAgain(shard) => users.read_again(shard, stage),
             NodeEvent::AckRefused(connection) => {
-                stage.local(node, crate::chores::AGAIN_MS, NodeEvent::TryAgain(connection));
+                stage.local(node, crate::seat::AGAIN_MS, NodeEvent::TryAgain(connection));
             }
             NodeEvent::TryAgain(connection) => users.try_again(connection, stage),
             NodeEvent::Outcome { sent, outcome } => users.outcome(sent, &outcome, stage),
@@ -314,13 +318,13 @@ impl World {
             }
             NodeEvent::PeerUp(peer) => {
                 for seat in seats.values_mut() {
-                    seat.peer_changed(peer, true, stage);
+                    seat.step(Item::PeerChanged(id(peer), true), stage);
                 }
                 self.tell_table(node, peer);
             }
             NodeEvent::PeerDown(peer) => {
                 for seat in seats.values_mut() {
-                    seat.peer_changed(peer, false, stage);
+                    seat.step(Item::PeerChanged(id(peer), false), stage);
                 }
             }
             _ => {}
@@ -363,24 +367,20 @@ impl World {
                 }
             }
             Message::Propose { shard, number, commands } => {
-                let voice = self.stage.voice(to);
-                let reply = move |outcomes| {
-                    voice.say(NodeEvent::Reply(from, shard, number, outcomes));
-                };
                 let (seat, stage) = self.seat(to, shard);
-                seat.take_all(commands, reply, stage);
+                seat.propose_all((from, number), commands, stage);
             }
             Message::Outcomes { shard, number, outcomes } => {
                 let (seat, stage) = self.seat(to, shard);
                 seat.forwarded(number, Ok(outcomes), stage);
             }
-            Message::Ask { shard, ask } => {
+            Message::Ask { shard, number, ask } => {
                 let (seat, stage) = self.seat(to, shard);
-                seat.question_of_peer(ask, stage);
+                seat.question_of_peer((from, number), ask, stage);
             }
-            Message::Answer { shard, ask, answer } => {
+            Message::Answer { shard, number, answered } => {
                 let (seat, stage) = self.seat(to, shard);
-                seat.asked_elsewhere(ask, answer, stage);
+                seat.asked_elsewhere(number, answered, stage);
             }
             Message::Push { user, seq, envelope } => {
                 self.nodes[to].users.push(user, Entry { seq, envelope }, &mut self.stage);
@@ -388,15 +388,19 @@ impl World {
             Message::GrownTo { user, seq } => {
                 self.nodes[to].users.grown_to(user, seq, &mut self.stage);
             }
+            Message::Account { user, account } => {
+                self.nodes[to].users.account(user, account, &mut self.stage);
+            }
             Message::LeaderAppeared(shard, term) => {
-                self.seat(to, shard).0.leads_elsewhere(from, term);
+                let (seat, stage) = self.seat(to, shard);
+                seat.step(Item::LeadsElsewhere(id(from), term), stage);
                 self.nodes[to].users.read_again(shard, &mut self.stage);
             }
             Message::Sessions(rows) => {
                 let opened = self.nodes[to].users.merge(rows, &mut self.stage);
                 for (user, node) in opened {
                     let (seat, stage) = self.seat(to, user.shard());
-                    seat.session_opened(user, node, stage);
+                    seat.step(Item::SessionOpened(user, id(node)), stage);
                 }
             }
         }

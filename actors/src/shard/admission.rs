@@ -5,13 +5,13 @@
 //! people who are away, then what strangers write at all, then what contacts write to people who are
 //! away, and at last everything.
 
-use super::ShardContext;
 use super::byte_rates::ByteRates;
+use super::core::Surroundings;
 use super::machine::Machine;
 use proto::{Code, UserId, stored};
 
 /// A send may be refused for want of space only below this, in hundredths of the least free space.
-const PLENTY_PERCENT: u64 = 200;
+pub(super) const PLENTY_PERCENT: u64 = 200;
 
 /// Whether a send is refused while so much is free, in hundredths of the least free space.
 fn is_too_scarce(free_percent: u64, stranger: bool, away: bool) -> bool {
@@ -27,24 +27,19 @@ fn is_too_scarce(free_percent: u64, stranger: bool, away: bool) -> bool {
 /// A leader's look at what is to be proposed.
 pub(super) struct Admission<'a> {
     machine: &'a Machine,
-    context: &'a ShardContext,
+    around: &'a Surroundings,
     byte_rates: &'a mut ByteRates,
     now_ms: u64,
-    /// Of the leader's disk, and bytes for each second: the same for all sends of a batch.
-    free_percent: u64,
-    rate: u64,
 }
 
 impl<'a> Admission<'a> {
     pub(super) fn new(
         machine: &'a Machine,
-        context: &'a ShardContext,
+        around: &'a Surroundings,
         byte_rates: &'a mut ByteRates,
         now_ms: u64,
     ) -> Self {
-        let free_percent = context.storage.free_percent_of_min();
-        let rate = context.settings().stored_bytes_per_second;
-        Self { machine, context, byte_rates, now_ms, free_percent, rate }
+        Self { machine, around, byte_rates, now_ms }
     }
 
     /// Why a send is not proposed.
@@ -52,18 +47,16 @@ impl<'a> Admission<'a> {
         if let Some(code) = self.machine.would_refuse(append) {
             return Some(code);
         }
-        if self.free_percent < PLENTY_PERCENT {
+        if self.around.free_percent < PLENTY_PERCENT {
             let stranger = self.machine.is_from_stranger(append);
-            if is_too_scarce(self.free_percent, stranger, self.is_away(UserId(append.to))) {
+            let away = self.around.away.contains(&UserId(append.to));
+            if is_too_scarce(self.around.free_percent, stranger, away) {
                 return Some(Code::StorageFull);
             }
         }
         let (from, bytes) = (UserId(append.from), append.body.len() as u64);
-        (!self.byte_rates.admit(from, bytes, self.rate, self.now_ms)).then_some(Code::TooFast)
-    }
-
-    fn is_away(&self, user: UserId) -> bool {
-        !self.context.recipients.is_connected(user)
+        let rate = self.around.settings.stored_bytes_per_second;
+        (!self.byte_rates.admit(from, bytes, rate, self.now_ms)).then_some(Code::TooFast)
     }
 }
 

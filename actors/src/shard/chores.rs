@@ -1,18 +1,19 @@
 //! What a leader does of its own accord: checkpoints, receipts for other shards, ends of times to
 //! live, origins of released rows. Checkpoints are written by every replica.
 
-use super::actor::{RETRY, ShardActor, TICK_MS};
 use super::command::{Command, Spill};
-use super::proposals::Who;
+use super::core::{Action, Hint, Item, ReplicaCore, Surroundings};
+use super::fault::Fault;
+use super::proposals::Asker;
 use super::reads::{Overlay, Reader};
-use super::{Outcome, ShardItem};
+use super::{Outcome, TICK_MS};
 use proto::{Seq, ShardId, UserId, ids::SHARDS, stored};
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use storage::{Row, StorageError};
-use supervision::{Inbox, ProcessError};
-use tracing::error;
+use std::time::Duration;
+use storage::Row;
+
+/// Wait before something that failed for lack of space or of an answer is tried again.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// Bytes logged after which a shard makes a checkpoint early: bounds the bodies it keeps in memory.
 const CHECKPOINT_BYTES: usize = 4 * 1024 * 1024;
@@ -28,7 +29,7 @@ const CHECKPOINT_TRIES: u32 = 10;
 const EXPIRY_EVERY_TICKS: u64 = 10;
 
 /// Expired entries taken out by one command.
-const EXPIRY_BATCH: usize = 1_000;
+pub(super) const EXPIRY_BATCH: usize = 1_000;
 
 /// Users whose devices are looked at in one tick: a million in a shard within a quarter of an hour, and
 /// 50 µs of work.
@@ -68,7 +69,7 @@ pub(super) struct Chores {
     /// The last user whose devices were looked at.
     looked_at_users_to: UserId,
     reading_origins: BTreeSet<UserId>,
-    /// Whether [`ShardItem::RetryDue`] is on its way: nothing is proposed until it is there.
+    /// Whether [`Item::RetryDue`] is on its way: nothing is proposed until it is there.
     pub(super) retry_asked: bool,
 }
 
@@ -97,10 +98,10 @@ impl Chores {
         self.offers = [Offer::default(); SHARDS as usize];
         self.reading_origins.clear();
         self.due_outdated = self.reading_due;
-        self.checkpoint_failed();
+        self.checkpoint_not_proposed();
     }
 
-    pub(super) fn checkpoint_failed(&mut self) {
+    pub(super) fn checkpoint_not_proposed(&mut self) {
         if self.checkpoint == Checkpoint::Proposed {
             self.checkpoint = Checkpoint::Idle;
         }
@@ -134,8 +135,8 @@ impl Chores {
         self.logged_bytes += bytes;
     }
 
-    /// Whether so much was logged that a checkpoint is due; it counts as proposed then.
-    pub(super) fn wants_checkpoint_now(&mut self) -> bool {
+    /// Starts a checkpoint if so much was logged that one is due; it counts as proposed then.
+    pub(super) fn start_checkpoint_if_due(&mut self) -> bool {
         self.logged_bytes >= CHECKPOINT_BYTES && self.begin_checkpoint()
     }
 
@@ -149,101 +150,101 @@ impl Chores {
     }
 }
 
-impl ShardActor {
+impl ReplicaCore {
     /// What a leader does each second.
-    pub(super) fn do_chores(&mut self) {
-        let now_ms = self.context.clock.now_ms();
+    pub(super) fn do_chores(&mut self, around: &Surroundings, may_expire: bool) {
+        let now_ms = self.moment().ms;
         self.chores.ticks_since_checkpoint += 1;
         self.chores.ticks_since_expiry += 1;
         self.offer_notices();
         // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
-        let every = (self.context.settings().checkpoint_every_ms / TICK_MS).max(1);
+        let every = (around.settings.checkpoint_every_ms / TICK_MS).max(1);
         let due = self.chores.ticks_since_checkpoint >= every && self.chores.logged_bytes > 0;
         if due && self.chores.begin_checkpoint() {
             self.proposals.push_spill();
         }
-        // Asked after the clock was read: a jump is seen by whoever asks.
-        if self.context.clocks.may_expire() {
-            self.end_what_is_over(now_ms);
+        if may_expire {
+            self.end_what_is_over(around.settings.device_idle_max_ms, now_ms);
         }
     }
 
     /// What ends by the clock, of which a majority of the members must agree that it is right.
-    fn end_what_is_over(&mut self, now_ms: u64) {
+    fn end_what_is_over(&mut self, idle_ms: u64, now_ms: u64) {
         if self.machine.has_due(now_ms) {
             self.expire(Vec::new(), now_ms);
         }
-        self.look_for_idle_devices(now_ms);
+        self.look_for_idle_devices(idle_ms, now_ms);
         let idle = self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due;
         if self.chores.ticks_since_expiry >= EXPIRY_EVERY_TICKS && idle {
             self.chores.ticks_since_expiry = 0;
-            self.read_due(now_ms);
+            self.chores.reading_due = true;
+            self.actions.push(Action::ReadDue(now_ms));
         }
     }
 
     /// Looks at some users, all of them in turn, and sets aside the devices that stay away.
-    fn look_for_idle_devices(&mut self, now_ms: u64) {
-        let idle_ms = self.context.settings().device_idle_max_ms;
+    fn look_for_idle_devices(&mut self, idle_ms: u64, now_ms: u64) {
         let after = self.chores.looked_at_users_to;
         let (idle, seen) = self.machine.idle_devices(after, USERS_PER_TICK, idle_ms, now_ms);
         self.chores.looked_at_users_to = seen.unwrap_or_default();
         for (user, device) in idle {
             let set = stored::SetAside { user: user.0, device: device.0, idle_ms };
-            let set = Command::SetAside(set);
-            self.proposals.push(set, Box::new(|_| ()), Who::Own, self.moment());
+            self.propose_own(Command::SetAside(set), Asker::Nobody);
         }
     }
+
+    fn propose_own(&mut self, command: Command, asker: Asker) {
+        self.proposals.push(command, asker, self.moment());
+    }
+
+    // ---- Origins of released rows ------------------------------------------------------------
 
     pub(super) fn read_origins(&mut self, user: UserId, first: Seq, up_to: Seq) {
-        if !self.chores.reading_origins.insert(user) {
-            return;
+        if self.chores.reading_origins.insert(user) {
+            let Self { machine, overlay, fault, .. } = self;
+            let read = Reader { machine, overlay, fault: *fault }.read_origins(user, first, up_to);
+            self.actions.push(Action::ReadOrigins(Box::new(read)));
         }
-        let inbox = self.inbox.clone();
-        let answer = Box::new(move |read| inbox.force(ShardItem::OriginsRead { user, read }));
-        let Self { machine, overlay, context, .. } = self;
-        let reader = Reader { machine, overlay, storage: &context.storage };
-        reader.read_origins(user, (first, up_to), answer);
     }
 
-    pub(super) fn origins_read(&mut self, user: UserId, read: Result<stored::Release, String>) {
+    pub(super) fn origins_read(&mut self, user: UserId, release: Option<stored::Release>) {
         if !self.is_ready() {
             return;
         }
-        match read {
-            Ok(release) => {
-                let inbox = self.inbox.clone();
-                let again = Box::new(move |outcome| match outcome {
-                    Outcome::Refused(_) => retry_origins(&inbox, user),
-                    Outcome::Elsewhere => {}
-                    Outcome::Done
-                    | Outcome::Accepted { .. }
-                    | Outcome::Pin { .. }
-                    | Outcome::Proven { .. }
-                    | Outcome::NotTheirs
-                    | Outcome::Admitted(_) => {
-                        let read = Err(String::new());
-                        inbox.force(ShardItem::OriginsRead { user, read });
-                    }
-                });
-                let release = Command::Release(release);
-                self.proposals.push(release, again, Who::Own, self.moment());
-            }
-            Err(error) => {
-                self.chores.reading_origins.remove(&user);
-                if !error.is_empty() {
-                    error!(shard = %self.shard, %user, error, "released rows not read");
-                    retry_origins(&self.inbox, user);
-                    return;
-                }
-                let mailbox = self.machine.mailbox(user);
-                let owed =
-                    mailbox.and_then(|m| m.origins_owed().map(|up_to| (m.stored_first, up_to)));
-                if let Some((first, up_to)) = owed {
-                    self.read_origins(user, first.max(Seq(1)), up_to);
-                }
-            }
+        match release {
+            Some(release) => self.propose_own(Command::Release(release), Asker::Origins(user)),
+            None => self.later(RETRY, Item::OriginsDue(user)),
         }
     }
+
+    /// What became of a proposal to release rows: there may be more.
+    pub(super) fn origins_proposed(&mut self, user: UserId, outcome: &Outcome) {
+        match outcome {
+            Outcome::Refused(_) => self.later(RETRY, Item::OriginsDue(user)),
+            Outcome::Elsewhere => {}
+            Outcome::Done
+            | Outcome::Accepted { .. }
+            | Outcome::Pin { .. }
+            | Outcome::Proven { .. }
+            | Outcome::NotTheirs
+            | Outcome::Admitted(_) => self.later(Duration::ZERO, Item::OriginsDue(user)),
+        }
+    }
+
+    /// Reads the origins of all rows of a mailbox that are released.
+    pub(super) fn origins_due(&mut self, user: UserId) {
+        if !self.is_ready() {
+            return;
+        }
+        self.chores.reading_origins.remove(&user);
+        let mailbox = self.machine.mailbox(user);
+        let owed = mailbox.and_then(|m| m.origins_owed().map(|up_to| (m.stored_first, up_to)));
+        if let Some((first, up_to)) = owed {
+            self.read_origins(user, first.max(Seq(1)), up_to);
+        }
+    }
+
+    // ---- Notices -----------------------------------------------------------------------------
 
     pub(super) fn offer_notices(&mut self) {
         if !self.is_ready() {
@@ -259,13 +260,8 @@ impl ShardActor {
             self.chores.offers_made += 1;
             let which = self.chores.offers_made;
             *offer = Offer { up_to: number, under_way: Some(which) };
-            let inbox = self.inbox.clone();
-            let reply = Box::new(move |outcome| {
-                let taken = (outcome == Outcome::Done).then_some(number);
-                inbox.force(ShardItem::NoticesTaken { to, which, taken });
-            });
-            let taken = stored::TakeNotices { from_shard: u32::from(self.shard.0), notices };
-            self.context.shards.propose(to, Command::TakeNotices(taken), reply);
+            let notices = stored::TakeNotices { from_shard: u32::from(self.shard.0), notices };
+            self.actions.push(Action::Offer { to, which, number, notices });
         }
     }
 
@@ -275,9 +271,10 @@ impl ShardActor {
         if offer.under_way.take_if(|under_way| *under_way == which).is_none() {
             return;
         }
+        let dropped = (self.fault == Some(Fault::DroppedNotice)).then_some(offer.up_to);
         if !ready {
             *offer = Offer::default();
-        } else if let Some(number) = taken {
+        } else if let Some(number) = taken.or(dropped) {
             let settled = stored::SettleNotices { to_shard: u32::from(to.0), number };
             self.proposals.push_lazy(Command::SettleNotices(settled));
             self.offer_notices();
@@ -287,92 +284,53 @@ impl ShardActor {
         }
     }
 
+    // ---- Checkpoints -------------------------------------------------------------------------
+
     /// The machine let go of entries: they are read from here until the tables have them.
     pub(super) fn begin_checkpoint(&mut self, spill: Spill) {
         self.chores.logged_bytes = 0;
-        self.bury_sessions(&spill);
+        if self.is_ready() {
+            // Devices that were unlinked have no session any longer, wherever it was.
+            for row in &spill.rows {
+                if let Row::Device(user, device, None) = row {
+                    self.hint(Hint::RemoveSession(*user, *device));
+                }
+            }
+        }
         self.overlay = Overlay { entries: spill.entries.into_iter().collect(), gone: spill.gone };
-        self.write_checkpoint(self.applied.clone(), spill.rows);
+        self.chores.checkpoint = Checkpoint::Writing;
+        self.actions.push(Action::WriteCheckpoint(self.applied.clone(), spill.rows));
     }
 
-    /// Devices that were unlinked since the last checkpoint have no session any longer, wherever it was.
-    fn bury_sessions(&self, spill: &Spill) {
-        if !self.is_ready() {
+    pub(super) fn checkpoint_written(&mut self, applied: &stored::Applied) {
+        self.overlay = Overlay::default();
+        self.chores.is_written();
+        if self.rests_when_written() {
             return;
         }
-        for row in &spill.rows {
-            if let Row::Device(user, device, None) = row
-                && let Err(error) = self.context.sessions.remove(*user, *device)
-            {
-                error!(%user, %device, %error, "session row of an unlinked device not removed");
-            }
+        if let Some(id) = applied.id {
+            self.actions.push(Action::Checkpointed(id));
         }
+        self.resume_deferred();
     }
 
-    fn write_checkpoint(&mut self, applied: stored::Applied, rows: Vec<Row>) {
-        self.chores.checkpoint = Checkpoint::Writing;
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
-        tokio::task::spawn_blocking(move || {
-            let write = || storage.checkpoint(shard, applied.clone(), rows.clone());
-            let written = catch_unwind(AssertUnwindSafe(write));
-            match written.unwrap_or(Err(StorageError::Closed)) {
-                // Outdated: a snapshot has replaced the tables meanwhile.
-                Ok(()) | Err(StorageError::Outdated { .. }) => {
-                    inbox.force(ShardItem::CheckpointWritten { applied, failed: None });
-                }
-                Err(error) => {
-                    error!(%shard, %error, "checkpoint not written");
-                    let failed = Some((rows, error));
-                    let item = ShardItem::CheckpointWritten { applied, failed };
-                    supervision::timer::push_after(&inbox, RETRY, item);
-                }
-            }
-        });
-    }
-
-    pub(super) fn checkpoint_written(
+    pub(super) fn checkpoint_failed(
         &mut self,
         applied: stored::Applied,
-        failed: Option<(Vec<Row>, StorageError)>,
-    ) -> Result<(), ProcessError> {
+        rows: Vec<Row>,
+        disk_is_full: bool,
+    ) {
         if self.rests_when_written() {
             self.overlay = Overlay::default();
             self.chores.is_written();
-            return Ok(());
+        } else if self.chores.tries_again(disk_is_full) {
+            self.actions.push(Action::WriteCheckpoint(applied, rows));
+        } else {
+            self.actions.push(Action::Stop("checkpoints are not written".to_owned()));
         }
-        if let Some((rows, error)) = failed {
-            let full = matches!(error, StorageError::DiskFull { .. });
-            if !self.chores.tries_again(full || self.context.storage.nearly_full()) {
-                return Err(error.into());
-            }
-            self.write_checkpoint(applied, rows);
-            return Ok(());
-        }
-        self.overlay = Overlay::default();
-        self.chores.is_written();
-        if let Some(id) = applied.id {
-            self.group.checkpointed(id);
-        }
-        self.resume_deferred()
     }
 
-    fn read_due(&mut self, now_ms: u64) {
-        self.chores.reading_due = true;
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
-        tokio::task::spawn_blocking(move || {
-            let due = storage.due(shard, now_ms, EXPIRY_BATCH).unwrap_or_else(|error| {
-                error!(%shard, %error, "expired messages not read");
-                Vec::new()
-            });
-            let entry = |(user, seq, envelope): (UserId, Seq, stored::Envelope)| stored::Expired {
-                user: user.0,
-                origin: Some(super::machine::origin_row(seq, &envelope)),
-            };
-            inbox.force(ShardItem::DueRead(due.into_iter().map(entry).collect()));
-        });
-    }
+    // ---- Ends of times to live ---------------------------------------------------------------
 
     pub(super) fn due_read(&mut self, entries: Vec<stored::Expired>) {
         self.chores.reading_due = false;
@@ -386,14 +344,9 @@ impl ShardActor {
     fn expire(&mut self, entries: Vec<stored::Expired>, until_ms: u64) {
         if self.is_ready() {
             let expire = Command::Expire(stored::Expire { entries, until_ms });
-            self.proposals.push(expire, Box::new(|_| ()), Who::Own, self.moment());
+            self.propose_own(expire, Asker::Nobody);
         }
     }
-}
-
-fn retry_origins(inbox: &Arc<Inbox<ShardItem>>, user: UserId) {
-    let again = ShardItem::OriginsRead { user, read: Err(String::new()) };
-    supervision::timer::push_after(inbox, RETRY, again);
 }
 
 #[cfg(test)]

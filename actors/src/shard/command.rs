@@ -132,6 +132,57 @@ pub(super) fn is_known_notice(notice: &stored::Notice) -> bool {
     }
 }
 
+/// Whether it may come before what was asked for earlier: an acknowledgment is for all before it, and
+/// notices are numbered.
+pub(super) fn may_overtake(command: &Command) -> bool {
+    matches!(command, Command::Ack(_) | Command::TakeNotices(_))
+}
+
+/// Whether nobody waits for a command with a message in hand.
+pub(super) fn can_wait(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Ack(_)
+            | Command::TakeNotices(_)
+            | Command::SettleNotices(_)
+            | Command::Release(_)
+            | Command::Expire(_)
+    )
+}
+
+/// Whether a command needs space for something new.
+pub(super) fn stores(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Append(_)
+            | Command::StartRegistration(_)
+            | Command::KeepAccount(_)
+            | Command::ClaimAlias(_)
+            | Command::AdmitDevice(_)
+    )
+}
+
+/// Whether the command can be proposed once more though it may have taken effect. `Expire` names
+/// rows that are read anew; after a checkpoint nobody would know that they were counted out. What
+/// was removed could not be told from what was never there. A login by key would bring back a ticket
+/// that was used since.
+pub(super) fn may_be_repeated(command: &Command) -> bool {
+    if let Command::OpenSession(open) = command {
+        return open.ticket != 0;
+    }
+    !matches!(
+        command,
+        Command::AdmitDevice(_)
+            | Command::StartRegistration(_)
+            | Command::PinNotSent(_)
+            | Command::ProvePin(_)
+            | Command::SetRegistrationLock(_)
+            | Command::RemoveDevice(_)
+            | Command::DeleteAccount(_)
+            | Command::Expire(_)
+    )
+}
+
 /// Wraps a command for the log.
 pub(super) fn to_stored(command: Command) -> stored::Command {
     stored::Command { kind: Some(command) }

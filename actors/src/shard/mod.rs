@@ -1,6 +1,7 @@
 //! Shards: each keeps the accounts and mailboxes of the users whose ids fall to it.
 //!
-//! A replica of a shard is one actor that owns a pure [`Machine`]; a Raft group under it agrees with
+//! A replica of a shard is one actor that owns a pure [`ReplicaCore`], which decides, and in it the
+//! [`Machine`], which is replicated; a Raft group under it agrees with
 //! the other replicas on the order of commands. Every node has an actor for every shard: it is also
 //! the one queue through which this node's commands and questions reach the shard's leader, here or
 //! elsewhere.
@@ -14,18 +15,23 @@
 mod account;
 mod actor;
 mod admission;
+mod apply;
+mod ask;
 mod byte_rates;
 mod chores;
 mod claims;
 mod command;
 mod context;
+mod core;
 mod cursors;
 mod digest;
+mod fault;
 mod few;
-mod forward;
 mod leadership;
 mod machine;
 mod mailbox;
+mod pacing;
+mod perform;
 mod pins;
 mod privacy;
 #[cfg(test)]
@@ -55,29 +61,38 @@ mod usage;
 mod kinds;
 
 pub use account::AccountView;
-pub use actor::{ShardActor, ShardArgs, TICK_MS};
+pub use actor::{ShardActor, ShardArgs};
+pub use ask::{Answered, Ask, Asked};
 pub use command::{Command, Effect, Outcome, Spill};
 pub use context::{ShardContext, ShardSettings};
+pub use core::{Action, Hint, Item, Leadership, Loaded, ReplicaCore, Surroundings, Token};
 pub use digest::Digest;
+pub use fault::Fault;
 pub use few::FewMap;
 pub use machine::{Machine, MachineLimits, origin_row};
 pub use mailbox::{Entry, Origin};
 pub use privacy::{Audience, Privacy};
-pub use proposals::{Batch, Failure, Moment, Proposals, Who};
-pub use reads::{Attached, Page};
+pub use proposals::{Asker, Batch, Failure, Moment, Proposals};
+pub use reads::{Attached, OriginsRead, Page, PageRead};
 pub use recipients::{Outbound, Recipients};
 pub use replica::ShardReplica;
+pub use rounds::{Rounds, Takers, Turn, Wish};
 pub(crate) use translate::account_from_wire;
 pub use translate::account_to_wire;
 pub use usage::{Usage, bytes_of};
 
 use consensus::{Committed, Done, ProposeError, Standing};
-use propose::Pacing;
+use pacing::Pacing;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use storage::StorageError;
 use supervision::{Inbox, QueueLimits};
+
+/// How often [`ShardItem::TickDue`] comes, in ms. Maintenance counts ticks, not the clock, which may jump.
+pub const TICK_MS: u64 = 1_000;
+
+/// How long a leader elsewhere may take. After it nobody knows what became of the batch.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a call waits for its answer. A timeout leaves unknown whether the command took effect.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,7 +114,8 @@ opaque_debug!(Batch);
 opaque_debug!(Proposals);
 opaque_debug!(Query);
 opaque_debug!(ShardItem);
-opaque_debug!(Loaded);
+opaque_debug!(Item);
+opaque_debug!(Action);
 
 /// What to do with the answer to a command.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
@@ -169,71 +185,28 @@ pub enum ShardItem {
     },
     /// Anyone here asks about the state.
     Query(Query),
-    /// Another node asks the leader about the state; `None`: the leader is elsewhere.
-    Ask(Query, Answer<()>),
+    /// Another node asks the leader about the state. Called with `None` if the leader is elsewhere.
+    Ask(Ask, Answer<Option<cluster::Answer>>),
     /// The group tells: these entries are committed. `Done` when they are applied.
     Apply(Vec<Committed>, Done),
     /// The group tells: the tables were replaced by a snapshot, or emptied.
     Reload(Done),
     /// The group tells: it has ended and is about to be forgotten. `Done` when nothing more is written.
     Rest(Done),
-    /// A reader tells: the machine as the tables have it.
-    Loaded(Box<Loaded>, Done),
     /// The group tells: this batch of ours was not proposed, or nobody knows.
     NotProposed(u64, ProposeError),
-    /// The leader elsewhere answers this batch of ours.
-    Forwarded(u64, Result<Vec<Outcome>, NotForwarded>),
     /// The group tells: who leads has changed.
     Stands(Standing),
-    /// The group tells whether this node still led when these questions were taken up.
-    Confirmed(bool),
-    /// A question could not be put to the leader: try again.
-    AskAgain(Query, u64),
     /// The shards of this node tell: it is this one's turn to propose.
     RoundBegins,
-    /// Some time has passed since a batch could not be proposed.
-    RetryDue,
-    /// A reader tells: these are the origins of released rows.
-    OriginsRead {
-        /// Whose mailbox.
-        user: UserId,
-        /// What was read, or why not.
-        read: Result<stored::Release, String>,
-    },
-    /// Another shard has taken the notices that it was offered, or has not.
-    NoticesTaken {
-        /// Which shard.
-        to: ShardId,
-        /// Which offer.
-        which: u64,
-        /// Up to which number, if it took them.
-        taken: Option<u64>,
-    },
-    /// A writer tells: the checkpoint is in the tables, or some time has passed since it failed.
-    CheckpointWritten {
-        /// As of this place in the log.
-        applied: stored::Applied,
-        /// The rows that have to be written again, and why they are not there.
-        failed: Option<(Vec<storage::Row>, StorageError)>,
-    },
-    /// A reader tells: these stored entries have outlived their time.
-    DueRead(Vec<stored::Expired>),
-    /// Another node tells that it leads in this term.
-    LeadsElsewhere(NodeId, u64),
-    /// A node came (true) or went.
-    PeerChanged(NodeId, bool),
-    /// The sessions table tells: this user has come to another node.
-    SessionOpened(UserId, NodeId),
+    /// The leader elsewhere has answered a question of this node.
+    Replied(Token, Answered),
+    /// Something else happens to the replica, as its core has it.
+    Core(Box<Item>),
     /// An operator asks what this replica holds.
     Digest(Answer<Digest>),
     /// The clock tells, about once a second.
     TickDue,
-}
-
-/// A machine as it was read from the tables.
-pub struct Loaded {
-    machine: Machine,
-    applied: Option<stored::Applied>,
 }
 
 /// Why the leader elsewhere has not answered a batch.
@@ -289,19 +262,23 @@ impl Shards {
 
     /// Another node tells that it leads a shard.
     pub fn leads_elsewhere(&self, shard: ShardId, node: NodeId, term: u64) {
-        self.inbox(shard).force(ShardItem::LeadsElsewhere(node, term));
+        self.tell(shard, Item::LeadsElsewhere(node, term));
     }
 
     /// A node came (true) or went.
     pub fn peer_changed(&self, node: NodeId, up: bool) {
         for inbox in self.inboxes.iter() {
-            inbox.force(ShardItem::PeerChanged(node, up));
+            inbox.force(ShardItem::Core(Box::new(Item::PeerChanged(node, up))));
         }
     }
 
     /// A user has come to another node: pushes may have been sent before it was known.
     pub fn session_opened(&self, user: UserId, node: NodeId) {
-        self.inbox(user.shard()).force(ShardItem::SessionOpened(user, node));
+        self.tell(user.shard(), Item::SessionOpened(user, node));
+    }
+
+    fn tell(&self, shard: ShardId, item: Item) {
+        self.inbox(shard).force(ShardItem::Core(Box::new(item)));
     }
 
     /// Commands of another node for the leader, which should be this one.
@@ -317,7 +294,10 @@ impl Shards {
     /// A question of another node to the leader, which should be this one.
     pub fn serve_question(&self, ask: cluster::Ask, answer: Answer<Option<cluster::Answer>>) {
         let shard = ShardId::from_number(ask.shard);
-        translate::serve(self.inbox(shard), ask, answer);
+        match ask.kind.and_then(translate::question_from_wire) {
+            Some(ask) => self.inbox(shard).force(ShardItem::Ask(ask, answer)),
+            None => answer(None),
+        }
     }
 
     /// What each replica here holds, by shard; `None` if one does not answer within the time of a

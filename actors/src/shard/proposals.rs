@@ -11,13 +11,12 @@
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
 //!    its device to the same user ([`RetryOrder`]).
 
-use super::actor::TICK_MS;
-use super::command::{Command, to_stored};
-use super::forward::FORWARD_TIMEOUT;
+use super::command::{Command, can_wait, may_be_repeated, may_overtake, stores, to_stored};
+use super::core::Token;
 use super::rounds::Wish;
-use super::{Outcome, Reply};
+use super::{FORWARD_TIMEOUT, Outcome, TICK_MS};
 use crate::retry_order::RetryOrder;
-use proto::{Code, stored};
+use proto::{Code, UserId, stored};
 use std::collections::{BTreeSet, VecDeque};
 
 /// Commands in one batch. Bounds how long applying one keeps others waiting.
@@ -53,22 +52,38 @@ pub struct Moment {
     pub ms: u64,
 }
 
-/// Who asked for a command.
+/// Who asked for a command, and is told what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Asker {
     /// Someone on this node.
-    Caller,
+    Caller(Token),
     /// Another node, whose queue this is not: it is answered [`Outcome::Elsewhere`] rather than
     /// kept for another leader.
-    Peer,
-    /// The shard itself, as long as it leads.
-    Own,
+    Peer {
+        /// Which of its calls.
+        number: u64,
+        /// Which command of it.
+        place: usize,
+    },
+    /// The replica itself, as long as it leads: it releases rows of this user.
+    Origins(UserId),
+    /// The replica itself, as long as it leads, and nothing follows.
+    Nobody,
+}
+
+impl Asker {
+    fn is_caller(self) -> bool {
+        matches!(self, Self::Caller(_))
+    }
+
+    fn is_peer(self) -> bool {
+        matches!(self, Self::Peer { .. })
+    }
 }
 
 struct Waiting {
     command: Command,
-    reply: Reply,
-    who: Who,
+    asker: Asker,
     since: Moment,
 }
 
@@ -77,34 +92,13 @@ impl Waiting {
     /// it has taken back, and asked for again. A clock that was set back tells no age.
     fn is_stale(&self, now: Moment) -> Option<Outcome> {
         let sent = matches!(self.command, Command::Append(_));
-        if self.who == Who::Peer && now.tick > self.since.tick + FORWARD_TICKS {
+        if self.asker.is_peer() && now.tick > self.since.tick + FORWARD_TICKS {
             Some(Outcome::Elsewhere)
         } else if sent && now.ms.abs_diff(self.since.ms) > HELD_MS {
             Some(Outcome::Refused(Code::Unavailable))
         } else {
             None
         }
-    }
-
-    /// Whether the command can be proposed once more though it may have taken effect. `Expire` names
-    /// rows that are read anew; after a checkpoint nobody would know that they were counted out. What
-    /// was removed could not be told from what was never there. A login by key would bring back a ticket
-    /// that was used since.
-    fn may_be_repeated(&self) -> bool {
-        if let Command::OpenSession(open) = &self.command {
-            return open.ticket != 0;
-        }
-        !matches!(
-            self.command,
-            Command::AdmitDevice(_)
-                | Command::StartRegistration(_)
-                | Command::PinNotSent(_)
-                | Command::ProvePin(_)
-                | Command::SetRegistrationLock(_)
-                | Command::RemoveDevice(_)
-                | Command::DeleteAccount(_)
-                | Command::Expire(_)
-        )
     }
 }
 
@@ -127,6 +121,10 @@ pub struct Proposals {
     /// The last tick heard of.
     now: u64,
     numbers: u64,
+    /// What became of commands, for whoever asked.
+    outcomes: VecDeque<(Asker, Outcome)>,
+    /// A fault: later sends do not wait for the retry of a refused one.
+    overtakes: bool,
 }
 
 impl Default for Proposals {
@@ -140,6 +138,8 @@ impl Default for Proposals {
             turned_away: RetryOrder::new(HOLDS_MAX),
             now: 0,
             numbers: 0,
+            outcomes: VecDeque::new(),
+            overtakes: false,
         }
     }
 }
@@ -162,14 +162,32 @@ pub struct Batch {
     /// What to propose, in this order.
     pub commands: Vec<stored::Command>,
     /// Of the first commands; those behind are lazy.
-    replies: Vec<(Reply, Who, Moment)>,
+    askers: Vec<(Asker, Moment)>,
 }
 
 impl Proposals {
     /// Someone asks for a command, at this moment.
-    pub fn push(&mut self, command: Command, reply: Reply, who: Who, since: Moment) {
+    pub fn push(&mut self, command: Command, asker: Asker, since: Moment) {
         self.now = since.tick;
-        self.waiting.push_back(Waiting { command, reply, who, since });
+        self.waiting.push_back(Waiting { command, asker, since });
+    }
+
+    /// What became of a command, and who is to be told: the oldest that was not taken yet.
+    pub fn next_outcome(&mut self) -> Option<(Asker, Outcome)> {
+        self.outcomes.pop_front()
+    }
+
+    /// Builds [`super::Fault::OvertakenRetry`] in.
+    pub(super) fn let_overtake(&mut self) {
+        self.overtakes = true;
+    }
+
+    /// Who is written to by sends that wait.
+    pub(super) fn recipients(&self) -> impl Iterator<Item = UserId> {
+        self.waiting.iter().filter_map(|waiting| {
+            let Command::Append(append) = &waiting.command else { return None };
+            Some(UserId(append.to))
+        })
     }
 
     /// Someone asks for a command that may wait.
@@ -244,26 +262,26 @@ impl Proposals {
         self.now = now.tick;
         let likely = self.waiting.len().min(BATCH_COMMANDS);
         let mut commands = Vec::with_capacity(likely + self.lazy.len() + 1);
-        let mut replies = Vec::with_capacity(likely);
+        let mut askers = Vec::with_capacity(likely);
         let mut bytes = 0;
-        while bytes < BATCH_BYTES && replies.len() < BATCH_COMMANDS {
+        while bytes < BATCH_BYTES && askers.len() < BATCH_COMMANDS {
             let next = self.waiting.pop_front_if(|waiting| may_go(&waiting.command));
             let Some(waiting) = next else { break };
             if let Some(outcome) = waiting.is_stale(now) {
-                self.tell(waiting, outcome);
+                self.tell(&waiting, outcome);
                 continue;
             }
             if let Some(code) = self.holds_back(&waiting) {
-                (waiting.reply)(Outcome::Refused(code));
+                self.outcomes.push_back((waiting.asker, Outcome::Refused(code)));
                 continue;
             }
             if let Some(code) = self.turns_away(&waiting.command, refuses) {
-                self.tell(waiting, Outcome::Refused(code));
+                self.tell(&waiting, Outcome::Refused(code));
                 continue;
             }
             bytes += waiting.command.encoded_len();
             commands.push(to_stored(waiting.command));
-            replies.push((waiting.reply, waiting.who, waiting.since));
+            askers.push((waiting.asker, waiting.since));
         }
         if commands.is_empty() && !self.spill && (!lazily || self.lazy.is_empty()) {
             return None;
@@ -273,7 +291,7 @@ impl Proposals {
             commands.push(to_stored(Command::Spill(stored::Spill {})));
         }
         self.numbers += 1;
-        self.under_way.push(Batch { number: self.numbers, commands, replies });
+        self.under_way.push(Batch { number: self.numbers, commands, askers });
         self.under_way.last_mut()
     }
 
@@ -283,12 +301,12 @@ impl Proposals {
         let Some(batch) = self.through(number) else { return false };
         for (waiting, _) in batch.into_parts() {
             let name = name_of(&waiting);
-            let Waiting { command, reply, .. } = waiting;
+            let Waiting { command, asker, .. } = waiting;
             let outcome = apply(command);
             if let (Some(name), Outcome::Refused(code)) = (name, &outcome) {
                 self.note_refused(name, *code);
             }
-            reply(outcome);
+            self.outcomes.push_back((asker, outcome));
         }
         true
     }
@@ -309,7 +327,7 @@ impl Proposals {
         let outcomes = batch.into_parts().into_iter().map(|(waiting, lazy)| {
             let again = match failure {
                 Failure::NotProposed => true,
-                Failure::Unknown => waiting.may_be_repeated(),
+                Failure::Unknown => may_be_repeated(&waiting.command),
                 Failure::Refused(_) => lazy,
             };
             (waiting, lazy, again)
@@ -329,9 +347,9 @@ impl Proposals {
         for (waiting, lazy) in batch.into_parts() {
             match outcomes.next() {
                 Some(Outcome::Elsewhere) => again.push((waiting, lazy, true)),
-                Some(outcome) => self.tell(waiting, outcome),
+                Some(outcome) => self.tell(&waiting, outcome),
                 None => {
-                    let repeat = waiting.may_be_repeated();
+                    let repeat = may_be_repeated(&waiting.command);
                     again.push((waiting, lazy, repeat));
                 }
             }
@@ -345,10 +363,10 @@ impl Proposals {
         self.spill = false;
         let waiting = std::mem::take(&mut self.waiting);
         for waiting in waiting {
-            if waiting.who == Who::Caller {
+            if waiting.asker.is_caller() {
                 self.waiting.push_back(waiting);
             } else {
-                (waiting.reply)(Outcome::Elsewhere);
+                self.outcomes.push_back((waiting.asker, Outcome::Elsewhere));
             }
         }
     }
@@ -369,23 +387,23 @@ impl Proposals {
         let waiting = std::mem::take(&mut self.waiting);
         for waiting in waiting {
             if which(&waiting.command) {
-                self.tell(waiting, Outcome::Refused(code));
+                self.tell(&waiting, Outcome::Refused(code));
             } else {
                 self.waiting.push_back(waiting);
             }
         }
     }
 
-    fn tell(&mut self, waiting: Waiting, outcome: Outcome) {
-        if let (Outcome::Refused(code), Some(name)) = (&outcome, name_of(&waiting)) {
+    fn tell(&mut self, waiting: &Waiting, outcome: Outcome) {
+        if let (Outcome::Refused(code), Some(name)) = (&outcome, name_of(waiting)) {
             self.note_refused(name, *code);
         }
-        (waiting.reply)(outcome);
+        self.outcomes.push_back((waiting.asker, outcome));
     }
 
     /// The code of an earlier refused send that this one must not overtake.
     fn holds_back(&mut self, waiting: &Waiting) -> Option<Code> {
-        let (conversation, send_id) = name_of(waiting)?;
+        let (conversation, send_id) = name_of(waiting).filter(|_| !self.overtakes)?;
         self.holds.holds_back(&conversation, send_id, self.now * TICK_MS)
     }
 
@@ -417,7 +435,7 @@ impl Proposals {
                 }
                 (true, _) => {}
                 (false, true) => front.push_back(waiting),
-                (false, false) => self.tell(waiting, Outcome::Refused(code)),
+                (false, false) => self.tell(&waiting, Outcome::Refused(code)),
             }
         }
         front.append(&mut self.waiting);
@@ -428,17 +446,15 @@ impl Proposals {
 impl Batch {
     /// Its commands as they waited, and whether they were lazy.
     fn into_parts(self) -> Vec<(Waiting, bool)> {
-        let replies = self.replies.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let askers = self.askers.into_iter().map(Some).chain(std::iter::repeat(None));
         // Each has a kind: it was wrapped here.
         let commands = self.commands.into_iter().filter_map(|command| command.kind);
-        let part = |(command, reply): (Command, Option<(Reply, Who, Moment)>)| {
-            let lazy = reply.is_none();
-            let nobody =
-                || -> (Reply, Who, Moment) { (Box::new(|_| ()), Who::Own, Moment::default()) };
-            let (reply, who, since) = reply.unwrap_or_else(nobody);
-            (Waiting { command, reply, who, since }, lazy)
+        let part = |(command, asker): (Command, Option<(Asker, Moment)>)| {
+            let lazy = asker.is_none();
+            let (asker, since) = asker.unwrap_or((Asker::Nobody, Moment::default()));
+            (Waiting { command, asker, since }, lazy)
         };
-        commands.zip(replies).map(part).collect()
+        commands.zip(askers).map(part).collect()
     }
 }
 
@@ -448,44 +464,14 @@ fn conversation_of(command: &stored::Command) -> Option<Conversation> {
     Some(conversation(append))
 }
 
-/// Whether it may come before what was asked for earlier: an acknowledgment is for all before it, and
-/// notices are numbered.
-fn may_overtake(command: &Command) -> bool {
-    matches!(command, Command::Ack(_) | Command::TakeNotices(_))
-}
-
 /// What a send of someone on this node is called.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
-    (waiting.who == Who::Caller).then(|| (conversation(append), append.send_id))
+    waiting.asker.is_caller().then(|| (conversation(append), append.send_id))
 }
 
 fn conversation(append: &stored::Append) -> Conversation {
     (append.from, append.from_device, append.to)
-}
-
-/// Whether nobody waits for a command with a message in hand.
-fn can_wait(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Ack(_)
-            | Command::TakeNotices(_)
-            | Command::SettleNotices(_)
-            | Command::Release(_)
-            | Command::Expire(_)
-    )
-}
-
-/// Whether a command needs space for something new.
-pub(super) fn stores(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Append(_)
-            | Command::StartRegistration(_)
-            | Command::KeepAccount(_)
-            | Command::ClaimAlias(_)
-            | Command::AdmitDevice(_)
-    )
 }
 
 #[cfg(test)]

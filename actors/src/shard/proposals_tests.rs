@@ -2,14 +2,16 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a story looks at what it is about")]
 use super::*;
-use std::sync::mpsc::{Receiver, channel};
 
-fn push(proposals: &mut Proposals, send_id: u64, ms: u64) -> Receiver<Outcome> {
-    let (told, outcome) = channel();
+/// Somebody here sends; the token is the id.
+fn push(proposals: &mut Proposals, send_id: u64, ms: u64) {
     let append = stored::Append { from: 1, from_device: 1, to: 2, send_id, ..Default::default() };
-    let reply = Box::new(move |outcome| told.send(outcome).unwrap());
-    proposals.push(Command::Append(append), reply, Who::Caller, Moment { tick: 1, ms });
-    outcome
+    proposals.push(Command::Append(append), Asker::Caller(send_id), Moment { tick: 1, ms });
+}
+
+/// What became of commands since the last call.
+fn outcomes(proposals: &mut Proposals) -> Vec<(Asker, Outcome)> {
+    std::iter::from_fn(|| proposals.next_outcome()).collect()
 }
 
 fn ids(batch: &Batch) -> Vec<u64> {
@@ -27,7 +29,7 @@ fn a_conversation_has_one_batch_under_way_and_others_need_not_wait_for_it() {
         Command::Append(stored::Append { from, to: 9, send_id, ..Default::default() })
     };
     let push = |proposals: &mut Proposals, command| {
-        proposals.push(command, Box::new(|_| ()), Who::Caller, now);
+        proposals.push(command, Asker::Caller(0), now);
     };
     push(&mut proposals, append(1, 11));
     let first = proposals.next_beside(false, now).unwrap().number;
@@ -52,7 +54,7 @@ fn what_must_keep_its_order_is_overtaken_by_nothing() {
     let privacy = Command::SetPrivacy(stored::SetPrivacy::default());
     let ack = Command::Ack(stored::Ack::default());
     for command in [append(1), ack, privacy, append(2)] {
-        proposals.push(command, Box::new(|_| ()), Who::Caller, now);
+        proposals.push(command, Asker::Caller(0), now);
         proposals.next_beside(false, now);
     }
     assert_eq!(proposals.under_way.len(), 2, "a setting waits, and what is behind it");
@@ -61,45 +63,43 @@ fn what_must_keep_its_order_is_overtaken_by_nothing() {
 #[test]
 fn what_another_node_has_asked_for_again_is_not_proposed_twice() {
     let mut proposals = Proposals::default();
-    let mut ask = |tick| {
-        let (told, outcome) = channel();
-        let reply = Box::new(move |outcome| told.send(outcome).unwrap());
+    for tick in [1, 2] {
         let moment = Moment { tick, ms: tick * TICK_MS };
-        proposals.push(Command::Ack(stored::Ack::default()), reply, Who::Peer, moment);
-        outcome
-    };
-    let (first, second) = (ask(1), ask(2));
+        let asker = Asker::Peer { number: tick, place: 0 };
+        proposals.push(Command::Ack(stored::Ack::default()), asker, moment);
+    }
     let tick = 2 + FORWARD_TICKS;
     let batch = proposals.next(false, Moment { tick, ms: tick * TICK_MS }).unwrap();
     assert_eq!(batch.commands.len(), 1);
-    assert_eq!(first.try_recv(), Ok(Outcome::Elsewhere));
-    assert!(second.try_recv().is_err());
+    let first = Asker::Peer { number: 1, place: 0 };
+    assert_eq!(outcomes(&mut proposals), [(first, Outcome::Elsewhere)]);
 }
 
 #[test]
 fn what_was_perhaps_removed_is_not_asked_for_again() {
     let (mut proposals, now) = (Proposals::default(), Moment { tick: 1, ms: 0 });
-    let (told, outcome) = channel();
     let delete = Command::DeleteAccount(stored::DeleteAccount::default());
-    let reply = Box::new(move |outcome| told.send(outcome).unwrap());
-    proposals.push(delete, reply, Who::Caller, now);
+    proposals.push(delete, Asker::Caller(1), now);
     let number = proposals.next(false, now).unwrap().number;
     proposals.failed(number, Failure::Unknown);
-    assert_eq!(outcome.try_recv(), Ok(Outcome::Refused(Code::Unavailable)));
+    let refused = Outcome::Refused(Code::Unavailable);
+    assert_eq!(outcomes(&mut proposals), [(Asker::Caller(1), refused)]);
 }
 
 #[test]
 fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_longer() {
     let mut proposals = Proposals::default();
-    let (first, second) = (push(&mut proposals, 1, 0), push(&mut proposals, 2, HELD_MS - 1));
+    push(&mut proposals, 1, 0);
+    push(&mut proposals, 2, HELD_MS - 1);
     for ms in (0..=HELD_MS).step_by(1_000) {
         let number = proposals.next(false, Moment { tick: 1, ms }).unwrap().number;
         proposals.failed(number, Failure::Unknown);
-        assert!(first.try_recv().is_err() && second.try_recv().is_err());
+        assert_eq!(outcomes(&mut proposals), []);
     }
     assert!(proposals.next(false, Moment { tick: 1, ms: HELD_MS + 1 }).is_none());
-    let refused = Ok(Outcome::Refused(Code::Unavailable));
-    assert_eq!((first.try_recv(), second.try_recv()), (refused.clone(), refused));
+    let refused = Outcome::Refused(Code::Unavailable);
+    let both = [(Asker::Caller(1), refused.clone()), (Asker::Caller(2), refused)];
+    assert_eq!(outcomes(&mut proposals), both);
 }
 
 #[test]
@@ -107,10 +107,12 @@ fn what_a_leader_refuses_is_not_logged_and_holds_later_sends_back_for_ten_second
     let mut proposals = Proposals::default();
     let at = |tick| Moment { tick, ms: tick * TICK_MS };
     let full = |append: &stored::Append| (append.send_id == 5).then_some(Code::MailboxFull);
-    let (five, six) = (push(&mut proposals, 5, TICK_MS), push(&mut proposals, 6, TICK_MS));
+    push(&mut proposals, 5, TICK_MS);
+    push(&mut proposals, 6, TICK_MS);
     assert!(proposals.next_admitted(false, at(1), full).is_none(), "nothing is proposed");
-    let refused = Ok(Outcome::Refused(Code::MailboxFull));
-    assert_eq!((five.try_recv(), six.try_recv()), (refused.clone(), refused));
+    let refused = Outcome::Refused(Code::MailboxFull);
+    let both = [(Asker::Caller(5), refused.clone()), (Asker::Caller(6), refused)];
+    assert_eq!(outcomes(&mut proposals), both);
     push(&mut proposals, 7, 11 * TICK_MS);
     let batch = proposals.next_admitted(false, at(11), full).unwrap();
     assert_eq!(ids(batch), [7]);

@@ -1,115 +1,71 @@
-//! What a leader proposes, and when: in the rounds of its node, see [`super::rounds`].
+//! What a replica proposes, and when: a leader in the rounds of its node, see [`super::rounds`]; whoever does
+//! not lead sends its commands to the leader.
 
-use super::actor::{Proposed, SOON, ShardActor, ends_in_spill};
 use super::admission::Admission;
-use super::command::knows_notices;
-use super::proposals::{Failure, Who};
-use super::rounds::{Rounds, Takers, Turn, Wish};
-use super::{Answer, Outcome, ShardItem, Shards};
+use super::apply::{Proposed, ends_in_spill};
+use super::command::{Command, knows_notices};
+use super::core::{Action, Gathering, Item, ReplicaCore, Surroundings, Token};
+use super::proposals::{Asker, Failure};
+use super::rounds::Takers;
+use super::{NotForwarded, Outcome};
 use bytes::Bytes;
-use consensus::ProposeError;
 use prost::Message;
-use proto::{Code, ShardId, stored};
-use std::sync::PoisonError;
-use supervision::{ProcessError, timer};
-use tokio::time::Instant;
+use proto::cluster::{self, request};
+use proto::{Code, NodeId, stored};
+use std::time::Duration;
 
-/// The rounds in which the shards of this node propose.
-#[derive(Default)]
-pub(super) struct Pacing {
-    rounds: Rounds,
-    /// Somebody looks then whether the next round is due.
-    watched: Option<Instant>,
-}
+/// Wait before a batch or question is put to a leader again that was not there.
+pub(super) const SOON: Duration = Duration::from_millis(50);
 
-impl Shards {
-    /// Whether this shard may propose now; otherwise [`ShardItem::RoundBegins`] says when.
-    fn wants_round(&self, shard: ShardId, wish: Wish) -> bool {
-        self.pace(|pacing, now| pacing.rounds.wants(shard, wish, now))
-    }
-
-    /// This shard's batch is no longer under way; it may want the next round, and gets it now or hears
-    /// of it later.
-    fn round_ended(&self, batch: (ShardId, Takers), wish: Option<Wish>) -> bool {
-        self.pace(|pacing, now| pacing.rounds.ended(batch, wish, now))
-    }
-
-    fn pace(&self, step: impl FnOnce(&mut Pacing, Instant) -> Turn) -> bool {
-        let mut pacing = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = step(&mut pacing, Instant::now());
-        if let Some(due) = pacing.rounds.due()
-            && pacing.watched.is_none_or(|watched| due < watched)
-        {
-            pacing.watched = Some(due);
-            self.look_again(due);
+impl ReplicaCore {
+    pub(super) fn propose(&mut self, command: Command, token: Token) {
+        if knows_notices(&command) {
+            self.proposals.push(command, Asker::Caller(token), self.moment());
+        } else {
+            self.actions.push(Action::Answer(token, Outcome::Refused(Code::NotSupported)));
         }
-        drop(pacing);
-        for shard in turn.others {
-            self.inbox(shard).force(ShardItem::RoundBegins);
-        }
-        turn.mine
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the task does nothing that can fail")]
-    fn look_again(&self, due: Instant) {
-        let shards = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep_until(due).await;
-            shards.pace(|pacing, now| {
-                pacing.watched.take_if(|watched| *watched <= due);
-                pacing.rounds.looked_at(now)
-            });
-        });
-    }
-}
-
-impl ShardActor {
-    pub(super) fn take_all(
-        &mut self,
-        commands: Vec<stored::Command>,
-        answer: Answer<Vec<Outcome>>,
-    ) {
-        if !self.standing.me_leads {
-            answer(vec![Outcome::Elsewhere; commands.len()]);
+    /// Another node's commands.
+    pub(super) fn propose_all(&mut self, commands: Vec<stored::Command>, token: Token) {
+        let (count, now) = (commands.len(), self.moment());
+        if !self.standing.me_leads || count == 0 {
+            self.actions.push(Action::AnswerAll(token, vec![Outcome::Elsewhere; count]));
             return;
         }
-        let count = commands.len();
-        let (collect, now) = (super::forward::collect(count, answer), self.moment());
+        self.gatherings += 1;
+        let number = self.gatherings;
+        let gathering = Gathering { outcomes: vec![None; count], missing: count, token };
+        self.gathering.insert(number, gathering);
         for (place, command) in commands.into_iter().enumerate() {
-            let Some(command) = command.kind.filter(knows_notices) else {
-                collect.put(place, Outcome::Refused(Code::NotSupported));
-                continue;
-            };
-            let collect = collect.clone();
-            let reply = Box::new(move |outcome| collect.put(place, outcome));
-            self.proposals.push(command, reply, Who::Peer, now);
+            match command.kind.filter(knows_notices) {
+                Some(command) => {
+                    self.proposals.push(command, Asker::Peer { number, place }, now);
+                }
+                None => self.gather(number, place, Outcome::Refused(Code::NotSupported)),
+            }
         }
     }
 
-    /// It is this shard's turn.
-    pub(super) fn round_begins(&mut self) {
-        self.in_round = true;
-        self.propose_next(true);
-    }
-
-    /// This shard's part of the round is over, or nothing came of it.
-    pub(super) fn leave_round(&mut self) {
+    /// The items that waited are through: what has come goes its way.
+    pub(super) fn settle(&mut self) {
         if self.in_round && self.proposed.is_none() {
+            self.in_round = false;
             let may = self.standing.me_leads && self.may_propose();
             let wish = self.proposals.wish(false).filter(|_| may);
-            let takers =
-                if self.standing.voters.len() > 1 { Takers::Several } else { Takers::Alone };
-            self.in_round = self.context.shards.round_ended((self.shard, takers), wish);
+            let takers = if self.standing.voters > 1 { Takers::Several } else { Takers::Alone };
+            self.actions.push(Action::EndRound(takers, wish));
+            if wish.is_some() {
+                return;
+            }
         }
-    }
-
-    pub(super) fn propose_next(&mut self, lazily: bool) {
+        let lazily = std::mem::take(&mut self.lazy_due);
         if self.chores.retry_asked {
             return;
         }
         if self.standing.me_leads {
             if self.proposals.is_idle() {
-                self.propose_here(lazily);
+                self.want_round(lazily);
             }
         } else if let Some(leader) = self.leader() {
             self.proposals.not_leading();
@@ -121,92 +77,112 @@ impl ShardActor {
         !self.chores.retry_asked && !self.chores.must_wait_for_tables()
     }
 
-    fn propose_here(&mut self, lazily: bool) {
+    fn want_round(&mut self, lazily: bool) {
         if !self.may_propose() {
             self.stuck_since.get_or_insert(self.ticks);
             return;
         }
-        if self.context.storage.nearly_full() {
-            if self.group.gives_way() {
-                self.try_soon();
-                return;
-            }
-            self.proposals.refuse_storing();
-        }
-        if self.is_ready() && self.chores.wants_checkpoint_now() {
+        if self.is_ready() && self.chores.start_checkpoint_if_due() {
             self.proposals.push_spill();
         }
         if !self.in_round
             && let Some(wish) = self.proposals.wish(lazily)
         {
-            self.in_round = self.context.shards.wants_round(self.shard, wish);
+            self.actions.push(Action::WantRound(wish));
         }
-        if !self.in_round {
+    }
+
+    /// It is this replica's turn.
+    pub(super) fn round_begins(&mut self, around: &Surroundings) {
+        self.in_round = true;
+        let may = self.standing.me_leads && self.may_propose();
+        if !may || !self.proposals.is_idle() {
             return;
         }
-        let now = self.moment();
+        if around.nearly_full {
+            if around.gives_way {
+                self.try_soon();
+                return;
+            }
+            self.proposals.refuse_storing();
+        }
         // Only a leader that is followed may refuse by what it knows: another may know better.
-        let knows = self.is_ready() && self.group.is_followed();
-        let Self { machine, context, byte_rates, .. } = self;
-        let mut admission = Admission::new(machine, context, byte_rates, now.ms);
+        let knows = self.is_ready() && around.followed && self.is_unrivaled();
+        let now = self.moment();
+        let mut admission = Admission::new(&self.machine, around, &mut self.byte_rates, now.ms);
         let refuses = |append: &stored::Append| knows.then(|| admission.refuses(append)).flatten();
-        let Some(batch) = self.proposals.next_admitted(lazily, now, refuses) else { return };
-        let limits = self.context.settings().machine;
+        let Some(batch) = self.proposals.next_admitted(true, now, refuses) else { return };
         let number = batch.number;
         let mut head = stored::Batch {
-            now_ms: self.context.clock.now_ms(),
+            now_ms: now.ms,
             commands: std::mem::take(&mut batch.commands),
-            proposer: self.context.node.0,
+            proposer: self.node.0,
             number,
-            limits: Some(limits.to_stored()),
+            limits: Some(around.settings.machine.to_stored()),
         };
         let record = Bytes::from(head.encode_to_vec());
         let spills = ends_in_spill(&head);
         batch.commands = std::mem::take(&mut head.commands);
         self.proposed = Some(Proposed { record: record.clone(), head, spills });
-        let inbox = self.inbox.clone();
-        let failed = Box::new(move |error| inbox.force(ShardItem::NotProposed(number, error)));
-        self.group.propose(record, failed);
+        self.actions.push(Action::Log(number, record));
     }
 
-    pub(super) fn not_proposed(
-        &mut self,
-        number: u64,
-        error: ProposeError,
-    ) -> Result<(), ProcessError> {
-        let failure = match error {
-            ProposeError::NotLeader(_) | ProposeError::NoMajority | ProposeError::Busy => {
-                Failure::NotProposed
-            }
-            ProposeError::Unknown => Failure::Unknown,
-            ProposeError::Full if self.group.gives_way() => Failure::NotProposed,
-            ProposeError::Full => Failure::Refused(Code::StorageFull),
-            ProposeError::Failed => Failure::Refused(Code::Unavailable),
-        };
+    pub(super) fn not_proposed(&mut self, number: u64, failure: Failure) {
         let proposed = self.proposed.take_if(|proposed| proposed.head.number == number);
         if failure != Failure::Unknown && proposed.is_some_and(|proposed| proposed.spills) {
-            self.chores.checkpoint_failed();
+            self.chores.checkpoint_not_proposed();
         }
         self.proposals.failed(number, failure);
-        if error == ProposeError::Failed {
-            // Nobody knows what the disk has: only a new start of the node can read it.
-            return Err("the log is shut".into());
-        }
         self.try_soon();
-        Ok(())
     }
 
     /// Waits a moment before the next batch is proposed.
-    pub(super) fn try_soon(&mut self) {
+    fn try_soon(&mut self) {
         self.stuck_since.get_or_insert(self.ticks);
-        if !self.chores.retry_asked {
-            self.chores.retry_asked = true;
-            timer::push_after(&self.inbox, SOON, ShardItem::RetryDue);
+        if !std::mem::replace(&mut self.chores.retry_asked, true) {
+            self.later(SOON, Item::RetryDue);
         }
     }
 
     /// The leader takes commands.
     pub(super) fn not_stuck(&mut self) {
         self.stuck_since = None;
+    }
+
+    // ---- To a leader elsewhere ---------------------------------------------------------------
+
+    fn forward_next(&mut self, leader: NodeId, lazily: bool) {
+        let now = self.moment();
+        let Some(batch) = self.proposals.next_beside(lazily, now) else { return };
+        let number = batch.number;
+        let (shard, commands) = (u32::from(self.shard.0), std::mem::take(&mut batch.commands));
+        let kind = request::Kind::Propose(cluster::Propose { shard, commands });
+        let request = cluster::Request { kind: Some(kind) };
+        let parcel = Bytes::from(request.encode_to_vec());
+        if let Some(request::Kind::Propose(propose)) = request.kind {
+            batch.commands = propose.commands;
+        }
+        self.actions.push(Action::Forward(leader, number, parcel));
+    }
+
+    pub(super) fn forwarded(&mut self, number: u64, outcomes: Result<Vec<Outcome>, NotForwarded>) {
+        match outcomes {
+            Ok(outcomes) => {
+                if outcomes.contains(&Outcome::Elsewhere) {
+                    self.try_soon();
+                } else {
+                    self.not_stuck();
+                }
+                self.proposals.answered(number, outcomes);
+            }
+            Err(why) => {
+                let failure = match why {
+                    NotForwarded::NotProposed => Failure::NotProposed,
+                    NotForwarded::Unknown => Failure::Unknown,
+                };
+                self.proposals.failed(number, failure);
+                self.try_soon();
+            }
+        }
     }
 }

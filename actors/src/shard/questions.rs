@@ -1,39 +1,54 @@
 //! Questions to a shard: answered by its leader, once it is sure that it leads.
 
-use super::actor::{PATIENCE_TICKS, SOON, ShardActor};
-use super::reads::Reader;
-use super::{Answer, Query, ShardItem, translate};
-use proto::Code;
-use supervision::timer;
+use super::ask::{Answered, Ask, Asked};
+use super::core::{Action, Item, PATIENCE_TICKS, ReplicaCore, Token};
+use super::propose::SOON;
+use super::reads::{PageOf, Reader};
 
-/// A question that waits until this node knows that it leads.
-pub(super) struct Question {
-    query: Query,
-    /// The tick in which it came.
-    since: u64,
-    /// Whom to tell if this node does not lead; `None`: it was asked here.
-    elsewhere: Option<Answer<()>>,
+/// Who put a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// Someone on this node.
+    Here,
+    /// Another node.
+    Peer,
 }
 
-impl ShardActor {
-    /// Somebody here asks since this tick.
-    pub(super) fn question(&mut self, query: Query, since: u64) {
-        if self.has_lost_patience(since) {
-            translate::refuse(query, Code::Unavailable);
+/// A question that waits until this node knows that it leads.
+#[derive(Debug)]
+pub(super) struct Question {
+    asked: Asked,
+    by: By,
+}
+
+impl ReplicaCore {
+    /// Somebody here asks.
+    pub(super) fn ask(&mut self, ask: Ask, token: Token, followed: bool) {
+        self.question(Asked { ask, token, since: self.ticks }, followed);
+    }
+
+    pub(super) fn ask_again(&mut self, asked: Asked) {
+        self.question(asked, false);
+    }
+
+    fn question(&mut self, asked: Asked, followed: bool) {
+        if self.has_lost_patience(asked.since) {
+            self.actions.push(Action::ReplyNothing(asked.token));
         } else if self.standing.me_leads {
-            self.take_up(Question { query, since, elsewhere: None });
+            self.take_up(Question { asked, by: By::Here }, followed);
         } else if let Some(leader) = self.leader() {
-            self.forward_question(leader, query, since);
+            self.actions.push(Action::AskLeader(leader, asked));
         } else {
-            self.ask_again(query, since);
+            self.later(SOON, Item::AskAgain(asked));
         }
     }
 
-    pub(super) fn question_of_peer(&mut self, query: Query, elsewhere: Answer<()>) {
+    pub(super) fn ask_of_peer(&mut self, ask: Ask, token: Token, followed: bool) {
         if self.standing.me_leads {
-            self.take_up(Question { query, since: self.ticks, elsewhere: Some(elsewhere) });
+            let asked = Asked { ask, token, since: self.ticks };
+            self.take_up(Question { asked, by: By::Peer }, followed);
         } else {
-            elsewhere(());
+            self.actions.push(Action::ReplyNothing(token));
         }
     }
 
@@ -41,39 +56,39 @@ impl ShardActor {
         self.ticks >= since + PATIENCE_TICKS
     }
 
-    fn ask_again(&self, query: Query, since: u64) {
-        timer::push_after(&self.inbox, SOON, ShardItem::AskAgain(query, since));
-    }
-
     /// Time has passed: what has waited for too long is refused, and all of it goes elsewhere if this
     /// node does not lead.
     pub(super) fn look_at_questions(&mut self) {
         for question in std::mem::take(&mut self.asked) {
-            let Question { query, since, elsewhere } = question;
-            match elsewhere {
-                elsewhere if self.standing.me_leads && !self.has_lost_patience(since) => {
-                    self.asked.push(Question { query, since, elsewhere });
-                }
-                Some(elsewhere) => elsewhere(()),
-                None => self.question(query, since),
+            let waits = self.standing.me_leads && !self.has_lost_patience(question.asked.since);
+            if waits {
+                self.asked.push(question);
+                continue;
+            }
+            match question.by {
+                By::Peer => self.actions.push(Action::ReplyNothing(question.asked.token)),
+                By::Here => self.question(question.asked, false),
             }
         }
     }
 
+    /// Nobody was heard to lead in a later term.
+    pub(super) fn is_unrivaled(&self) -> bool {
+        self.hint <= Some((self.standing.term, self.node))
+    }
+
     /// Answered once this node has made sure that it still leads. Pages are answered at once if it
-    /// was followed a moment ago ([`Group::is_followed`](consensus::Group::is_followed)): asking
+    /// was followed a moment ago ([`consensus::Group::is_followed`]): asking
     /// for each would cost a round, and a page that is too old after all does no harm. It is a
     /// beginning of the mailbox as it is now, for what was committed at a place stays there: so it has
     /// no hole, nothing in another order, and nothing that the reader did not ask for by `after`. What
     /// it lacks at its end stays in the mailbox, and the next leader tells all nodes to read again
     /// when it appears; from then on this node does not answer at once.
-    fn take_up(&mut self, question: Question) {
-        let alone = self.standing.voters.len() <= 1;
-        let page = matches!(question.query, Query::Page { .. });
-        let newest = Some((self.standing.term, self.context.node));
-        let unrivaled = self.hint <= newest;
-        if self.is_ready() && (alone || (page && unrivaled && self.group.is_followed())) {
-            self.answer(question.query);
+    fn take_up(&mut self, question: Question, followed: bool) {
+        let alone = self.standing.voters <= 1;
+        let page = question.asked.ask.is_page();
+        if self.is_ready() && (alone || (page && self.is_unrivaled() && followed)) {
+            self.reply(question.asked);
         } else {
             self.asked.push(question);
             self.confirm();
@@ -81,31 +96,45 @@ impl ShardActor {
     }
 
     pub(super) fn confirm(&mut self) {
-        if self.confirming.is_some() || self.asked.is_empty() || !self.is_ready() {
-            return;
+        if self.confirming.is_none() && !self.asked.is_empty() && self.is_ready() {
+            self.confirming = Some(std::mem::take(&mut self.asked));
+            self.actions.push(Action::Confirm);
         }
-        self.confirming = Some(std::mem::take(&mut self.asked));
-        let (group, inbox) = (self.group.clone(), self.inbox.clone());
-        self.context.tasks.spawn("confirm", async move {
-            let leads = group.confirm_leadership().await.is_ok();
-            inbox.force(ShardItem::Confirmed(leads));
-        });
     }
 
     pub(super) fn confirmed(&mut self, leads: bool) {
-        for question in self.confirming.take().unwrap_or_default() {
-            let Question { query, since, elsewhere } = question;
-            match elsewhere {
-                _ if leads => self.answer(query),
-                Some(elsewhere) => elsewhere(()),
-                None => self.ask_again(query, since),
+        for Question { asked, by } in self.confirming.take().unwrap_or_default() {
+            if leads {
+                self.reply(asked);
+                continue;
+            }
+            match by {
+                By::Peer => self.actions.push(Action::ReplyNothing(asked.token)),
+                By::Here => self.later(SOON, Item::AskAgain(asked)),
             }
         }
         self.confirm();
     }
 
-    pub(super) fn answer(&self, query: Query) {
-        let Self { machine, overlay, context, .. } = self;
-        Reader { machine, overlay, storage: &context.storage }.answer(query);
+    fn reply(&mut self, Asked { ask, token, .. }: Asked) {
+        let (machine, overlay) = (&self.machine, &self.overlay);
+        let reader = Reader { machine, overlay, fault: self.fault };
+        let answered = match ask {
+            Ask::Account(user) => {
+                Answered::Account(machine.account(user).map(|account| account.view(user)))
+            }
+            Ask::Owner(alias) => Answered::Owner(machine.owner(&alias)),
+            Ask::Attach(user, device) => Answered::Attached(reader.attach(user, device)),
+            Ask::Page { user, after, limit, bytes_max } => {
+                match reader.page(user, after, (limit, bytes_max)) {
+                    PageOf::Memory(page) => Answered::Page(page),
+                    PageOf::Tables(read) => {
+                        self.actions.push(Action::ReadPage(token, read));
+                        return;
+                    }
+                }
+            }
+        };
+        self.actions.push(Action::Reply(token, answered));
     }
 }

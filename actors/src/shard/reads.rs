@@ -1,21 +1,17 @@
-//! What a shard is asked and how it is answered: from memory at once, from the tables on a thread
-//! that may block.
+//! How a shard reads its state: from memory at once; what lies in the tables is an order to read, and a way to
+//! finish the answer with the rows. Pure.
 
 use super::account::AccountView;
+use super::fault::Fault;
 use super::machine::{Machine, origin_row};
 use super::mailbox::Entry;
 use super::usage::bytes_of;
-use super::{Answer, Query};
-use proto::{Seq, UserId, stored};
+use proto::{DeviceId, Seq, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use storage::{Storage, StorageError};
 
-/// Rows read at once when a whole range is read.
+/// Rows of a page that may have expired and are looked at.
 const CHUNK: usize = 1_024;
-
-/// Bytes read at once.
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a device stands.
 #[derive(Clone, Debug)]
@@ -60,61 +56,76 @@ pub(super) struct Overlay {
 pub(super) struct Reader<'a> {
     pub(super) machine: &'a Machine,
     pub(super) overlay: &'a Overlay,
-    pub(super) storage: &'a Storage,
+    pub(super) fault: Option<Fault>,
 }
 
 /// Where a mailbox stands when a page is read.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Ends {
     last: Seq,
     released: Seq,
 }
 
-/// A page that has to be begun in the tables.
-struct TablePart {
-    user: UserId,
-    after: Seq,
-    up_to: Seq,
+/// A page, or how to get it.
+pub(super) enum PageOf {
+    /// All of it was in memory.
+    Memory(Page),
+    /// It begins in the tables.
+    Tables(Box<PageRead>),
+}
+
+/// A page that begins in the tables: the entries with `after < seq <= up_to` are rows.
+#[derive(Debug)]
+pub struct PageRead {
+    /// Whose mailbox.
+    pub user: UserId,
+    /// Rows after this place.
+    pub after: Seq,
+    /// Rows up to this place.
+    pub up_to: Seq,
+    /// So many rows at most, and so many bytes of bodies.
+    pub limits: (usize, usize),
     expired: Vec<Seq>,
+    in_memory: Vec<Entry>,
+    ends: Ends,
+}
+
+/// A range of rows that was released: the entries with `after < seq <= up_to` are rows.
+#[derive(Debug)]
+pub struct OriginsRead {
+    /// Whose mailbox.
+    pub user: UserId,
+    /// Rows after this place.
+    pub after: Seq,
+    /// Rows up to this place.
+    pub up_to: Seq,
+    released_to: Seq,
+    expired: BTreeSet<u64>,
+    in_overlay: Vec<stored::Origin>,
 }
 
 impl Reader<'_> {
-    pub(super) fn answer(&self, query: Query) {
-        match query {
-            Query::Account { user, answer } => {
-                answer(Ok(self.machine.account(user).map(|account| account.view(user))));
-            }
-            Query::Owner { alias, answer } => answer(Ok(self.machine.owner(&alias))),
-            Query::Attach { user, device, answer } => {
-                let account = self.machine.account(user);
-                let mailbox = self.machine.mailbox(user);
-                answer(Ok(account.zip(mailbox).and_then(|(account, mailbox)| {
-                    account.devices().get(&device)?;
-                    let cursor = mailbox.cursors().get(device);
-                    Some(Attached {
-                        acknowledged: cursor.map_or(mailbox.last(), |cursor| cursor.acknowledged),
-                        start: cursor.map_or(mailbox.last(), |cursor| cursor.start),
-                        set_aside: cursor.is_none(),
-                        last: mailbox.last(),
-                        account: account.view(user),
-                    })
-                })));
-            }
-            Query::Page { user, after, limit, bytes_max, answer } => {
-                self.page(user, after, (limit, bytes_max), answer);
-            }
-        }
+    pub(super) fn attach(&self, user: UserId, device: DeviceId) -> Option<Attached> {
+        let (account, mailbox) = (self.machine.account(user)?, self.machine.mailbox(user)?);
+        account.devices().get(&device)?;
+        let cursor = mailbox.cursors().get(device);
+        Some(Attached {
+            acknowledged: cursor.map_or(mailbox.last(), |cursor| cursor.acknowledged),
+            start: cursor.map_or(mailbox.last(), |cursor| cursor.start),
+            set_aside: cursor.is_none(),
+            last: mailbox.last(),
+            account: account.view(user),
+        })
     }
 
-    fn page(&self, user: UserId, after: Seq, limits: (usize, usize), answer: Answer<Page>) {
+    pub(super) fn page(&self, user: UserId, after: Seq, limits: (usize, usize)) -> PageOf {
         let Some(mailbox) = self.machine.mailbox(user) else {
-            let entries = Vec::new();
-            let released = Seq::default();
-            answer(Page { entries, up_to: after, last: after, released, failed: false });
-            return;
+            let ends = Ends { last: after, released: Seq::default() };
+            return PageOf::Memory(Page { up_to: after, ..Page::of(Vec::new(), ends, limits) });
         };
         let ends = Ends { last: mailbox.last(), released: mailbox.released() };
         let overlay = self.overlay.entries.get(&user);
+        let overlay = overlay.filter(|_| self.fault != Some(Fault::StalePage));
         let in_overlay = overlay.into_iter().flatten().filter(|entry| entry.seq > after);
         let in_overlay = in_overlay.filter(|entry| !mailbox.is_expired(entry.seq));
         let in_memory: Vec<Entry> =
@@ -124,14 +135,12 @@ impl Reader<'_> {
             .map_or(mailbox.stored_to, |entry| Seq(entry.seq.0 - 1));
         let after_released = after.max(Seq(mailbox.stored_first.0.saturating_sub(1)));
         if after_released >= table_to {
-            answer(Page::of(in_memory, ends, limits));
-            return;
+            return PageOf::Memory(Page::of(in_memory, ends, limits));
         }
         let expired = (after_released.0 + 1..=table_to.0).map(Seq);
         let expired = expired.take(CHUNK).filter(|seq| self.is_expired(user, *seq)).collect();
-        let part = TablePart { user, after: after_released, up_to: table_to, expired };
-        let storage = self.storage.clone();
-        tokio::task::spawn_blocking(move || answer(part.page(&storage, in_memory, ends, limits)));
+        let (after, up_to) = (after_released, table_to);
+        PageOf::Tables(Box::new(PageRead { user, after, up_to, limits, expired, in_memory, ends }))
     }
 
     /// Whether an entry has expired that may still be a row.
@@ -141,73 +150,40 @@ impl Reader<'_> {
             || self.overlay.gone.contains(&(user, seq))
     }
 
-    /// Reads who sent the rows of a range that was released, on a thread that may block.
-    pub(super) fn read_origins(
-        &self,
-        user: UserId,
-        range: (Seq, Seq),
-        answer: Answer<Result<stored::Release, String>>,
-    ) {
-        let (first, up_to) = range;
-        let overlay = self.overlay.entries.get(&user).cloned().unwrap_or_default();
-        let expired = (first.0..=up_to.0).map(Seq).filter(|seq| self.is_expired(user, *seq));
-        let expired: BTreeSet<u64> = expired.map(|seq| seq.0).collect();
-        let storage = self.storage.clone();
-        tokio::task::spawn_blocking(move || {
-            let in_overlay =
-                overlay.iter().filter(|entry| entry.seq >= first && entry.seq <= up_to);
-            let in_overlay = in_overlay.map(|entry| origin_row(entry.seq, &entry.envelope));
-            let table_to = overlay.front().map_or(up_to, |entry| up_to.min(Seq(entry.seq.0 - 1)));
-            let release = read_range(&storage, user, first, table_to).map(|mut origins| {
-                origins.extend(in_overlay);
-                origins.retain(|origin| !expired.contains(&origin.seq));
-                stored::Release { user: user.0, up_to: up_to.0, origins }
-            });
-            answer(release.map_err(|error| error.to_string()));
-        });
+    /// How to find out who sent the rows of a range that was released.
+    pub(super) fn read_origins(&self, user: UserId, first: Seq, released_to: Seq) -> OriginsRead {
+        let overlay = self.overlay.entries.get(&user);
+        let inside = |entry: &&Entry| entry.seq >= first && entry.seq <= released_to;
+        let in_overlay = overlay.into_iter().flatten().filter(inside);
+        let in_overlay = in_overlay.map(|entry| origin_row(entry.seq, &entry.envelope)).collect();
+        let begins = overlay.and_then(|entries| entries.front()).map(|entry| Seq(entry.seq.0 - 1));
+        let up_to = begins.map_or(released_to, |before| released_to.min(before));
+        let range = (first.0..=released_to.0).map(Seq);
+        let expired = range.filter(|seq| self.is_expired(user, *seq)).map(|seq| seq.0).collect();
+        let after = Seq(first.0.saturating_sub(1));
+        OriginsRead { user, after, up_to, released_to, expired, in_overlay }
     }
 }
 
-fn read_range(
-    storage: &Storage,
-    user: UserId,
-    first: Seq,
-    last: Seq,
-) -> Result<Vec<stored::Origin>, StorageError> {
-    let mut origins = Vec::new();
-    let mut after = Seq(first.0.saturating_sub(1));
-    while after < last {
-        let rows = storage.messages(user, after, last, CHUNK, CHUNK_BYTES)?;
-        let Some((seq, _)) = rows.last() else { break };
-        after = *seq;
-        origins.extend(rows.iter().map(|(seq, envelope)| origin_row(*seq, envelope)));
+impl OriginsRead {
+    /// What to release, when the rows of the range name these origins ([`origin_row`]).
+    pub fn finish(self, rows: Vec<stored::Origin>) -> stored::Release {
+        let origins = rows.into_iter().chain(self.in_overlay);
+        let origins = origins.filter(|origin| !self.expired.contains(&origin.seq)).collect();
+        stored::Release { user: self.user.0, up_to: self.released_to.0, origins }
     }
-    Ok(origins)
 }
 
-impl TablePart {
-    fn page(
-        self,
-        storage: &Storage,
-        in_memory: Vec<Entry>,
-        ends: Ends,
-        limits: (usize, usize),
-    ) -> Page {
-        let Ends { last, released } = ends;
-        let rows = match storage.messages(self.user, self.after, self.up_to, limits.0, limits.1) {
-            Ok(rows) => rows,
-            Err(error) => {
-                tracing::error!(user = %self.user, %error, "mailbox not read");
-                let entries = Vec::new();
-                return Page { entries, up_to: self.after, last, released, failed: true };
-            }
-        };
+impl PageRead {
+    /// The page, when these rows were read: the first ones of the range, within the limits.
+    pub fn finish(self, rows: Vec<(Seq, stored::Envelope)>) -> Page {
+        let Ends { last, released } = self.ends;
         let read_to = rows.last().map_or(self.up_to, |(seq, _)| *seq);
         let whole = read_to == self.up_to;
         let entries = rows.into_iter().filter(|(seq, _)| !self.expired.contains(seq));
         let entries = entries.map(|(seq, envelope)| Entry { seq, envelope: Arc::new(envelope) });
         if whole {
-            Page::of(entries.chain(in_memory).collect(), ends, limits)
+            Page::of(entries.chain(self.in_memory).collect(), self.ends, self.limits)
         } else {
             Page { entries: entries.collect(), up_to: read_to, last, released, failed: false }
         }
@@ -215,6 +191,12 @@ impl TablePart {
 }
 
 impl Page {
+    /// A page that could not be read.
+    pub fn not_read() -> Self {
+        let (up_to, last, released) = (Seq::default(), Seq::default(), Seq::default());
+        Self { entries: Vec::new(), up_to, last, released, failed: true }
+    }
+
     /// The beginning of `entries`, which are all there are up to `last`, within the limits.
     fn of(mut entries: Vec<Entry>, ends: Ends, (limit, bytes_max): (usize, usize)) -> Self {
         let Ends { last, released } = ends;

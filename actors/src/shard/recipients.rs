@@ -17,6 +17,13 @@ pub struct Outbound {
     pub lost: BTreeSet<NodeId>,
 }
 
+impl Outbound {
+    /// Whether there is nothing to send, and nothing was lost.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pushes.is_empty() && self.lost.is_empty()
+    }
+}
+
 /// Users, wherever they are.
 pub trait Recipients: Send + Sync {
     /// A mailbox has a new entry: tells the user's actors, here at once, elsewhere with `outbound`.

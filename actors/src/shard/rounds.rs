@@ -38,7 +38,7 @@ const QUICK: Duration = Duration::from_millis(3);
 
 /// Who had to take a batch before it was through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takers {
+pub enum Takers {
     /// A majority of several nodes.
     Several,
     /// This node alone: how long that takes says how slow its disk is, not how busy it is.
@@ -85,7 +85,7 @@ impl Set {
 
 /// How much a shard wants to propose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub enum Wish {
     /// Somebody waits for it.
     Hurried,
     /// It can wait a little.
@@ -94,16 +94,16 @@ pub(super) enum Wish {
 
 /// What became of a wish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Turn {
+pub struct Turn {
     /// Whether the shard may propose.
-    pub(super) mine: bool,
+    pub mine: bool,
     /// Who else may, from here on; they must be told.
-    pub(super) others: Vec<ShardId>,
+    pub others: Vec<ShardId>,
 }
 
 /// The rounds of a node.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
+pub struct Rounds {
     under_way: Set,
     waiting: Set,
     /// Those that can wait, since this round and since the one before.
@@ -114,7 +114,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// A shard wants to propose.
-    pub(super) fn wants(&mut self, shard: ShardId, wish: Wish, now: Instant) -> Turn {
+    pub fn wants(&mut self, shard: ShardId, wish: Wish, now: Instant) -> Turn {
         if self.under_way.has(shard) {
             return Turn { mine: true, others: Vec::new() };
         }
@@ -124,7 +124,7 @@ impl Rounds {
 
     /// A shard's batch is through or has failed, or it was not its turn after all; it may want the
     /// next round.
-    pub(super) fn ended(
+    pub fn ended(
         &mut self,
         (shard, takers): (ShardId, Takers),
         wish: Option<Wish>,
@@ -158,12 +158,12 @@ impl Rounds {
     }
 
     /// Time has passed.
-    pub(super) fn looked_at(&mut self, now: Instant) -> Turn {
+    pub fn looked_at(&mut self, now: Instant) -> Turn {
         self.begin_if_due(None, now)
     }
 
     /// When the next round begins at the latest, if somebody waits for it.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub fn due(&self) -> Option<Instant> {
         self.next.filter(|_| !self.all_waiting().is_empty())
     }
 

@@ -1,7 +1,8 @@
 //! The user process: hands items to its core and carries out what the core decides.
 
-use super::core::{Action, Awaited, Checking, Delivered, Item, Now, Rejected, UserCore};
+use super::core::UserCore;
 use super::directory::Entry;
+use super::items::{Action, Awaited, Checking, Delivered, Item, Now, Rejected};
 use super::sends::{SendAnswer, Sent};
 use super::{Login, UserContext, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending};
@@ -280,7 +281,7 @@ impl UserActor {
                 refused.increment(1);
                 connection.refuse(id, code);
             }
-            SendAnswer::AliasStale(send) => inbox.force(UserItem::AliasStale(asker, id, send)),
+            SendAnswer::AliasStale(again) => inbox.force(UserItem::AliasStale(asker, id, again)),
         });
         self.context.shards.propose(to.shard(), Command::Append(append), reply);
     }

@@ -1,7 +1,7 @@
 //! Sessions of a user come and go: what the actor does for its core when devices attach and detach.
 
 use super::actor::{Attached, RETRY, UserActor};
-use super::core::Item;
+use super::items::Item;
 use super::{Attach, UserItem};
 use crate::connection::{ConnectionId, Ending};
 use crate::secrets::Ticket;

@@ -14,6 +14,7 @@ mod attach;
 mod context;
 mod core;
 mod directory;
+mod items;
 mod link;
 mod login;
 mod opening;
@@ -24,8 +25,9 @@ mod window;
 
 pub use actor::{UserActor, UserArgs};
 pub use context::{Signals, UserContext, UserSettings};
-pub use core::{Action, Awaited, Checking, Delivered, Item, Now, Rejected, UserCore};
+pub use core::UserCore;
 pub use directory::Users;
+pub use items::{Action, Awaited, Checking, Delivered, Item, Now, Rejected};
 pub use link::request_link;
 pub use login::{Admission, login, resume};
 pub use opening::open_session;

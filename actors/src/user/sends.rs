@@ -4,7 +4,8 @@
 //! 1. While an alias is being resolved, everything sent after it waits: order is kept.
 //! 2. A body that is stored is a copy of its own, never a slice of a larger read buffer.
 
-use super::core::{Action, Checking, Now, Rejected, UserCore};
+use super::core::UserCore;
+use super::items::{Action, Checking, Now, Rejected};
 use crate::connection::{ConnectionId, refusal_after};
 use crate::retry_order::RetryOrder;
 use crate::shard::Outcome;

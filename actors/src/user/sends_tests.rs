@@ -1,6 +1,6 @@
 //! Sends: what waits for the retry of a rejected one, and whose alias is remembered for how long.
 
-use super::super::core::Item;
+use super::super::items::Item;
 use super::*;
 use crate::rates::TooFast;
 use crate::shard::{Attached, account_from_wire};

@@ -10,6 +10,7 @@
 //! 2. At most [`WINDOW_MESSAGES`] and [`WINDOW_BYTES`] are in flight, but always one.
 //! 3. What is not for the device counts as acknowledged as soon as everything before it is.
 
+use crate::shard::Fault;
 use proto::Seq;
 use proto::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
 use std::collections::VecDeque;
@@ -93,6 +94,7 @@ pub struct Window {
     /// A push was lost: there may be more than `head` says.
     hinted: bool,
     announced: bool,
+    fault: Option<Fault>,
 }
 
 impl Window {
@@ -115,7 +117,18 @@ impl Window {
             awaited: true,
             hinted: false,
             announced: false,
+            fault: None,
         }
+    }
+
+    /// Builds a fault in, to see whether a simulation finds it.
+    pub(super) fn build_in(&mut self, fault: Option<Fault>) {
+        self.fault = fault;
+    }
+
+    /// With the fault there is always room.
+    fn overruns(&self) -> bool {
+        self.fault == Some(Fault::WindowOverrun)
     }
 
     /// An entry of the mailbox.
@@ -178,15 +191,17 @@ impl Window {
     /// After which place to read on, and how many entries and bytes, if there is more and room for
     /// it. The answer must be given back by [`Self::offer_from_page`] and [`Self::page_ended`].
     pub fn wants_page(&mut self) -> Option<(Seq, usize, usize)> {
-        let free = WINDOW_MESSAGES.saturating_sub(self.in_flight.len());
-        let room = free >= WINDOW_MESSAGES / 4 && self.bytes < WINDOW_BYTES;
+        let (in_flight, bytes) =
+            if self.overruns() { (0, 0) } else { (self.in_flight.len(), self.bytes) };
+        let free = WINDOW_MESSAGES.saturating_sub(in_flight);
+        let room = free >= WINDOW_MESSAGES / 4 && bytes < WINDOW_BYTES;
         if self.page != Page::None || self.is_current() || !room {
             return None;
         }
         self.page = Page::Asked;
         self.head_then = self.head;
         self.hinted = false;
-        Some((self.sent, free, WINDOW_BYTES - self.bytes))
+        Some((self.sent, free, WINDOW_BYTES - bytes))
     }
 
     /// The page could not be read.
@@ -250,7 +265,8 @@ impl Window {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.in_flight.is_empty()
+        self.overruns()
+            || self.in_flight.is_empty()
             || (self.in_flight.len() < WINDOW_MESSAGES && self.bytes + bytes <= WINDOW_BYTES)
     }
 }
