@@ -68,8 +68,10 @@ pub enum Ending {
     Quiet,
     /// The client is told why.
     Told(Code),
-    /// The node goes away: the client comes back after this time, a share of its own.
-    Away {
+    /// The client is told why, and when to come back.
+    ComeBack {
+        /// Why.
+        code: Code,
         /// In ms.
         after_ms: u32,
     },
@@ -166,9 +168,9 @@ impl Connection {
         self.state().unanswered.remember(frame);
     }
 
-    /// Notes what the device says it has; only what it was sent counts.
-    pub fn acknowledged(&self, seq: Seq) {
-        self.state().unanswered.acknowledge(seq);
+    /// Notes what the device says it has; only what it was sent counts. False if that is nothing new.
+    pub fn acknowledge(&self, seq: Seq) -> bool {
+        self.state().unanswered.acknowledge(seq)
     }
 
     /// A session begins whose device has everything up to `seq`.
@@ -317,6 +319,19 @@ pub fn is_for(content: &Content, user: proto::UserId, device: DeviceId) -> bool 
 mod tests {
     use super::*;
     use wire::client_frame::Kind as Ask;
+
+    #[test]
+    fn only_what_was_delivered_and_not_yet_acknowledged_is_news() {
+        let connection = Connection::new();
+        connection.begins_at(Seq(5));
+        assert!(!connection.acknowledge(Seq(5)));
+        assert!(!connection.acknowledge(Seq(u64::MAX)), "nothing was delivered");
+        connection.deliver(Seq(8), None, Arc::default());
+        assert!(connection.acknowledge(Seq(6)));
+        assert!(connection.acknowledge(Seq(u64::MAX)), "up to what was delivered");
+        assert!(!connection.acknowledge(Seq(8)));
+        assert_eq!(connection.standing().acknowledged, Seq(8));
+    }
 
     #[test]
     fn requests_count_with_all_their_bytes_and_signals_are_dropped_by_bytes() {

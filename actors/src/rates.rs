@@ -91,6 +91,9 @@ pub enum Kind {
     Read,
     /// The rest.
     Other,
+    /// Frames that ask for nothing and say nothing new: an `Ack` of what was acknowledged before or never
+    /// delivered, a `Pong` that answers no `Ping`, pings of WebSocket.
+    Needless,
     /// Good logins and resumptions of one user.
     Login,
     /// Tries to log in or to resume from one address.
@@ -122,6 +125,8 @@ pub struct RateLimits {
     pub reads: Option<Rate>,
     /// [`Kind::Other`]
     pub other: Option<Rate>,
+    /// [`Kind::Needless`]
+    pub needless: Option<Rate>,
     /// [`Kind::Login`]
     pub logins: Option<Rate>,
     /// [`Kind::LoginAddress`]
@@ -144,6 +149,7 @@ impl RateLimits {
             Kind::Presence => self.presence,
             Kind::Read => self.reads,
             Kind::Other => self.other,
+            Kind::Needless => self.needless,
             Kind::Login => self.logins,
             Kind::LoginAddress => self.logins_per_address,
             Kind::Link => self.links,

@@ -69,9 +69,11 @@ impl Unanswered {
         self.delivered = seq;
     }
 
-    /// The device says that it has everything up to `seq`.
-    pub fn acknowledge(&mut self, seq: Seq) {
-        self.acknowledged = self.acknowledged.max(seq.min(self.delivered));
+    /// The device says that it has everything up to `seq`. False if that is nothing new.
+    pub fn acknowledge(&mut self, seq: Seq) -> bool {
+        let before = self.acknowledged;
+        self.acknowledged = before.max(seq.min(self.delivered));
+        self.acknowledged > before
     }
 
     /// Whether so many requests wait that no more should be read.

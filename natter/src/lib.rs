@@ -19,7 +19,7 @@ use crate::cli::{Cli, Command};
 /// before their shards do. Status 0 if all went well, 1 with the error on standard error if not.
 pub fn main_with(handlers: Handlers) -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(options) => serve::run(&options, handlers),
+        Command::Serve(options) => return serve::run(&options, handlers),
         Command::Demo(options) => client(demo::run(options)),
         Command::Chat(options) => client(natter_cli::chat(options)),
         Command::Admin(asked) => return admin::run(&asked),

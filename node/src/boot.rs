@@ -30,7 +30,7 @@ use tokio::time::{Instant, interval};
 use tracing::{error, info, warn};
 
 use crate::client::client_limits::ClientLimits;
-use crate::client::connection::Reception;
+use crate::client::reception::Reception;
 use crate::client::registration::Registration;
 use crate::config::NodeConfig;
 use crate::doors::{Doors, open_doors};

@@ -7,7 +7,8 @@ use supervision::{ChildSpec, ProcessError, Stopping, TaskGroup};
 use tokio::net::TcpListener;
 
 use crate::boot::Addresses;
-use crate::client::connection::{self, Reception};
+use crate::client::connection;
+use crate::client::reception::Reception;
 use crate::config::{Address, NodeConfig};
 use crate::listener::{self, Gate, ListenError, Listener, Origins, Proxies, Security};
 use crate::observe::http::{self, Readiness};

@@ -23,7 +23,7 @@ use sessions::Sessions;
 use storage::{ShardRecords, Storage};
 use supervision::{StopSource, TaskGroup};
 
-use crate::client::connection::Reception;
+use crate::client::reception::Reception;
 use crate::config::NodeConfig;
 use crate::links::Links;
 use crate::listener::Gate;

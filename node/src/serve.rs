@@ -7,6 +7,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,18 +16,29 @@ use rustix::process::umask;
 
 use crate::boot::{Handlers, Start};
 use crate::cli::Serve;
-use crate::config::NodeConfig;
+use crate::config::{LogFormat, NodeConfig};
 use crate::observe::output;
 use crate::{admin, boot, clock, files, manifest, tls};
 
 /// How long the end of the process waits until standard error has taken what was said.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Runs a node until it is told to stop, or does what `serve` asks for instead.
-///
-/// # Errors
-/// Why the node could not start, or why it ended; the text names the cure.
-pub fn run(serve: &Serve, handlers: Handlers) -> anyhow::Result<()> {
+/// Runs a node until it is told to stop, or does what `serve` asks for instead. If it ends with an error, says why
+/// in the form of its log, with the cure. Status 0 if all went well, 1 if not.
+pub fn run(serve: &Serve, handlers: Handlers) -> ExitCode {
+    let Err(error) = run_to_end(serve, handlers) else { return ExitCode::SUCCESS };
+    let is_for_people = serve.check || serve.print_config;
+    if is_for_people || NodeConfig::log_format(serve.config.as_deref()) == LogFormat::Text {
+        tell(format_args!("{error:#}"));
+    } else {
+        let fields = [("error", format!("{error:#}").into())];
+        output::stderr().write(&output::json_line("ERROR", "the node ends", &fields));
+        output::stderr().flush(LAST_WORDS);
+    }
+    ExitCode::FAILURE
+}
+
+fn run_to_end(serve: &Serve, handlers: Handlers) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     if serve.print_config {
         return Ok(out.write_all(NodeConfig::print_defaults().as_bytes())?);
@@ -87,7 +99,7 @@ mod tests {
         fs::write(&file, settings).unwrap();
         let data_dir = Some(folder.join("data"));
         let serve = Serve { config: Some(file), data_dir, check: true, print_config: false };
-        run(&serve, Vec::new()).map_err(|error| format!("{error:#}"))
+        run_to_end(&serve, Vec::new()).map_err(|error| format!("{error:#}"))
     }
 
     #[test]

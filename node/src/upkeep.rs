@@ -137,7 +137,10 @@ impl Sampled {
             if leadership.observe(leads, now) {
                 info!(groups = leads, "leads");
             }
-            counter!("natter_log_lines_dropped_total").absolute(output::stderr().dropped());
+            for output in [output::stderr(), output::stdout()] {
+                let (name, dropped) = (output.name(), output.dropped());
+                counter!("natter_output_lines_dropped_total", "output" => name).absolute(dropped);
+            }
             self.say_how_full_it_is(&mut disk, now);
             self.say_if_nobody_lets_it_in(&mut joining, now);
             self.say_when_to_renew(&mut renewal, now);

@@ -1,6 +1,6 @@
 //! Stories of whoever reads a node's log: an event that matters is one line, and what repeats is few.
 
-use crate::people::{Person, ada_and_bob, node};
+use crate::people::{PROGRAM, Person, ada_and_bob, node, settings};
 use proto::wire::{DeleteAccount, UnlinkDevice, client_frame::Kind as Ask};
 use tests::node::{Node, PATIENCE, until};
 use tests::workload::link;
@@ -67,4 +67,26 @@ async fn traffic_is_no_line_at_all() {
     let log = node.errors();
     // The node says once, when it has had time to count, how many groups it leads.
     assert!(log.lines().count() <= before + 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_is_told_in_the_form_of_the_log() {
+    let json = "[log]\nformat = \"json\"\n";
+    let node = node(json).await;
+    let wrong = Node::prepare(PROGRAM, &settings(&format!("{json}[limits]\nunauthenticated = 0")));
+    let text = Node::prepare(PROGRAM, &settings("[limits]\nunauthenticated = 0")).unwrap();
+    // Once before there is a log, once after: the directory is in use.
+    for (node, words) in [(&wrong.unwrap(), "limits.unauthenticated"), (&node, "in use")] {
+        let mut command = node.command().unwrap();
+        let ended = command.stderr(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let log = String::from_utf8(ended.stderr).unwrap();
+        let lines = log.lines().map(serde_json::from_str::<serde_json::Value>);
+        let last = lines.map(|line| line.expect(&log)).last().expect("a reason");
+        let (level, error) = (&last["level"], last["error"].as_str().unwrap());
+        assert!(level == "ERROR" && error.contains(words), "{log}");
+        assert!(last["timestamp"].is_string() && last["message"].is_string(), "{log}");
+    }
+    let ended = text.command().unwrap().stderr(std::process::Stdio::piped()).output().unwrap();
+    assert!(String::from_utf8(ended.stderr).unwrap().starts_with("natter: "));
 }

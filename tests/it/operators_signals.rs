@@ -12,7 +12,7 @@ use tests::wire::Phone;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-async fn page(node: &Node, path: &str) -> String {
+pub(crate) async fn page(node: &Node, path: &str) -> String {
     let address = node.target().addresses().unwrap().http;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -42,7 +42,7 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
     let mut people = 0;
     // Far more than a pipe takes, whatever one registration logs.
     while !page(&node, "/metrics").await.lines().any(|line| {
-        let lost = line.strip_prefix("natter_log_lines_dropped_total ");
+        let lost = line.strip_prefix("natter_output_lines_dropped_total{output=\"stderr\"} ");
         lost.is_some_and(|lost| lost != "0")
     }) {
         people += 1;
@@ -57,7 +57,7 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
     let mut log = running.stderr.take().unwrap();
     let mut read = Vec::new();
     let losses = async {
-        while !String::from_utf8_lossy(&read).contains("log lines dropped") {
+        while !String::from_utf8_lossy(&read).contains("lines of stderr dropped") {
             log.read_buf(&mut read).await.unwrap();
         }
     };

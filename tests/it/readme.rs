@@ -1,14 +1,12 @@
 //! What README.md says is run: its commands are read out of it and done, word for word but for the port
-//! numbers, on terminals as a newcomer has them. Commands of other manuals are at least understood.
+//! numbers, on terminals as a newcomer has them. Those of the other manuals are run in `manuals.rs`.
 
-use crate::people::PROGRAM;
 use crate::terminals::{Desk, Terminal, register, text_of};
 use std::fs;
-use std::process::Command;
 use tests::node::{PATIENCE, until};
 
 /// The commands in the code blocks of a text, each as it is written.
-fn commands(text: &str) -> Vec<String> {
+pub(crate) fn commands(text: &str) -> Vec<String> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
     let bare = lines.map(|line| line.split(" # ").next().unwrap().trim());
     bare.filter(|line| line.starts_with("natter ")).map(str::to_owned).collect()
@@ -85,21 +83,4 @@ async fn the_three_nodes_of_the_readme_are_a_cluster_and_one_of_them_may_be_kill
     carol.shows("after-the-kill").await;
     carol.types("I-am-elsewhere\r");
     dave.shows("I-am-elsewhere").await;
-}
-
-#[test]
-fn every_command_in_a_manual_is_one_that_natter_knows() {
-    let mut seen = 0;
-    for file in ["README.md", "CONTRIBUTING.md", "deploy/RUNBOOK.md", "clients/cli/CHAT.md"] {
-        for command in commands(&text_of(file)) {
-            let words = command.split([';', '|', '>']).next().unwrap();
-            let words: Vec<_> = words.split_whitespace().skip(1).collect();
-            // Help is shown only if all before it was understood.
-            let asked = Command::new(PROGRAM).args(&words).arg("--help").output().unwrap();
-            let said = String::from_utf8_lossy(&asked.stderr);
-            assert!(asked.status.success(), "{file}: {command}\n{said}");
-            seen += 1;
-        }
-    }
-    assert!(seen > 10, "only {seen} commands were found");
 }

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tests::node::{PATIENCE, until};
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// The repository.
+pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The ports that README.md and `deploy/cluster` name, and what stands for them here.
 const PORTS: std::ops::Range<u16> = 7400..7434;
@@ -72,7 +73,7 @@ impl Desk {
     /// Types `command` into a new terminal of 80 columns.
     pub(crate) fn open(&self, command: &str) -> Terminal {
         let mut line = self.with_free_ports(command);
-        if command == "natter serve" {
+        if command.starts_with("natter serve") && !command.contains("--config") {
             // It has no settings, so only its environment can move it to ports that nobody uses.
             let at =
                 |key: &str, port: u16| format!("NATTER_{key}=127.0.0.1:{} ", self.ports[&port]);
@@ -110,7 +111,11 @@ impl Desk {
     /// Does a command that ends by itself; what it says.
     pub(crate) fn run(&self, command: &str) -> (bool, String) {
         let command = self.shell(&self.with_free_ports(command));
-        let done = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let done = Command::new("sh")
+            .args(["-c", &command])
+            .env("HOME", self.folder.path())
+            .output()
+            .unwrap();
         let said = [done.stdout, done.stderr].concat();
         (done.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
@@ -133,6 +138,13 @@ impl Terminal {
     pub(crate) async fn shows(&self, words: &str) {
         let seen = until(words, PATIENCE, || Ok(self.text().contains(words).then_some(()))).await;
         seen.unwrap_or_else(|error| panic!("{}: {error}\n{}", self.command, self.text()));
+    }
+
+    /// Waits until the command ends well.
+    pub(crate) async fn ends(&mut self) {
+        let ended = until("the end", PATIENCE, || Ok(self.child.try_wait()?)).await;
+        let status = ended.unwrap_or_else(|error| panic!("{}: {error}", self.command));
+        assert!(status.success(), "{}: {status}\n{}", self.command, self.text());
     }
 
     pub(crate) fn types(&mut self, keys: &str) {

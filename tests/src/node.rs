@@ -17,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Stories that are not about rates ask as fast as they can, so that they end soon.
 const NO_RATES: &str = "[rates]\nsends = \"\"\nsignals = \"\"\nlookups = \"\"\nlookups_daily = \"\"\n\
-     subscribes = \"\"\nchanges = \"\"\npresence = \"\"\nreads = \"\"\nother = \"\"\nlogins = \"\"\n\
+     subscribes = \"\"\nchanges = \"\"\npresence = \"\"\nreads = \"\"\nother = \"\"\nneedless = \"\"\nlogins = \"\"\n\
      logins_per_address = \"\"\nlinks = \"\"\nlinks_per_address = \"\"\n";
 
 /// Waits until `ready` gives something, looking every 10 ms.

@@ -6,7 +6,7 @@ use crate::connection::{Connection, ConnectionId, Ending};
 use crate::presence::Watchers;
 use crate::shard::AccountView;
 use proto::wire::ClientFrame;
-use proto::{DeviceId, Seq, ShardId, UserId, stored, wire};
+use proto::{Code, DeviceId, Seq, ShardId, UserId, stored, wire};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -223,7 +223,8 @@ impl Users {
         }
         let number = connections.len();
         for (place, connection) in connections.into_iter().enumerate() {
-            connection.end(Ending::Away { after_ms: share_of_return(place, number) });
+            let after_ms = share_of_return(place, number);
+            connection.end(Ending::ComeBack { code: Code::GoingAway, after_ms });
         }
     }
 

@@ -14,24 +14,23 @@
 
 use std::future::pending;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors::connection::{Connection, Drained, Ending, refusal};
-use actors::user::{self, Admission, Attach, Login, UserContext};
+use actors::rates::TooFast;
+use actors::user::{self, Admission, Attach, Login};
 use bytes::BytesMut;
-use links::Peers;
 use proto::limits::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, READ_IDS_MAX, UNANSWERED_MAX,
 };
 use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
 use proto::{Code, Seq, UserId, frame};
-use supervision::Stopping;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::client::client_limits::ClientLimits;
-use crate::client::registration::Registration;
+use crate::client::reception::Reception;
 use crate::client::request_rates;
 use crate::listener::{Peer, ReadNow, Transport};
 
@@ -43,33 +42,6 @@ const BUSY: Duration = Duration::from_millis(5);
 
 /// What clients read in `Welcome.server`.
 const SERVER: &str = concat!("natter ", env!("CARGO_PKG_VERSION"));
-
-/// What all connections of a node share.
-#[derive(Debug)]
-pub struct Reception {
-    /// The actors' side.
-    pub context: Arc<UserContext>,
-    /// The other nodes: clients are sent to them when this one goes away.
-    pub peers: Peers,
-    /// How aliases are proven.
-    pub registration: Registration,
-    /// The limits of connections that come from now on.
-    pub limits: RwLock<Arc<ClientLimits>>,
-    /// Tells strangers to go: the node ends. Who is attached hears it from their actor.
-    pub closing: Stopping,
-}
-
-impl Reception {
-    /// The limits of a connection that comes now.
-    pub fn limits(&self) -> Arc<ClientLimits> {
-        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Other limits for connections that come from now on.
-    pub fn set_limits(&self, limits: ClientLimits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
-    }
-}
 
 /// Why a connection is over.
 enum Over {
@@ -97,6 +69,8 @@ struct Socket {
     readable: bool,
     heard: Instant,
     asked: bool,
+    /// A `Ping` was not answered yet.
+    pong_due: bool,
 }
 
 /// Serves one client until either side ends it.
@@ -118,6 +92,7 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
         readable: true,
         heard: now,
         asked: false,
+        pong_due: false,
     });
     socket.welcome();
     let over = socket.run().await;
@@ -209,6 +184,9 @@ impl Socket {
                 self.heard = now();
                 self.asked = false;
                 self.count_bytes(bytes as u64)?;
+                for _ in 0..self.transport.take_idle_messages() {
+                    self.count_needless()?;
+                }
                 done |= self.handle_buffered().await?;
             }
             Ok(ReadNow::WouldBlock) => self.readable = false,
@@ -245,7 +223,8 @@ impl Socket {
             done = true;
             match &self.standing {
                 Standing::Attached { user, .. } => {
-                    if !self.pass_on(*user, frame) {
+                    let user = *user;
+                    if !self.pass_on(user, frame)? {
                         sleep(BUSY).await;
                         break;
                     }
@@ -257,8 +236,17 @@ impl Socket {
         Ok(done)
     }
 
+    /// Counts what asks for nothing and says nothing new: it has no id, so only the end of the connection can
+    /// refuse it.
+    fn count_needless(&self) -> Result<(), Over> {
+        let Standing::Attached { user, .. } = self.standing else { return Ok(()) };
+        request_rates::take_needless(&self.reception.context, user).map_err(
+            |TooFast { after_ms }| Over::Ended(Ending::ComeBack { code: Code::TooFast, after_ms }),
+        )
+    }
+
     /// False if the user's actor has more to do than is good.
-    fn pass_on(&self, user: UserId, frame: ClientFrame) -> bool {
+    fn pass_on(&mut self, user: UserId, frame: ClientFrame) -> Result<bool, Over> {
         let context = &self.reception.context;
         let (users, ask) = (&context.users, frame.kind.as_ref());
         if let Err(too_fast) = request_rates::take(context, user, ask) {
@@ -267,16 +255,19 @@ impl Socket {
                 self.connection.remember(ClientFrame { id: frame.id, kind: None });
                 self.connection.refuse_too_fast(frame.id, too_fast);
             }
-            return true;
+            return Ok(true);
         }
         match &frame.kind {
             Some(Ask::Ping(_)) => self.connection.say(Kind::Pong(wire::Pong {})),
-            Some(Ask::Pong(_)) => {}
+            Some(Ask::Pong(_)) if std::mem::take(&mut self.pong_due) => {}
+            Some(Ask::Pong(_)) => self.count_needless()?,
             Some(Ask::Ack(ack)) => {
-                self.connection.acknowledged(Seq(ack.seq));
-                return users.frame(user, self.connection.id(), frame);
+                if !self.connection.acknowledge(Seq(ack.seq)) {
+                    self.count_needless()?;
+                }
+                return Ok(users.frame(user, self.connection.id(), frame));
             }
-            Some(Ask::Signal(_)) => return users.frame(user, self.connection.id(), frame),
+            Some(Ask::Signal(_)) => return Ok(users.frame(user, self.connection.id(), frame)),
             // A request without an id could not be answered.
             _ if frame.id == 0 => {}
             None => {
@@ -292,10 +283,10 @@ impl Socket {
             }
             _ => {
                 self.connection.remember(frame.clone());
-                return users.frame(user, self.connection.id(), frame);
+                return Ok(users.frame(user, self.connection.id(), frame));
             }
         }
-        true
+        Ok(true)
     }
 
     /// A frame of someone who is not logged in.
@@ -450,7 +441,7 @@ impl Socket {
         if self.asked || matches!(self.standing, Standing::Stranger { .. }) {
             return Err(Over::Ended(Ending::Told(Code::TimedOut)));
         }
-        self.asked = true;
+        (self.asked, self.pong_due) = (true, true);
         self.connection.say(Kind::Ping(wire::Ping {}));
         Ok(())
     }
@@ -475,7 +466,7 @@ impl Socket {
         let told = match ending {
             Ending::Quiet => None,
             Ending::Told(code) => Some((code, refusal(code).retry_after_ms)),
-            Ending::Away { after_ms } => Some((Code::GoingAway, after_ms)),
+            Ending::ComeBack { code, after_ms } => Some((code, after_ms)),
         };
         if let Some((code, after_ms)) = told {
             let addresses = if code == Code::GoingAway { self.elsewhere() } else { Vec::new() };

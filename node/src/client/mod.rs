@@ -2,5 +2,6 @@
 
 pub mod client_limits;
 pub mod connection;
+pub mod reception;
 pub mod registration;
 pub(crate) mod request_rates;

@@ -14,7 +14,7 @@ use crate::listener::source_of;
 /// know.
 fn kinds(ask: Option<&Ask>) -> &'static [Kind] {
     match ask {
-        // Sends are counted with their order. An acknowledgement that says nothing new does nothing.
+        // Sends are counted with their order; the other two by `take_needless`, where they are.
         Some(Ask::Send(_) | Ask::Ack(_) | Ask::Pong(_)) => &[],
         Some(Ask::Signal(_)) => &[Kind::Signal],
         Some(Ask::Lookup(_)) => &[Kind::Lookup, Kind::LookupDaily],
@@ -53,6 +53,15 @@ pub(crate) fn take(context: &UserContext, user: UserId, ask: Option<&Ask>) -> Re
         Some(Ask::Signal(_)) => context.metrics.signals_dropped.increment(1),
         Some(_) | None => context.metrics.too_fast.increment(1),
     })
+}
+
+/// Counts a frame of `user` that asks for nothing and says nothing new.
+///
+/// # Errors
+/// [`TooFast`]: it cannot be refused, for it has no id, so the connection must end.
+pub(crate) fn take_needless(context: &UserContext, user: UserId) -> Result<(), TooFast> {
+    take_all(context, Who::User(user), &[Kind::Needless])
+        .inspect_err(|_| context.metrics.too_fast.increment(1))
 }
 
 /// The rates that a frame of a stranger counts against. What registration counts, it counts itself.

@@ -10,9 +10,9 @@ use figment::providers::{Env, Format as _, Toml};
 use figment::{Figment, Source};
 
 use super::cluster::COOKIE_CHARS_MIN;
-use super::units::{found, in_words};
+use super::units::{Setting as _, found, in_words};
 use super::validate::SECRET_BYTES_MIN;
-use super::{NodeConfig, Secret};
+use super::{Log, LogFormat, NodeConfig, Secret};
 
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,6 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`]: what is wrong, where, and what to do.
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut figment = Figment::new();
         if let Some(file) = file {
             let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
                 key: "--config",
@@ -88,12 +87,8 @@ impl NodeConfig {
                 source,
             })?;
             drop(text);
-            figment = figment.merge(Toml::file_exact(file));
         }
-        // Only names with `__`: service managers set variables such as NATTER_PORT.
-        let environment =
-            Env::prefixed("NATTER_").filter(|name| name.as_str().contains("__")).split("__");
-        figment = figment.merge(environment);
+        let figment = sources(file);
         let mut config: Self = figment.extract().map_err(|error| explain(&error))?;
         if let Some(data_dir) = data_dir {
             config.node.data_dir = data_dir.to_string_lossy().into_owned();
@@ -105,6 +100,12 @@ impl NodeConfig {
             problem,
         })?;
         Ok(config)
+    }
+
+    /// `log.format` alone, though other settings may be wrong; the default if it is wrong itself.
+    pub fn log_format(file: Option<&Path>) -> LogFormat {
+        let format = sources(file).find_value("log.format").ok();
+        format.and_then(|value| LogFormat::read(&value).ok()).unwrap_or(Log::default().format)
     }
 
     /// Checks what types alone do not: ranges, and settings that need each other.
@@ -136,6 +137,13 @@ impl NodeConfig {
         let file = SecretFile { key, chars_min: COOKIE_CHARS_MIN, trim: str::trim };
         file.read(&cluster.cookie_file, &mut cluster.cookie)
     }
+}
+
+/// `file`, and over it the environment.
+fn sources(file: Option<&Path>) -> Figment {
+    let file = file.map_or_else(Figment::new, |file| Figment::from(Toml::file_exact(file)));
+    // Only names with `__`: service managers set variables such as NATTER_PORT.
+    file.merge(Env::prefixed("NATTER_").filter(|name| name.as_str().contains("__")).split("__"))
 }
 
 /// A setting that names a file with a secret, and what is asked of that.

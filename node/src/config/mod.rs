@@ -115,7 +115,8 @@ section! {
         /// Networks of proxies that speak the PROXY protocol, version 1 or 2: "10.0.0.0/8".
         /// A client connection from there must begin with its header, which names the client for
         /// limits and logs; from elsewhere a header is an error. `http` takes connections from there
-        /// with and without.
+        /// with and without, for probes have none; it believes no header: its limits count the
+        /// address that connected.
         proxy_from: Vec<String> = Vec::new();
         /// Pages whose scripts may open a WebSocket, each as scheme, host and port; "*" for all.
         /// Empty: pages of the same host name that the WebSocket is opened to. Programs that are no
@@ -282,6 +283,10 @@ section! {
         reads: RateLimit = rate("600/1m");
         /// All other requests: `GetAccount`, `Ping`, `Logout`.
         other: RateLimit = rate("120/1m");
+        /// Frames that ask for nothing and say nothing new: an `Ack` of what was acknowledged before, a
+        /// `Pong` that answers no `Ping`, pings of WebSocket. A library pings every half minute. What
+        /// comes faster ends the connection.
+        needless: RateLimit = rate("120/1m");
         /// Good logins and resumptions of one user. Eight devices on a bad network come back every few
         /// seconds.
         logins: RateLimit = rate("60/1m");
@@ -337,6 +342,7 @@ impl Rates {
             presence: self.presence.0,
             reads: self.reads.0,
             other: self.other.0,
+            needless: self.needless.0,
             logins: self.logins.0,
             logins_per_address: self.logins_per_address.0,
             links: self.links.0,

@@ -127,6 +127,11 @@ impl Transport {
         Ok(found)
     }
 
+    /// Messages of WebSocket since the last call that carry nothing: pings, pongs, empty fragments.
+    pub fn take_idle_messages(&mut self) -> u32 {
+        self.web.as_mut().map_or(0, |web| web.take_idle())
+    }
+
     /// Sets the longest WebSocket message, in bytes. At first
     /// [`proto::limits::FRAME_BYTES_MAX_BEFORE_LOGIN`].
     pub fn set_frame_bytes_max(&mut self, bytes: usize) {

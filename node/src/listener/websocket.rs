@@ -37,6 +37,8 @@ pub(super) struct WebSocket {
     replies: Vec<u8>,
     limit: usize,
     closed: bool,
+    /// Messages and fragments that carried nothing.
+    idle: u32,
 }
 
 impl Default for WebSocket {
@@ -47,6 +49,7 @@ impl Default for WebSocket {
             replies: Vec::new(),
             limit: limits::FRAME_BYTES_MAX_BEFORE_LOGIN,
             closed: false,
+            idle: 0,
         }
     }
 }
@@ -72,6 +75,11 @@ impl WebSocket {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Pings, pongs and empty fragments since the last call.
+    pub(super) fn take_idle(&mut self) -> u32 {
+        std::mem::take(&mut self.idle)
     }
 
     pub(super) fn set_limit(&mut self, bytes: usize) {
@@ -108,6 +116,9 @@ impl WebSocket {
         content: BytesMut,
         into: &mut BytesMut,
     ) -> Result<(), Code> {
+        if header.opcode >= PING || (content.is_empty() && !header.is_final) {
+            self.idle = self.idle.saturating_add(1);
+        }
         match (header.opcode, &mut self.fragments) {
             (BINARY, None) if header.is_final => put_frame(&content, into),
             (BINARY, None) => self.fragments = Some(content),
@@ -303,6 +314,17 @@ mod tests {
         ] {
             assert_eq!(decode(&mut WebSocket::default(), &bytes), Err(Code::BadFrame));
         }
+    }
+
+    #[test]
+    fn messages_that_carry_nothing_are_counted() {
+        let mut socket = WebSocket::default();
+        let idle = [masked(FINAL | PING, b"?"), masked(FINAL | PONG, b""), masked(BINARY, b"")];
+        decode(&mut socket, &idle.concat()).unwrap();
+        let rest =
+            [masked(0, b""), masked(0, b"a"), masked(FINAL, b""), masked(FINAL | BINARY, b"b")];
+        decode(&mut socket, &rest.concat()).unwrap();
+        assert_eq!((socket.take_idle(), socket.take_idle()), (4, 0));
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! 1. A page touches no actor, so it answers however busy the node is.
 //! 2. A connection has one request and [`PAGE_TIMEOUT`], and there are few of them: whoever only
 //!    holds connections open takes no descriptors from clients and none of a newcomer's places.
+//! 3. No PROXY header is believed. From a network that `listen.proxy_from` names it may come and is read over,
+//!    for probes of the same network have none; limits count the address that connected. So nobody gains by
+//!    forging one.
 
 use std::convert::Infallible;
 use std::io;
@@ -81,8 +84,7 @@ impl Default for Readiness {
     }
 }
 
-/// Serves the pages until `stopping`. Connections of `proxies` may begin with a PROXY header, and need
-/// not: probes come from the same networks.
+/// Serves the pages until `stopping`. Connections of `proxies` may begin with a PROXY header.
 ///
 /// # Errors
 /// None; a want of descriptors is waited out.
@@ -131,7 +133,7 @@ async fn answer(mut stream: TcpStream, permit: Permit, is_proxy: bool, router: R
     let answered = async {
         if is_proxy && begins_with_header(&stream).await? {
             let proxy = stream.peer_addr()?;
-            read_client(&mut stream, proxy).await?;
+            let _unproven = read_client(&mut stream, proxy).await?;
         }
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).keep_alive(false);
@@ -215,43 +217,79 @@ mod tests {
         assert_eq!(group.finish(Duration::from_secs(5)).await, 0, "ends when told");
     }
 
-    #[tokio::test]
-    async fn silent_connections_are_few_and_a_page_is_served_beside_them() {
+    /// Pages of a node that knows these proxies.
+    async fn pages(proxies: &[&str]) -> (std::net::SocketAddr, StopSource, TaskGroup) {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let (source, stopping) = StopSource::new();
+        let proxies = Proxies::new(&proxies.iter().map(ToString::to_string).collect::<Vec<_>>());
         let group = TaskGroup::new();
-        let (metrics, proxies) = (Metrics::for_test(), Proxies::new(&["127.0.0.1".to_owned()]));
-        let served = serve(socket, Readiness::new(), metrics, proxies, stopping);
+        let served = serve(socket, Readiness::new(), Metrics::for_test(), proxies, stopping);
         group.spawn("http", async move { served.await.unwrap() });
+        (address, source, group)
+    }
 
-        let mut silent = Vec::new();
-        for host in 1..=5 {
-            for _ in 0..40 {
-                let socket = tokio::net::TcpSocket::new_v4().unwrap();
-                socket.bind(([127, 0, 0, host + 1], 0).into()).unwrap();
-                let mut stream = socket.connect(address).await.unwrap();
-                stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
-                silent.push(stream);
-            }
-        }
-        assert!(page(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    /// Connects from `127.0.0.host` and sends `first`.
+    async fn begin(to: std::net::SocketAddr, host: u8, first: &str) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, host], 0).into()).unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        stream.write_all(first.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// How many are open. Whoever had to leave is closed already; who stays waits for its time limit.
+    async fn open(streams: &mut [TcpStream]) -> u32 {
         let mut open = 0;
-        for stream in &mut silent {
-            // Whoever had to leave is closed already; who stays waits for its time limit.
+        for stream in streams {
             let mut byte = [0];
             let read = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut byte));
             open += u32::from(read.await.is_err());
         }
+        open
+    }
+
+    const REQUEST: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test]
+    async fn silent_connections_are_few_and_a_page_is_served_beside_them() {
+        let (address, source, group) = pages(&[]).await;
+        let mut silent = Vec::new();
+        for number in 0..200 {
+            let host = u8::try_from(2 + number / 40).unwrap();
+            silent.push(begin(address, host, "GET /healthz HTTP/1.1\r\n").await);
+        }
+        assert!(page(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let open = open(&mut silent).await;
         assert!(open <= CONNECTIONS_MAX, "{open}");
-        let header =
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-        let mut proxy = TcpStream::connect(address).await.unwrap();
-        proxy.write_all(header).await.unwrap();
-        let mut answer = String::new();
-        proxy.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         source.fire();
         assert_eq!(group.finish(Duration::from_secs(5)).await, 0, "ends when told");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_header_is_read_over_and_a_forged_one_gains_no_place() {
+        let (address, _source, _group) = pages(&["127.0.0.1"]).await;
+        for (host, header, good) in [
+            (1, "", true),
+            (1, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", true),
+            (1, "PROXY UNKNOWN\r\n", true),
+            (1, "PROXY TCP4 nobody\r\n", false),
+            (2, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", false),
+        ] {
+            let mut stream = begin(address, host, &format!("{header}{REQUEST}")).await;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok();
+            assert_eq!(answer.starts_with("HTTP/1.1 200"), good, "{host} {header:?}: {answer}");
+        }
+        let mut forged = Vec::new();
+        for number in 0..100 {
+            let header = format!("PROXY TCP4 10.0.{number}.1 192.0.2.2 1 2\r\n");
+            forged.push(begin(address, 1, &header).await);
+        }
+        let mut answer = String::new();
+        begin(address, 3, REQUEST).await.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "others have their places: {answer}");
+        let open = open(&mut forged).await;
+        assert!(open <= CONNECTIONS_PER_ADDRESS, "{open}");
     }
 }

@@ -1,14 +1,17 @@
 //! Standard output and standard error of a node, which never make anybody wait: a thread for each
 //! writes what is queued for it.
 //!
-//! A pipe that nobody reads takes 64 KiB; then a write waits for ever. Here only the thread waits;
-//! what does not fit into its queue is dropped and counted, and said once the pipe takes bytes again.
+//! A pipe that nobody reads takes 64 KiB; then a write waits for ever. Here only the thread waits. Lines that
+//! do not fit into its queue are dropped, and so is a line that a full disk refuses. Both are counted, and the
+//! node says how many once the file takes bytes again.
 //!
 //! # Invariants
 //! 1. [`Output::write`] does not wait for the file, and takes bounded memory.
-//! 2. Lines come out whole and in their order.
+//! 2. Lines come out whole and in their order, but for one that was cut by a full disk; the next one begins a
+//!    line of its own.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, LazyLock};
@@ -18,8 +21,11 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::clock;
 
-/// Lines that wait for the file: some seconds of a node that logs every step of a start.
-const LINES_MAX: usize = 8_192;
+/// Log lines that wait for the file: some seconds of a node that logs every step of a start.
+const LOG_LINES_MAX: usize = 8_192;
+
+/// Printed lines that wait for the file: PINs, which are soon worth nothing.
+const PRINTED_LINES_MAX: usize = 1_024;
 
 /// Their bytes.
 const BYTES_MAX: usize = 1 << 20;
@@ -33,6 +39,7 @@ pub(crate) struct Output(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    name: &'static str,
     lines: SyncSender<Vec<u8>>,
     waiting_bytes: AtomicUsize,
     /// Lines taken and not yet written.
@@ -41,8 +48,10 @@ struct Shared {
     is_broken: AtomicBool,
 }
 
-static STDERR: LazyLock<Output> = LazyLock::new(|| Output::new("stderr", io::stderr()));
-static STDOUT: LazyLock<Output> = LazyLock::new(|| Output::new("stdout", io::stdout()));
+static STDERR: LazyLock<Output> =
+    LazyLock::new(|| Output::new("stderr", LOG_LINES_MAX, Unbuffered(io::stderr())));
+static STDOUT: LazyLock<Output> =
+    LazyLock::new(|| Output::new("stdout", PRINTED_LINES_MAX, Unbuffered(io::stdout())));
 
 /// Standard error.
 pub(crate) fn stderr() -> Output {
@@ -55,10 +64,11 @@ pub(crate) fn stdout() -> Output {
 }
 
 impl Output {
-    /// Begins a thread that writes to `file`.
-    fn new(name: &str, file: impl Write + Send + 'static) -> Self {
-        let (lines, queue) = sync_channel(LINES_MAX);
+    /// Begins a thread that writes to `file`; up to `lines_max` lines wait for it.
+    fn new(name: &'static str, lines_max: usize, file: impl Write + Send + 'static) -> Self {
+        let (lines, queue) = sync_channel(lines_max);
         let shared = Arc::new(Shared {
+            name,
             lines,
             waiting_bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -95,6 +105,11 @@ impl Output {
         !self.0.is_broken.load(Ordering::Relaxed)
     }
 
+    /// `stderr` or `stdout`.
+    pub(crate) fn name(&self) -> &'static str {
+        self.0.name
+    }
+
     /// Lines dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
@@ -113,32 +128,106 @@ impl Output {
 }
 
 impl Shared {
-    fn run(&self, queue: &Receiver<Vec<u8>>, mut file: impl Write) {
-        let mut told = 0;
+    fn run(&self, queue: &Receiver<Vec<u8>>, file: impl Write) {
+        let mut file = Lines { file, is_torn: false };
+        let (mut told, mut cause) = (0, None);
         while let Ok(line) = queue.recv() {
-            let mut written = file.write_all(&line).and_then(|()| file.flush());
+            let mut written = file.write(&line);
+            if written.is_err() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
             let dropped = self.dropped.load(Ordering::Relaxed);
             if written.is_ok() && dropped > told {
-                written = file.write_all(&lost(&line, dropped - told));
-                told = dropped;
+                let cause = cause.as_deref().unwrap_or("nobody read them");
+                written = file.write(&self.lost(&line, dropped - told, cause));
+                if written.is_ok() {
+                    told = dropped;
+                }
             }
             self.is_broken.store(written.is_err(), Ordering::Relaxed);
+            cause = match written {
+                Ok(()) => None,
+                Err(error) => Some(error.to_string()),
+            };
             self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
             self.waiting.fetch_sub(1, Ordering::AcqRel);
         }
     }
+
+    /// A line that says how many were dropped, in the form of `line`.
+    fn lost(&self, line: &[u8], lines: u64, cause: &str) -> Vec<u8> {
+        let message = format!("lines of {} dropped", self.name);
+        if line.starts_with(b"{") {
+            return json_line(
+                "WARN",
+                &message,
+                &[("lines", lines.into()), ("cause", cause.into())],
+            );
+        }
+        format!("natter: {message} lines={lines} cause={cause:?}\n").into_bytes()
+    }
 }
 
-/// A line that says how many were dropped, in the form of `line`.
-fn lost(line: &[u8], lines: u64) -> Vec<u8> {
-    let what = "log lines dropped: nobody read them";
-    if line.starts_with(b"{") {
-        let now = UNIX_EPOCH + Duration::from_millis(clock::now_ms());
-        let timestamp = humantime::format_rfc3339_millis(now).to_string();
-        let line = serde_json::json!({ "timestamp": timestamp, "level": "WARN", "message": what, "lines": lines });
-        return format!("{line}\n").into_bytes();
+/// A line of a log in JSON, as the log itself writes them.
+pub(crate) fn json_line(
+    level: &str,
+    message: &str,
+    fields: &[(&str, serde_json::Value)],
+) -> Vec<u8> {
+    let now = UNIX_EPOCH + Duration::from_millis(clock::now_ms());
+    let timestamp = humantime::format_rfc3339_millis(now).to_string();
+    let mut line =
+        serde_json::json!({ "timestamp": timestamp, "level": level, "message": message });
+    for (name, value) in fields {
+        line[name] = value.clone();
     }
-    format!("natter: {what} lines={lines}\n").into_bytes()
+    format!("{line}\n").into_bytes()
+}
+
+/// A file into which lines are written whole.
+struct Lines<W> {
+    file: W,
+    /// The file took the beginning of a line and refused the rest.
+    is_torn: bool,
+}
+
+impl<W: Write> Lines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.put(b"\n")?;
+        }
+        self.put(line)
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = bytes.get(written..).unwrap_or_default();
+                    self.is_torn = !bytes.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares the file has made it one that does not wait. This thread may.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOOK),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A standard stream without the buffer of the standard library, which keeps a rest that a full disk refused.
+struct Unbuffered<F>(F);
+
+impl<F: AsFd> Write for Unbuffered<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(&self.0, bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One event on its way to an [`Output`]; queued whole when it is dropped.
@@ -205,7 +294,7 @@ mod tests {
     #[test]
     fn a_pipe_that_nobody_reads_holds_nobody_up_and_losses_are_said() {
         let pipe = Pipe::default();
-        let output = Output::new("test", pipe.clone());
+        let output = Output::new("test", LOG_LINES_MAX, pipe.clone());
         let line = [vec![b'x'; 1023], vec![b'\n']].concat();
         let taken = (0..5_000).filter(|_| output.write(&line)).count();
         assert!((900..2_000).contains(&taken), "{taken} lines of a KiB");
@@ -214,15 +303,61 @@ mod tests {
         pipe.0.1.notify_all();
         output.flush(Duration::from_mins(1));
         let text = String::from_utf8(pipe.0.0.lock().unwrap().1.clone()).unwrap();
-        assert!(text.contains(&format!("dropped: nobody read them lines={}\n", 5_000 - taken)));
+        let said = format!("lines of test dropped lines={} cause=\"nobody read", 5_000 - taken);
+        assert!(
+            text.contains(&said),
+            "{}",
+            text.lines().find(|line| !line.starts_with('x')).unwrap()
+        );
         assert_eq!(text.lines().count(), taken + 1, "whole lines");
     }
 
+    /// A disk with room for so many bytes.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (room, written) = &mut *self.0.lock().unwrap();
+            let fits = bytes.len().min(*room);
+            if fits == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *room -= fits;
+            written.extend_from_slice(&bytes[..fits]);
+            Ok(fits)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
-    fn losses_are_said_as_json_where_lines_are() {
-        let text = String::from_utf8(lost(b"{\"level\":\"INFO\"}\n", 7)).unwrap();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["lines"], 7);
+    fn lines_that_a_full_disk_refuses_are_counted_and_the_next_one_begins_a_line() {
+        let disk = Disk::default();
+        let room = |bytes| disk.0.lock().unwrap().0 = bytes;
+        let output = Output::new("test", LOG_LINES_MAX, disk.clone());
+        let print = |line: &[u8]| {
+            output.write(line);
+            output.flush(Duration::from_mins(1));
+        };
+        room(6 + 3);
+        print(b"first\n");
+        print(b"torn\n");
+        assert!(!output.is_open());
+        print(b"lost\n");
+        room(8);
+        print(b"third\n"); // It fits, but the news of the loss does not.
+        room(1000);
+        print(b"{\"level\":\"INFO\"}\n");
+        assert!(output.is_open());
+        let text = String::from_utf8(disk.0.lock().unwrap().1.clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[..3], ["first", "tor", "third"], "{text}");
+        let said: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        assert_eq!((&said["lines"], &said["level"]), (&2.into(), &"WARN".into()), "{text}");
+        assert!(said["cause"].is_string() && said["timestamp"].is_string(), "{text}");
     }
 
     #[test]
@@ -236,7 +371,7 @@ mod tests {
                 Ok(())
             }
         }
-        let output = Output::new("test", Closed);
+        let output = Output::new("test", LOG_LINES_MAX, Closed);
         output.write(b"a\n");
         output.flush(Duration::from_mins(1));
         assert!(!output.is_open());

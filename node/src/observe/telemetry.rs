@@ -143,9 +143,11 @@ fn begin_at_zero() {
         "natter_pins_failed_total",
         "natter_pins_wrong_total",
         "natter_connections_evicted_total",
-        "natter_log_lines_dropped_total",
     ] {
         counter!(name).increment(0);
+    }
+    for output in [output::stderr(), output::stdout()] {
+        counter!("natter_output_lines_dropped_total", "output" => output.name()).increment(0);
     }
 }
 
@@ -181,9 +183,9 @@ fn describe() {
         "Client connections not logged in that were closed to make room for others."
     );
     describe_counter!(
-        "natter_log_lines_dropped_total",
+        "natter_output_lines_dropped_total",
         Unit::Count,
-        "Log lines that were not written because nobody read standard error."
+        "Lines that were not written because nobody read them or the disk was full, by output."
     );
     describe_counter!(
         "natter_handshakes_failed_total",
@@ -250,7 +252,7 @@ mod tests {
             describe();
             begin_at_zero();
         });
-        assert_eq!(described(&page), 18, "{page}");
+        assert_eq!(described(&page), 19, "{page}");
         for sample in [
             "natter_pins_wrong_total 0\n",
             "natter_connections_refused_total{reason=\"unauthenticated\"} 0\n",

@@ -1,12 +1,13 @@
 //! Floods of each request: every one has a rate, and honest people are served meanwhile.
 
 use super::{BOUNDS, siege};
-use crate::people::Person;
-use anyhow::ensure;
+use crate::people::{Person, ada_and_bob, node};
+use anyhow::{Context as _, ensure};
 use proto::Code;
 use proto::wire::{
-    Block, GetAccount, LinkDevice, Lookup, MarkRead, Privacy, SetContact, SetPresence, SetPrivacy,
-    Subscribe, UnlinkDevice, client_frame::Kind as Ask, lookup, server_frame::Kind as Say,
+    Ack, Block, GetAccount, LinkDevice, Lookup, MarkRead, Pong, Privacy, SetContact, SetPresence,
+    SetPrivacy, Subscribe, UnlinkDevice, client_frame::Kind as Ask, lookup,
+    server_frame::Kind as Say,
 };
 use tests::hostile::floods::flood;
 use tests::hostile::sockets::{account, source};
@@ -97,4 +98,57 @@ async fn a_storm_of_presence_reaches_subscribers_as_a_trickle() {
         assert!(frames < 100, "{frames} frames of presence from a thousand changes");
     }
     siege.lift(BOUNDS).await.unwrap();
+}
+
+/// Frames that ask for nothing and say nothing new. They have no id.
+const NEEDLESS: &[(&str, Ask)] = &[
+    ("Ack of nothing", Ask::Ack(Ack { seq: 1 })),
+    ("Ack of what never was", Ask::Ack(Ack { seq: u64::MAX })),
+    ("Pong", Ask::Pong(Pong {})),
+];
+
+/// Somewhat more of them than pass in a minute.
+const TOO_MANY: usize = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_acks_and_pongs_that_say_nothing_ends_its_connection_as_too_fast() {
+    let mut siege = siege("[rates]\n").await;
+    let target = siege.node.target();
+    let mut attackers = Vec::new();
+    for (number, (what, frame)) in (0..).zip(NEEDLESS) {
+        let alias = format!("needless-{number}");
+        let (phone, wire) = account(&siege.node, source(number), &alias).await.unwrap();
+        attackers.push((*what, frame.clone(), phone, wire));
+    }
+    let attack = async {
+        for (what, frame, phone, wire) in &mut attackers {
+            for _ in 0..TOO_MANY {
+                wire.send(0, frame.clone()).await.ok();
+            }
+            let away = wire.expect(|said| match &said.kind {
+                Some(Say::GoAway(away)) => Some(away.clone()),
+                _ => None,
+            });
+            let away = away.await.with_context(|| format!("{what}: not ended"))?;
+            ensure!(away.code == Code::TooFast.number() && away.after_ms > 0, "{what}: {away:?}");
+            // Who comes back finds the same bucket, and is cut off however much is written.
+            let mut again = phone.login(&target).await?;
+            while again.send(0, frame.clone()).await.is_ok() {}
+        }
+        Ok(())
+    };
+    siege.under(attack).await.unwrap();
+    siege.lift(BOUNDS).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_acknowledges_each_message_alone_is_not_too_fast() {
+    let node = node("[rates]\n").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    for number in 0..2 * TOO_MANY {
+        ada.say(bob.user(), &number.to_string()).await;
+        assert_eq!(bob.hear_text().await, number.to_string());
+        bob.ack().await;
+    }
+    bob.still_served().await;
 }
