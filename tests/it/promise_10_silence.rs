@@ -73,7 +73,7 @@ async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
 }
 
 #[tokio::test]
-async fn promise_10_a_proxy_header_of_a_stranger_is_an_error_and_one_of_a_proxy_names_the_client() {
+async fn promise_10_a_proxy_header_of_a_stranger_is_an_error() {
     let node = node("").await;
     let addresses = node.target().addresses().unwrap();
     for door in [&addresses.client, &addresses.websocket, &addresses.plain, &addresses.http] {
@@ -84,4 +84,34 @@ async fn promise_10_a_proxy_header_of_a_stranger_is_an_error_and_one_of_a_proxy_
         end.expect("it is ended").ok();
         assert!(!String::from_utf8_lossy(&said).contains("200 OK"));
     }
+}
+
+/// Connects to `to` from `127.0.0.host`, and begins with `first`.
+async fn begins_with(to: &str, host: u8, first: &str) -> TcpStream {
+    let mut stream = silent(to.parse().unwrap(), host).await.unwrap();
+    stream.write_all(first.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn promise_10_behind_a_proxy_limits_hold_for_the_client_that_its_header_names() {
+    let any = "\"127.0.0.1:0\"";
+    let node = node(&format!(
+        "[node]\ndata_dir = \"{{dir}}/data\"\n[listen]\nclient = {any}\nwebsocket = \"\"\nplain = {any}\n\
+         http = {any}\nproxy_from = [\"127.0.0.1\"]\n[cluster]\nlisten = {any}\n\
+         [limits]\nconnections_per_address = 1\n"
+    ))
+    .await;
+    let plain = node.target().addresses().unwrap().plain;
+    let header = |client| format!("PROXY TCP4 192.0.2.{client} 127.0.0.1 1000 7400\r\n");
+    let welcomed = async |host, first: &str| {
+        let stream = begins_with(&plain, host, first).await;
+        Wire::welcome(Box::new(stream)).await
+    };
+    let seventh = welcomed(1, &header(7)).await.unwrap();
+    assert!(welcomed(1, &header(7)).await.is_err(), "one connection of each client");
+    let eighth = welcomed(1, &header(8)).await.unwrap();
+    assert!(welcomed(1, "what a client says without a header").await.is_err());
+    assert!(welcomed(2, &header(9)).await.is_err(), "from elsewhere nobody names another");
+    drop((seventh, eighth));
 }
