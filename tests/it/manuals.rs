@@ -96,7 +96,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo test -p proto", "builds; CI runs it"),
     ("cargo lint", "builds; CI runs it"),
     (".ci/run", "is CI, which runs this test"),
-    ("cargo build --release -p node", "builds for minutes; CI builds the same package"),
+    ("cargo dist", "builds for minutes"),
     ("cargo bench -p benches", "builds for minutes, and measures for more"),
     ("cargo install cargo-fuzz", "fetches a program from a registry"),
     (
@@ -152,6 +152,7 @@ fn built(line: &str) -> String {
     let words = line.strip_prefix("cargo ").unwrap();
     let (first, rest) = words.split_once(' ').unwrap_or((words, ""));
     let words = alias(first).map_or_else(|| words.to_owned(), |alias| format!("{alias} {rest}"));
+    let words = words.replace(" --profile dist", " --release");
     let (how, what) = words.split_once("-- ").unwrap_or_else(|| panic!("{line} runs no program"));
     let how: Vec<_> = how.split_whitespace().filter(|word| *word != "--release").collect();
     let program = match how[..] {
@@ -220,7 +221,7 @@ async fn a_third_person_joins_the_demo_of_the_readme() {
 fn the_load_of_the_readme_is_put_on_a_node() {
     let load = Path::new(PROGRAM).with_file_name("natter-load");
     if !load.exists() {
-        return println!("skipped: natter-load is not built (cargo build -p benches builds it)");
+        return skip::skipped("natter-load is not built; cargo build -p benches builds it");
     }
     let desk = Desk::new();
     // It starts the `natter` beside itself, so both are copied.
@@ -265,7 +266,7 @@ fn is_there(program: &str) -> bool {
     let there = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     let there = there.is_ok_and(|done| done.status.success());
     if !there {
-        println!("skipped: {program} is not installed");
+        skip::skipped(format_args!("{program} is not installed"));
     }
     there
 }

@@ -93,7 +93,7 @@ async fn outputs_on_a_full_disk_hold_nobody_up_and_what_was_lost_is_said_when_th
     let logs = node.dir().join("logs");
     let disk = match SmallDisk::mount(&logs, 8 << 20) {
         Ok(disk) => disk,
-        Err(error) => return println!("skipped: {error:#}"),
+        Err(error) => return skip::skipped(error),
     };
     let file = |name| File::options().create(true).append(true).open(logs.join(name)).unwrap();
     let mut command = tokio::process::Command::from(node.command().unwrap());
