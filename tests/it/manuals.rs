@@ -52,8 +52,8 @@ const RUN: &[(&str, &[&str])] = &[
     (
         "what_a_contributor_runs_of_the_program_works",
         &[
-            "cargo run -p node -- serve --data-dir /tmp/natter",
-            "cargo run -p node -- serve --print-config > deploy/node.toml",
+            "cargo run -p natter -- serve --data-dir /tmp/natter",
+            "cargo run -p natter -- serve --print-config > deploy/node.toml",
         ],
     ),
     (
@@ -157,10 +157,10 @@ fn built(line: &str) -> String {
     let how: Vec<_> = how.split_whitespace().filter(|word| *word != "--release").collect();
     let program = match how[..] {
         ["run"] => {
-            assert!(text_of("Cargo.toml").contains("default-members = [\"node\"]"));
+            assert!(text_of("Cargo.toml").contains("default-members = [\"natter\"]"));
             "natter"
         }
-        ["run", "-p", "node"] => "natter",
+        ["run", "-p", "natter"] => "natter",
         ["run", "-p", "benches", "--bin", "natter-load"] => "natter-load",
         _ => panic!("{line}: what does it run?"),
     };
@@ -247,12 +247,12 @@ fn the_load_of_the_readme_is_put_on_a_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_contributor_runs_of_the_program_works() {
     let desk = Desk::new();
-    let serve = built("cargo run -p node -- serve --data-dir /tmp/natter");
+    let serve = built("cargo run -p natter -- serve --data-dir /tmp/natter");
     let data = desk.path("of-a-contributor");
     let node = desk.open(&serve.replace("/tmp/natter", &data.to_string_lossy()));
     node.shows("node ready").await;
     assert!(data.join("addresses.json").exists());
-    let print = built("cargo run -p node -- serve --print-config > deploy/node.toml");
+    let print = built("cargo run -p natter -- serve --print-config > deploy/node.toml");
     let (done, said) = desk.run(&print);
     assert!(done && said.is_empty(), "{said}");
     assert_eq!(

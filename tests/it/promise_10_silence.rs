@@ -2,6 +2,8 @@
 
 use crate::people::{Person, node};
 use futures_util::StreamExt;
+use proto::Code;
+use proto::wire::{Ping, client_frame::Kind as Ask};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use tests::wire::{Wire, tls};
@@ -75,15 +77,24 @@ async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
 #[tokio::test]
 async fn promise_10_a_proxy_header_of_a_stranger_is_an_error() {
     let node = node("").await;
-    let addresses = node.target().addresses().unwrap();
-    for door in [&addresses.client, &addresses.websocket, &addresses.plain, &addresses.http] {
-        let mut stream = TcpStream::connect(door).await.unwrap();
-        stream.write_all(b"PROXY TCP4 192.0.2.7 127.0.0.1 1000 7400\r\n\r\n").await.unwrap();
-        let mut said = Vec::new();
-        let end = tokio::time::timeout(tests::node::PATIENCE, stream.read_to_end(&mut said)).await;
-        end.expect("it is ended").ok();
-        assert!(!String::from_utf8_lossy(&said).contains("200 OK"));
+    let (addresses, target) = (node.target().addresses().unwrap(), node.target());
+    let header = "PROXY TCP4 192.0.2.7 127.0.0.1 1000 7400\r\n";
+    for (door, protocol) in [(&addresses.client, "natter/1"), (&addresses.websocket, "http/1.1")] {
+        let stream = begins_with(door, 1, header).await;
+        assert!(tests::wire::tls_on(&target, stream, &[protocol]).await.is_err(), "{door}");
     }
+    // On the port without TLS it is a frame that is none: what follows is not answered.
+    let stream = begins_with(&addresses.plain, 1, header).await;
+    let mut wire = Wire::welcome(Box::new(stream)).await.unwrap();
+    for _ in 0..50 {
+        wire.send(0, Ask::Ping(Ping {})).await.ok();
+    }
+    assert_eq!(wire.ended().await.unwrap(), Some(Code::BadFrame));
+    let request = format!("{header}GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut stream = begins_with(&addresses.http, 1, &request).await;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.ok();
+    assert!(!String::from_utf8_lossy(&said).contains("200 OK"));
 }
 
 /// Connects to `to` from `127.0.0.host`, and begins with `first`.

@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** every wait has a deadline, so a story that fails ends.
 
-use crate::node::{Node, Target};
+use crate::node::{Node, PATIENCE, Target};
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::{Bytes, BytesMut};
@@ -255,9 +255,13 @@ impl Wire {
     pub async fn ended(&mut self) -> Result<Option<Code>> {
         let mut last = None;
         self.aside.drain(..).for_each(|frame| last = code_of(&frame).or(last));
-        while let Some(frame) = self.read().await? {
-            last = code_of(&frame).or(last);
-        }
+        let closed = async {
+            while let Some(frame) = self.read().await? {
+                last = code_of(&frame).or(last);
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, closed).await.context("the node does not close")??;
         Ok(last)
     }
 
@@ -267,9 +271,13 @@ impl Wire {
     /// If the node does not close.
     pub async fn ended_without_pong(&mut self) -> Result<Option<Code>> {
         let mut last = None;
-        while let Some(frame) = self.read_any().await? {
-            last = code_of(&frame).or(last);
-        }
+        let closed = async {
+            while let Some(frame) = self.read_any().await? {
+                last = code_of(&frame).or(last);
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, closed).await.context("the node does not close")??;
         Ok(last)
     }
 }

@@ -172,9 +172,13 @@ mod tests {
             crowd.insert(address(&format!("10.0.{}.1", number % 7)), number);
         }
         for number in 0..100 {
+            crowd.insert(address("10.0.0.2"), 100);
             crowd.remove(address(&format!("10.0.{}.1", number % 7)), number);
             crowd.remove(address("10.9.9.9"), number);
         }
+        let network = &crowd.networks[&network_of(address("10.0.0.2"))];
+        assert_eq!((network.sources.len(), network.by_weight.len()), (1, 1), "one is still there");
+        crowd.remove(address("10.0.0.2"), 100);
         assert!(crowd.networks.is_empty() && crowd.by_weight.is_empty() && crowd.len() == 0);
     }
 }
