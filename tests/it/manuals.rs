@@ -68,6 +68,7 @@ const RUN: &[(&str, &[&str])] = &[
             "df -h DATA",
             "kill -HUP PID",
             "natter serve --config FILE --check",
+            "natter admin settings set registration.pins_per_hour 50000",
             "ss -ltnp",
         ],
     ),
@@ -79,6 +80,7 @@ const RUN: &[(&str, &[&str])] = &[
             "natter chat bob",
             "natter chat bob --lines",
             "natter chat --link",
+            "natter chat --as ada --link --server chat.example.org:7400 --ca ca.pem",
             "natter chat --as ALIAS --register-again",
         ],
     ),
@@ -313,6 +315,12 @@ async fn the_runbook_replaces_a_node_that_is_gone_and_takes_one_down_on_purpose(
     for (program, command, words) in [
         ("curl", "curl localhost:7402/readyz".replace("localhost:7402", &http), "ready"),
         ("df", "df -h DATA".to_owned(), "%"),
+        (
+            "natter",
+            "natter admin settings set registration.pins_per_hour 50000"
+                .replace("admin", "admin --data-dir DATA"),
+            "is set for all nodes",
+        ),
         ("ss", "ss -ltnp".to_owned(), &*http),
         ("kill", "kill -HUP PID".replace("PID", &pid), ""),
         (
@@ -360,10 +368,10 @@ async fn the_commands_of_the_chats_manual_work() {
     let (done, said) = desk.run("echo yes | natter chat ada --lines --home elsewhere");
     assert!(done && said.contains("\u{2713} yes"), "{said}");
 
-    let server = first.strip_prefix("natter chat").unwrap();
-    let link = format!("natter chat --link{server} --as ada --home a-new-phone");
-    let link = desk.open(&link);
-    link.shows("On a device that is logged in, type:").await;
+    let link = commands(&text_of("clients/cli/CHAT.md")).remove(1);
+    let link = link.replace("chat.example.org:7400", "127.0.0.1:7400");
+    let link = desk.open(&format!("{link} --home a-new-phone"));
+    link.shows("    /link ").await;
     let again = desk.open(&"natter chat --as ALIAS --register-again".replace("ALIAS", "ada"));
     again.shows("PIN: ").await;
 }
