@@ -179,7 +179,7 @@ fn the_cargo_lines_of_the_manuals_name_packages_and_tests_that_there_are() {
         for pair in words.windows(2) {
             match pair[0] {
                 "-p" => {
-                    assert!(Path::new(ROOT).join(pair[1]).join("Cargo.toml").exists(), "{line}")
+                    assert!(Path::new(ROOT).join(pair[1]).join("Cargo.toml").exists(), "{line}");
                 }
                 "--test" => {
                     let name = format!("name = \"{}\"", pair[1]);

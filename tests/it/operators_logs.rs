@@ -82,7 +82,8 @@ async fn a_start_that_fails_is_told_in_the_form_of_the_log() {
         assert_eq!(ended.status.code(), Some(1));
         let log = String::from_utf8(ended.stderr).unwrap();
         let lines = log.lines().map(serde_json::from_str::<serde_json::Value>);
-        let last = lines.map(|line| line.expect(&log)).last().expect("a reason");
+        let lines: Vec<_> = lines.map(|line| line.expect(&log)).collect();
+        let last = lines.last().expect("a reason");
         let (level, error) = (&last["level"], last["error"].as_str().unwrap());
         assert!(level == "ERROR" && error.contains(words), "{log}");
         assert!(last["timestamp"].is_string() && last["message"].is_string(), "{log}");

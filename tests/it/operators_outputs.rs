@@ -43,7 +43,7 @@ async fn a_standard_output_that_nobody_reads_holds_nobody_up() {
 
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut first = writer.try_clone().unwrap();
-    std::thread::spawn(move || first.write_all(&[b'\n'; PIPE_BYTES]));
+    std::thread::spawn(move || first.write_all(&vec![b'\n'; PIPE_BYTES]));
     let mut command = tokio::process::Command::from(node.command().unwrap());
     let mut running = command.stdout(Stdio::from(writer)).kill_on_drop(true).spawn().unwrap();
     drop(command);
