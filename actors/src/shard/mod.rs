@@ -27,6 +27,7 @@ mod cursors;
 mod digest;
 mod fault;
 mod few;
+mod kinds;
 mod leadership;
 mod machine;
 mod mailbox;
@@ -57,8 +58,6 @@ mod tests;
 mod tickets;
 mod translate;
 mod usage;
-
-mod kinds;
 
 pub use account::AccountView;
 pub use actor::{ShardActor, ShardArgs};
