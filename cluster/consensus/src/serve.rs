@@ -85,6 +85,7 @@ pub(super) async fn serve(inner: &Inner, request: request::Kind) -> Option<respo
 
 async fn append(inner: &Inner, asked: cluster::Append) -> Option<cluster::AppendAnswer> {
     if inner.journal.is_stuck() {
+        hear(inner, &asked);
         return None;
     }
     // A snapshot is being installed.
@@ -109,6 +110,17 @@ async fn append(inner: &Inner, asked: cluster::Append) -> Option<cluster::Append
         inner.contact.heard(&vote);
     }
     Some(answer)
+}
+
+/// openraft waits for the disk: who leads now is heard for it.
+fn hear(inner: &Inner, asked: &cluster::Append) {
+    let leader = asked.vote.as_ref().map(convert::vote).filter(|vote| vote.is_committed());
+    let mine = inner.raft.server_metrics().borrow().vote;
+    if let Some(leader) = leader.filter(|leader| *leader > mine && !asked.weak) {
+        inner.contact.heard(&leader);
+        inner.way_out.hear(leader);
+        inner.refresh();
+    }
 }
 
 #[cfg(test)]

@@ -14,11 +14,14 @@
 //! 1. A node that is unfit, that is full or astray, takes no leadership over, and stands for election
 //!    only when those had their time who are not.
 //! 2. If nobody else takes it, it goes on to lead: acknowledgments are what makes room.
-//! 3. Who leads is for an election to say: what is sent here is a hint, and safe if it is wrong.
+//! 3. A node whose openraft waits for the disk leads nothing once it has heard from a later leader,
+//!    however long it waits.
+//! 4. Who leads is for an election to say: what is sent here is a hint, and safe if it is wrong.
 
 use crate::Inner;
 use crate::error::RaftError;
 use crate::leadership::members;
+use crate::types::Ballot;
 use openraft::ServerState;
 use proto::NodeId;
 use std::cmp::Reverse;
@@ -47,6 +50,8 @@ struct State {
     /// The term in which another was told to lead, though openraft has not heard of it: it waits
     /// for the disk; and when.
     left_in: Option<(u64, Instant)>,
+    /// Who led last of those that openraft has not heard of, for it waits for the disk.
+    successor: Option<Ballot>,
     #[cfg(test)]
     pretends: bool,
 }
@@ -71,11 +76,25 @@ impl WayOut {
         self.state().left_in.is_some_and(|(left, at)| left == term && at.elapsed() < REFUSAL)
     }
 
+    /// A leader spoke while openraft waits for the disk and hears nobody.
+    pub(crate) fn hear(&self, leader: Ballot) {
+        let mut state = self.state();
+        if state.successor.is_none_or(|known| leader > known) {
+            state.successor = Some(leader);
+        }
+    }
+
+    /// Who leads after this term, as far as this node has heard.
+    pub(crate) fn successor(&self, term: u64) -> Option<NodeId> {
+        let leader = *self.state().successor?.leader_id();
+        (leader.term > term).then_some(NodeId(leader.node_id))
+    }
+
     fn is_in_vain(&self) -> bool {
         self.state().in_vain.is_some_and(|at| at.elapsed() < REFUSAL)
     }
 
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let mut state = self.state();
         (state.in_vain, state.left_in) = (None, None);
     }

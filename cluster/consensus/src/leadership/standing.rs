@@ -137,11 +137,13 @@ impl Inner {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();
         let ended = metrics.running_state.is_err() || receiver.has_changed().is_err();
-        let left = self.way_out.has_left(metrics.current_term);
+        let successor = self.way_out.successor(metrics.current_term);
+        let left = successor.is_some() || self.way_out.has_left(metrics.current_term);
         let me_leads = metrics.state == ServerState::Leader && !ended && !left;
+        let known = if left { successor } else { metrics.current_leader.map(NodeId) };
         let members = metrics.membership_config.membership();
         Standing {
-            leader: metrics.current_leader.filter(|_| !ended && !left).map(NodeId),
+            leader: known.filter(|_| !ended),
             me_leads,
             term: metrics.current_term,
             voters: nodes(members.voter_ids()),

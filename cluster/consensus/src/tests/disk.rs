@@ -102,7 +102,14 @@ async fn a_stuck_leader_is_replaced_before_anybody_misses_it() {
     refuse(&cluster.nodes[&old], usize::MAX);
     assert_eq!(cluster.propose(old, "in doubt").await, Err(ProposeError::Unknown));
     until("another leads", || cluster.leader().is_some_and(|leader| leader != old)).await;
-    assert!(!cluster.nodes[&old].group().standing().me_leads, "it leads nothing while it is full");
+    let new = cluster.wait_for_leader().await;
+    // It remembers for some seconds whom it asked; who leads it hears for as long as it is full.
+    cluster.nodes[&old].group().inner().way_out.forget();
+    let follows = || {
+        let standing = cluster.nodes[&old].group().standing();
+        !standing.me_leads && standing.leader == Some(NodeId(new)) && standing.is_led()
+    };
+    until("it knows who leads in its place", follows).await;
     cluster.add("during").await;
     refuse(&cluster.nodes[&old], 0);
     let agreed = cluster.agreed().await;
