@@ -4,16 +4,17 @@ use crate::clusters::{cluster, three, turn};
 use crate::operators::page;
 use crate::people::{PROGRAM, Person, settings};
 use anyhow::{Result, ensure};
-use proto::Code;
 use proto::wire::{
     Send, client_frame::Kind as Ask, deliver::Content, receipt::Kind as Told, send::To,
     server_frame::Kind as Say,
 };
+use proto::{Code, UserId};
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster, admin};
 use tests::node::{Node, eventually};
+use tests::status::Status;
 use tests::under_test::CLOCK_FILE;
 use tests::wire::Phone;
 
@@ -130,10 +131,33 @@ async fn a_clock_that_jumps_a_month_on_one_node_of_three_ends_nothing_and_leads_
     all_hear(away, &cluster, 1).await;
 }
 
+/// Up to where a node alone has applied what was said in the shard of a user.
+async fn applied(node: &Node, user: u64) -> u64 {
+    let target = node.target();
+    let text = admin(PROGRAM.as_ref(), target.data_dir(), &["cluster", "status"]).await.unwrap();
+    let status: Status = serde_json::from_str(&text).unwrap();
+    status.group(usize::from(UserId(user).shard().0)).unwrap().applied
+}
+
+/// Waits until the shard of a user, who is away, has looked `times` times for what is over: it does so
+/// whenever it makes a checkpoint, and oftener.
+async fn chores(node: &Node, from: &mut Person, user: u64, times: usize) {
+    for _ in 0..times {
+        let before = applied(node, user).await;
+        send(from, user, "something to store", 30 * 24 * 3_600).await;
+        eventually(PATIENCE, async || {
+            ensure!(applied(node, user).await >= before + 2, "no checkpoint");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_node_alone_whose_clock_jumps_ends_nothing_by_it_and_knows_its_retries() {
     let mut node =
-        Node::prepare(PROGRAM, &settings("[storage]\ncheckpoint_every = \"1s\"")).unwrap();
+        Node::prepare(PROGRAM, &settings("[storage]\ncheckpoint_every = \"2s\"")).unwrap();
     let clock = node.dir().join("clock");
     let set = |ms: i64| fs::write(&clock, ms.to_string()).unwrap();
     set(0);
@@ -153,6 +177,8 @@ async fn a_node_alone_whose_clock_jumps_ends_nothing_by_it_and_knows_its_retries
     assert!(page(&node, "/readyz").await.contains("200 OK"), "nobody else could serve");
     ada.say_as(first, bob.user, "for a month").await.unwrap();
     let short = send(&mut ada, bob.user, "for seconds", 1).await;
+    // Memory is looked through each second, tables every ten: seven checkpoints later both were.
+    chores(&node, &mut ada, bob.user, 7).await;
     set(0);
     eventually(PATIENCE, async || lacks("clock is right again").await).await.unwrap();
     let later = send(&mut ada, bob.user, "for seconds", 1).await;
@@ -162,4 +188,35 @@ async fn a_node_alone_whose_clock_jumps_ends_nothing_by_it_and_knows_its_retries
     let (wire, _) = bob.resume(&node.target()).await.unwrap();
     let mut bob = Person::new(bob, wire);
     assert_eq!((bob.hear().await.send_id, bob.hear().await.send_id), (first, short));
+}
+
+#[tokio::test]
+async fn a_node_alone_believes_a_clock_that_jumped_after_as_long_as_it_jumped() {
+    const JUMP_MS: u64 = 16_000;
+    let trusting = settings("[cluster]\nclock_difference_max = \"1s\"");
+    let mut node = Node::prepare(PROGRAM, &trusting).unwrap();
+    let clock = node.dir().join("clock");
+    let set = |ms: u64| fs::write(&clock, ms.to_string()).unwrap();
+    set(0);
+    node.finds(CLOCK_FILE, &clock.to_string_lossy());
+    node.restart().await.unwrap();
+    let mut ada = Person::join(&node, "ada").await;
+    let bob = Person::join(&node, "bob").await.hang_up();
+    let (to, body) = (Some(To::User(bob.user)), "over when the clock jumps".into());
+    let sent = match ada.wire.ask(Ask::Send(Send { to, body, ttl_s: 12 })).await.unwrap() {
+        Say::Accepted(accepted) => accepted.at_ms,
+        other => panic!("{other:?}"),
+    };
+    set(JUMP_MS);
+    let ended_ms = loop {
+        let entry = tokio::time::timeout(PATIENCE, ada.entry()).await.unwrap().unwrap();
+        match entry.content {
+            Some(Content::Receipt(told)) if told.kind == i32::from(Told::Expired) => {
+                break entry.at_ms;
+            }
+            _ => {}
+        }
+    };
+    // By the clock that jumped: it was over at once, and ended when the clock was believed.
+    assert!(ended_ms >= sent + 2 * JUMP_MS, "it ended after {} ms", ended_ms - sent);
 }

@@ -79,6 +79,21 @@ async fn promise_7_all_killed_at_once_and_clocks_that_jump_lose_nothing() {
     nothing_wrong(accepted, &wrong);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_7_who_stays_away_after_a_kill_is_shown_as_gone_and_finds_everything_later() {
+    let _turn = turn().await;
+    let mut cluster = cluster(three(Cables::Loopback)).await;
+    let mut load = people(&cluster, 11).await;
+    load.progress(50, PATIENCE).await.unwrap();
+    assert!(load.stay_away_after(1, 2) > 0, "nobody is on node 1 alone, so this proves nothing");
+    for fault in [Fault::Kill(1), Fault::KillAll] {
+        round(&mut cluster, &mut load, &fault, Duration::from_secs(1)).await.unwrap();
+    }
+    load.come_back();
+    let (accepted, wrong) = load.settle(PATIENCE).await.unwrap();
+    nothing_wrong(accepted, &wrong);
+}
+
 /// How many groups a node leads, as another sees it; `None` if a group has no leader.
 fn groups_led(node: &str, seen: &Status) -> Option<usize> {
     let leaders: Option<Vec<_>> = seen.groups.iter().map(|group| group.leader.as_ref()).collect();

@@ -71,6 +71,19 @@ impl Meter {
         self.homes.values().filter(|at| **at == home).count()
     }
 
+    /// Users all of whose devices node `home` serves.
+    pub fn only_at(&self, home: usize) -> BTreeSet<u64> {
+        let elsewhere: BTreeSet<u64> =
+            self.homes.iter().filter(|(_, at)| **at != home).map(|(who, _)| who.user).collect();
+        let here = self.homes.iter().filter(|(_, at)| **at == home).map(|(who, _)| who.user);
+        here.filter(|user| !elsewhere.contains(user)).collect()
+    }
+
+    /// A user stays away, and nobody waits for them until they come back.
+    pub fn stays_away(&mut self, user: u64) {
+        self.homes.retain(|who, _| who.user != user);
+    }
+
     /// A device sends for the first time.
     pub fn sent(&mut self, name: Name, to: u64, now: Instant) {
         self.open.insert(name, Open { to, at: now, accepted: false, delivered: false });

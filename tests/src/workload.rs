@@ -199,6 +199,7 @@ impl Workload {
             let missing: Vec<String> = facts
                 .pairs
                 .difference(&facts.heard)
+                .filter(|(who, _)| !facts.checker.is_away(who.user))
                 .map(|(who, to)| Wrong::HeldBack(*who, *to).to_string())
                 .collect();
             ensure!(missing.is_empty(), "{}", missing.join("\n"));
@@ -210,6 +211,23 @@ impl Workload {
     /// How many devices were last served by node `node`.
     pub fn at(&self, node: usize) -> usize {
         self.shared.facts().meter.at(node)
+    }
+
+    /// Up to `count` people who are on node `node` alone stay away once they lose their connection,
+    /// until [`Workload::come_back`]. How many there are.
+    pub fn stay_away_after(&self, node: usize, count: usize) -> usize {
+        let mut facts = self.shared.facts();
+        let leaving: Vec<u64> = facts.meter.only_at(node).into_iter().take(count).collect();
+        for user in &leaving {
+            facts.checker.stays_away(*user);
+            facts.meter.stays_away(*user);
+        }
+        leaving.len()
+    }
+
+    /// Those who stay away come back.
+    pub fn come_back(&self) {
+        self.shared.facts().checker.come_back();
     }
 
     /// Begins to measure how long people wait who are on none of the `touched` nodes.

@@ -7,6 +7,7 @@
 
 use super::Inner;
 use super::convert;
+use super::types::Ballot;
 use crate::leadership::election;
 use crate::network::snapshot;
 use openraft::raft::AppendEntriesResponse;
@@ -114,7 +115,7 @@ async fn append(inner: &Inner, asked: cluster::Append) -> Option<cluster::Append
 
 /// openraft waits for the disk: who leads now is heard for it.
 fn hear(inner: &Inner, asked: &cluster::Append) {
-    let leader = asked.vote.as_ref().map(convert::vote).filter(|vote| vote.is_committed());
+    let leader = asked.vote.as_ref().map(convert::vote).filter(Ballot::is_committed);
     let mine = inner.raft.server_metrics().borrow().vote;
     if let Some(leader) = leader.filter(|leader| *leader > mine && !asked.weak) {
         inner.contact.heard(&leader);

@@ -1,7 +1,7 @@
 //! Floods of each request: every one has a rate, and honest people are served meanwhile.
 
 use super::{BOUNDS, siege};
-use crate::people::{Person, ada_and_bob, node};
+use crate::people::{Person, ada_and_bob, code, node};
 use anyhow::{Context as _, ensure};
 use proto::Code;
 use proto::wire::{
@@ -67,6 +67,9 @@ async fn a_flood_of_any_request_is_refused_as_too_fast() {
     siege.lift(BOUNDS).await.unwrap();
 }
 
+/// Changes of mind of one person: more than anybody is told of in a minute.
+const STORM: u64 = 100;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_presence_reaches_subscribers_as_a_trickle() {
     let siege = siege("[rates]\n").await;
@@ -84,8 +87,28 @@ async fn a_storm_of_presence_reaches_subscribers_as_a_trickle() {
         assert!(there.await.unwrap(), "who storms is seen");
         watchers.push(watcher);
     }
+    // Changes at once are told as one; so each waits until all have seen the one before.
     let storming = |number| Ask::SetPresence(SetPresence { away: number % 2 == 0 });
-    flood(&mut storm, 1, 1000, storming).await.unwrap();
+    let mut changes = 0;
+    let refused = loop {
+        match storm.ask(storming(changes)).await.unwrap() {
+            Say::Done(_) => {}
+            other => break other,
+        }
+        for watcher in &mut watchers {
+            let seen = watcher.wire.expect(|frame| match &frame.kind {
+                Some(Say::Presence(presence)) => {
+                    (presence.online == (changes % 2 == 1)).then_some(())
+                }
+                _ => None,
+            });
+            seen.await.unwrap();
+        }
+        changes += 1;
+        assert!(changes < STORM, "each of {changes} changes reached every subscriber");
+    };
+    assert_eq!(code(&refused), Code::TooFast);
+    flood(&mut storm, STORM, 1000, storming).await.unwrap();
     for watcher in &mut watchers {
         // All that came until an answer that was asked for after the storm.
         watcher.still_served().await;
@@ -95,7 +118,7 @@ async fn a_storm_of_presence_reaches_subscribers_as_a_trickle() {
         {
             frames += usize::from(matches!(next.unwrap().1, Say::Presence(_)));
         }
-        assert!(frames < 100, "{frames} frames of presence from a thousand changes");
+        assert!(frames < 10, "{frames} frames of presence from a thousand changes");
     }
     siege.lift(BOUNDS).await.unwrap();
 }

@@ -14,12 +14,15 @@ use tests::cluster::{Cables, Cluster, Options};
 use tests::disk::SmallDisk;
 use tests::faults::{Can, Fault, Faults};
 use tests::pause::Pause;
-use tests::round::{Round, round};
+use tests::round::{Round, judge, round};
 use tests::workload::{Plan, Workload};
 use tokio::time::Instant;
 
 /// Disks of nodes, if they are small: enough for the work, soon full.
 const DISK_BYTES: u64 = 192 << 20;
+
+/// People who stay away after their node was killed.
+const ABSENT: usize = 2;
 
 /// Settings of every node: space comes back soon, people may register freely.
 const SETTINGS: &str = "[storage]\nsegment_bytes = \"1MiB\"\ncheckpoint_every = \"2s\"\n\
@@ -53,6 +56,10 @@ struct Arguments {
     /// is settled and one content is everywhere.
     #[arg(long, default_value_t = 60)]
     healed_s: u64,
+    /// After a node was killed, some of its people stay away for so many seconds at least, over several
+    /// faults.
+    #[arg(long, default_value_t = 120)]
+    away_s: u64,
     /// Keep settings and logs of the nodes also if nothing is wrong.
     #[arg(long)]
     keep: bool,
@@ -141,9 +148,15 @@ async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> R
         arguments.only.is_empty() || arguments.only.iter().any(|part| told.contains(part.as_str()))
     };
     let mut rounds: Vec<(Fault, Round)> = Vec::new();
+    let mut away_since = None;
     for (fault, lasts) in faults.filter(|(fault, _)| wanted(fault)) {
         if Instant::now() > end {
             break;
+        }
+        if let (Fault::Kill(node), None) = (&fault, away_since) {
+            let leaving = load.stay_away_after(*node, ABSENT);
+            println!("{} {leaving} people of node {node} will stay away", time_of_day());
+            away_since = (leaving > 0).then(Instant::now);
         }
         let judged = round(cluster, &mut load, &fault, lasts).await;
         let judged = judged.with_context(|| format!("fault {}: {fault}", rounds.len()))?;
@@ -154,7 +167,16 @@ async fn hurt(arguments: &Arguments, cluster: &mut Cluster, faults: Faults) -> R
             arguments.healed_s
         );
         rounds.push((fault, judged));
+        let away = Duration::from_secs(arguments.away_s);
+        if away_since.is_some_and(|since| since.elapsed() >= away) {
+            println!("{} those who stayed away come back", time_of_day());
+            load.come_back();
+            away_since = None;
+        }
     }
+    load.come_back();
+    let (accepted, wrong) = load.settle(Duration::from_secs(arguments.healed_s)).await?;
+    judge(accepted, &wrong).context("at the end, when all are there")?;
     tell(&rounds);
     Ok(())
 }

@@ -9,7 +9,7 @@ use sessions::Sessions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use sessions::Standing;
+pub use sessions::{Shown, Standing};
 
 /// One device of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +98,9 @@ pub enum Wrong {
     /// After quiet a subscriber sees someone as there who is not, or the other way round.
     #[error("{0} is shown a user as online ({2}), and it is not so: {1}")]
     StalePresence(Who, u64, bool),
+    /// After quiet, subscribers see different times at which somebody left who stays away, or none.
+    #[error("no one time at which {0} was last seen")]
+    LastSeen(u64),
 }
 
 #[derive(Debug)]
@@ -121,6 +124,9 @@ pub struct Checker {
     shown: BTreeMap<Who, Vec<Name>>,
     kept: BTreeMap<Who, BTreeSet<Name>>,
     sessions: Sessions,
+    /// People who stay away: what is sent to them waits.
+    absent: BTreeSet<u64>,
+    accepted: usize,
     wrong: BTreeSet<Wrong>,
     orders: u64,
 }
@@ -140,6 +146,21 @@ impl Checker {
         self.sessions.told(who, Standing::Gone);
     }
 
+    /// All devices of a user stay away from now on, once they have lost their connection.
+    pub fn stays_away(&mut self, user: u64) {
+        self.absent.insert(user);
+    }
+
+    /// Everyone who stayed away comes back: now they must get what was sent to them meanwhile.
+    pub fn come_back(&mut self) {
+        self.absent.clear();
+    }
+
+    /// Whether a user stays away.
+    pub fn is_away(&self, user: u64) -> bool {
+        self.absent.contains(&user)
+    }
+
     /// A device sends for the first time; retries are not told.
     pub fn sent(&mut self, name: Name, to: u64, body: &[u8]) {
         self.orders += 1;
@@ -157,7 +178,10 @@ impl Checker {
     /// A send was answered: stored, or nothing stored. Not told for `Unavailable`, which is neither.
     pub fn answered(&mut self, name: Name, accepted: bool) {
         match self.sent.get_mut(&name) {
-            Some(sent) if sent.answer.is_none() => sent.answer = Some(accepted),
+            Some(sent) if sent.answer.is_none() => {
+                sent.answer = Some(accepted);
+                self.accepted += usize::from(accepted);
+            }
             Some(_) | None => drop(self.wrong.insert(Wrong::StrayAnswer(name))),
         }
     }
@@ -202,14 +226,21 @@ impl Checker {
     }
 
     /// Forgets what is over, so that a long run needs no more memory than a short one. What comes of
-    /// it again later counts as invented or stray. Only while everything is settled.
+    /// it again later counts as invented or stray. Only while everything is settled. What people who
+    /// stay away have sent, or are still to get, is not over.
     pub fn forget(&mut self) {
-        self.sent.clear();
-        self.places.clear();
-        self.seen.clear();
-        self.last_seen.clear();
-        self.shown.clear();
-        self.kept.clear();
+        let Self { absent, sent, places, seen, last_seen, shown, kept, .. } = self;
+        sent.retain(|name, sent| absent.contains(&sent.to) || absent.contains(&name.from.user));
+        places.retain(|_, name| sent.contains_key(name));
+        last_seen
+            .retain(|(who, from), _| absent.contains(&who.user) || absent.contains(&from.user));
+        for names in seen.values_mut().chain(kept.values_mut()) {
+            names.retain(|name| sent.contains_key(name));
+        }
+        for names in shown.values_mut() {
+            names.retain(|name| sent.contains_key(name));
+        }
+        self.accepted = 0;
     }
 
     /// An entry came that says more entries must have come before it.
@@ -266,8 +297,8 @@ impl Checker {
     }
 
     /// A device sees someone as there, or not; `None`: it sees nothing of them any longer.
-    pub fn sees(&mut self, viewer: Who, user: u64, online: Option<bool>) {
-        self.sessions.shown(viewer, user, online);
+    pub fn sees(&mut self, viewer: Who, user: u64, shown: Option<Shown>) {
+        self.sessions.shown(viewer, user, shown);
     }
 
     fn devices_of(&self, user: u64) -> impl Iterator<Item = Who> {
@@ -275,7 +306,8 @@ impl Checker {
         devices.map(move |device| Who { user, device: *device })
     }
 
-    /// Whether nothing more is to come: every send answered, seen and ticked.
+    /// Whether nothing more is to come: every send answered, seen and ticked, but for what waits for
+    /// people who stay away.
     pub fn settled(&self) -> bool {
         self.open().is_empty()
     }
@@ -284,22 +316,25 @@ impl Checker {
     fn open(&self) -> Vec<Wrong> {
         let mut open = Vec::new();
         for (name, sent) in &self.sent {
+            let sender_is_away = self.is_away(name.from.user);
             match sent.answer {
+                None if sender_is_away => {}
                 None => open.push(Wrong::Unanswered(*name)),
                 Some(false) => {}
+                Some(true) if self.is_away(sent.to) => {}
                 Some(true) if sent.returned => {}
                 Some(true) => {
                     let lost = |who: &Who| !self.seen.get(who).is_some_and(|s| s.contains(name));
                     open.extend(
                         self.devices_of(sent.to).filter(lost).map(|w| Wrong::Lost(*name, w)),
                     );
-                    if sent.ticks == 0 {
+                    if sent.ticks == 0 && !sender_is_away {
                         open.push(Wrong::TickMissing(*name));
                     }
                 }
             }
         }
-        open.extend(self.sessions.stale());
+        open.extend(self.sessions.stale(&self.absent));
         open
     }
 
@@ -319,9 +354,9 @@ impl Checker {
         self.sent.values().filter(|sent| sent.answer == Some(false)).count()
     }
 
-    /// How many sends were accepted so far.
+    /// How many sends were accepted since [`Checker::forget`].
     pub fn accepted(&self) -> usize {
-        self.sent.values().filter(|sent| sent.answer == Some(true)).count()
+        self.accepted
     }
 }
 

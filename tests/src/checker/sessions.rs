@@ -17,11 +17,20 @@ pub enum Standing {
     Unknown,
 }
 
+/// What a subscriber is shown of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// There, on any device.
+    pub online: bool,
+    /// When the user left, Unix time in ms; 0: not shown, or never there.
+    pub last_seen_ms: u64,
+}
+
 /// What all devices said and saw.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     standing: BTreeMap<Who, Standing>,
-    shown: BTreeMap<(Who, u64), bool>,
+    shown: BTreeMap<(Who, u64), Shown>,
 }
 
 impl Sessions {
@@ -29,9 +38,9 @@ impl Sessions {
         self.standing.insert(who, standing);
     }
 
-    pub(super) fn shown(&mut self, viewer: Who, user: u64, online: Option<bool>) {
-        match online {
-            Some(online) => drop(self.shown.insert((viewer, user), online)),
+    pub(super) fn shown(&mut self, viewer: Who, user: u64, shown: Option<Shown>) {
+        match shown {
+            Some(shown) => drop(self.shown.insert((viewer, user), shown)),
             None => drop(self.shown.remove(&(viewer, user))),
         }
     }
@@ -47,12 +56,22 @@ impl Sessions {
         (!all.contains(&Standing::Unknown)).then_some(false)
     }
 
-    /// Subscribers who see something else than is.
-    pub(super) fn stale(&self) -> BTreeSet<Wrong> {
-        let stale = self.shown.iter().filter_map(|((viewer, user), online)| {
+    /// Subscribers who see something else than is; of the `absent` all must see one time at which they
+    /// left.
+    pub(super) fn stale(&self, absent: &BTreeSet<u64>) -> BTreeSet<Wrong> {
+        let stale = self.shown.iter().filter_map(|((viewer, user), shown)| {
             let there = self.is_there(*user)?;
-            (there != *online).then_some(Wrong::StalePresence(*viewer, *user, *online))
+            let online = shown.online;
+            (there != online).then_some(Wrong::StalePresence(*viewer, *user, online))
         });
-        stale.collect()
+        let mut wrong: BTreeSet<Wrong> = stale.collect();
+        for user in absent.iter().filter(|user| self.is_there(**user) == Some(false)) {
+            let of_user = self.shown.iter().filter(|((_, of), shown)| of == user && !shown.online);
+            let times: BTreeSet<u64> = of_user.map(|(_, shown)| shown.last_seen_ms).collect();
+            if times.len() > 1 || times.contains(&0) {
+                wrong.insert(Wrong::LastSeen(*user));
+            }
+        }
+        wrong
     }
 }

@@ -10,6 +10,10 @@ fn name(id: u64) -> Name {
     Name { from: ADA, id }
 }
 
+fn shown(online: bool, last_seen_ms: u64) -> Option<Shown> {
+    Some(Shown { online, last_seen_ms })
+}
+
 /// Ada has sent Bob `count` messages and each was accepted.
 fn accepted(count: u64) -> Checker {
     let mut checker = Checker::default();
@@ -169,14 +173,14 @@ fn a_subscriber_who_sees_something_else_than_is_is_found() {
     let mut checker = accepted(0);
     checker.stands(BOB, Standing::There);
     checker.stands(BOB_TABLET, Standing::Away);
-    checker.sees(ADA, BOB.user, Some(true));
+    checker.sees(ADA, BOB.user, shown(true, 0));
     assert!(checker.settled());
     checker.stands(BOB, Standing::Unknown);
     assert!(checker.settled(), "nobody knows yet");
     checker.stands(BOB, Standing::Away);
     assert!(!checker.settled(), "on all devices away, and still shown as there");
     assert_eq!(checker.verdict(), [Wrong::StalePresence(ADA, BOB.user, true)]);
-    checker.sees(ADA, BOB.user, Some(false));
+    checker.sees(ADA, BOB.user, shown(false, 0));
     assert!(checker.settled());
     checker.stands(BOB_TABLET, Standing::There);
     assert_eq!(checker.verdict(), [Wrong::StalePresence(ADA, BOB.user, false)]);
@@ -189,4 +193,56 @@ fn a_ticket_that_opens_twice_is_found() {
     let mut checker = accepted(0);
     checker.opened_twice(BOB);
     assert_eq!(checker.verdict(), [Wrong::OpenedTwice(BOB)]);
+}
+
+#[test]
+fn what_is_sent_to_people_who_stay_away_waits_and_must_arrive_when_they_come_back() {
+    let mut checker = accepted(1);
+    checker.stays_away(BOB.user);
+    assert!(checker.settled());
+    checker.forget();
+    assert_eq!(checker.accepted(), 0, "of the next round");
+    checker.come_back();
+    assert_eq!(checker.verdict(), [Wrong::Lost(name(1), BOB), Wrong::TickMissing(name(1))]);
+    deliver(&mut checker, 1, 1);
+    assert_eq!(checker.verdict(), []);
+    checker.seen(BOB, name(1), b"hello");
+    assert_eq!(checker.verdict(), [Wrong::Doubled(name(1), BOB)]);
+}
+
+#[test]
+fn two_ticks_for_somebody_who_stays_away_are_found() {
+    let mut checker = accepted(1);
+    checker.stays_away(BOB.user);
+    checker.ticked(name(1));
+    let wrong = [Wrong::TickTooEarly(name(1)), Wrong::TickForNobody(name(1))];
+    assert_eq!(checker.verdict(), wrong);
+}
+
+#[test]
+fn an_answer_to_somebody_who_stays_away_is_missing_when_they_come_back() {
+    let mut checker = accepted(0);
+    checker.sent(name(1), BOB.user, b"hello");
+    checker.stays_away(ADA.user);
+    assert!(checker.settled());
+    checker.forget();
+    checker.come_back();
+    assert_eq!(checker.verdict(), [Wrong::Unanswered(name(1))]);
+}
+
+#[test]
+fn of_somebody_who_stays_away_all_subscribers_see_one_time_of_leaving() {
+    let eve = Who { user: 3, device: 1 };
+    let mut checker = accepted(0);
+    checker.stands(BOB, Standing::Gone);
+    checker.stays_away(BOB.user);
+    checker.sees(ADA, BOB.user, shown(false, 500));
+    checker.sees(eve, BOB.user, shown(false, 500));
+    assert_eq!(checker.verdict(), []);
+    for other in [0, 501] {
+        checker.sees(eve, BOB.user, shown(false, other));
+        assert_eq!(checker.verdict(), [Wrong::LastSeen(BOB.user)]);
+    }
+    checker.come_back();
+    assert_eq!(checker.verdict(), [], "of others it may differ for a moment");
 }

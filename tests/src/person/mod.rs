@@ -115,8 +115,14 @@ impl Person {
     pub(crate) async fn live(mut self) {
         let mut lost = Instant::now();
         while self.shared.phase() != Phase::Ended {
+            if self.is_away() {
+                tokio::time::sleep(CHORES).await;
+                lost = Instant::now();
+                continue;
+            }
             self.keep();
             match self.connect().await {
+                Ok(_) if self.is_away() => {}
                 Ok(wire) => {
                     self.shared.facts().meter.moved(self.who, self.at, lost.elapsed());
                     // A connection that breaks is the ordinary case here: the next one goes on.
@@ -133,6 +139,11 @@ impl Person {
                 }
             }
         }
+    }
+
+    /// Whether this person stays away: a connection that is lost is the last one for now.
+    fn is_away(&self) -> bool {
+        self.shared.facts().checker.is_away(self.who.user)
     }
 
     async fn connect(&mut self) -> Result<Wire> {

@@ -4,7 +4,7 @@
 //! **Invariant:** the judge hears how a device stands only after the node has confirmed it.
 
 use super::{Person, say};
-use crate::checker::Standing;
+use crate::checker::{Shown, Standing};
 use crate::wire::Wire;
 use anyhow::Result;
 use proto::Code;
@@ -115,7 +115,7 @@ impl Person {
 
     /// What the node shows of someone.
     pub(super) fn saw(&self, presence: Presence) {
-        let mut facts = self.shared.facts();
-        facts.checker.sees(self.who, presence.user, Some(presence.online));
+        let Presence { user, online, last_seen_ms } = presence;
+        self.shared.facts().checker.sees(self.who, user, Some(Shown { online, last_seen_ms }));
     }
 }

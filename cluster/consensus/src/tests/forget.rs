@@ -8,7 +8,7 @@ fn ids(nodes: &[u64]) -> BTreeSet<NodeId> {
 
 /// Nodes 1 to 4, of which 1, 2 and 3 vote and the first one leads.
 async fn of_four() -> Cluster {
-    let mut cluster = Cluster::of_three(quick()).await;
+    let mut cluster = Cluster::of_three(unhurried()).await;
     cluster.start(4).await;
     assert_eq!(cluster.wait_for_leader().await, 1);
     cluster
@@ -63,7 +63,7 @@ async fn what_a_node_held_is_forgotten_when_it_has_left_and_comes_back_from_the_
     // It is a voter like any other: with it there is a majority, and it may lead.
     cluster.kill(4).await;
     cluster.add("with node 3").await;
-    leader.yield_to(NodeId(3)).await.unwrap();
+    cluster.hand_over(1, 3).await;
     until("node 3 leads", || cluster.leader() == Some(3)).await;
     cluster.add("by node 3").await;
     assert_eq!(cluster.agreed().await.len(), 32);
@@ -117,7 +117,7 @@ async fn who_has_forgotten_does_not_help_to_elect_one_that_has_not_heard_of_the_
     }
     cluster.network.heal(NodeId(2), NodeId(3));
     let term = cluster.nodes[&2].group().standing().term;
-    sleep(quick().election.1 * 4).await;
+    sleep(unhurried().election.1 * 4).await;
     let standing = cluster.nodes[&2].group().standing();
     assert!(!standing.me_leads && standing.term == term, "{standing:?}");
     assert_eq!(standing.voters, ids(&[1, 2, 3]), "this proves nothing");

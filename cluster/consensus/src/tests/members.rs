@@ -8,7 +8,7 @@ fn ids(nodes: &[u64]) -> BTreeSet<NodeId> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_gets_all_and_becomes_a_voter() {
-    let mut cluster = Cluster::new(quick());
+    let mut cluster = Cluster::new(calm());
     for node in 1..=2 {
         cluster.start(node).await;
     }
@@ -65,7 +65,7 @@ async fn a_learner_that_never_answers_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_is_replaced_and_the_one_that_left_keeps_quiet() {
-    let mut cluster = Cluster::of_three(quick()).await;
+    let mut cluster = Cluster::of_three(unhurried()).await;
     cluster.add("before").await;
     cluster.start(4).await;
     let leader = cluster.wait_for_leader().await;
@@ -73,7 +73,7 @@ async fn a_voter_is_replaced_and_the_one_that_left_keeps_quiet() {
     cluster.nodes[&1].group().change_voters(ids(&[1, 2, 4])).await.unwrap();
     let standing = cluster.nodes[&1].group().standing();
     assert_eq!((standing.voters, standing.learners), (ids(&[1, 2, 4]), ids(&[])));
-    sleep(quick().election.1 * 3).await;
+    sleep(unhurried().election.1 * 3).await;
     assert_eq!(cluster.leader(), Some(1));
     assert_eq!(cluster.nodes[&1].group().standing().term, standing.term);
     cluster.kill(2).await;
@@ -83,7 +83,7 @@ async fn a_voter_is_replaced_and_the_one_that_left_keeps_quiet() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_leaves_hands_over_first() {
-    let mut cluster = Cluster::of_three(quick()).await;
+    let mut cluster = Cluster::of_three(calm()).await;
     cluster.add("before").await;
     cluster.start(4).await;
     let changed = cluster.nodes[&1].group().change_voters(ids(&[2, 3, 4])).await;
@@ -100,7 +100,7 @@ async fn a_leader_that_leaves_hands_over_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_leader_changes_members() {
-    let cluster = Cluster::of_three(quick()).await;
+    let cluster = Cluster::of_three(calm()).await;
     let leader = cluster.wait_for_leader().await;
     let follower = cluster.nodes[&(leader % 3 + 1)].group();
     let refused = follower.change_voters(ids(&[1])).await;

@@ -36,6 +36,18 @@ pub(super) fn quick() -> Timing {
     }
 }
 
+/// Whom a busy machine stops for a moment is not replaced for it: for tests in which nobody else is to
+/// lead, or only because a leader asks for it. An election that fails is held again within
+/// [`PATIENCE`].
+pub(super) fn calm() -> Timing {
+    Timing { election: (Duration::from_secs(8), Duration::from_secs(12)), ..quick() }
+}
+
+/// Between the two, for tests that wait for several election times and see that nothing happens.
+pub(super) fn unhurried() -> Timing {
+    Timing { election: (Duration::from_millis(1_500), Duration::from_secs(2)), ..quick() }
+}
+
 /// A list, and as of which place of the log it is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct List {
@@ -326,6 +338,20 @@ impl Cluster {
             }
         }
         panic!("{item} was never accepted");
+    }
+
+    /// Hands leadership over, once more if a busy machine took longer than a leader waits.
+    pub(super) async fn hand_over(&self, leader: u64, heir: u64) {
+        let group = self.nodes[&leader].group();
+        let end = Instant::now() + PATIENCE;
+        while let Err(error) = group.yield_to(NodeId(heir)).await {
+            if self.nodes[&heir].group().standing().me_leads {
+                return;
+            }
+            assert!(Instant::now() < end, "not taken: {error}");
+            group.inner().way_out.forgive();
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Proposes once, and waits until it is applied at that node or fails.

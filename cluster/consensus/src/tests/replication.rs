@@ -13,7 +13,7 @@ async fn what_is_accepted_is_applied_on_all_in_one_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proposals_keep_the_order_of_the_calls() {
-    let cluster = Cluster::of_three(quick()).await;
+    let cluster = Cluster::of_three(calm()).await;
     let leader = cluster.wait_for_leader().await;
     let items = named("item", 0..200);
     for item in &items {
@@ -167,7 +167,7 @@ async fn lost_and_late_parcels_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_member_that_applies_slowly_takes_a_bounded_amount_and_catches_up() {
     const ITEMS: usize = 90;
-    let cluster = Cluster::of_three(quick()).await;
+    let cluster = Cluster::of_three(calm()).await;
     let leader = cluster.wait_for_leader().await;
     let slow = &cluster.nodes[&(leader % 3 + 1)];
     let replica = Arc::clone(slow.replica());
