@@ -193,8 +193,8 @@ async fn a_node_alone_whose_clock_jumps_ends_nothing_by_it_and_knows_its_retries
 #[tokio::test]
 async fn a_node_alone_believes_a_clock_that_jumped_after_as_long_as_it_jumped() {
     const JUMP_MS: u64 = 16_000;
-    let trusting = settings("[cluster]\nclock_difference_max = \"1s\"");
-    let mut node = Node::prepare(PROGRAM, &trusting).unwrap();
+    let mut node = Node::prepare(PROGRAM, &settings("")).unwrap();
+    node.finds("NATTER_CLUSTER__CLOCK_DIFFERENCE_MAX", "1s");
     let clock = node.dir().join("clock");
     let set = |ms: u64| fs::write(&clock, ms.to_string()).unwrap();
     set(0);
