@@ -2,19 +2,18 @@
 
 use crate::clusters::{cluster, three, turn};
 use crate::operators::page;
-use crate::people::{PROGRAM, Person, settings};
+use crate::people::{PROGRAM, Person, applied, settings};
 use anyhow::{Result, ensure};
+use proto::Code;
 use proto::wire::{
     Send, client_frame::Kind as Ask, deliver::Content, receipt::Kind as Told, send::To,
     server_frame::Kind as Say,
 };
-use proto::{Code, UserId};
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster, admin};
 use tests::node::{Node, eventually};
-use tests::status::Status;
 use tests::under_test::CLOCK_FILE;
 use tests::wire::Phone;
 
@@ -129,14 +128,6 @@ async fn a_clock_that_jumps_a_month_on_one_node_of_three_ends_nothing_and_leads_
         assert_eq!(log.matches(said).count(), 1, "{said}: {log}");
     }
     all_hear(away, &cluster, 1).await;
-}
-
-/// Up to where a node alone has applied what was said in the shard of a user.
-async fn applied(node: &Node, user: u64) -> u64 {
-    let target = node.target();
-    let text = admin(PROGRAM.as_ref(), target.data_dir(), &["cluster", "status"]).await.unwrap();
-    let status: Status = serde_json::from_str(&text).unwrap();
-    status.group(usize::from(UserId(user).shard().0)).unwrap().applied
 }
 
 /// Waits until the shard of a user, who is away, has looked `times` times for what is over: it does so

@@ -1,14 +1,16 @@
 //! What the stories are told with: a node, people on it, and what they say and hear.
 
 use anyhow::{Result, ensure};
-use proto::Code;
 use proto::wire::{
     Accepted, Ack, Deliver, Message, Receipt, Send, client_frame::Kind as Ask, deliver::Content,
     receipt, send::To, server_frame::Kind as Say,
 };
+use proto::{Code, UserId};
 use std::collections::BTreeMap;
 use tests::checker::Wrong;
+use tests::cluster::admin;
 use tests::node::{Node, Target};
+use tests::status::Status;
 use tests::wire::{Phone, Wire};
 
 /// The node with its test-only hook, see `src/main.rs` of this crate.
@@ -25,6 +27,14 @@ pub(crate) fn settings(more: &str) -> String {
 /// A running node; `more` are further sections of its settings.
 pub(crate) async fn node(more: &str) -> Node {
     Node::start(PROGRAM, &settings(more)).await.unwrap()
+}
+
+/// How many records a node alone has applied in the shard of a user.
+pub(crate) async fn applied(node: &Node, user: u64) -> u64 {
+    let target = node.target();
+    let text = admin(PROGRAM.as_ref(), target.data_dir(), &["cluster", "status"]).await.unwrap();
+    let status: Status = serde_json::from_str(&text).unwrap();
+    status.group(usize::from(UserId(user).shard().0)).unwrap().applied
 }
 
 /// A person with one device, logged in.

@@ -32,7 +32,7 @@ pub struct Plan {
     pub window: usize,
     /// Sends of each device; then it only reads.
     pub sends: u64,
-    /// After each frame the connection is dropped with this chance, in thousandths.
+    /// While it sends, the connection is dropped after each frame with this chance, in thousandths.
     pub drops_per_1000: u32,
 }
 

@@ -2,10 +2,13 @@
 //! jump, sends that are refused.
 
 use super::{BOUNDS, siege};
-use crate::people::{Person, message, node};
+use crate::people::{Person, applied, message, node};
 use anyhow::{Result, ensure};
 use proto::Code;
-use proto::wire::{Block, MarkRead, SetContact, client_frame::Kind as Ask, receipt::Kind};
+use proto::wire::{
+    Block, MarkRead, SetContact, client_frame::Kind as Ask, receipt::Kind,
+    server_frame::Kind as Say,
+};
 use tests::hostile::budget::{Bounds, Meter};
 use tests::hostile::floods::flood;
 use tests::hostile::sockets::{account, source};
@@ -41,13 +44,17 @@ async fn a_stranger_cannot_fill_the_mailbox_of_a_sleeper_for_friends() {
 async fn one_sender_cannot_fill_the_disk() {
     let mut siege = siege("").await;
     let (mut sleepers, body) = (Vec::new(), "f".repeat(200_000));
+    let (phone, mut eve) = account(&siege.node, source(9), "eve").await.unwrap();
+    // They trust her, so she may fill half of each mailbox.
+    let trust = Ask::SetContact(SetContact { user: phone.user, remove: false });
     for number in 0..6 {
         let alias = format!("sleeper-{number}");
-        sleepers.push(account(&siege.node, source(number), &alias).await.unwrap().0.user);
+        let (sleeper, mut wire) = account(&siege.node, source(number), &alias).await.unwrap();
+        assert!(matches!(wire.ask(trust.clone()).await.unwrap(), Say::Done(_)));
+        sleepers.push(sleeper.user);
     }
-    let (_, mut eve) = account(&siege.node, source(9), "eve").await.unwrap();
     let attack = async {
-        // 300 MB, were it all taken.
+        // 300 MB, were it all taken; 200 MB if only mailboxes were bounded.
         let make = |number| message(sleepers[usize::try_from(number).unwrap_or(0) % 6], &body);
         let tally = flood(&mut eve, 1, 1500, make).await?;
         ensure!(tally.stopped_by(STOP), "{tally:?}");
@@ -90,19 +97,23 @@ async fn marks_of_messages_that_never_were_displace_no_true_receipt() {
     }
 }
 
+/// Sends of somebody who is blocked.
+const REFUSED: u64 = 100;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sends_that_are_refused_write_nothing_to_disk() {
-    let node = node("").await;
+    let node = node("[storage]\ncheckpoint_every = \"10m\"").await;
     let mut bob = Person::join(&node, "bob").await;
     let (phone, mut eve) = account(&node, source(1), "eve").await.unwrap();
     bob.done(Ask::Block(Block { user: phone.user, unblock: false })).await;
-    let body = "b".repeat(200_000);
-    let mut meter = Meter::begin(&node).unwrap();
-    let tally = flood(&mut eve, 1, 250, |_| message(bob.user(), &body)).await.unwrap();
-    assert_eq!(tally.granted, 0);
-    assert!(tally.with(Code::Blocked) > 0, "{tally:?}");
-    let taken = meter.look().unwrap(); // 50 MB, were each written; 16 MiB are reserved ahead
-    assert!(taken.disk_bytes < 20 << 20, "refused sends took {taken}");
+    let before = applied(&node, bob.user()).await;
+    // One at a time: each would be a record of its own.
+    for _ in 0..REFUSED {
+        let refused = eve.refused(message(bob.user(), "from somebody whom you blocked")).await;
+        assert_eq!(refused.unwrap(), Code::Blocked);
+    }
+    let written = applied(&node, bob.user()).await - before;
+    assert!(written < REFUSED / 2, "{REFUSED} refused sends made {written} records");
 }
 
 /// Nothing of the budget is spent twice: a check of the measure itself.
