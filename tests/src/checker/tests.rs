@@ -10,8 +10,8 @@ fn name(id: u64) -> Name {
     Name { from: ADA, id }
 }
 
-fn shown(online: bool, last_seen_ms: u64) -> Option<Shown> {
-    Some(Shown { online, last_seen_ms })
+fn shown(online: bool, last_seen_ms: u64) -> Shown {
+    Shown { online, last_seen_ms }
 }
 
 /// Ada has sent Bob `count` messages and each was accepted.
@@ -173,14 +173,14 @@ fn a_subscriber_who_sees_something_else_than_is_is_found() {
     let mut checker = accepted(0);
     checker.stands(BOB, Standing::There);
     checker.stands(BOB_TABLET, Standing::Away);
-    checker.sees(ADA, BOB.user, shown(true, 0));
+    checker.sees(ADA, BOB.user, Some(shown(true, 0)));
     assert!(checker.settled());
     checker.stands(BOB, Standing::Unknown);
     assert!(checker.settled(), "nobody knows yet");
     checker.stands(BOB, Standing::Away);
     assert!(!checker.settled(), "on all devices away, and still shown as there");
     assert_eq!(checker.verdict(), [Wrong::StalePresence(ADA, BOB.user, true)]);
-    checker.sees(ADA, BOB.user, shown(false, 0));
+    checker.sees(ADA, BOB.user, Some(shown(false, 0)));
     assert!(checker.settled());
     checker.stands(BOB_TABLET, Standing::There);
     assert_eq!(checker.verdict(), [Wrong::StalePresence(ADA, BOB.user, false)]);
@@ -236,11 +236,11 @@ fn of_somebody_who_stays_away_all_subscribers_see_one_time_of_leaving() {
     let mut checker = accepted(0);
     checker.stands(BOB, Standing::Gone);
     checker.stays_away(BOB.user);
-    checker.sees(ADA, BOB.user, shown(false, 500));
-    checker.sees(eve, BOB.user, shown(false, 500));
+    checker.sees(ADA, BOB.user, Some(shown(false, 500)));
+    checker.sees(eve, BOB.user, Some(shown(false, 500)));
     assert_eq!(checker.verdict(), []);
     for other in [0, 501] {
-        checker.sees(eve, BOB.user, shown(false, other));
+        checker.sees(eve, BOB.user, Some(shown(false, other)));
         assert_eq!(checker.verdict(), [Wrong::LastSeen(BOB.user)]);
     }
     checker.come_back();
