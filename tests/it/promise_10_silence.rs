@@ -123,6 +123,5 @@ async fn promise_10_behind_a_proxy_limits_hold_for_the_client_that_its_header_na
     assert!(welcomed(1, &header(7)).await.is_err(), "one connection of each client");
     let eighth = welcomed(1, &header(8)).await.unwrap();
     assert!(welcomed(1, "what a client says without a header").await.is_err());
-    assert!(welcomed(2, &header(9)).await.is_err(), "from elsewhere nobody names another");
     drop((seventh, eighth));
 }
