@@ -136,8 +136,8 @@ impl Connection {
     }
 
     /// Refuses a request.
-    pub fn refuse(&self, id: u64, code: Code) {
-        self.answer(id, Kind::Refused(refusal(code)));
+    pub fn refuse(&self, id: u64, refused: impl Into<Refusal>) {
+        self.answer(id, Kind::Refused(refusal(refused)));
     }
 
     /// Queues an entry of the mailbox.
@@ -231,10 +231,33 @@ impl Connection {
     }
 }
 
-/// A refusal with the text that developers see, and the wait that its code asks for.
-pub fn refusal(code: Code) -> wire::Refused {
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub code: Code,
+    /// For developers. It repeats nothing of what the client sent, for that may be secret.
+    pub text: String,
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self { code, text: code.name().to_owned() }
+    }
+}
+
+impl Refusal {
+    /// A [`Code::BadRequest`] because of one field: `reason` says what is wrong with it.
+    pub fn field(name: &str, reason: impl std::fmt::Display) -> Self {
+        Self { code: Code::BadRequest, text: format!("field `{name}`: {reason}") }
+    }
+}
+
+/// A refusal with its text, and the wait that its code asks for.
+pub fn refusal(refused: impl Into<Refusal>) -> wire::Refused {
+    let Refusal { code, text } = refused.into();
     let retry_after_ms = if code.retry() == proto::Retry::After { 1_000 } else { 0 };
-    wire::Refused { code: code.number(), text: code.name().to_owned(), retry_after_ms }
+    wire::Refused { code: code.number(), text, retry_after_ms }
 }
 
 /// A refusal of what comes too fast.

@@ -130,7 +130,8 @@ pub async fn run(start: Start, handlers: Handlers) -> anyhow::Result<()> {
     std::fs::remove_file(addresses_file(&dir)).ok();
     let doors = open_doors(&config, &node)?;
     let mut addresses = doors.addresses();
-    let member = Membership::new(&config, &node, addresses.client.as_deref());
+    let clients = (addresses.client.as_deref(), addresses.websocket.as_deref());
+    let member = Membership::new(&config, &node, clients);
     addresses.cluster = node.links.address();
     addresses.admin = Some(admin::socket_path(&dir).display().to_string());
     let root = tree(&config, &node, &member, doors)?;

@@ -34,6 +34,7 @@ impl Links {
             name,
             address: config.advertise.clone(),
             client_address: String::new(),
+            websocket_address: String::new(),
             zone: config.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -53,9 +54,9 @@ impl Links {
         self.port.address()
     }
 
-    /// Tells others where clients reach this node, unless that is no address.
-    pub(crate) fn tell_client_address(&self, address: &str) {
-        self.port.set_client_address(address.to_owned());
+    /// Tells others where clients reach this node; empty: nowhere.
+    pub(crate) fn tell_client_addresses(&self, tcp: &str, websocket: &str) {
+        self.port.set_client_addresses(tcp.to_owned(), websocket.to_owned());
     }
 
     /// What the links counted.

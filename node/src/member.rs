@@ -35,15 +35,21 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// `client`: where this node listens for clients.
-    pub(crate) fn new(config: &NodeConfig, node: &Node, client: Option<&str>) -> Self {
+    /// `tcp` and `websocket`: where this node listens for clients.
+    pub(crate) fn new(
+        config: &NodeConfig,
+        node: &Node,
+        (tcp, websocket): (Option<&str>, Option<&str>),
+    ) -> Self {
         let parts = &node.parts;
-        let client = match config.listen.advertise.as_str() {
-            "" => client.filter(|client| is_for_others(client, &node.links.advertised())),
-            advertised => Some(advertised),
+        let told = |advertised: &str, bound: Option<&str>| {
+            let for_others = |bound: &&str| is_for_others(bound, &node.links.advertised());
+            let bound = bound.filter(for_others).unwrap_or_default();
+            if advertised.is_empty() { bound.to_owned() } else { advertised.to_owned() }
         };
-        let client = client.unwrap_or_default();
-        node.links.tell_client_address(client);
+        let client = told(&config.listen.advertise, tcp);
+        let websocket = told(&config.listen.advertise_websocket, websocket);
+        node.links.tell_client_addresses(&client, &websocket);
         let mut chance = [0; 8];
         parts.users.secrets.fill(&mut chance);
         let cluster = Cluster::new(ClusterArgs {
@@ -52,7 +58,7 @@ impl Membership {
                 name: config.cluster.node_name(),
                 address: node.links.advertised(),
                 zone: config.cluster.zone.clone(),
-                client_address: client.to_owned(),
+                client_address: client,
                 ..stored::Member::default()
             },
             incarnation: parts.incarnation,

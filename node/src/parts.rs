@@ -102,8 +102,7 @@ impl Parts {
             users: users.clone(),
             presence: presence.clone(),
         });
-        let metrics = Metrics::default();
-        let now = config.cluster_settings();
+        let (metrics, now) = (Metrics::default(), config.cluster_settings());
         let shard = ShardContext {
             node,
             clock: clock.clone(),
@@ -128,6 +127,7 @@ impl Parts {
         };
         let user = UserContext {
             clock,
+            rows: storage.sessions().clone(),
             secrets: opened.secrets,
             live: Live::new(user_settings(now)),
             sessions: sessions.clone(),

@@ -8,7 +8,11 @@ use proto::limits::BODY_BYTES_MAX;
 use proto::wire::{
     ClientFrame, Pong, ServerFrame, client_frame::Kind as Ask, server_frame::Kind as Say,
 };
+use tests::node::Node;
 use tests::wire::{Phone, tls};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
 
@@ -91,20 +95,25 @@ async fn the_longest_body_fits_and_a_longer_one_is_refused() {
     ada.still_served().await;
 }
 
-#[tokio::test]
-async fn a_browser_speaks_the_same_frames_without_the_length() {
-    let node = node("").await;
-    let (mut ada, bob) = ada_and_bob(&node).await;
-    let bob: Phone = bob.hang_up();
+/// A WebSocket to a node.
+pub(crate) async fn websocket(node: &Node) -> WebSocketStream<TlsStream<TcpStream>> {
     let address = node.target().addresses().unwrap().websocket;
     let stream = tls(&node.target(), &address, &["http/1.1"]).await.unwrap();
     let mut request = format!("wss://localhost/{address}").into_client_request().unwrap();
     let protocol = HeaderValue::from_static("natter.v1");
     request.headers_mut().insert("sec-websocket-protocol", protocol);
-    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let (socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "natter.v1");
+    socket
+}
 
-    let read = async |socket: &mut tokio_tungstenite::WebSocketStream<_>| loop {
+#[tokio::test]
+async fn a_browser_speaks_the_same_frames_without_the_length() {
+    let node = node("").await;
+    let (mut ada, bob) = ada_and_bob(&node).await;
+    let bob: Phone = bob.hang_up();
+    let mut socket = websocket(&node).await;
+    let read = async |socket: &mut WebSocketStream<_>| loop {
         if let Message::Binary(bytes) = socket.next().await.unwrap().unwrap() {
             return <ServerFrame as prost::Message>::decode(bytes).unwrap().kind.unwrap();
         }
@@ -127,4 +136,47 @@ async fn a_browser_speaks_the_same_frames_without_the_length() {
     socket.send(frame(2, message(ada.user(), "hello, phone"))).await.unwrap();
     assert_eq!(ada.hear_text().await, "hello, phone");
     socket.send(frame(0, Ask::Pong(Pong {}))).await.unwrap();
+    socket.close(None).await.unwrap();
+    loop {
+        match socket.next().await.expect("the node answers a goodbye").unwrap() {
+            Message::Close(_) => break,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_comes_byte_by_byte_for_ever_ends_its_connection() {
+    let node = node("[limits]\nheartbeat = \"300ms\"").await;
+    let mut ada = Person::join(&node, "ada").await;
+    // A length of 262,143 and no more than a byte of it each time: never silent, never whole.
+    ada.wire.send_bytes(&[0xff, 0xff, 0x0f]).await.unwrap();
+    let patience = tokio::time::Instant::now() + tests::node::PATIENCE;
+    let mut told = None;
+    while told.is_none() && tokio::time::Instant::now() < patience {
+        drop(ada.wire.send_bytes(&[0]).await);
+        let wait = std::time::Duration::from_millis(50);
+        if let Ok(read) = tokio::time::timeout(wait, ada.wire.read()).await {
+            let frame = read.unwrap().expect("it is told why");
+            if let Some(Say::GoAway(away)) = frame.kind {
+                told = Some(Code::from_number(away.code));
+            }
+        }
+    }
+    assert_eq!(told, Some(Code::TimedOut));
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_frame_are_told_why() {
+    let node = node("").await;
+    let mut ada = Person::join(&node, "ada").await;
+    // A `Send` whose alias is no UTF-8.
+    ada.wire.send_bytes(b"\x07\x08\x05\x12\x03\x12\x01\xff").await.unwrap();
+    let away = ada.wire.expect(|frame| match &frame.kind {
+        Some(Say::GoAway(away)) => Some(away.clone()),
+        _ => None,
+    });
+    let away = away.await.unwrap();
+    assert_eq!(away.code, Code::BadFrame.number());
+    assert!(away.text.contains("Send.to") && away.text.contains("UTF-8"), "{away:?}");
 }

@@ -54,6 +54,21 @@ async fn two_ticks_come_to_every_device_of_the_sender() {
 }
 
 #[tokio::test]
+async fn promise_4_a_device_that_is_set_aside_while_it_is_connected_is_told_to_log_in_again() {
+    let node = node("[limits]\ndevice_idle_max = \"1s\"").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let mut tablet = tablet_of(&node, &mut bob).await;
+    ada.say(bob.user(), "the tablet does not acknowledge it").await;
+    assert_eq!(tablet.hear_text().await, "the tablet does not acknowledge it");
+    bob.hear().await;
+    bob.ack().await;
+    assert_eq!(tablet.wire.ended().await.unwrap(), Some(Code::SetAside));
+    tablet.again(&node.target()).await;
+    ada.say(bob.user(), "it is waited for again").await;
+    assert_eq!(tablet.hear_text().await, "it is waited for again");
+}
+
+#[tokio::test]
 async fn a_new_device_gets_what_comes_from_now_on() {
     let node = node("").await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;

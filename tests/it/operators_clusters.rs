@@ -1,9 +1,11 @@
 //! Stories of whoever runs a cluster: nodes join, are drained and leave, by `natter admin`.
 
 use crate::clusters::{cluster, three, turn};
+use crate::connections::websocket;
 use crate::people::{PROGRAM, Person, settings};
 use anyhow::{Result, ensure};
-use proto::wire::server_frame::Kind as Say;
+use futures_util::StreamExt;
+use proto::wire::{ServerFrame, server_frame::Kind as Say};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use tests::cluster::{Cables, Cluster, admin};
 use tests::node::{Node, eventually};
 use tests::status::{GROUPS, Group, Status};
+use tokio_tungstenite::tungstenite::Message;
 
 /// Generous: the machine may be compiling.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -142,12 +145,25 @@ async fn a_node_that_goes_tells_its_clients_where_the_others_are() {
     let mut ada = Person::join(&cluster.nodes()[0], "ada").await;
     let client = |node: &Node| node.target().addresses().unwrap().client;
     let others: BTreeSet<_> = cluster.nodes()[1..].iter().map(client).collect();
+    let web = |node: &Node| node.target().addresses().unwrap().websocket;
+    let other_webs: BTreeSet<_> = cluster.nodes()[1..].iter().map(web).collect();
+    let mut browser = websocket(&cluster.nodes()[0]).await;
     cluster.nodes()[0].signal(Signal::TERM).unwrap();
     let told = ada.wire.expect(|frame| match &frame.kind {
         Some(Say::GoAway(away)) => Some(away.addresses.iter().cloned().collect::<BTreeSet<_>>()),
         _ => None,
     });
     assert_eq!(told.await.unwrap(), others);
+    loop {
+        let message = browser.next().await.expect("a goodbye").unwrap();
+        let Message::Binary(bytes) = message else { continue };
+        let frame = <ServerFrame as prost::Message>::decode(bytes).unwrap();
+        if let Some(Say::GoAway(away)) = frame.kind {
+            let told: BTreeSet<_> = away.addresses.into_iter().collect();
+            assert_eq!(told, other_webs, "where WebSocket is spoken");
+            break;
+        }
+    }
 }
 
 const KEY: &str = "limits.mailbox_messages";

@@ -111,6 +111,21 @@ async fn a_device_that_comes_to_fetch_shows_nobody_and_changes_no_last_seen() {
     told(&mut ada, |presence| !presence.online && presence.last_seen_ms > left.last_seen_ms).await;
 }
 
+#[tokio::test]
+async fn who_leaves_one_of_two_devices_is_last_seen_when_the_other_is_left() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_watches_bob(&node).await;
+    let mut tablet = link(&mut bob.wire, &bob.phone).await.unwrap();
+    let wire = tablet.login(&node.target()).await.unwrap();
+    let mut tablet = Person::new(tablet, wire);
+    let before = shows(&mut ada, bob.user()).await;
+    away(&mut tablet, true).await;
+    assert_eq!(shows(&mut ada, bob.user()).await, before, "he is there on the phone");
+    away(&mut bob, true).await;
+    told(&mut ada, |presence| !presence.online && presence.last_seen_ms > before.last_seen_ms)
+        .await;
+}
+
 async fn on(cluster: &Cluster, node: usize, alias: &str) -> Person {
     Person::join(&cluster.nodes()[node], alias).await
 }

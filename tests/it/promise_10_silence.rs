@@ -1,16 +1,15 @@
 //! Promise 10: whoever opens connections and says nothing locks out nobody.
 
+use crate::connections::websocket;
 use crate::people::{Person, node};
 use futures_util::StreamExt;
 use proto::Code;
 use proto::wire::{Ping, client_frame::Kind as Ask};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
-use tests::wire::{Wire, tls};
+use tests::wire::Wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 /// Connections that are held.
 const HELD: usize = 4_000;
@@ -41,16 +40,6 @@ async fn besiege(doors: Vec<SocketAddr>, held: tokio::sync::watch::Sender<usize>
     }
 }
 
-async fn websocket_opens(node: &tests::node::Node) {
-    let address = node.target().addresses().unwrap().websocket;
-    let stream = tls(&node.target(), &address, &["http/1.1"]).await.unwrap();
-    let mut request = format!("wss://localhost/{address}").into_client_request().unwrap();
-    let protocol = HeaderValue::from_static("natter.v1");
-    request.headers_mut().insert("sec-websocket-protocol", protocol);
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
-    socket.next().await.expect("a welcome").unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
     let mut node = node("").await;
@@ -68,7 +57,7 @@ async fn promise_10_thousands_of_silent_connections_lock_nobody_out() {
             ada.phone.login(&node.target()).await.unwrap_or_else(|e| panic!("{round}: {e:#}"));
         ada.still_served().await;
         Wire::plain(&node.target()).await.unwrap();
-        websocket_opens(&node).await;
+        websocket(&node).await.next().await.expect("a welcome").unwrap();
     }
     siege.abort_all();
     assert!(node.runs());

@@ -3,7 +3,7 @@
 use crate::people::{Person, ada_and_bob, code, message, node};
 use proto::Code;
 use proto::wire::{
-    Ack, GetAccount, Logout, Lookup, MarkRead, Ping, RegisterStart, UnlinkDevice,
+    Ack, GetAccount, Logout, Lookup, MarkRead, Ping, RegisterStart, Resume, UnlinkDevice,
     client_frame::Kind as Ask, deliver::Content, lookup, receipt::Kind, server_frame::Kind as Say,
 };
 use tests::node::Node;
@@ -31,12 +31,18 @@ async fn tls_without_a_protocol_name_is_welcome_and_with_a_foreign_one_is_not() 
 
 /// The status of the answer to a request to become a WebSocket.
 async fn upgrade(node: &Node, headers: &str) -> String {
+    let headers = format!(
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{headers}"
+    );
+    get(node, &headers).await
+}
+
+/// The status of the answer to any HTTP request.
+async fn get(node: &Node, headers: &str) -> String {
     let address = node.target().addresses().unwrap().websocket;
     let mut stream = tls(&node.target(), &address, &[]).await.unwrap();
-    let request = format!(
-        "GET /any HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{headers}\r\n"
-    );
+    let request = format!("GET /any HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.unwrap();
@@ -50,6 +56,7 @@ async fn a_websocket_must_offer_the_subprotocol() {
     assert_eq!(upgrade(&node, "sec-websocket-protocol: chat, natter.v1\r\n").await, "101");
     assert_eq!(upgrade(&node, "").await, "400");
     assert_eq!(upgrade(&node, "sec-websocket-protocol: natter.v2\r\n").await, "400");
+    assert_eq!(get(&node, "").await, "400", "a page, not a WebSocket");
 }
 
 #[tokio::test]
@@ -92,6 +99,31 @@ async fn an_ack_above_what_was_sent_counts_only_for_what_was_sent() {
     ada.say(bob.user(), "two").await;
     bob.again(&node.target()).await;
     assert_eq!(bob.hear_text().await, "two");
+}
+
+#[tokio::test]
+async fn a_login_that_claims_more_than_the_mailbox_ever_held_deletes_nothing_and_begins_anew() {
+    let node = node("").await;
+    let (mut ada, bob) = ada_and_bob(&node).await;
+    let mut phone = bob.hang_up();
+    let id = ada.say(phone.user, "never sent to the phone").await;
+    for by_ticket in [true, false] {
+        phone.last = 1 << 40;
+        let mut wire = Wire::connect(&node.target()).await.unwrap();
+        let (ticket, acknowledged) = (phone.ticket.clone(), phone.last);
+        let login = phone.login_frame(&wire.welcome.nonce).unwrap();
+        let resume = Ask::Resume(Resume { ticket, acknowledged, away: false });
+        let answer = wire.ask(if by_ticket { resume } else { login }).await.unwrap();
+        let Say::LoggedIn(logged_in) = answer else { panic!("{answer:?}") };
+        assert!(logged_in.resync && logged_in.acknowledged == 0, "{logged_in:?}");
+        phone.keep(&logged_in);
+        let mut bob = Person::new(phone, wire);
+        assert_eq!(bob.hear_text().await, "never sent to the phone");
+        phone = bob.hang_up();
+    }
+    let wire = phone.login(&node.target()).await.unwrap();
+    Person::new(phone, wire).ack().await;
+    ada.told(Kind::Delivered, id).await;
 }
 
 #[tokio::test]

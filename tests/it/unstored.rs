@@ -4,8 +4,9 @@ use crate::people::{Person, ada_and_bob, node};
 use proto::Code;
 use proto::limits::{SIGNAL_BYTES_MAX, TTL_S_MAX};
 use proto::wire::{
-    Audience, Ping, Presence, Privacy, Send, SetContact, SetPresence, SetPrivacy, Signal, Signaled,
-    Subscribe, client_frame::Kind as Ask, receipt::Kind, send::To, server_frame::Kind as Say,
+    Audience, Block, MarkRead, Ping, Presence, Privacy, Send, SetContact, SetPresence, SetPrivacy,
+    Signal, Signaled, Subscribe, client_frame::Kind as Ask, receipt::Kind, send::To,
+    server_frame::Kind as Say,
 };
 
 async fn presence(person: &mut Person) -> Presence {
@@ -42,6 +43,30 @@ async fn typing_reaches_who_is_there_and_is_not_kept_for_who_is_not() {
             _ => {}
         }
     }
+}
+
+#[tokio::test]
+async fn whom_one_blocks_sees_neither_ones_typing_nor_what_one_has_read() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let (user, from, from_device) = (ada.user(), ada.user(), ada.phone.device);
+    let block = |unblock| Ask::Block(Block { user, unblock });
+    let mark = |id| Ask::MarkRead(MarkRead { from, from_device, send_ids: vec![id] });
+    let signal = |kind| Ask::Signal(Signal { to: user, kind, body: "".into() });
+    let hidden = ada.say(bob.user(), "read while blocked").await;
+    let shown = ada.say(bob.user(), "read after it").await;
+    bob.done(block(false)).await;
+    bob.done(mark(hidden)).await;
+    bob.wire.send(0, signal(1)).await.unwrap();
+    bob.done(block(true)).await;
+    bob.done(mark(shown)).await;
+    bob.wire.send(0, signal(2)).await.unwrap();
+    let signaled = ada.wire.expect(|frame| match &frame.kind {
+        Some(Say::Signaled(signaled)) => Some(signaled.kind),
+        _ => None,
+    });
+    assert_eq!(signaled.await.unwrap(), 2);
+    assert_eq!(ada.receipt().await.send_ids, [shown]);
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ impl Cluster {
         let listen = self.listen[node];
         self.nodes[node].configure(&format!(
             "[node]\ndata_dir = \"{{dir}}/data\"\n\
-             [listen]\nclient = \"{host}:0\"\nwebsocket = \"\"\nhttp = \"{host}:0\"\n\
+             [listen]\nclient = \"{host}:0\"\nwebsocket = \"{host}:0\"\nhttp = \"{host}:0\"\n\
              [cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nseeds = [{seeds}]\n\
              cookie_file = \"{cookie}\"\nname = \"node-{node}\"\n{settings}",
             host = listen.ip(),

@@ -449,7 +449,8 @@ impl Phone {
     /// Keeps what an answer to a login or a resumption brings.
     pub fn keep(&mut self, logged_in: &LoggedIn) {
         self.ticket = logged_in.ticket.clone();
-        self.last = self.last.max(logged_in.acknowledged);
+        let recorded = logged_in.acknowledged;
+        self.last = if logged_in.resync { recorded } else { self.last.max(recorded) };
     }
 
     /// Resumes with `ticket` on `wire`; `None`: it does not open.

@@ -73,6 +73,8 @@ fn somebody_is_there_if_any_device_is_and_a_device_that_fetches_is_not_somebody(
     assert_eq!(Seen::of([phone, fetching]), seen(true, 4), "not when the phone came");
     let broken_off = row(false, false, 3, 7);
     assert_eq!(Seen::of([broken_off, fetching]), seen(false, 7), "at least when it came");
+    let left_earlier = row(false, false, 3, 8);
+    assert_eq!(Seen::of([phone, left_earlier]), seen(true, 3), "while the phone is there");
     assert_eq!(Seen::of([Session { gone: true, ..phone }]), seen(false, 0), "unlinked");
 }
 

@@ -19,23 +19,30 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Seen {
     /// Whether the person is there, on any device.
     pub online: bool,
-    /// When the person left last, Unix time in ms; 0: never was there. While the person is there, when
-    /// they left the last time before.
+    /// When the person left the last device, Unix time in ms; 0: never was there. While the person is
+    /// there, when they left the last time before.
     pub last_seen_ms: u64,
 }
 
 impl Seen {
     /// From the rows of a user's devices as they read here.
     pub fn of(rows: impl IntoIterator<Item = Session>) -> Self {
-        rows.into_iter().filter(|row| !row.gone).fold(Self::default(), |seen, row| {
+        let mut seen = Self::default();
+        let mut left_ms = 0;
+        for row in rows.into_iter().filter(|row| !row.gone) {
             let is_there = row.online && !row.away;
-            // A session that broke off with its node left no time: its beginning is known.
-            let left_ms = if is_there { 0 } else { row.since_ms };
-            Self {
-                online: seen.online || is_there,
-                last_seen_ms: seen.last_seen_ms.max(row.last_seen_ms).max(left_ms),
+            seen.online |= is_there;
+            seen.last_seen_ms = seen.last_seen_ms.max(row.last_seen_ms);
+            if !is_there {
+                left_ms = left_ms.max(row.since_ms);
             }
-        })
+        }
+        // A session that broke off with its node left no time, nor does one that ends while the person
+        // is there on another device: its beginning is known.
+        if !seen.online {
+            seen.last_seen_ms = seen.last_seen_ms.max(left_ms);
+        }
+        seen
     }
 }
 

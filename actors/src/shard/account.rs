@@ -257,7 +257,7 @@ impl Account {
 
     /// Whether `other` is told that the user has read something.
     pub fn tells_of_reading(&self, other: UserId) -> bool {
-        self.privacy.read_receipts.admits(other, &self.contacts)
+        !self.blocked.contains(&other) && self.privacy.read_receipts.admits(other, &self.contacts)
     }
 
     /// The row of table `accounts`; devices have rows of their own.

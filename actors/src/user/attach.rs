@@ -121,10 +121,12 @@ impl UserActor {
             self.entry.set_here(device, false);
         }
         let now_ms = self.context.clock.now_ms();
+        let is_there = online && !away;
+        let still_there = !is_there && self.is_there_on_another(device);
         let written = self.context.sessions.write(self.user, device, |row| {
-            let (was_there, is_there) = (row.online && !row.away, online && !away);
+            let was_there = row.online && !row.away;
             (row.online, row.away) = (online, away);
-            if was_there && !is_there {
+            if was_there && !is_there && !still_there {
                 row.last_seen_ms = now_ms;
             } else if is_there && !was_there {
                 row.since_ms = now_ms;
@@ -133,6 +135,17 @@ impl UserActor {
         if let Err(error) = written {
             warn!(user = %self.user, %device, %error, "session not recorded");
         }
+    }
+
+    /// Whether the person is there on another device, on any node, as far as is known here.
+    fn is_there_on_another(&self, device: DeviceId) -> bool {
+        if self.core.account().is_some_and(|account| account.devices.len() < 2) {
+            return false;
+        }
+        let Ok(rows) = self.context.rows.of(self.user) else { return false };
+        let others = rows.iter().filter(|(other, _)| *other != device);
+        let mut others = others.map(|(_, row)| self.context.sessions.view(*row));
+        others.any(|row| row.online && !row.away && !row.gone)
     }
 
     pub(super) fn remove_session(&self, device: DeviceId) {

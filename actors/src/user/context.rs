@@ -12,6 +12,7 @@ use proto::{UserId, wire};
 use sessions::Sessions;
 use std::fmt;
 use std::sync::Arc;
+use storage::SessionTable;
 use supervision::Clock;
 
 /// What the operator has set for users.
@@ -53,6 +54,8 @@ pub struct UserContext {
     pub live: Live<UserSettings>,
     /// Where it is written who is connected here.
     pub sessions: Sessions,
+    /// The rows of that, of all nodes.
+    pub rows: SessionTable,
     /// How fast users and addresses may ask.
     pub rates: Rates,
     /// All counters.

@@ -8,7 +8,7 @@
 use super::items::{Action, Awaited, Delivered, Item, Now};
 use super::sends::{Sends, WaitingSend};
 use super::window::{News, Offer, Weight, Window};
-use crate::connection::{ConnectionId, is_for, refusal};
+use crate::connection::{ConnectionId, Refusal, is_for, refusal};
 use crate::shard::{AccountView, Attached, Fault, Page};
 use crate::unanswered::Standing;
 use proto::limits::UNANSWERED_MAX;
@@ -163,8 +163,9 @@ impl UserCore {
         }
         let (has, shown, unanswered) = match standing {
             Standing::Login(claimed) => {
-                let from = claimed.min(last).max(acknowledged);
-                let resync = claimed < start;
+                // A claim beyond the end is of another mailbox: nothing of it counts.
+                let from = if claimed > last { acknowledged } else { claimed.max(acknowledged) };
+                let resync = claimed < start || claimed > last;
                 self.actions.push(Action::Begin { connection, acknowledged, from, resync });
                 (from, from, Vec::new())
             }
@@ -205,6 +206,11 @@ impl UserCore {
         let gone: Vec<Action> = gone.map(|session| Action::RemoveSession(session.device)).collect();
         self.end_sessions(Code::Unlinked, |session| !linked(session));
         self.actions.extend(gone);
+        // The mailbox waits for it no longer: only a new login makes it do so.
+        self.end_sessions(Code::SetAside, |session| {
+            let row = account.as_ref().and_then(|account| account.devices.get(&session.device));
+            row.is_some_and(|row| row.set_aside_ms != 0)
+        });
         self.account = account;
     }
 
@@ -240,8 +246,13 @@ impl UserCore {
         }
     }
 
-    pub(super) fn refuse(&mut self, connection: ConnectionId, id: u64, code: Code) {
-        self.actions.push(Action::Refuse(connection, id, refusal(code)));
+    pub(super) fn refuse(
+        &mut self,
+        connection: ConnectionId,
+        id: u64,
+        refused: impl Into<Refusal>,
+    ) {
+        self.actions.push(Action::Refuse(connection, id, refusal(refused)));
     }
 
     fn push(&mut self, seq: Seq, envelope: &Arc<stored::Envelope>) {

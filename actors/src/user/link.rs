@@ -14,9 +14,9 @@
 
 use super::UserContext;
 use super::login::Admission;
-use super::register::admission;
+use super::register::{admission, check_device};
+use crate::connection::Refusal;
 use crate::rates::{Kind, Who};
-use proto::limits::DEVICE_NAME_BYTES_MAX;
 use proto::wire::{self, RequestLink};
 use proto::{Alias, Code, signed};
 
@@ -30,16 +30,12 @@ pub async fn request_link(
     context: &UserContext,
     nonce: &[u8],
     request: RequestLink,
-) -> Result<Option<Admission>, Code> {
-    let alias = Alias::parse(&request.alias).map_err(|_| Code::BadRequest)?;
+) -> Result<Option<Admission>, Refusal> {
+    let alias = Alias::parse(&request.alias).map_err(|why| Refusal::field("alias", why))?;
     let RequestLink { device_key, device_name, signature, away, .. } = request;
-    let name_fits =
-        device_name.len() <= DEVICE_NAME_BYTES_MAX && proto::names::is_shown_safely(&device_name);
-    if !signed::is_device_key(&device_key) || !name_fits {
-        return Err(Code::BadRequest);
-    }
+    check_device(&device_key, &device_name)?;
     if !context.secrets.verify(&device_key, &signed::link(nonce, &alias), &signature) {
-        return Err(Code::BadCredentials);
+        return Err(Code::BadCredentials.into());
     }
     let Some(user) = context.shards.owner(alias).await? else { return Ok(None) };
     let Some(account) = context.shards.account(user).await? else { return Ok(None) };

@@ -17,6 +17,7 @@
 
 use super::login::{Admission, refused};
 use super::{UserContext, UserSettings};
+use crate::connection::Refusal;
 use crate::secrets::PinToken;
 use crate::shard::{Command, Outcome};
 use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, LOCK_BYTES_MIN};
@@ -31,6 +32,11 @@ const LONG_DIGITS: u32 = 10;
 
 /// Longest text that can be a PIN, in bytes.
 const PIN_BYTES_MAX: usize = 16;
+
+/// What a registration lock is.
+pub(super) const LOCK_RULE: &str = "a registration lock has 4 to 64 bytes";
+
+const _: () = assert!(LOCK_BYTES_MIN == 4 && LOCK_BYTES_MAX == 64, "LOCK_RULE says so");
 
 /// Pause between two looks whether a new account is there.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
@@ -100,7 +106,7 @@ pub async fn register_prove(
     context: &UserContext,
     nonce: &[u8],
     prove: RegisterProve,
-) -> Result<Admission, Code> {
+) -> Result<Admission, Refusal> {
     let alias = check(context, nonce, &prove)?;
     let (owner, new) = prove_pin(context, &alias, &prove).await?;
     if let Some(owner) = owner.filter(|owner| *owner != new)
@@ -118,7 +124,7 @@ pub async fn register_prove(
     };
     let outcome = context.shards.call(alias.shard(), Command::ClaimAlias(claim)).await;
     if outcome != Outcome::Done {
-        return Err(refused(&outcome));
+        return Err(refused(&outcome).into());
     }
     let device = opened(context, UserId(new.user), &prove.device_key).await?;
     let taken_over = owner.is_some_and(|owner| owner != new);
@@ -126,19 +132,36 @@ pub async fn register_prove(
     Ok(admission(UserId(new.user), device, prove.away))
 }
 
-fn check(context: &UserContext, nonce: &[u8], prove: &RegisterProve) -> Result<Alias, Code> {
-    let alias = Alias::parse(&prove.alias).map_err(|_| Code::BadRequest)?;
-    let name_fits = prove.device_name.len() <= DEVICE_NAME_BYTES_MAX
-        && proto::names::is_shown_safely(&prove.device_name);
-    let lock_fits = prove.lock.is_empty() || is_lock(&prove.lock);
-    let pin_fits = prove.pin.len() <= PIN_BYTES_MAX;
-    let key_fits = signed::is_device_key(&prove.device_key);
-    if !(key_fits && name_fits && lock_fits && pin_fits) {
-        return Err(Code::BadRequest);
+fn check(context: &UserContext, nonce: &[u8], prove: &RegisterProve) -> Result<Alias, Refusal> {
+    let alias = Alias::parse(&prove.alias).map_err(|why| Refusal::field("alias", why))?;
+    check_device(&prove.device_key, &prove.device_name)?;
+    if !(prove.lock.is_empty() || is_lock(&prove.lock)) {
+        return Err(Refusal::field("lock", LOCK_RULE));
+    }
+    if prove.pin.len() > PIN_BYTES_MAX {
+        return Err(Refusal::field("pin", "it is longer than any PIN"));
     }
     let message = signed::register(nonce, &alias);
     let proven = context.secrets.verify(&prove.device_key, &message, &prove.signature);
-    if proven { Ok(alias) } else { Err(Code::BadCredentials) }
+    if proven { Ok(alias) } else { Err(Code::BadCredentials.into()) }
+}
+
+/// Checks what a new device says of itself.
+pub(super) fn check_device(key: &[u8], name: &str) -> Result<(), Refusal> {
+    if !signed::is_device_key(key) {
+        return Err(Refusal::field(
+            "device_key",
+            "it is no Ed25519 public key that proves something",
+        ));
+    }
+    if name.len() > DEVICE_NAME_BYTES_MAX {
+        let rule = format!("more than {DEVICE_NAME_BYTES_MAX} bytes");
+        return Err(Refusal::field("device_name", rule));
+    }
+    if !proto::names::is_shown_safely(name) {
+        return Err(Refusal::field("device_name", "it has control or direction signs"));
+    }
+    Ok(())
 }
 
 /// Whether a text can be a registration lock.

@@ -3,13 +3,16 @@
 use super::UserContext;
 use super::actor::{Attached, UserActor};
 use super::opening::{done, random_ticket};
-use super::register::{is_lock, lock_digest};
-use crate::connection::{Connection, ConnectionId, Ending};
+use super::register::{LOCK_RULE, check_device, is_lock, lock_digest};
+use crate::connection::{Connection, ConnectionId, Ending, Refusal};
 use crate::shard::{AccountView, Command, Outcome, Privacy, Query};
-use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
+use proto::limits::{LOCK_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
 use proto::wire::{self, ClientFrame, client_frame::Kind as Ask, lookup::Who, server_frame::Kind};
-use proto::{Alias, Code, DeviceId, UserId, signed, stored};
+use proto::{Alias, Code, DeviceId, UserId, stored};
 use std::sync::Arc;
+
+/// Why a field that must be there is refused.
+const MISSING: &str = "it is missing";
 
 impl UserActor {
     /// Does what a client asks.
@@ -67,10 +70,10 @@ impl UserActor {
             | Ask::Resume(_)
             | Ask::RegisterStart(_)
             | Ask::RegisterProve(_)
-            | Ask::RequestLink(_) => Err(Code::AlreadyLoggedIn),
+            | Ask::RequestLink(_) => Err(Code::AlreadyLoggedIn.into()),
         };
-        if let Err(code) = done {
-            connection.refuse(id, code);
+        if let Err(refusal) = done {
+            connection.refuse(id, refusal);
         }
     }
 
@@ -90,11 +93,14 @@ impl UserActor {
         self.context.shards.propose(self.user.shard(), command, reply);
     }
 
-    fn pass_signal(&self, device: DeviceId, signal: wire::Signal) -> Result<(), Code> {
+    fn pass_signal(&self, device: DeviceId, signal: wire::Signal) -> Result<(), Refusal> {
         if signal.body.len() > SIGNAL_BYTES_MAX {
-            return Err(Code::BodyTooLarge);
+            return Err(Code::BodyTooLarge.into());
         }
         let to = UserId(signal.to);
+        if self.core.account().is_none_or(|account| account.blocked.contains(&to)) {
+            return Ok(()); // Whom one blocks is shown nothing.
+        }
         let (from, from_device) = (self.user.0, device.0);
         let wire::Signal { kind, body, .. } = signal;
         let signaled = wire::Signaled { from, from_device, kind, body };
@@ -110,9 +116,12 @@ impl UserActor {
         device: DeviceId,
         id: u64,
         read: wire::MarkRead,
-    ) -> Result<(), Code> {
-        if read.send_ids.is_empty() || read.send_ids.len() > READ_IDS_MAX || read.from == 0 {
-            return Err(Code::BadRequest);
+    ) -> Result<(), Refusal> {
+        if read.send_ids.is_empty() || read.send_ids.len() > READ_IDS_MAX {
+            return Err(Refusal::field("send_ids", format!("1 to {READ_IDS_MAX} of them")));
+        }
+        if read.from == 0 {
+            return Err(Refusal::field("from", "no user is 0"));
         }
         let read = stored::MarkRead {
             user: self.user.0,
@@ -145,9 +154,12 @@ impl UserActor {
         device: DeviceId,
         id: u64,
         set: &wire::SetRegistrationLock,
-    ) -> Result<(), Code> {
-        if !(set.lock.is_empty() || is_lock(&set.lock)) || set.current.len() > LOCK_BYTES_MAX {
-            return Err(Code::BadRequest);
+    ) -> Result<(), Refusal> {
+        if !(set.lock.is_empty() || is_lock(&set.lock)) {
+            return Err(Refusal::field("lock", LOCK_RULE));
+        }
+        if set.current.len() > LOCK_BYTES_MAX {
+            return Err(Refusal::field("current", LOCK_RULE));
         }
         let digest = |lock| lock_digest(&self.context, self.user, lock);
         let set = stored::SetRegistrationLock {
@@ -166,12 +178,8 @@ impl UserActor {
         device: DeviceId,
         id: u64,
         link: wire::LinkDevice,
-    ) -> Result<(), Code> {
-        let name_fits = link.device_name.len() <= DEVICE_NAME_BYTES_MAX
-            && proto::names::is_shown_safely(&link.device_name);
-        if !signed::is_device_key(&link.device_key) || !name_fits {
-            return Err(Code::BadRequest);
-        }
+    ) -> Result<(), Refusal> {
+        check_device(&link.device_key, &link.device_name)?;
         let (connection, user) = (connection.clone(), self.user.0);
         let admit = stored::AdmitDevice {
             user,
@@ -201,12 +209,12 @@ impl UserActor {
         connection: &Arc<Connection>,
         id: u64,
         lookup: wire::Lookup,
-    ) -> Result<(), Code> {
+    ) -> Result<(), Refusal> {
         let (connection, context) = (connection.clone(), self.context.clone());
-        match lookup.who.ok_or(Code::BadRequest)? {
+        match lookup.who.ok_or_else(|| Refusal::field("who", MISSING))? {
             Who::User(user) => show_user(&context, connection, id, UserId(user)),
             Who::Alias(alias) => {
-                let alias = Alias::parse(&alias).map_err(|_| Code::BadRequest)?;
+                let alias = Alias::parse(&alias).map_err(|why| Refusal::field("alias", why))?;
                 let shard = alias.shard();
                 let shards = context.shards.clone();
                 let answer = Box::new(move |owner| match owner {
@@ -226,9 +234,9 @@ impl UserActor {
         device: DeviceId,
         id: u64,
         set: wire::SetContact,
-    ) -> Result<(), Code> {
+    ) -> Result<(), Refusal> {
         if set.user == 0 || set.user == self.user.0 {
-            return Err(Code::BadRequest);
+            return Err(Refusal::field("user", "it is 0 or oneself"));
         }
         let (user, other, contact) = (self.user.0, set.user, !set.remove);
         let set = stored::SetContact { user, other, contact, by_device: device.0 };
@@ -242,8 +250,10 @@ impl UserActor {
         device: DeviceId,
         id: u64,
         set: wire::SetPrivacy,
-    ) -> Result<(), Code> {
-        let privacy = Privacy::from_wire(set.privacy.ok_or(Code::BadRequest)?)?;
+    ) -> Result<(), Refusal> {
+        let privacy = set.privacy.ok_or_else(|| Refusal::field("privacy", MISSING))?;
+        let unknown = |_| Refusal::field("privacy", "an audience that is not known");
+        let privacy = Privacy::from_wire(privacy).map_err(unknown)?;
         let (user, by_device) = (self.user.0, device.0);
         let set = stored::SetPrivacy { user, privacy: Some(privacy.to_stored()), by_device };
         self.propose_own(connection, id, Command::SetPrivacy(set));
@@ -269,7 +279,7 @@ impl UserActor {
         }
     }
 
-    fn show_account(&self, connection: &Arc<Connection>, id: u64) -> Result<(), Code> {
+    fn show_account(&self, connection: &Arc<Connection>, id: u64) -> Result<(), Refusal> {
         let account = self.core.account().ok_or(Code::Unavailable)?;
         connection.answer(id, Kind::Account(account.to_wire()));
         Ok(())

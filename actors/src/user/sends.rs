@@ -6,7 +6,7 @@
 
 use super::core::UserCore;
 use super::items::{Action, Checking, Now, Rejected};
-use crate::connection::{ConnectionId, refusal_after};
+use crate::connection::{ConnectionId, Refusal, refusal_after};
 use crate::retry_order::RetryOrder;
 use crate::shard::Outcome;
 use bytes::Bytes;
@@ -132,19 +132,30 @@ impl Sends {
     }
 }
 
+/// Whether the fields of a send are within their ranges.
+fn check(send: &wire::Send) -> Result<(), Refusal> {
+    if send.body.len() > BODY_BYTES_MAX {
+        return Err(Code::BodyTooLarge.into());
+    }
+    if send.ttl_s > TTL_S_MAX {
+        return Err(Refusal::field("ttl_s", format!("more than {TTL_S_MAX}")));
+    }
+    match &send.to {
+        Some(To::Alias(text)) => {
+            Alias::parse(text).map(drop).map_err(|why| Refusal::field("alias", why))
+        }
+        Some(To::User(_)) => Ok(()),
+        None => Err(Refusal::field("to", "neither a user nor an alias")),
+    }
+}
+
 impl UserCore {
     /// A device sends.
     pub(super) fn send(&mut self, place: usize, id: u64, send: wire::Send, now: Now) {
         let (connection, device) = (self.sessions[place].connection, self.sessions[place].device);
-        let wrong = if send.body.len() > BODY_BYTES_MAX {
-            Some(Code::BodyTooLarge)
-        } else if send.ttl_s > TTL_S_MAX || send.to.is_none() {
-            Some(Code::BadRequest)
-        } else {
-            self.sends.holds.holds_back(&device, id, now.ms)
-        };
-        if let Some(code) = wrong {
-            self.refuse(connection, id, code);
+        let held = || self.sends.holds.holds_back(&device, id, now.ms).map(Refusal::from);
+        if let Some(refusal) = check(&send).err().or_else(held) {
+            self.refuse(connection, id, refusal);
             return;
         }
         let looks_up = alias_of(&send).is_some_and(|alias| self.sends.asks_for(&alias, now.ms));

@@ -173,6 +173,9 @@ impl Driver {
             let mut desk = self.shared.desk();
             desk.node = Some(address);
             desk.set_ticket(opened.ticket.clone());
+            if opened.anew {
+                desk.begin_anew(opened.base);
+            }
             desk.connected(opened.base);
             let window = usize::try_from(opened.link.welcome.unanswered_max).unwrap_or(0);
             let most = proto::limits::UNANSWERED_MAX;

@@ -15,6 +15,8 @@ pub(crate) struct Opened {
     pub(crate) ticket: Bytes,
     /// Deliveries go on after this entry.
     pub(crate) base: Seq,
+    /// This device knows entries that the mailbox never held: its count begins anew at `base`.
+    pub(crate) anew: bool,
     /// What came before `base` and is not on this device is on another one.
     pub(crate) resync: bool,
 }
@@ -67,6 +69,8 @@ fn opened(
     let server_frame::Kind::LoggedIn(logged_in) = answer else {
         return Err(ConnectError::Unexpected);
     };
-    let base = acknowledged.max(Seq(logged_in.acknowledged));
-    Ok(Opened { link, ticket: logged_in.ticket, base, resync: logged_in.resync })
+    let recorded = Seq(logged_in.acknowledged);
+    let anew = logged_in.resync && acknowledged > recorded;
+    let base = if anew { recorded } else { acknowledged.max(recorded) };
+    Ok(Opened { link, ticket: logged_in.ticket, base, anew, resync: logged_in.resync })
 }

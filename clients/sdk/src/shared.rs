@@ -152,6 +152,12 @@ impl Desk {
         self.ticket = ticket;
     }
 
+    /// The mailbox never held what this device has: everything after `base` is new to it.
+    pub(crate) fn begin_anew(&mut self, base: Seq) {
+        self.inbox = Inbox::new(base);
+        self.record(&[Change::Acknowledged(base)]);
+    }
+
     pub(crate) fn connected(&mut self, base: Seq) {
         let before = self.inbox.acknowledged();
         self.inbox.connected(base);

@@ -27,6 +27,8 @@ pub struct PeerInfo {
     pub address: String,
     /// Where clients reach it, HOST:PORT.
     pub client_address: String,
+    /// The same for clients that speak WebSocket.
+    pub websocket_address: String,
     /// Which zone it is in; empty if none was told.
     pub zone: String,
     /// Version of its program.

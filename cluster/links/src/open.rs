@@ -70,6 +70,8 @@ pub struct Me {
     pub address: String,
     /// Where clients reach it, HOST:PORT.
     pub client_address: String,
+    /// The same for clients that speak WebSocket.
+    pub websocket_address: String,
     /// Empty if there are no zones.
     pub zone: String,
     /// Of the program.
@@ -146,9 +148,11 @@ impl Port {
         self.hello().address.clone()
     }
 
-    /// Sets where clients reach this node, HOST:PORT. Told on links that begin from here on.
-    pub fn set_client_address(&self, address: String) {
-        self.hello().client_address = address;
+    /// Sets where clients reach this node, HOST:PORT, over TCP and over WebSocket. Told on links that
+    /// begin from here on.
+    pub fn set_client_addresses(&self, tcp: String, websocket: String) {
+        let mut hello = self.hello();
+        (hello.client_address, hello.websocket_address) = (tcp, websocket);
     }
 
     /// Looks for a node at HOST:PORT from here on, as if it had been among the seeds.
@@ -219,6 +223,7 @@ pub fn open(config: Config, identity: Identity, me: Me) -> Result<Opened, OpenEr
         zone: me.zone,
         version: me.version,
         client_address: me.client_address,
+        websocket_address: me.websocket_address,
         heard: false,
         later: 0,
     };

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use actors::connection::Refusal;
 use actors::user::{self, Admission, UserContext};
 use metrics::counter;
 use proto::{Alias, Code, Fault, wire};
@@ -110,11 +111,11 @@ impl Registration {
         context: &UserContext,
         address: IpAddr,
         alias: &str,
-    ) -> Result<wire::PinSent, Code> {
-        let alias = Alias::parse(alias).map_err(|_| Code::BadRequest)?;
+    ) -> Result<wire::PinSent, Refusal> {
+        let alias = Alias::parse(alias).map_err(|why| Refusal::field("alias", why))?;
         let (address, now_ms) = (source_of(address), context.clock.now_ms());
         if lock(&self.asked).of(address, now_ms) >= self.per_hour {
-            return Err(Code::TooFast);
+            return Err(Code::TooFast.into());
         }
         lock(&self.asked).add(address, now_ms);
         let asked = user::register_start(context, alias).await.inspect_err(|code| {
@@ -128,7 +129,7 @@ impl Registration {
             warn!(%error, "PIN not sent");
             user::register_not_sent(context, &asked.alias, pin).await;
             lock(&self.asked).take_back(address);
-            return Err(Code::PinNotSent);
+            return Err(Code::PinNotSent.into());
         }
         Ok(asked.sent)
     }
@@ -144,14 +145,14 @@ impl Registration {
         address: IpAddr,
         nonce: &[u8],
         prove: wire::RegisterProve,
-    ) -> Result<Admission, Code> {
+    ) -> Result<Admission, Refusal> {
         let (address, now_ms) = (source_of(address), context.clock.now_ms());
         let wrong_max = self.per_hour.saturating_mul(WRONG_PER_PIN);
         if lock(&self.wrong).of(address, now_ms) >= wrong_max {
-            return Err(Code::TooFast);
+            return Err(Code::TooFast.into());
         }
         let admitted = user::register_prove(context, nonce, prove).await;
-        if admitted == Err(Code::WrongPin) {
+        if admitted.as_ref().is_err_and(|refusal| refusal.code == Code::WrongPin) {
             count_wrong_pin();
             lock(&self.wrong).add(address, now_ms);
         }

@@ -307,6 +307,10 @@ mod tests {
             ("[limit]\nconnections = 5", ["limit", "is no setting", "limits"]),
             ("[listen]\nclient = \"localhost:1\"", ["listen.client", "localhost:1", "IP:PORT"]),
             ("[listen]\nadvertise = \"ada\"", ["listen.advertise", "ada", "HOST:PORT"]),
+            (
+                "[listen]\nadvertise_websocket = \"ada\"",
+                ["listen.advertise_websocket", "ada", "HOST:PORT"],
+            ),
             ("[registration]\npin_digits = 4", ["registration.pin_digits", "4", "5"]),
             ("[registration]\nsender = \"sms\"", ["registration.sender", "sms", "webhook"]),
             ("[registration]\nsender = \"webhook\"", ["registration.webhook.url", "\"\"", "http"]),

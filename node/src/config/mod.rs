@@ -108,6 +108,9 @@ section! {
         advertise: String = String::new();
         /// Clients in browsers: WebSocket over TLS (subprotocol natter.v1).
         websocket: Address = local(7401);
+        /// Where clients reach the WebSocket of this node, HOST:PORT: those of a node that goes are sent
+        /// there. Empty: where `websocket` listens, if that is an address for others.
+        advertise_websocket: String = String::new();
         /// Clients without TLS. Only behind something that terminates TLS, or for tests.
         plain: Address = Address(None);
         /// Operators: /healthz, /readyz and /metrics. Not for the public.

@@ -73,10 +73,15 @@ impl Listen {
                 return Err(Problem { key: "listen.websocket_origins", problem });
             }
         }
-        if self.advertise.is_empty() {
-            return Ok(());
+        for (key, address) in [
+            ("listen.advertise", &self.advertise),
+            ("listen.advertise_websocket", &self.advertise_websocket),
+        ] {
+            if !address.is_empty() {
+                host_port(key, address)?;
+            }
         }
-        host_port("listen.advertise", &self.advertise)
+        Ok(())
     }
 }
 

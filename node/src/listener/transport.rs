@@ -18,6 +18,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use actors::connection::Refusal;
 use bytes::BytesMut;
 use proto::Code;
 use tokio::io::{AsyncBufRead as _, AsyncRead as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -54,7 +55,7 @@ enum Socket {
 }
 
 /// What [`Transport::read_now`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadNow {
     /// So many bytes came. Count them against limits; over WebSocket they may be less than a frame,
     /// so that nothing was appended.
@@ -63,8 +64,10 @@ pub enum ReadNow {
     WouldBlock,
     /// The client has closed, in an orderly way or not.
     Closed,
-    /// The client broke the rules of the transport. Tell it the code and close.
-    Broken(Code),
+    /// The client said goodbye in the words of the transport. Answer by [`Transport::close`].
+    Farewell,
+    /// The client broke the rules of the transport. Tell it and close.
+    Broken(Refusal),
 }
 
 impl Transport {
@@ -116,13 +119,15 @@ impl Transport {
         };
         let found = self.socket.read_now(&mut self.more, web.received(), max)?;
         if let Err(code) = web.decode(into) {
-            return Ok(ReadNow::Broken(code));
+            let text = "a WebSocket message that is not binary, or against RFC 6455".to_owned();
+            let broken = Refusal { code, text };
+            return Ok(ReadNow::Broken(if code == Code::BadFrame { broken } else { code.into() }));
         }
         self.send_replies()?;
         if self.web.as_ref().is_some_and(|web| web.is_closed()) {
             // The goodbye is in the message; the socket may stay open and silent.
             self.more = true;
-            return Ok(if found == ReadNow::WouldBlock { ReadNow::Closed } else { found });
+            return Ok(if found == ReadNow::WouldBlock { ReadNow::Farewell } else { found });
         }
         Ok(found)
     }
@@ -130,6 +135,16 @@ impl Transport {
     /// Messages of WebSocket since the last call that carry nothing: pings, pongs, empty fragments.
     pub fn take_idle_messages(&mut self) -> u32 {
         self.web.as_mut().map_or(0, |web| web.take_idle())
+    }
+
+    /// Whether it speaks WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        self.web.is_some()
+    }
+
+    /// Whether a part of a WebSocket message waits for its rest.
+    pub fn holds_part(&self) -> bool {
+        self.web.as_ref().is_some_and(|web| web.holds_part())
     }
 
     /// Sets the longest WebSocket message, in bytes. At first

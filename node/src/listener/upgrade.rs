@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -45,6 +46,11 @@ impl Origins {
     }
 }
 
+/// The answer to a request that does not open a WebSocket.
+const NO_WEBSOCKET: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 64\r\n\r\n\
+    this is natter: open a WebSocket with the subprotocol natter.v1\n";
+
 /// Answers the HTTP request that opens a WebSocket. With the stream comes how many bytes the request
 /// took.
 ///
@@ -56,12 +62,21 @@ pub(super) async fn upgrade(
 ) -> io::Result<(TlsStream<TcpStream>, usize)> {
     // The library's buffers live only as long as this handshake.
     let small = WebSocketConfig::default().read_buffer_size(1024);
-    let stream = Bounded { inner: stream, bytes: 0 };
+    let mut stream = Bounded { inner: stream, bytes: 0 };
     #[allow(clippy::result_large_err, reason = "the library's callback")]
     let agree = move |request: &Request, response: Response| agree(&origins, request, response);
-    let opened = tokio_tungstenite::accept_hdr_async_with_config(stream, agree, Some(small)).await;
-    let Bounded { inner, bytes } = opened.map_err(io::Error::other)?.into_inner();
-    Ok((inner, bytes))
+    let opening = tokio_tungstenite::accept_hdr_async_with_config(&mut stream, agree, Some(small));
+    // What it says is dropped: the stream is ours.
+    match opening.await.map(drop) {
+        Ok(()) => Ok((stream.inner, stream.bytes)),
+        Err(error) => {
+            if matches!(error, Error::Protocol(_) | Error::HttpFormat(_)) {
+                stream.write_all(NO_WEBSOCKET.as_bytes()).await?;
+                stream.shutdown().await?;
+            }
+            Err(io::Error::other(error))
+        }
+    }
 }
 
 #[allow(clippy::result_large_err, reason = "the library's callback")]

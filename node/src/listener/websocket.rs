@@ -82,6 +82,11 @@ impl WebSocket {
         std::mem::take(&mut self.idle)
     }
 
+    /// Whether a part of a message waits for its rest.
+    pub(super) fn holds_part(&self) -> bool {
+        !self.received.is_empty() || self.fragments.is_some()
+    }
+
     pub(super) fn set_limit(&mut self, bytes: usize) {
         self.limit = bytes;
     }

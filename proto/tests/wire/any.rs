@@ -248,9 +248,11 @@ fn say() -> impl Strategy<Value = Say> {
         any::<(u64, bool, u64)>().prop_map(|(user, online, last_seen_ms)| {
             Say::Presence(Presence { user, online, last_seen_ms })
         }),
-        (any::<[u32; 2]>(), vec(text(), 0..3)).prop_map(|([code, after_ms], addresses)| {
-            Say::GoAway(GoAway { code, after_ms, addresses })
-        }),
+        (any::<[u32; 2]>(), vec(text(), 0..3), text()).prop_map(
+            |([code, after_ms], addresses, text)| {
+                Say::GoAway(GoAway { code, after_ms, addresses, text })
+            }
+        ),
         say_opening(),
     ]
 }

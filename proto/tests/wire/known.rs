@@ -226,6 +226,7 @@ fn greetings() -> Vec<Named<Say>> {
                 code: 13,
                 after_ms: 1500,
                 addresses: vec!["a.example.org:7400".into(), "b.example.org:7400".into()],
+                text: "the node ends".into(),
             }),
         ),
     ]

@@ -88,7 +88,8 @@ async fn go_away_moves_the_client_to_the_address_it_names() {
     let (id, _) = conn.hear_send().await;
     let addresses = vec![new.address()];
     let code = Code::GoingAway.number();
-    conn.say(0, Kind::GoAway(wire::GoAway { code, after_ms: 1, addresses })).await;
+    let away = wire::GoAway { code, after_ms: 1, addresses, text: String::new() };
+    conn.say(0, Kind::GoAway(away)).await;
     conn.accept_send(id).await;
     handle.await.unwrap();
     let mut conn = new.accept_login().await;

@@ -68,6 +68,7 @@ pub(crate) fn info(id: PeerId, schema: u32, source: IpAddr, hello: Hello) -> Pee
         name: short(hello.name),
         address: reachable(short(hello.address), source),
         client_address: reachable(short(hello.client_address), source),
+        websocket_address: reachable(short(hello.websocket_address), source),
         zone: short(hello.zone),
         version: short(hello.version),
         schema,

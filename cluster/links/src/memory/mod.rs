@@ -70,6 +70,7 @@ impl Network {
             name: format!("node-{node}"),
             address: address.clone(),
             client_address: address,
+            websocket_address: String::new(),
             zone: String::new(),
             version: String::new(),
             schema: crate::SCHEMA,

@@ -105,7 +105,10 @@ async fn read(transport: &mut Transport, bytes: usize) -> BytesMut {
     while into.len() < bytes {
         match next(transport, &mut into).await {
             ReadNow::Bytes(_) => {}
-            end @ (ReadNow::WouldBlock | ReadNow::Closed | ReadNow::Broken(_)) => {
+            end @ (ReadNow::WouldBlock
+            | ReadNow::Closed
+            | ReadNow::Farewell
+            | ReadNow::Broken(_)) => {
                 panic!("{end:?} after {} bytes", into.len())
             }
         }
@@ -120,7 +123,10 @@ async fn next(transport: &mut Transport, into: &mut BytesMut) -> ReadNow {
         wait.await.expect("readable in time").unwrap();
         match transport.read_now(into, 64 * 1024).unwrap() {
             ReadNow::WouldBlock => {}
-            found @ (ReadNow::Bytes(_) | ReadNow::Closed | ReadNow::Broken(_)) => return found,
+            found @ (ReadNow::Bytes(_)
+            | ReadNow::Closed
+            | ReadNow::Farewell
+            | ReadNow::Broken(_)) => return found,
         }
     }
 }
@@ -305,8 +311,10 @@ async fn a_websocket_that_says_goodbye_is_closed() {
     let (mut transport, _peer) = server.accepted().await;
     client.close(None).await.unwrap();
     let mut into = BytesMut::new();
-    while next(&mut transport, &mut into).await != ReadNow::Closed {}
+    while next(&mut transport, &mut into).await != ReadNow::Farewell {}
     assert!(into.is_empty());
+    let ((), answer) = tokio::join!(transport.close(), client.next());
+    assert!(matches!(answer.unwrap().unwrap(), Message::Close(_)), "its goodbye is answered");
 }
 
 #[tokio::test]
@@ -319,7 +327,8 @@ async fn a_websocket_that_breaks_the_rules_is_told_the_code() {
         let mut client = websocket(&server, SUBPROTOCOL).await.unwrap();
         let (mut transport, _peer) = server.accepted().await;
         client.send(message).await.unwrap();
-        assert_eq!(next(&mut transport, &mut BytesMut::new()).await, ReadNow::Broken(code));
+        let found = next(&mut transport, &mut BytesMut::new()).await;
+        assert!(matches!(found, ReadNow::Broken(refusal) if refusal.code == code));
     }
     let refused = websocket(&server, "chat").await.unwrap_err();
     assert!(refused.contains("400"), "{refused}");

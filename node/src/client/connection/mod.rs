@@ -12,14 +12,15 @@
 //! 3. Between frames no buffer is held. What a connection seldom needs is boxed, for its task keeps room
 //!    for the largest thing that it ever waits for.
 
+mod opening;
+
 use std::future::pending;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::connection::{Connection, Drained, Ending, refusal};
+use actors::connection::{Connection, Drained, Ending, Refusal, refusal};
 use actors::rates::TooFast;
-use actors::user::{self, Admission, Attach, Login};
+use actors::user::{Admission, Attach, Login};
 use bytes::BytesMut;
 use proto::limits::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_LOGIN, NONCE_BYTES, READ_IDS_MAX, UNANSWERED_MAX,
@@ -27,7 +28,6 @@ use proto::limits::{
 use proto::wire::{self, ClientFrame, ServerFrame, client_frame::Kind as Ask, server_frame::Kind};
 use proto::{Code, Seq, UserId, frame};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::debug;
 
 use crate::client::client_limits::ClientLimits;
 use crate::client::reception::Reception;
@@ -36,6 +36,10 @@ use crate::listener::{Peer, ReadNow, Transport};
 
 /// Bytes read at once from one client before others have their turn.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Longest time for one frame, in heartbeats: by default a little more than two minutes, in which a very
+/// slow line carries the longest frame.
+const FRAME_HEARTBEATS: u32 = 3;
 
 /// Pause for a client whose actor does not keep up with it.
 const BUSY: Duration = Duration::from_millis(5);
@@ -49,6 +53,8 @@ enum Over {
     Gone,
     /// The node ends it.
     Ended(Ending),
+    /// The client broke the rules of frames; why, for developers.
+    Broken(Box<Refusal>),
 }
 
 enum Standing {
@@ -71,6 +77,8 @@ struct Socket {
     asked: bool,
     /// A `Ping` was not answered yet.
     pong_due: bool,
+    /// Since when a frame waits for its rest.
+    unfinished: Option<Instant>,
 }
 
 /// Serves one client until either side ends it.
@@ -93,12 +101,18 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
         heard: now,
         asked: false,
         pong_due: false,
+        unfinished: None,
     });
     socket.welcome();
     let over = socket.run().await;
     socket.leave();
-    if let Over::Ended(ending) = over {
-        Box::pin(socket.goodbye(ending)).await;
+    match over {
+        Over::Gone => {}
+        Over::Ended(ending) => Box::pin(socket.goodbye(ending, String::new())).await,
+        Over::Broken(refusal) => {
+            let Refusal { code, text } = *refusal;
+            Box::pin(socket.goodbye(Ending::Told(code), text)).await;
+        }
     }
 }
 
@@ -187,16 +201,27 @@ impl Socket {
                 for _ in 0..self.transport.take_idle_messages() {
                     self.count_needless()?;
                 }
-                done |= self.handle_buffered().await?;
+                let whole = self.handle_buffered().await?;
+                self.note_unfinished(whole);
+                done |= whole;
             }
             Ok(ReadNow::WouldBlock) => self.readable = false,
-            Ok(ReadNow::Broken(code)) => return Err(Over::Ended(Ending::Told(code))),
+            Ok(ReadNow::Broken(refusal)) => return Err(Over::Broken(Box::new(refusal))),
+            Ok(ReadNow::Farewell) => return Err(Over::Ended(Ending::Quiet)),
             Ok(ReadNow::Closed) | Err(_) => return Err(Over::Gone),
         }
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
         Ok(done)
+    }
+
+    /// Notes whether a frame waits for its rest. `whole`: another was whole meanwhile.
+    fn note_unfinished(&mut self, whole: bool) {
+        let waits = !self.buffer.is_empty() || self.transport.holds_part();
+        // What is not read because the client has enough unanswered does not count against it.
+        self.unfinished = (waits && !self.connection.is_full())
+            .then(|| self.unfinished.filter(|_| !whole).unwrap_or(self.heard));
     }
 
     fn count_bytes(&mut self, more: u64) -> Result<(), Over> {
@@ -217,7 +242,10 @@ impl Socket {
                 Standing::Attached { .. } => FRAME_BYTES_MAX,
             };
             let decoded = frame::decode_request(&mut self.buffer, limit);
-            let Some(frame) = decoded.map_err(|e| Over::Ended(Ending::Told(e.code())))? else {
+            let Some(frame) = decoded.map_err(|error| {
+                Over::Broken(Box::new(Refusal { code: error.code(), text: error.to_string() }))
+            })?
+            else {
                 break;
             };
             done = true;
@@ -279,7 +307,8 @@ impl Socket {
             Some(Ask::MarkRead(mark)) if mark.send_ids.len() > READ_IDS_MAX => {
                 let id = frame.id;
                 self.connection.remember(ClientFrame { id, kind: None });
-                self.connection.refuse(id, Code::BadRequest);
+                let rule = format!("1 to {READ_IDS_MAX} of them");
+                self.connection.refuse(id, Refusal::field("send_ids", rule));
             }
             _ => {
                 self.connection.remember(frame.clone());
@@ -287,119 +316,6 @@ impl Socket {
             }
         }
         Ok(true)
-    }
-
-    /// A frame of someone who is not logged in.
-    async fn stranger(&mut self, frame: ClientFrame) -> Result<(), Over> {
-        if let Standing::Stranger { frames, .. } = &mut self.standing {
-            *frames += 1;
-            if *frames > self.limits.strangers.frames {
-                return Err(Over::Ended(Ending::Told(Code::NotLoggedIn)));
-            }
-        }
-        let id = frame.id;
-        let upkeep = matches!(frame.kind, Some(Ask::Ping(_) | Ask::Pong(_)));
-        if id == 0 && !upkeep {
-            return Ok(()); // A request without an id could not be answered.
-        }
-        if !upkeep {
-            self.connection.remember(ClientFrame { id, kind: None });
-        }
-        let context = &self.reception.context;
-        let address = self.peer.address.ip();
-        if let Err(too_fast) = request_rates::take_try(context, address, frame.kind.as_ref()) {
-            self.connection.refuse_too_fast(id, too_fast);
-            return Ok(());
-        }
-        let admitted = match frame.kind {
-            Some(Ask::Ping(_)) => {
-                self.connection.say(Kind::Pong(wire::Pong {}));
-                return Ok(());
-            }
-            Some(Ask::Pong(_)) => return Ok(()),
-            Some(Ask::RegisterStart(start)) => {
-                self.register_start(id, &start.alias).await;
-                return Ok(());
-            }
-            Some(Ask::RegisterProve(prove)) => {
-                self.reception.registration.prove(context, address, &self.nonce, prove).await
-            }
-            Some(Ask::RequestLink(request)) => {
-                let asked = user::request_link(context, &self.nonce, request).await;
-                let Some(admitted) = asked.transpose() else {
-                    self.connection.answer(id, Kind::Done(wire::Done {}));
-                    return Ok(());
-                };
-                admitted
-            }
-            Some(Ask::Login(login)) => user::login(context, &self.nonce, &login).await,
-            Some(Ask::Resume(resume)) => user::resume(context, &resume),
-            None => Err(Code::NotSupported),
-            Some(_) => Err(Code::NotLoggedIn),
-        };
-        self.open(id, admitted).await
-    }
-
-    /// Opens the session of someone who is who they say, or refuses them.
-    async fn open(&mut self, id: u64, admitted: Result<Admission, Code>) -> Result<(), Over> {
-        let context = &self.reception.context;
-        if let Ok(Admission { user, registered: false, .. }) = admitted
-            && let Err(too_fast) = request_rates::take_login(context, user)
-        {
-            self.connection.refuse_too_fast(id, too_fast);
-            return Ok(());
-        }
-        let opened = match admitted {
-            Ok(admission) => user::open_session(context, admission).await,
-            Err(code) => Err(code),
-        };
-        match opened {
-            Ok(admission) => {
-                self.admit(id, admission)?;
-            }
-            Err(code) => {
-                debug!(code = code.name(), "stranger refused");
-                self.connection.refuse(id, code);
-            }
-        }
-        Ok(())
-    }
-
-    async fn register_start(&mut self, id: u64, alias: &str) {
-        let address: IpAddr = self.peer.address.ip();
-        let asked = self.reception.registration.ask(&self.reception.context, address, alias).await;
-        match asked {
-            Ok(sent) => {
-                self.peer.permit.wait_for_pin();
-                // Not until the PIN is there: who waits for a person proves it on a new connection.
-                let patience = now() + self.limits.times.login;
-                if let Standing::Stranger { deadline, asked, .. } = &mut self.standing
-                    && !std::mem::replace(asked, true)
-                {
-                    *deadline = patience;
-                }
-                self.connection.answer(id, Kind::PinSent(sent));
-            }
-            Err(code) => self.connection.refuse(id, code),
-        }
-    }
-
-    fn admit(&mut self, id: u64, admission: Admission) -> Result<(), Over> {
-        let Admission { user, next, away, registered, .. } = admission;
-        let login = Login { id, ticket: next, away, registered };
-        if !self.peer.permit.log_in() {
-            return Err(Over::Gone);
-        }
-        self.transport.set_frame_bytes_max(FRAME_BYTES_MAX);
-        self.standing = Standing::Attached { user, login: login.clone(), admission };
-        let attach = Attach {
-            device: admission.device,
-            connection: self.connection.clone(),
-            acknowledged: admission.acknowledged,
-            login: Some(login),
-        };
-        self.reception.context.users.attach(&self.reception.context, user, attach);
-        Ok(())
     }
 
     /// The user's actor is a new one.
@@ -429,16 +345,24 @@ impl Socket {
     /// When to look at this connection though nothing has happened.
     fn wake_at(&self) -> Instant {
         let heartbeat = self.limits.times.heartbeat;
-        match self.standing {
+        let silence_ends = match self.standing {
             Standing::Stranger { deadline, .. } => deadline,
             Standing::Attached { .. } if self.asked => self.heard + heartbeat + heartbeat / 2,
             Standing::Attached { .. } => self.heard + heartbeat,
-        }
+        };
+        self.frame_deadline().map_or(silence_ends, |deadline| deadline.min(silence_ends))
+    }
+
+    /// When the frame that waits for its rest must be whole.
+    fn frame_deadline(&self) -> Option<Instant> {
+        let limit = self.limits.times.heartbeat * FRAME_HEARTBEATS;
+        self.unfinished.map(|since| since + limit)
     }
 
     /// The time has come that [`Self::wake_at`] named.
     fn silence(&mut self) -> Result<(), Over> {
-        if self.asked || matches!(self.standing, Standing::Stranger { .. }) {
+        let is_late = self.frame_deadline().is_some_and(|deadline| deadline <= now());
+        if is_late || self.asked || matches!(self.standing, Standing::Stranger { .. }) {
             return Err(Over::Ended(Ending::Told(Code::TimedOut)));
         }
         (self.asked, self.pong_due) = (true, true);
@@ -453,14 +377,17 @@ impl Socket {
         }
     }
 
-    /// Where else clients are served.
+    /// Where else clients are served that speak like this one.
     fn elsewhere(&self) -> Vec<String> {
+        let web = self.transport.is_websocket();
         let peers = self.reception.peers.up().into_iter();
-        peers.map(|peer| peer.client_address).filter(|address| !address.is_empty()).collect()
+        let addresses =
+            peers.map(|peer| if web { peer.websocket_address } else { peer.client_address });
+        addresses.filter(|address| !address.is_empty()).collect()
     }
 
-    /// Says why, if there is something to say, and closes.
-    async fn goodbye(&mut self, ending: Ending) {
+    /// Says why, if there is something to say, and closes. `text` is for developers.
+    async fn goodbye(&mut self, ending: Ending, text: String) {
         let mut out = Vec::new();
         self.connection.drain(&mut out);
         let told = match ending {
@@ -470,7 +397,8 @@ impl Socket {
         };
         if let Some((code, after_ms)) = told {
             let addresses = if code == Code::GoingAway { self.elsewhere() } else { Vec::new() };
-            let kind = Kind::GoAway(wire::GoAway { code: code.number(), after_ms, addresses });
+            let code = code.number();
+            let kind = Kind::GoAway(wire::GoAway { code, after_ms, addresses, text });
             frame::encode(&ServerFrame { id: 0, kind: Some(kind) }, &mut out);
         }
         if self.write(&out).await.is_ok() {
