@@ -137,12 +137,8 @@ async fn a_browser_speaks_the_same_frames_without_the_length() {
     assert_eq!(ada.hear_text().await, "hello, phone");
     socket.send(frame(0, Ask::Pong(Pong {}))).await.unwrap();
     socket.close(None).await.unwrap();
-    loop {
-        match socket.next().await.expect("the node answers a goodbye").unwrap() {
-            Message::Close(_) => break,
-            _ => {}
-        }
-    }
+    let mut next = async || socket.next().await.expect("the node answers a goodbye").unwrap();
+    while !matches!(next().await, Message::Close(_)) {}
 }
 
 #[tokio::test]
