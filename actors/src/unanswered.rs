@@ -53,7 +53,9 @@ impl Unanswered {
             let frame = self.requests.remove(place);
             self.bytes -= frame.as_ref().map_or(0, request_bytes);
             if self.requests.is_empty() {
-                self.requests.shrink_to(4);
+                // An idle connection keeps no room; one that has sent keeps some, or each send allocates.
+                let was_login = frame.is_some_and(|frame| frame.kind.is_none());
+                self.requests.shrink_to(if was_login { 0 } else { 4 });
             }
         }
         place.is_some()

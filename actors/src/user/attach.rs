@@ -18,6 +18,7 @@ impl UserActor {
         let Attach { device, connection, acknowledged: claimed, login } = attach;
         let id = connection.id();
         self.connections.retain(|other| other.connection.id() != id);
+        self.connections.reserve_exact(1); // Most users have one device; `push` makes room for four.
         self.connections.push(Attached { connection, login, claimed, device, away: false });
         self.step(Item::Attach { connection: id, device });
     }

@@ -134,6 +134,9 @@ impl UserCore {
         let waiting = |other: &Attaching| other.connection == connection;
         let Some(place) = self.attaching.iter().position(waiting) else { return };
         let attaching = self.attaching.remove(place);
+        if self.attaching.is_empty() {
+            self.attaching = Vec::new();
+        }
         let is_login = matches!(standing, Standing::Login(_));
         match attached {
             Ok(Some(attached)) if attached.set_aside && is_login => {
@@ -178,6 +181,7 @@ impl UserCore {
             window.more_waits();
         }
         window.build_in(self.fault);
+        self.sessions.reserve_exact(1); // Most users have one device; `push` makes room for four.
         self.sessions.push(Session { device, connection, window, changed: true });
         let frames = unanswered.into_iter().chain(frames);
         self.actions.extend(frames.map(|frame| Action::Frame(connection, Box::new(frame))));
