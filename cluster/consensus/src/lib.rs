@@ -1,4 +1,4 @@
-//! One Raft group: the door to openraft, which decides; the log, the tables and the links are ours.
+//! One Raft group. openraft runs the algorithm; natter supplies the log, the tables and the links.
 //!
 //! ```text
 //!   propose --> openraft --> journal --> the node's log, flushed
@@ -7,14 +7,14 @@
 //!               machine --> Replica::apply
 //! ```
 //!
-//! Every node opens every group. One that was never initialized here has no members: it waits until
-//! a leader takes it in. One member that votes is a group that leads as soon as it is open.
+//! Every node opens every group. A group that was never initialized on this node has no members: it waits
+//! until a leader adds this node. A sole voter becomes leader as soon as its group is open.
 //!
 //! # Invariants
 //! 1. The replica sees an entry only after a majority of the voters has it on disk.
 //! 2. Proposals enter the log in the order of the calls.
 //! 3. A proposal that failed with anything but [`ProposeError::Unknown`] is never committed.
-//! 4. A full disk ends nothing: others lead meanwhile, and if nobody can, the group waits.
+//! 4. A full disk does not end a group: another voter leads meanwhile, and if none can, the group waits.
 
 mod convert;
 mod error;
@@ -64,7 +64,7 @@ use supervision::TaskGroup;
 use tokio::sync::{Notify, watch};
 use types::{Core, Id};
 
-/// Called when what was asked is done.
+/// The replica calls it when it has finished the task.
 pub type Done = Box<dyn FnOnce() + Send>;
 
 /// Called with the reason why a proposal failed.
@@ -72,45 +72,45 @@ pub type Failed = Box<dyn FnOnce(ProposeError) + Send>;
 
 /// The process that owns the state machine.
 pub trait Replica: Send + Sync + 'static {
-    /// These entries are committed. They come in order and without a gap; the next ones come after
-    /// `done` was called. Dropping `done` unused ends the group: the state is lost.
+    /// Applies committed entries. They come in order and without a gap; the next ones come after the
+    /// replica called `done`. If it drops `done` without a call, the group ends: the state is lost.
     fn apply(&self, entries: Vec<Committed>, done: Done);
 
-    /// The tables were replaced by a snapshot, or emptied: load them again. Nothing else comes before
+    /// Loads the tables again: a snapshot replaced them, or they were emptied. No other call comes before
     /// `done`.
     fn reload(&self, done: Done);
 
-    /// The group has ended here, and all of it is about to be forgotten: when `done` is called nothing
-    /// of it is being written any more. [`Replica::reload`] comes next.
+    /// Stops writing: the group has ended on this node, and its storage is about to be wiped. The replica
+    /// calls `done` when its last write has finished. [`Replica::reload`] comes next.
     fn rest(&self, done: Done);
 }
 
-/// A committed entry. Entries of the group itself carry nothing; the replica must know of them all
-/// the same, for its place in the log.
+/// A committed entry. Blank and membership entries have no content; the replica gets them too, since it
+/// keeps track of its place in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Committed {
-    /// Its place.
+    /// Its term and index.
     pub id: stored::LogId,
-    /// What was proposed; `None`: an entry of the group itself.
+    /// The proposal; `None` for a blank or a membership entry.
     pub content: Option<Bytes>,
-    /// Who takes part from here on, if that changed.
+    /// The members from this entry on, if it changes them.
     pub membership: Option<stored::Membership>,
 }
 
-/// How patient a group is.
+/// The timeouts of a group.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// Time between two heartbeats of a leader. Default 250 ms.
     pub heartbeat: Duration,
-    /// How long a silent leader is waited for: by chance between these. Default 1 s to 2 s, at least
-    /// twice the heartbeat. Whose link is gone is not waited for.
+    /// The election timeout: a random time between these two. Default 1 s to 2 s, at least twice the
+    /// heartbeat. A voter that has lost its link to the leader does not wait for it.
     pub election: (Duration, Duration),
-    /// How long one request that carries entries may take. Default 1 s, at least the heartbeat.
+    /// Timeout of one append request with entries. Default 1 s, at least the heartbeat.
     pub request: Duration,
-    /// How long one piece of a snapshot may take; the last one includes the replacement of all
-    /// tables. Default 60 s.
+    /// Timeout of one piece of a snapshot; the last one includes the replacement of all tables.
+    /// Default 60 s.
     pub piece: Duration,
-    /// How long a learner may make no progress. Default 30 s.
+    /// Longest time for which a learner may make no progress. Default 30 s.
     pub learner: Duration,
 }
 
@@ -126,9 +126,9 @@ impl Default for Timing {
     }
 }
 
-/// What a group is opened with.
+/// The arguments of [`Group::open`].
 pub struct GroupArgs {
-    /// Which group.
+    /// Its id.
     pub group: ShardId,
     /// This node's storage.
     pub storage: Storage,
@@ -136,11 +136,11 @@ pub struct GroupArgs {
     pub peers: Peers,
     /// The group's records in the log beyond its tables, as [`Storage::open`] found them.
     pub recovered: Vec<(u64, Bytes)>,
-    /// What is committed goes there. Its state is that of the tables.
+    /// The state machine. Its state must be that of the tables.
     pub replica: Arc<dyn Replica>,
-    /// How patient the group is.
+    /// The group's timeouts.
     pub timing: Timing,
-    /// Whether this node's clock lets it lead.
+    /// This node's clock: a node with a wrong clock should not lead.
     pub clock: Arc<dyn OwnClock>,
 }
 
@@ -156,13 +156,13 @@ pub struct Group(Arc<Door>);
 
 struct Door {
     parts: Parts,
-    /// Another one after [`Group::forget`].
+    /// [`Group::forget`] replaces it.
     inner: RwLock<Arc<Inner>>,
-    /// Held while the group is forgotten.
+    /// The lock of [`Group::forget`].
     forgetting: tokio::sync::Mutex<()>,
 }
 
-/// What a group is made of, each time that it is opened.
+/// The arguments that a group keeps, to be opened again after [`Group::forget`].
 #[derive(Clone)]
 struct Parts {
     group: ShardId,
@@ -191,20 +191,20 @@ pub(crate) struct Inner {
     confirmations: Confirmations,
     in_hand: InHand,
     receiving: tokio::sync::Mutex<Receiving>,
-    /// Held while leadership is handed over.
+    /// The lock of a leadership transfer.
     handover: tokio::sync::Mutex<()>,
     way_out: WayOut,
-    /// Where the log ended when it was forgotten, see [`forget`].
+    /// The last entry of the log when this node forgot it, see [`forget`].
     floor: Option<Id>,
-    /// Nothing is answered and nobody elected: the group may be forgotten.
+    /// The group answers no request and starts no election: it may be forgotten soon.
     resting: AtomicBool,
-    /// Somebody ends the group.
+    /// [`Inner::stop`] was called.
     stopped: AtomicBool,
-    /// Why it could not be opened anew.
+    /// The reason why the group could not be opened again.
     failure: OnceLock<String>,
-    /// Held for reading while an append is handled, for writing while a snapshot is installed.
+    /// Locked for reading during an append, for writing during the installation of a snapshot.
     appends: tokio::sync::RwLock<()>,
-    /// Wakes the task that sends heartbeats and stands for election.
+    /// Wakes the task that sends heartbeats and starts elections.
     nudge: Notify,
     tasks: TaskGroup,
 }
@@ -215,7 +215,7 @@ impl fmt::Debug for Group {
     }
 }
 
-/// Runs a future that is ready at once, as those of openraft are that only hand it something.
+/// Polls a future once. The futures of openraft that only send it a message are ready at once.
 fn now<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -229,7 +229,7 @@ fn config(timing: &Timing) -> Config {
     let request = ms(timing.request.max(timing.heartbeat));
     let election_timeout_min = ms(least).max(request) + 1;
     Config {
-        // openraft's own timers are off, see `election`. This is how long a request may take.
+        // openraft's own timers are off, see `election`. openraft uses this as the timeout of a request.
         heartbeat_interval: request,
         enable_heartbeat: false,
         enable_elect: false,
@@ -238,14 +238,14 @@ fn config(timing: &Timing) -> Config {
         install_snapshot_timeout: ms(timing.piece),
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
-        // Purged is what `Checkpoints` says.
+        // `Checkpoints` decides which entries are purged.
         max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
     }
 }
 
 impl Group {
-    /// Opens the group as storage has it. A sole voter leads when this returns, or soon after.
+    /// Opens the group with the state in storage. A sole voter leads when this returns, or soon after.
     ///
     /// # Errors
     /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`].
@@ -261,7 +261,7 @@ impl Group {
         Arc::clone(&self.0.inner.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes this node the sole voter of a group that has no members; otherwise does nothing.
+    /// Bootstraps a group that has no members: this node becomes its sole voter. Otherwise does nothing.
     ///
     /// # Errors
     /// [`RaftError::Stopped`].
@@ -269,18 +269,18 @@ impl Group {
         leadership::members::found(&self.inner()).await
     }
 
-    /// Proposes `content`. If it is committed, [`Replica::apply`] sees it, here and on all members;
-    /// if not, or if nobody knows, `failed` is called, on any thread. Never waits.
+    /// Proposes `content`. If it is committed, [`Replica::apply`] gets it on all members; if it fails, or
+    /// if its outcome is unknown, this calls `failed`, on any thread. Never waits.
     ///
-    /// Only [`ProposeError::Unknown`] leaves open whether it is committed in the end: then it may
-    /// still be seen by [`Replica::apply`], before or after.
+    /// After [`ProposeError::Unknown`] the proposal may still be committed: [`Replica::apply`] may get it
+    /// before `failed` is called, after it, or never.
     pub fn propose(&self, content: Bytes, failed: Failed) {
         proposals::propose(&self.inner(), content, failed);
     }
 
-    /// Makes sure that this node leads, so that its state, as it is when this returns, has all that
-    /// was answered to anybody before the call. Those who wait at the same time share one question
-    /// to the others; a sole voter asks nobody.
+    /// Makes sure that this node leads (Raft's read index): when this returns, the state on this node has
+    /// every proposal that was acknowledged before the call. Concurrent callers share one round of
+    /// requests to the other voters; a sole voter asks nobody.
     ///
     /// # Errors
     /// [`ProposeError::NotLeader`], [`ProposeError::NoMajority`], [`ProposeError::Failed`].
@@ -288,18 +288,18 @@ impl Group {
         leadership::confirm::confirm(&self.inner()).await
     }
 
-    /// How the group stands, as far as this node knows.
+    /// The state of the group, as far as this node knows.
     pub fn standing(&self) -> Standing {
         self.inner().standing_now()
     }
 
-    /// Told when the group stands otherwise. The two indexes alone tell nobody.
+    /// Watches the state of the group. A change of only the two indexes wakes no watcher.
     pub fn watch(&self) -> watch::Receiver<Standing> {
         self.0.parts.standing.subscribe()
     }
 
-    /// Returns, with the reason, when the group has ended though nobody stopped it: its storage or its
-    /// replica failed. Only a start of the node brings it back. While it has not, this waits.
+    /// Waits until the group fails, because its storage or its replica failed, and returns the reason. A
+    /// failed group works again only after a restart of the node.
     pub async fn failed(&self) -> String {
         let mut standing = self.watch();
         loop {
@@ -314,33 +314,34 @@ impl Group {
         }
     }
 
-    /// The members that have the log but for its end. Empty if this node does not lead.
+    /// The members that answer and have nearly all of the log. A node that does not lead knows of no other
+    /// member: it returns at most itself.
     pub fn caught_up(&self) -> BTreeSet<NodeId> {
         self.inner().caught_up()
     }
 
-    /// Makes a node a learner and waits until it has the log.
+    /// Makes a node a learner and waits until it has nearly all of the log.
     ///
     /// # Errors
-    /// [`RaftError::NotLeader`], [`RaftError::NoProgress`] after [`Timing::learner`] without any; it
-    /// is a learner then all the same. [`RaftError::NoMajority`], [`RaftError::Busy`].
+    /// [`RaftError::NotLeader`]; [`RaftError::NoProgress`] after [`Timing::learner`] without progress: the
+    /// node stays a learner. [`RaftError::NoMajority`], [`RaftError::Busy`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), RaftError> {
         leadership::members::add_learner(&self.inner(), node).await
     }
 
-    /// Takes a learner out; does nothing if it is none.
+    /// Removes a learner from the group; does nothing if the node is no learner.
     ///
     /// # Errors
-    /// As [`Group::add_learner`]; [`RaftError::Refused`] if it is a voter.
+    /// As [`Group::add_learner`]; [`RaftError::Refused`] if the node is a voter.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), RaftError> {
         leadership::members::remove_learner(&self.inner(), node).await
     }
 
-    /// Makes these nodes the voters, through learners and a joint membership. Who was a voter and is
-    /// none any longer leaves the group.
+    /// Makes these nodes the voters, through learners and a joint membership. The other voters leave the
+    /// group.
     ///
-    /// If this node leads and is not among them it hands leadership to one of them and answers
-    /// [`RaftError::NotLeader`] with its name: ask that one again.
+    /// A leader that is not among them transfers leadership to one of them and returns
+    /// [`RaftError::NotLeader`] with its id: ask that node again.
     ///
     /// # Errors
     /// As [`Group::add_learner`]; [`RaftError::Refused`] for no voters at all.
@@ -348,51 +349,51 @@ impl Group {
         leadership::members::change_voters(&self.inner(), voters).await
     }
 
-    /// Hands leadership to a voter. Proposals wait meanwhile. If the other does not take it, this
-    /// node goes on.
+    /// Transfers leadership to a voter. Proposals wait meanwhile. If the voter does not become leader,
+    /// this node continues to lead.
     ///
     /// # Errors
-    /// [`RaftError::NotLeader`], [`RaftError::Refused`] if it is no voter, [`RaftError::NotTaken`].
+    /// [`RaftError::NotLeader`]; [`RaftError::Refused`] if the node is no voter; [`RaftError::NotTaken`].
     pub async fn yield_to(&self, node: NodeId) -> Result<(), RaftError> {
         leadership::members::yield_to(&self.inner(), node).await
     }
 
-    /// Whether this node leads, and a majority said so when asked within the election time, over links
-    /// that are up still. Never waits.
+    /// True if this node leads, and a majority answered requests that it sent within the shortest election
+    /// timeout, over links that are still up. Never waits.
     ///
-    /// Such a leader has been replaced only if it asked for it, or if a voter lost its link while this
-    /// end still took it for up: voters wait for a leader that they hear, and a silent link falls
-    /// later than this ends. Who must be certain uses [`Group::confirm_leadership`].
+    /// Almost always no other leader exists then: a voter that hears its leader votes for no other. Two
+    /// exceptions: this leader asked another node to lead, or a voter lost its link while this end still
+    /// took it for up. A caller that needs certainty uses [`Group::confirm_leadership`].
     pub fn is_followed(&self) -> bool {
         self.inner().is_followed()
     }
 
-    /// Whether this node leads, is nearly full, and is about to hand leadership to a node with space:
-    /// what stores should wait for that rather than be refused. At most some seconds.
+    /// True if this node's disk is nearly full, another voter is connected, and no transfer of leadership
+    /// failed lately. On the leader a request that stores something should wait for the transfer: a few
+    /// seconds at most.
     pub fn gives_way(&self) -> bool {
         self.inner().gives_way()
     }
 
-    /// Answers what another node asks of this group. `None`: nothing is answered, and the other
-    /// tries again; also for what is not the group's to answer.
+    /// Answers a request of another node to this group. `None`: no answer, and the other node tries again;
+    /// also for a request that does not belong to a group.
     pub async fn serve(&self, request: cluster::request::Kind) -> Option<cluster::response::Kind> {
         serve::serve(&self.inner(), request).await
     }
 
-    /// The link to a node is gone. If it leads the group, another is elected at once.
+    /// The link to a node is gone. If that node leads the group, this node starts an election at once.
     pub fn peer_down(&self, node: NodeId) {
         if self.0.parts.standing.borrow().leader == Some(node) {
             self.inner().nudge.notify_one();
         }
     }
 
-    /// The tables are as of this place: older entries are let go.
+    /// The tables on disk have all entries up to this one: older entries may be purged.
     pub fn checkpointed(&self, applied: stored::LogId) {
         self.inner().checkpointed(applied);
     }
 
-    /// Whether a node is no member any longer, and a majority has agreed to that. Only the leader
-    /// knows.
+    /// True if a node is no longer a member, and that change is committed. Only the leader answers.
     ///
     /// # Errors
     /// [`RaftError::NotLeader`], [`RaftError::NoMajority`], [`RaftError::Stopped`].
@@ -400,18 +401,18 @@ impl Group {
         leadership::members::has_left(&self.inner(), node).await
     }
 
-    /// Forgets all of the group on this node, if `may` says so, and opens it anew: it holds nothing
-    /// then, and waits for a leader to take it in. Meanwhile it answers nobody. Says what `may` said.
+    /// Wipes the group on this node if `may` returns true, and opens it again, empty: it waits until a
+    /// leader adds this node. Meanwhile it answers nobody. Returns true if it wiped the group.
     ///
-    /// `may` must ask the group's leader [`Group::has_left`], and not before it is polled.
+    /// `may` must ask the group's leader for [`Group::has_left`], and only when it is polled.
     ///
     /// # Errors
-    /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`]; then it has ended.
+    /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`]; then the group has ended.
     pub async fn forget(&self, may: impl Future<Output = bool>) -> Result<bool, RaftError> {
         forget::forget(&self.0, may).await
     }
 
-    /// Ends the group. What was proposed and is not committed fails. The storage stays open.
+    /// Ends the group. Proposals that are not committed yet fail. The storage stays open.
     pub async fn stop(&self) {
         self.inner().stop().await;
     }
@@ -481,7 +482,7 @@ impl Inner {
 
     async fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        // What waits for space would keep openraft from hearing that it should stop.
+        // openraft cannot hear the request to stop while one of its writes waits for space.
         self.journal.close();
         if self.raft.shutdown().await.is_err() {
             tracing::warn!(shard = %self.group, "openraft ended in a panic");

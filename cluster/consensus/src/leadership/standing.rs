@@ -1,7 +1,7 @@
-//! How a group stands, as seen from this node; and what of its log is let go.
+//! The state of a group as this node sees it, and the purge of its log.
 //!
-//! One task for each group, [`run`], follows openraft's figures of who leads and who takes part;
-//! whether a majority answers is looked at with each heartbeat.
+//! One task for each group, [`run`], follows openraft's metrics: leader, term and members. The election
+//! task checks with each heartbeat that a majority answers.
 
 use crate::error::ProposeError;
 use crate::proposals;
@@ -14,41 +14,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of entries that are in the tables and are kept for members that are behind.
+/// Bytes of entries that stay in memory after a checkpoint, for members that are behind.
 const KEPT_BYTES: usize = 1024 * 1024;
 
-/// How long they are kept.
+/// Time for which they stay.
 const KEPT_FOR: Duration = Duration::from_mins(1);
 
-/// Entries that a member may lack and be caught up all the same: they are on their way.
+/// Entries that a caught-up member may lack: they are on their way to it.
 const LAG: u64 = 8;
 
-/// How a group stands.
+/// The state of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Who leads; `None`: nobody, or not known.
+    /// The leader; `None` if there is none, or it is unknown.
     pub leader: Option<NodeId>,
-    /// This node does.
+    /// This node is the leader.
     pub me_leads: bool,
     /// The term.
     pub term: u64,
-    /// Who votes; during a change those of before and after.
+    /// The voters; during a joint membership the old and the new ones.
     pub voters: BTreeSet<NodeId>,
-    /// Who has a copy and no vote.
+    /// The learners: members with a copy and no vote.
     pub learners: BTreeSet<NodeId>,
     /// Index of the last entry in the log of this node.
     pub last_index: u64,
     /// Index of the last entry that the replica has applied.
     pub applied_index: u64,
-    /// The leader: a majority has answered within the election time. Others: they heard the leader
-    /// within it.
+    /// On the leader: a majority has answered within the shortest election timeout. On others: this node
+    /// heard the leader within the longest one.
     pub quorum_seen: bool,
     /// The group has ended on this node: it was stopped, or its storage failed.
     pub ended: bool,
 }
 
 impl Standing {
-    /// Whether the leader was heard lately; if it is this node, by a majority.
+    /// True if there is a leader and this node heard it lately, or leads itself with a majority.
     pub fn is_led(&self) -> bool {
         self.leader.is_some() && self.quorum_seen
     }
@@ -58,7 +58,7 @@ impl Standing {
     }
 }
 
-/// Places up to which the tables are.
+/// The last checkpoints of the tables, as log indexes.
 #[derive(Default)]
 pub(crate) struct Checkpoints(Mutex<Places>);
 
@@ -66,9 +66,10 @@ pub(crate) struct Checkpoints(Mutex<Places>);
 struct Places {
     previous: Option<u64>,
     last: Option<(u64, Instant)>,
-    /// What was let go.
+    /// Index of the last purged entry.
     purged: Option<u64>,
-    /// The leader's first place: everything before its time is applied when this is.
+    /// The last index when this node became leader: when it is applied, so are all entries of earlier
+    /// terms.
     leads_from: Option<(u64, Instant)>,
 }
 
@@ -101,7 +102,7 @@ fn nodes(ids: impl Iterator<Item = u64>) -> BTreeSet<NodeId> {
 }
 
 impl Inner {
-    /// Looks anew at how the group stands, and tells those who watch if it changed.
+    /// Reads the state of the group again and wakes the watchers if it changed.
     pub(crate) fn refresh(&self) {
         if self.resting.load(Ordering::Acquire) {
             return;
@@ -121,7 +122,7 @@ impl Inner {
         self.purge();
     }
 
-    /// Why the group has ended, if nobody stopped it.
+    /// The reason why the group has ended, unless [`Inner::stop`] ended it.
     pub(crate) fn failure(&self) -> Option<String> {
         if self.stopped.load(Ordering::Acquire) {
             return self.failure.get().cloned();
@@ -170,15 +171,15 @@ impl Inner {
         if self.journal.is_stuck() {
             return false;
         }
-        // Whoever was just elected has asked and not heard yet.
+        // A new leader has sent its first requests and has no answers yet.
         let term = metrics.current_term;
         since.elapsed() < patience
             || self.is_answered(metrics, |node| self.wire.answered_in(term, node))
     }
 
-    /// Whether a majority has answered this leader within the election time; `last` says when each was
-    /// last asked. openraft's own figure is as old as its last report: a process that was stopped would
-    /// find it fresh.
+    /// True if a majority has answered this leader within the shortest election timeout. `last` gives the
+    /// time of the last request that a member answered. openraft's own metric does not serve: it is an
+    /// age as of openraft's last report, so it would look fresh after a pause of the process.
     fn is_answered(
         &self,
         metrics: &RaftMetrics<u64, openraft::EmptyNode>,
@@ -192,9 +193,9 @@ impl Inner {
         configs.all(|config| 2 * config.iter().filter(answers).count() > config.len())
     }
 
-    /// Whether this node leads, and a majority followed it a moment ago.
+    /// See [`crate::Group::is_followed`].
     pub(crate) fn is_followed(&self) -> bool {
-        // While it hands leadership over it may be replaced at any moment.
+        // During a leadership transfer another node may lead at any moment.
         if self.handover.try_lock().is_err() || self.journal.is_stuck() {
             return false;
         }
@@ -208,7 +209,7 @@ impl Inner {
             })
     }
 
-    /// Whether this node is the only voter, leads, and has applied all that was there before.
+    /// True if this node is the only voter, leads, and has applied all entries of earlier terms.
     pub(crate) fn leads_alone(&self) -> bool {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();
@@ -220,7 +221,7 @@ impl Inner {
         alone && leads && from.is_some_and(|(from, _)| applied.is_some_and(|at| at >= from))
     }
 
-    /// Whether a proposal would get into the log, as far as is known here.
+    /// Checks, as far as this node knows, that the log would accept a proposal.
     pub(crate) fn may_propose(&self) -> Result<(), ProposeError> {
         let standing = self.standing.borrow();
         if standing.ended {
@@ -236,7 +237,7 @@ impl Inner {
         }
     }
 
-    /// Up to which place each member has the log, if this node leads.
+    /// The index up to which a member has the log, and the last index; `None` if this node does not lead.
     pub(crate) fn matched(&self, node: NodeId) -> Option<(Option<u64>, u64)> {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();
@@ -259,10 +260,10 @@ impl Inner {
         members.filter(|node| node.0 == self.me || ready(node)).collect()
     }
 
-    /// Whether a member has answered this leader lately: one that waits for its disk does not.
+    /// True if a member has answered this leader lately. A member that waits for its disk does not answer.
     pub(crate) fn answers(&self, node: NodeId) -> bool {
         let term = self.raft.server_metrics().borrow().vote.leader_id().term;
-        // A new leader has asked, and not everyone has answered yet.
+        // A new leader has sent its first requests, and some answers are still on their way.
         let since = self.checkpoints.lock().leads_from.map(|(_, since)| since);
         let answered = self.wire.answered_in(term, node).max(since);
         answered.is_some_and(|at| at.elapsed() < self.timing.election.0)
@@ -278,7 +279,8 @@ impl Inner {
         self.nudge.notify_one();
     }
 
-    /// Lets go of entries that are in the tables: of all, if nobody else needs them.
+    /// Purges entries that are in the tables: all of them if there is no other member, or if the checkpoint
+    /// is old; otherwise it keeps some for members that are behind.
     fn purge(&self) {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();
@@ -300,7 +302,7 @@ impl Inner {
         }
     }
 
-    /// Ends what [`crate::proposals::Proposals::hold`] began.
+    /// Ends [`crate::proposals::Proposals::hold`].
     pub(crate) fn release(&self) {
         self.refresh();
         proposals::release(self);
