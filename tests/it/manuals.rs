@@ -65,6 +65,8 @@ const RUN: &[(&str, &[&str])] = &[
             "natter admin --data-dir DATA cluster drain NAME",
             "natter admin --data-dir DATA cluster drain NAME --undo",
             "curl localhost:7402/readyz",
+            "curl -s --unix-socket DATA/admin.sock http://natter/cluster",
+            "curl -s --unix-socket DATA/admin.sock http://natter/cluster/rebalance -d '{\"wait\":true}'",
             "df -h DATA",
             "kill -HUP PID",
             "natter serve --config FILE --check",
@@ -319,6 +321,13 @@ async fn the_runbook_replaces_a_node_that_is_gone_and_takes_one_down_on_purpose(
     let pid = node.pid().unwrap().to_string();
     for (program, command, words) in [
         ("curl", "curl localhost:7402/readyz".replace("localhost:7402", &http), "ready"),
+        ("curl", "curl -s --unix-socket DATA/admin.sock http://natter/cluster".to_owned(), "members"),
+        (
+            "curl",
+            "curl -s --unix-socket DATA/admin.sock http://natter/cluster/rebalance -d '{\"wait\":true}'"
+                .to_owned(),
+            "{\"done\":{\"waited\":true}}",
+        ),
         ("df", "df -h DATA".to_owned(), "%"),
         (
             "natter",

@@ -150,7 +150,7 @@ impl Painter {
 }
 
 async fn look(place: &Place) -> (Option<Status>, Option<u64>) {
-    let asked = timeout(ANSWER, status::ask(&place.data_dir));
+    let asked = timeout(ANSWER, node::admin::status(&place.data_dir));
     let counted = timeout(ANSWER, sessions(&place.http));
     let (said, counted) = tokio::join!(asked, counted);
     (said.ok().and_then(Result::ok), counted.ok().flatten())

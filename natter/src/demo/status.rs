@@ -1,30 +1,10 @@
 //! What the nodes say of the cluster (`natter admin cluster status`), and what the story wants to
 //! know of it. Asked by the painter, read by the story.
 
-use std::path::Path;
-
-use anyhow::bail;
-use node::admin::{GroupStatus, Reply, Request, Status, socket_path};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
+use node::admin::{GroupStatus, Status};
 
 /// Shards of users and the group of members and settings.
 const GROUPS: usize = proto::ids::SHARDS as usize + 1;
-
-/// Asks the node with this data directory.
-pub(super) async fn ask(data_dir: &Path) -> anyhow::Result<Status> {
-    let mut stream = UnixStream::connect(socket_path(data_dir)).await?;
-    let mut line = serde_json::to_vec(&Request::Status)?;
-    line.push(b'\n');
-    stream.write_all(&line).await?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).await?;
-    match serde_json::from_str(&answer)? {
-        Reply::Done(status) => Ok(serde_json::from_value(status)?),
-        Reply::Progress(left) => bail!("it is not there yet: {left:?}"),
-        Reply::Failed(failure) => bail!("{}", failure.text),
-    }
-}
 
 /// Whether a node has applied everything that another one had.
 pub(super) fn has_all(ours: &Status, theirs: &Status) -> bool {

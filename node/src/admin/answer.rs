@@ -1,6 +1,5 @@
 //! What becomes of a request: who is meant, what is changed, and what is left until it is done.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::control::{Control, MemberStatus, hex};
-use super::server::Conversation;
-use super::{Failure, FailureKind, Reply, Request};
+use super::{Drain, Failure, FailureKind, Join, Remove, Reply, Request, Wait};
 
 /// How often it looks at what is left.
 const LOOK: Duration = Duration::from_millis(250);
@@ -26,27 +24,15 @@ const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// How long progress is told at most.
 const WAIT_MAX: Duration = Duration::from_hours(6);
 
-/// Does what is asked.
-///
-/// # Errors
-/// If the one who asks has left.
-pub(super) async fn answer(
-    control: &Arc<dyn Control>,
-    request: Request,
-    to: &mut Conversation,
-) -> io::Result<Reply> {
-    match begin(control, request).await {
-        Ok(Begun::Done(value)) => Ok(Reply::Done(value)),
-        Ok(Begun::Under { goal, done }) => wait(control, goal, done, to).await,
-        Err(failure) => Ok(Reply::Failed(failure)),
-    }
-}
-
-enum Begun {
+/// What has become of a request.
+pub(super) enum Begun {
+    /// It is done, and this is the outcome.
     Done(Value),
     /// Changed, and takes its time.
     Under {
+        /// When it is done.
         goal: Goal,
+        /// What is said then.
         done: Value,
     },
 }
@@ -98,7 +84,11 @@ fn too_few_lead(members: &[MemberStatus], drained: NodeId) -> Option<String> {
     ))
 }
 
-async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Failure> {
+/// Does what is asked, or the beginning of it.
+///
+/// # Errors
+/// Why it is not done; nothing was changed.
+pub(super) async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Failure> {
     match request {
         Request::Status => {
             let status = serde_json::to_value(control.status().await);
@@ -106,15 +96,15 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
                 .map(Begun::Done)
                 .map_err(|error| Failure::new(FailureKind::Malformed, error.to_string()))
         }
-        Request::Join { seed } => {
+        Request::Join(Join { seed }) => {
             control.join(seed).await.map(|next| Begun::Done(json!({ "next": next })))
         }
-        Request::Leave { wait } => {
+        Request::Leave(Wait { wait }) => {
             let me = control.me();
             change(control, me, State::Leaving).await?;
             Ok(under(control, Goal::Gone(me), Some(me), wait))
         }
-        Request::Drain { node, undo, force, wait } => {
+        Request::Drain(Drain { node, undo, force, wait }) => {
             let members = control.members();
             let node = who(&members, &node)?;
             if let Some(why) = too_few_lead(&members, node).filter(|_| !undo && !force) {
@@ -124,11 +114,11 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
             let goal = if undo { Goal::Balanced } else { Goal::Drained(node) };
             Ok(under(control, goal, Some(node), wait && !undo))
         }
-        Request::Rebalance { wait } => {
+        Request::Rebalance(Wait { wait }) => {
             control.rebalance();
             Ok(under(control, Goal::Balanced, None, wait))
         }
-        Request::Remove { node, wait } => {
+        Request::Remove(Remove { node, wait }) => {
             let members = control.members();
             let node = who(&members, &node)?;
             // One that is up can hand over what it alone may have.
@@ -136,8 +126,8 @@ async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Fa
             change(control, node, if up { State::Leaving } else { State::Lost }).await?;
             Ok(under(control, Goal::Gone(node), Some(node), wait).warned(few_left(&members, node)))
         }
-        Request::Set { key, value } => {
-            control.set_setting(key.clone(), value).await.map_err(|error| failure(&error))?;
+        Request::Set { key, set } => {
+            control.set_setting(key.clone(), set.value).await.map_err(|error| failure(&error))?;
             Ok(Begun::Done(json!({ "set": key })))
         }
         Request::Get { key } => {
@@ -203,35 +193,48 @@ fn who(members: &[MemberStatus], text: &str) -> Result<NodeId, Failure> {
     }
 }
 
-/// Tells what is left until nothing is.
-async fn wait(
-    control: &Arc<dyn Control>,
+/// Something that was begun and that somebody waits for. Dropping it waits no longer; what was begun goes on.
+pub(super) struct Waiting {
+    control: Arc<dyn Control>,
     goal: Goal,
-    done: Value,
-    to: &mut Conversation,
-) -> io::Result<Reply> {
-    let began = Instant::now();
-    let mut told: Option<(Vec<String>, Instant)> = None;
-    let mut reached: Option<Instant> = None;
-    while began.elapsed() < WAIT_MAX {
-        let left = control.left(goal);
-        if left.is_empty() {
-            if reached.get_or_insert_with(Instant::now).elapsed() >= SETTLED {
-                return Ok(Reply::Done(done));
-            }
-        } else {
-            reached = None;
-            let again =
-                |(said, at): &(Vec<String>, Instant)| *said != left || at.elapsed() >= TELL_AGAIN;
-            if told.as_ref().is_none_or(again) {
-                to.say(&Reply::Progress(left.clone())).await?;
-                told = Some((left, Instant::now()));
-            }
-        }
-        tokio::select! {
-            error = to.left() => return Err(error),
-            () = sleep(LOOK) => {}
-        }
+    /// What is said when it is reached; `None` once that was said.
+    done: Option<Value>,
+    began: Instant,
+    /// What was said to be left, and when.
+    told: Option<(Vec<String>, Instant)>,
+    /// Since when nothing is left.
+    reached: Option<Instant>,
+}
+
+impl Waiting {
+    pub(super) fn new(control: Arc<dyn Control>, goal: Goal, done: Value) -> Self {
+        let began = Instant::now();
+        Self { control, goal, done: Some(done), began, told: None, reached: None }
     }
-    Ok(Reply::Failed(Failure::new(FailureKind::StillGoing, "it goes on; nobody waits any longer")))
+
+    /// What is left, whenever that is news; at last the outcome, and then nothing.
+    pub(super) async fn next(&mut self) -> Option<Reply> {
+        self.done.as_ref()?;
+        while self.began.elapsed() < WAIT_MAX {
+            let left = self.control.left(self.goal);
+            if left.is_empty() {
+                if self.reached.get_or_insert_with(Instant::now).elapsed() >= SETTLED {
+                    return self.done.take().map(Reply::Done);
+                }
+            } else {
+                self.reached = None;
+                let is_news = |(said, at): &(Vec<String>, Instant)| {
+                    *said != left || at.elapsed() >= TELL_AGAIN
+                };
+                if self.told.as_ref().is_none_or(is_news) {
+                    self.told = Some((left.clone(), Instant::now()));
+                    return Some(Reply::Progress(left));
+                }
+            }
+            sleep(LOOK).await;
+        }
+        self.done = None;
+        let text = "it goes on; nobody waits any longer";
+        Some(Reply::Failed(Failure::new(FailureKind::StillGoing, text)))
+    }
 }

@@ -3,18 +3,11 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
-use tokio::time::timeout;
-
+use super::call::{Call, CallError};
 use super::print::Printed;
-use super::{Failure, FailureKind, Reply, Request, socket};
+use super::{Drain, Failure, FailureKind, Join, Remove, Reply, Request, Set, Wait};
 use crate::cli::{Admin, AdminCommand, ClusterCommand, SettingsCommand};
-
-/// Longest silence of a node: it looks at every shard for a status, and waits for a majority.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Exit codes, beside 0 for done and 2 for a command line that makes no sense.
 const FAILED: u8 = 1;
@@ -91,16 +84,18 @@ fn request(command: &AdminCommand) -> Request {
     match command.clone() {
         AdminCommand::Cluster { command } => match command {
             ClusterCommand::Status => Request::Status,
-            ClusterCommand::Join { seed } => Request::Join { seed },
-            ClusterCommand::Leave { no_wait } => Request::Leave { wait: !no_wait },
+            ClusterCommand::Join { seed } => Request::Join(Join { seed }),
+            ClusterCommand::Leave { no_wait } => Request::Leave(Wait { wait: !no_wait }),
             ClusterCommand::Drain { node, undo, force, no_wait } => {
-                Request::Drain { node, undo, force, wait: !no_wait }
+                Request::Drain(Drain { node, undo, force, wait: !no_wait })
             }
-            ClusterCommand::Rebalance { no_wait } => Request::Rebalance { wait: !no_wait },
-            ClusterCommand::Remove { node, no_wait } => Request::Remove { node, wait: !no_wait },
+            ClusterCommand::Rebalance { no_wait } => Request::Rebalance(Wait { wait: !no_wait }),
+            ClusterCommand::Remove { node, no_wait } => {
+                Request::Remove(Remove { node, wait: !no_wait })
+            }
         },
         AdminCommand::Settings { command } => match command {
-            SettingsCommand::Set { key, value } => Request::Set { key, value },
+            SettingsCommand::Set { key, value } => Request::Set { key, set: Set { value } },
             SettingsCommand::Get { key } => Request::Get { key },
         },
     }
@@ -108,14 +103,9 @@ fn request(command: &AdminCommand) -> Request {
 
 async fn ask(admin: &Admin) -> Result<(), Trouble> {
     let request = request(&admin.command);
-    let mut stream = connect(&admin.data_dir).await?;
-    let mut line = serde_json::to_vec(&request).map_err(|error| broken(&error))?;
-    line.push(b'\n');
-    // A node that refuses this user says so without reading.
-    stream.write_all(&line).await.ok();
     let printed = Printed { request: &request, json: admin.json };
     tokio::select! {
-        done = listen(stream, &printed) => done,
+        done = listen(&admin.data_dir, &printed) => done,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.map_err(|error| broken(&error))?;
             Err(Trouble::Interrupted)
@@ -123,11 +113,23 @@ async fn ask(admin: &Admin) -> Result<(), Trouble> {
     }
 }
 
+async fn listen(data_dir: &Path, printed: &Printed<'_>) -> Result<(), Trouble> {
+    let trouble = |error| trouble(data_dir, error);
+    let mut call = Call::begin(data_dir, printed.request).await.map_err(trouble)?;
+    loop {
+        match call.next().await.map_err(trouble)? {
+            Reply::Progress(left) => printed.progress(&left).map_err(|error| broken(&error))?,
+            Reply::Done(value) => return printed.done(&value).map_err(|error| broken(&error)),
+            Reply::Failed(failure) => return Err(Trouble::Failed(failure)),
+        }
+    }
+}
+
 #[allow(clippy::wildcard_enum_match_arm, reason = "another library's enum")]
-async fn connect(data_dir: &Path) -> Result<UnixStream, Trouble> {
-    socket::connect(data_dir).await.map_err(|error| {
-        let dir = data_dir.display();
-        match error.kind() {
+fn trouble(data_dir: &Path, error: CallError) -> Trouble {
+    let dir = data_dir.display();
+    match error {
+        CallError::Unreachable(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Trouble::NotRunning(
                 format!("no node runs in {dir}; name its directory with --data-dir"),
             ),
@@ -135,23 +137,9 @@ async fn connect(data_dir: &Path) -> Result<UnixStream, Trouble> {
                 Trouble::NotPermitted(format!("{dir}: only the user that runs the node may ask it"))
             }
             _ => Trouble::Broken(format!("{dir}: {error}")),
-        }
-    })
-}
-
-async fn listen(mut stream: UnixStream, printed: &Printed<'_>) -> Result<(), Trouble> {
-    let mut lines = BufReader::new(&mut stream).lines();
-    loop {
-        let line = timeout(PATIENCE, lines.next_line()).await;
-        let line = line.map_err(|_| Trouble::Broken("the node does not answer".to_owned()))?;
-        let Some(line) = line.map_err(|error| broken(&error))? else {
-            return Err(Trouble::Broken("the node has closed the connection".to_owned()));
-        };
-        match serde_json::from_str(&line).map_err(|error| broken(&error))? {
-            Reply::Progress(left) => printed.progress(&left).map_err(|error| broken(&error))?,
-            Reply::Done(value) => return printed.done(&value).map_err(|error| broken(&error)),
-            Reply::Failed(failure) => return Err(Trouble::Failed(failure)),
-        }
+        },
+        CallError::Failed(failure) => Trouble::Failed(failure),
+        CallError::Broken(text) => Trouble::Broken(text),
     }
 }
 

@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 
 use serde_json::Value;
 
-use super::control::Status;
-use super::{Request, control::GroupStatus};
+use super::control::{GroupStatus, Status};
+use super::{Drain, Request};
 
 /// How replies to a request are printed: outcomes on standard output, progress on standard error.
 #[derive(Debug)]
@@ -48,23 +48,20 @@ impl Printed<'_> {
                 Ok(status) => table(&status),
                 Err(_) => format!("{value:#}\n"),
             },
-            Request::Join { .. } => format!("{}\n", at("next")),
-            Request::Drain { undo: true, .. } => format!("{node} may lead again\n"),
-            Request::Leave { .. }
-            | Request::Drain { .. }
-            | Request::Rebalance { .. }
-            | Request::Remove { .. }
+            Request::Join(_) => format!("{}\n", at("next")),
+            Request::Drain(Drain { undo: true, .. }) => format!("{node} may lead again\n"),
+            Request::Leave(_) | Request::Drain(_) | Request::Rebalance(_) | Request::Remove(_)
                 if only_begun =>
             {
                 "begun; `natter admin cluster status` shows how far it is\n".to_owned()
             }
-            Request::Leave { .. } => format!("{node} has left the cluster; stop it for good\n"),
-            Request::Drain { .. } => {
+            Request::Leave(_) => format!("{node} has left the cluster; stop it for good\n"),
+            Request::Drain(_) => {
                 format!("{node} leads nothing; undo it with `drain {} --undo`\n", at("node"))
             }
-            Request::Rebalance { .. } => "everything is where it should be\n".to_owned(),
-            Request::Remove { .. } => format!("{node} is no member any longer\n"),
-            Request::Set { value, .. } if value.is_empty() => {
+            Request::Rebalance(_) => "everything is where it should be\n".to_owned(),
+            Request::Remove(_) => format!("{node} is no member any longer\n"),
+            Request::Set { set, .. } if set.value.is_empty() => {
                 format!("{} is each node's own again\n", at("set"))
             }
             Request::Set { .. } => format!("{} is set for all nodes\n", at("set")),

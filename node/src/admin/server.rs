@@ -1,31 +1,30 @@
-//! The node's side of the socket: accepts, checks who it is, reads a line, answers with lines.
+//! The node's side of the socket: accepts, checks who it is, and serves the routes.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use supervision::{ProcessError, Stopping, TaskGroup};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::answer::answer;
 use super::control::Control;
+use super::routes::{refuse, routes};
 use super::socket::Socket;
-use super::{Failure, FailureKind, Reply, Request};
+use super::{Failure, FailureKind};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Longest line, in bytes.
-const LINE_BYTES_MAX: usize = 16 * 1024;
-
-/// Longest wait for a request, and for a reply to be taken.
+/// Longest wait for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest head of a request.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest wait for open connections at the end.
 const LEAVE: Duration = Duration::from_millis(500);
@@ -41,6 +40,7 @@ pub(super) async fn serve(
 ) -> Result<(), ProcessError> {
     let listener = socket.listen()?;
     let (connections, places) = (TaskGroup::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+    let routes = routes(control);
     loop {
         let accepted = tokio::select! {
             () = stopping.wait() => break,
@@ -55,17 +55,16 @@ pub(super) async fn serve(
             }
         };
         let place = places.clone().try_acquire_owned();
-        let control = control.clone();
+        let routes = match (place.is_ok(), is_permitted(&stream)) {
+            (_, false) => refuse(Failure::new(
+                FailureKind::NotPermitted,
+                "only the user that runs the node may do that",
+            )),
+            (false, true) => refuse(Failure::new(FailureKind::Busy, "too many are asking")),
+            (true, true) => routes.clone(),
+        };
         connections.spawn("admin", async move {
-            let refusal = match (place.is_ok(), is_permitted(&stream)) {
-                (_, false) => Some(Failure::new(
-                    FailureKind::NotPermitted,
-                    "only the user that runs the node may do that",
-                )),
-                (false, true) => Some(Failure::new(FailureKind::Busy, "too many are asking")),
-                (true, true) => None,
-            };
-            if let Err(error) = Conversation::new(stream, control).run(refusal).await {
+            if let Err(error) = converse(stream, routes).await {
                 debug!(%error, "admin connection ended");
             }
             drop(place);
@@ -75,83 +74,17 @@ pub(super) async fn serve(
     Ok(())
 }
 
+/// One request of one connection.
+async fn converse(stream: UnixStream, routes: axum::Router) -> io::Result<()> {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    server.max_buf_size(HEAD_BYTES_MAX);
+    let service = TowerToHyperService::new(routes);
+    server.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+}
+
 /// Whether the other end is of the same user, or root.
 fn is_permitted(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
-}
-
-/// One connection.
-pub(super) struct Conversation {
-    from: OwnedReadHalf,
-    to: OwnedWriteHalf,
-    read: BytesMut,
-    control: Arc<dyn Control>,
-}
-
-impl Conversation {
-    fn new(stream: UnixStream, control: Arc<dyn Control>) -> Self {
-        let (from, to) = stream.into_split();
-        Self { from, to, read: BytesMut::new(), control }
-    }
-
-    async fn run(mut self, refusal: Option<Failure>) -> io::Result<()> {
-        if let Some(refusal) = refusal {
-            return self.say(&Reply::Failed(refusal)).await;
-        }
-        while let Some(line) = self.line().await? {
-            let reply = match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => {
-                    let control = self.control.clone();
-                    answer(&control, request, &mut self).await?
-                }
-                Err(error) => Reply::Failed(Failure::new(
-                    FailureKind::Malformed,
-                    format!("the node does not understand this: {error}"),
-                )),
-            };
-            self.say(&reply).await?;
-        }
-        Ok(())
-    }
-
-    /// The next line; `None` if there is none any longer.
-    async fn line(&mut self) -> io::Result<Option<BytesMut>> {
-        loop {
-            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
-                let line = self.read.split_to(end);
-                self.read.advance(1);
-                return Ok(Some(line));
-            }
-            if self.read.len() > LINE_BYTES_MAX {
-                return Err(io::Error::other("the line is too long"));
-            }
-            let taken = timeout(PATIENCE, self.from.read_buf(&mut self.read)).await;
-            if taken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Says something.
-    pub(super) async fn say(&mut self, reply: &Reply) -> io::Result<()> {
-        let mut line = serde_json::to_vec(reply)?;
-        line.push(b'\n');
-        let said = timeout(PATIENCE, self.to.write_all(&line)).await;
-        said.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-    }
-
-    /// Waits until the other end leaves.
-    pub(super) async fn left(&mut self) -> io::Error {
-        loop {
-            if self.read.len() > LINE_BYTES_MAX {
-                return io::Error::other("the line is too long");
-            }
-            match self.from.read_buf(&mut self.read).await {
-                Ok(0) => return io::Error::from(io::ErrorKind::UnexpectedEof),
-                Ok(_) => {}
-                Err(error) => return error,
-            }
-        }
-    }
 }

@@ -11,13 +11,16 @@ use proto::NodeId;
 use proto::stored::member::State;
 use serde_json::json;
 use supervision::{StopSource, TaskGroup};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::call::Call;
 use super::control::{Control, MemberStatus, SessionsStatus, Status, hex};
 use super::print::Printed;
 use super::socket::{Socket, connect};
-use super::{Failure, FailureKind, GroupStatus, Reply, Request, server, socket_path};
+use super::{
+    Drain, Failure, FailureKind, GroupStatus, Remove, Reply, Request, Set, Wait, server,
+    socket_path,
+};
 
 #[derive(Debug, Default)]
 struct Fake {
@@ -146,14 +149,22 @@ impl Running {
         Self { folder, fake, stop, tasks }
     }
 
-    async fn connect(&self) -> Client {
-        Client::new(connect(self.folder.path()).await.unwrap())
+    async fn begin(&self, request: Request) -> Call {
+        Call::begin(self.folder.path(), &request).await.unwrap()
     }
 
     async fn ask(&self, request: Request) -> Reply {
-        let mut client = self.connect().await;
-        client.say(&request).await;
-        client.hear().await.unwrap()
+        self.begin(request).await.next().await.unwrap()
+    }
+
+    /// Says this to the socket, and reads all that is answered.
+    async fn says(&self, text: &str) -> String {
+        let mut stream = connect(self.folder.path()).await.unwrap();
+        // The other end may close before all of it is written.
+        stream.write_all(text.as_bytes()).await.ok();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok();
+        answer
     }
 
     async fn stop(self) {
@@ -162,29 +173,8 @@ impl Running {
     }
 }
 
-struct Client {
-    lines: Lines<BufReader<UnixStream>>,
-}
-
-impl Client {
-    fn new(stream: UnixStream) -> Self {
-        Self { lines: BufReader::new(stream).lines() }
-    }
-
-    async fn say(&mut self, request: &Request) {
-        let line = serde_json::to_string(request).unwrap() + "\n";
-        self.lines.get_mut().write_all(line.as_bytes()).await.unwrap();
-    }
-
-    async fn hear(&mut self) -> Option<Reply> {
-        let line = tokio::time::timeout(Duration::from_secs(10), self.lines.next_line());
-        let line = line.await.expect("an answer in time").ok()??;
-        Some(serde_json::from_str(&line).unwrap())
-    }
-}
-
 fn drain(node: &str) -> Request {
-    Request::Drain { node: node.to_owned(), undo: false, force: true, wait: false }
+    Request::Drain(Drain { node: node.to_owned(), undo: false, force: true, wait: false })
 }
 
 #[tokio::test]
@@ -294,7 +284,7 @@ async fn who_drains_one_too_many_is_refused_unless_he_insists() {
     let running = Running::start();
     let drain = |node: &str, force| {
         let (node, undo, wait) = (node.to_owned(), false, false);
-        Request::Drain { node, undo, force, wait }
+        Request::Drain(Drain { node, undo, force, wait })
     };
     *running.fake.gone.lock().unwrap() = vec!["bob".to_owned(), "cy".to_owned()];
     let Reply::Failed(failure) = running.ask(drain("ada", false)).await else { panic!("drained") };
@@ -307,12 +297,16 @@ async fn who_drains_one_too_many_is_refused_unless_he_insists() {
 
 #[test]
 fn what_was_only_begun_is_not_said_to_be_done() {
-    let drain = Request::Drain { node: "ada".into(), undo: false, force: false, wait: false };
+    let drain =
+        Request::Drain(Drain { node: "ada".into(), undo: false, force: false, wait: false });
     for (request, done) in [
-        (Request::Leave { wait: false }, "ada has left the cluster; stop it for good"),
+        (Request::Leave(Wait { wait: false }), "ada has left the cluster; stop it for good"),
         (drain, "ada leads nothing"),
-        (Request::Rebalance { wait: false }, "everything is where it should be"),
-        (Request::Remove { node: "ada".into(), wait: false }, "ada is no member any longer"),
+        (Request::Rebalance(Wait { wait: false }), "everything is where it should be"),
+        (
+            Request::Remove(Remove { node: "ada".into(), wait: false }),
+            "ada is no member any longer",
+        ),
     ] {
         let printed = Printed { request: &request, json: false };
         let text = |waited: bool| printed.text(&json!({ "name": "ada", "waited": waited }));
@@ -320,7 +314,7 @@ fn what_was_only_begun_is_not_said_to_be_done() {
         assert!(text(false).starts_with("begun; "), "{}", text(false));
     }
     // Nothing is waited for there.
-    let undo = Request::Drain { node: "ada".into(), undo: true, force: false, wait: true };
+    let undo = Request::Drain(Drain { node: "ada".into(), undo: true, force: false, wait: true });
     let printed = Printed { request: &undo, json: false };
     assert!(printed.text(&json!({ "name": "ada", "waited": false })).contains("may lead again"));
 }
@@ -346,11 +340,12 @@ async fn a_node_is_meant_by_name_or_by_the_beginning_of_its_id() {
 async fn a_node_that_is_up_leaves_and_one_that_is_not_is_lost() {
     let running = Running::start();
     for (node, wait) in [("ada", false), ("bob", false)] {
-        let asked = Request::Remove { node: node.to_owned(), wait };
+        let asked = Request::Remove(Remove { node: node.to_owned(), wait });
         assert!(matches!(running.ask(asked).await, Reply::Done(_)));
     }
-    running.ask(Request::Leave { wait: false }).await;
-    running.ask(Request::Drain { node: "ada".into(), undo: true, force: false, wait: true }).await;
+    running.ask(Request::Leave(Wait { wait: false })).await;
+    let undo = Drain { node: "ada".into(), undo: true, force: false, wait: true };
+    running.ask(Request::Drain(undo)).await;
     let states = running.fake.states.lock().unwrap().clone();
     let expected = [
         (0xa1, State::Leaving),
@@ -364,12 +359,12 @@ async fn a_node_that_is_up_leaves_and_one_that_is_not_is_lost() {
 #[tokio::test]
 async fn who_removes_a_node_is_warned_when_few_are_left() {
     let running = Running::start();
-    let remove = |node: &str| Request::Remove { node: node.to_owned(), wait: false };
+    let remove = |node: &str| Request::Remove(Remove { node: node.to_owned(), wait: false });
     let Reply::Done(done) = running.ask(remove("ada")).await else { panic!("not removed") };
     assert_eq!(done.get("warning"), None, "three are left");
     *running.fake.gone.lock().unwrap() = vec!["ada".to_owned()];
     for wait in [false, true] {
-        let request = Request::Remove { node: "bob".to_owned(), wait };
+        let request = Request::Remove(Remove { node: "bob".to_owned(), wait });
         let Reply::Done(done) = running.ask(request.clone()).await else { panic!("not removed") };
         assert_eq!(done["warning"], "now only 2 nodes: each shard has one voter");
         let text = Printed { request: &request, json: false }.text(&done);
@@ -384,17 +379,16 @@ async fn who_removes_a_node_is_warned_when_few_are_left() {
 async fn progress_is_told_until_nothing_is_left() {
     let running = Running::start();
     *running.fake.left.lock().unwrap() = vec!["leads 3 groups".to_owned()];
-    let mut client = running.connect().await;
-    client.say(&Request::Drain { node: "ada".into(), undo: false, force: true, wait: true }).await;
-    let told = client.hear().await.unwrap();
+    let drain = Drain { node: "ada".into(), undo: false, force: true, wait: true };
+    let mut call = running.begin(Request::Drain(drain)).await;
+    let told = call.next().await.unwrap();
     assert_eq!(told, Reply::Progress(vec!["leads 3 groups".to_owned()]));
     *running.fake.left.lock().unwrap() = vec!["leads 1 group".to_owned()];
-    assert_eq!(client.hear().await, Some(Reply::Progress(vec!["leads 1 group".to_owned()])));
+    let told = call.next().await.unwrap();
+    assert_eq!(told, Reply::Progress(vec!["leads 1 group".to_owned()]));
     running.fake.left.lock().unwrap().clear();
     let done = json!({ "node": hex(NodeId(0xa1)), "name": "ada", "waited": true });
-    assert_eq!(client.hear().await, Some(Reply::Done(done)));
-    client.say(&Request::Get { key: None }).await;
-    assert!(matches!(client.hear().await, Some(Reply::Done(_))), "the line can be used again");
+    assert_eq!(call.next().await.unwrap(), Reply::Done(done));
     assert_eq!(running.fake.asked.lock().unwrap()[0], Goal::Drained(NodeId(0xa1)));
 }
 
@@ -402,17 +396,22 @@ async fn progress_is_told_until_nothing_is_left() {
 async fn who_leaves_is_waited_for_no_longer() {
     let running = Running::start();
     *running.fake.left.lock().unwrap() = vec!["to be moved: 3 groups".to_owned()];
-    let mut client = running.connect().await;
-    client.say(&Request::Rebalance { wait: true }).await;
-    assert!(matches!(client.hear().await, Some(Reply::Progress(_))));
-    drop(client);
+    let mut call = running.begin(Request::Rebalance(Wait { wait: true })).await;
+    assert!(matches!(call.next().await.unwrap(), Reply::Progress(_)));
+    drop(call);
+    let looks = || running.fake.asked.lock().unwrap().len();
+    let (mut before, mut now) = (0, looks());
+    while before < now {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (before, now) = (now, looks());
+    }
     running.stop().await;
 }
 
 #[tokio::test]
 async fn settings_are_set_shown_and_refused_with_a_reason() {
     let running = Running::start();
-    let set = |key: &str| Request::Set { key: key.to_owned(), value: "7".to_owned() };
+    let set = |key: &str| Request::Set { key: key.to_owned(), set: Set { value: "7".to_owned() } };
     assert_eq!(running.ask(set("one")).await, Reply::Done(json!({ "set": "one" })));
     for (key, kind) in [("none", FailureKind::Refused), ("split", FailureKind::NoMajority)] {
         let Reply::Failed(failure) = running.ask(set(key)).await else { panic!("{key}") };
@@ -424,29 +423,61 @@ async fn settings_are_set_shown_and_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn nonsense_is_answered_and_too_much_of_it_is_not_read() {
+async fn a_key_with_any_letters_is_one_setting() {
     let running = Running::start();
-    let mut client = running.connect().await;
-    client.lines.get_mut().write_all(b"{\"do\":\"dance\"}\n").await.unwrap();
-    let Some(Reply::Failed(failure)) = client.hear().await else { panic!("no answer") };
-    assert_eq!(failure.kind, FailureKind::Malformed);
-    // The other end may close before all of it is written.
-    client.lines.get_mut().write_all(&vec![b'x'; 100_000]).await.ok();
-    assert_eq!(client.hear().await, None);
+    for key in ["a/b", "\u{e9} ?#%2F"] {
+        let set = Set { value: "7".to_owned() };
+        running.ask(Request::Set { key: key.to_owned(), set }).await;
+        let got = running.ask(Request::Get { key: Some(key.to_owned()) }).await;
+        assert_eq!(got, Reply::Done(json!({ key: "7" })));
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_failure_has_its_status_and_says_why_in_json() {
+    let running = Running::start();
+    let put = |key: &str, body: &str| {
+        let length = body.len();
+        format!("PUT /settings/{key} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    for (text, status, kind) in [
+        (put("none", "{\"value\":\"1\"}"), 409, "refused"),
+        (put("split", "{\"value\":\"1\"}"), 503, "no_majority"),
+        (put("one", "{\"value\":1}"), 400, "malformed"),
+        (put("one", "{\"value\":\"1\",\"more\":1}"), 400, "malformed"),
+        (post("/cluster/remove", "{\"node\":\"eve\"}"), 404, "unknown_node"),
+        (post("/cluster/drain", "{}"), 400, "malformed"),
+        (post("/cluster/dance", "{}"), 400, "malformed"),
+        (post("/cluster/join", &"x".repeat(100_000)), 400, "malformed"),
+    ] {
+        let answer = running.says(&text).await;
+        let begins = answer.starts_with(&format!("HTTP/1.1 {status} "));
+        assert!(
+            begins && answer.contains(&format!("{{\"kind\":\"{kind}\",")),
+            "{text:.80}: {answer}"
+        );
+    }
+    // What is no HTTP, and a head that is too long.
+    assert!(!running.says("{\"do\":\"status\"}\n\r\n\r\n").await.contains("200 OK"));
+    let long = format!("GET /cluster HTTP/1.1\r\nhost: {}\r\n\r\n", "x".repeat(100_000));
+    assert!(!running.says(&long).await.contains("200 OK"));
 }
 
 #[tokio::test]
 async fn only_so_many_may_ask_at_once() {
     let running = Running::start();
+    *running.fake.left.lock().unwrap() = vec!["to be moved: 3 groups".to_owned()];
     let mut asking = Vec::new();
     for _ in 0..8 {
-        let mut client = running.connect().await;
-        client.say(&Request::Get { key: None }).await;
-        assert!(matches!(client.hear().await, Some(Reply::Done(_))));
-        asking.push(client);
+        let mut call = running.begin(Request::Rebalance(Wait { wait: true })).await;
+        assert!(matches!(call.next().await.unwrap(), Reply::Progress(_)));
+        asking.push(call);
     }
-    let mut late = running.connect().await;
-    let Some(Reply::Failed(failure)) = late.hear().await else { panic!("no answer") };
+    let Reply::Failed(failure) = running.ask(Request::Status).await else { panic!("no answer") };
     assert_eq!(failure.kind, FailureKind::Busy);
 }
 
