@@ -272,7 +272,7 @@ async fn build(
         .with_context(|| format!("cannot write in {}", dir.display()))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        node = format!("{:016x}", me.node.0),
+        node = %me.node,
         incarnation,
         "node starts"
     );

@@ -41,7 +41,7 @@ pub(crate) enum PartMissing {
     },
     /// The key is another node's.
     #[error(
-        "{}: is the key of node {key:016x}, but this data directory belongs to node {owner:016x}; nothing was \
+        "{}: is the key of node {key}, but this data directory belongs to node {owner}; nothing was \
          changed. Bring the right key back from a backup",
         path.display()
     )]
@@ -49,9 +49,9 @@ pub(crate) enum PartMissing {
         /// The key's file.
         path: PathBuf,
         /// Whose key it is.
-        key: u64,
+        key: NodeId,
         /// Whose directory it is.
-        owner: u64,
+        owner: NodeId,
     },
     /// The store has nothing of the cluster that the directory belongs to.
     #[error("{}: holds nothing, but this data directory belongs to cluster {cluster}. {STORE_CURE}", path.display())]
@@ -74,8 +74,8 @@ pub(crate) enum PartMissing {
 /// Who used a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    /// The node, 16 hex digits.
-    node: String,
+    /// The node.
+    node: NodeId,
     /// The number of its cluster; 0: it belonged to none yet.
     cluster: u64,
 }
@@ -102,7 +102,7 @@ pub(crate) fn note(dir: &Path, node: NodeId, cluster: u64) -> io::Result<()> {
     let noted = Manifest::read(dir).ok().flatten();
     let cluster =
         if cluster == 0 { noted.as_ref().map_or(0, |noted| noted.cluster) } else { cluster };
-    let now = Manifest { node: format!("{:016x}", node.0), cluster };
+    let now = Manifest { node, cluster };
     if noted.as_ref() == Some(&now) {
         return Ok(());
     }
@@ -187,10 +187,9 @@ pub(crate) fn check(dir: &Path, has_cookie: bool) -> Result<(), PartMissing> {
 /// # Errors
 /// [`PartMissing::AnotherKey`].
 pub(crate) fn check_owner(dir: &Path, me: NodeId) -> Result<(), PartMissing> {
-    let noted = Manifest::read(dir)?.and_then(|noted| u64::from_str_radix(&noted.node, 16).ok());
-    match noted {
-        Some(owner) if owner != me.0 => {
-            Err(PartMissing::AnotherKey { path: dir.join("node.key"), key: me.0, owner })
+    match Manifest::read(dir)?.map(|noted| noted.node) {
+        Some(owner) if owner != me => {
+            Err(PartMissing::AnotherKey { path: dir.join("node.key"), key: me, owner })
         }
         Some(_) | None => Ok(()),
     }

@@ -1,7 +1,10 @@
 //! Identifiers, each a type of its own.
 
 use crate::phone;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 /// Number of shards. Fixed when a cluster is created; every id is placed by it.
 pub const SHARDS: u16 = 16;
@@ -41,9 +44,43 @@ number_id! {
     ShardId(u16)
 }
 
-number_id! {
-    /// A node: the first eight bytes of a digest of its public key, never 0.
-    NodeId(u64)
+/// A node: the first eight bytes of a digest of its public key, never 0. Written as 16 hex digits, everywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As a string, so that a width in a format holds.
+        f.pad(&format!("{:016x}", self.0))
+    }
+}
+
+/// A text is no [`NodeId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the id of a node is 16 hex digits")]
+pub struct NoNodeId;
+
+impl FromStr for NodeId {
+    type Err = NoNodeId;
+
+    fn from_str(text: &str) -> Result<Self, NoNodeId> {
+        let is_id = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| is_id);
+        number.map(Self).ok_or(NoNodeId)
+    }
+}
+
+impl Serialize for NodeId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 impl UserId {

@@ -33,16 +33,16 @@ pub(super) enum MetaRefusal {
     #[error("the cluster was not founded yet")]
     NotFounded,
     /// There is no such member.
-    #[error("node {:016x} is no member of the cluster", _0.0)]
+    #[error("node {0} is no member of the cluster")]
     UnknownNode(NodeId),
     /// It must stay.
-    #[error("node {:016x} is the only active member", _0.0)]
+    #[error("node {0} is the only active member")]
     LastActive(NodeId),
     /// It may still hold what nobody else holds.
-    #[error("node {:016x} is a member in good standing; it has to leave, or be lost, first", _0.0)]
+    #[error("node {0} is a member in good standing; it has to leave, or be lost, first")]
     StillMember(NodeId),
     /// It is on its way out and cannot be brought back.
-    #[error("node {:016x} is leaving the cluster", _0.0)]
+    #[error("node {0} is leaving the cluster")]
     OnItsWayOut(NodeId),
     /// A text is too long or missing, or a number makes no sense.
     #[error("{0}")]

@@ -177,7 +177,7 @@ impl Cluster {
         }
         let command = stored::MetaCommand { kind: Some(Kind::SetMember(member.clone())) };
         let answer = self.decided(command, |cluster| {
-            info!(node = format!("{:016x}", node.0), name, "node has joined");
+            info!(%node, name, "node has joined");
             let meta = cluster.meta();
             let (cluster, members) = (meta.cluster, meta.members.clone());
             response::Kind::Joined(cluster::Joined { cluster, members })

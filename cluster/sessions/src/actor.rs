@@ -134,7 +134,7 @@ impl Process for SessionsActor {
             SessionsItem::GraceOver(node, absence) => {
                 let table = &self.shared.table;
                 if table.change_standing(|standing| standing.grace_over(node, absence)) {
-                    info!(node = format!("{:016x}", node.0), "lost: its sessions read as offline");
+                    info!(%node, "lost: its sessions read as offline");
                     self.tell_of(node, false);
                 }
             }
@@ -350,11 +350,11 @@ impl SessionsActor {
         let answer = match answer.map(cluster::Response::decode) {
             Ok(Ok(cluster::Response { kind })) => kind,
             Ok(Err(error)) => {
-                warn!(peer = format!("{:016x}", peer.0), %error, "answer about sessions not understood");
+                warn!(%peer, %error, "answer about sessions not understood");
                 None
             }
             Err(error) => {
-                debug!(peer = format!("{:016x}", peer.0), %error, "no answer about sessions");
+                debug!(%peer, %error, "no answer about sessions");
                 None
             }
         };
@@ -368,7 +368,7 @@ impl SessionsActor {
             Ok(Step::Again)
         };
         step.unwrap_or_else(|error| {
-            warn!(peer = format!("{:016x}", peer.0), %error, "sessions not compared");
+            warn!(%peer, %error, "sessions not compared");
             Step::Again
         })
     }

@@ -367,8 +367,8 @@ impl Sessions {
         if let Some(was_lost) = was_lost {
             self.0.inbox.force(SessionsItem::Came(peer.node, was_lost));
         } else {
-            let (node, incarnation) = (format!("{:016x}", peer.node.0), peer.incarnation);
-            warn!(node, incarnation, "a later start of this node is known; its sessions are not");
+            let (node, incarnation) = (peer.node, peer.incarnation);
+            warn!(%node, incarnation, "a later start of this node is known; its sessions are not");
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) fn leader(answers: &Answers, shard: proto::ShardId) -> Option<usize> 
     let claims = answers.iter().enumerate().filter_map(|(node, said)| {
         let said = said.as_ref()?;
         let group = said.groups.iter().find(|group| group.group == shard.0)?;
-        (group.leader.as_ref() == Some(&said.node)).then_some((group.term, node))
+        (group.leader == Some(said.node)).then_some((group.term, node))
     });
     claims.max().map(|(_, node)| node)
 }
@@ -74,22 +74,23 @@ pub(super) fn are_equal(answers: &Answers) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::NodeId;
 
     /// Three nodes of which each says the same, but for who they are.
     fn healthy() -> Vec<Option<Status>> {
-        let names = ["a", "b", "c"];
-        let member = |name| {
-            serde_json::json!({"node": name, "name": name, "address": "", "client_address": "",
+        let names = [0xa, 0xb, 0xc].map(NodeId);
+        let member = |name: NodeId| {
+            serde_json::json!({"node": name, "name": name.to_string(), "address": "", "client_address": "",
                 "zone": "", "state": "active", "up": true, "incarnation": 1, "version": "0"})
         };
-        let status = |name| {
+        let status = |name: NodeId| {
             let groups: Vec<serde_json::Value> = (0..GROUPS)
                 .map(|group| {
                     serde_json::json!({"group": group, "leader": names[group % 3], "term": 3,
                         "voters": names, "learners": [], "applied": 7, "digest": "ab"})
                 })
                 .collect();
-            let status = serde_json::json!({"cluster": 5, "node": name, "groups": groups,
+            let status = serde_json::json!({"cluster": "5", "node": name, "groups": groups,
                 "place": "member", "clock": "right", "members": names.map(member),
                 "sessions": {"rows": 2, "digest": "cd", "online": 1}, "settings": {}});
             Some(serde_json::from_value(status).unwrap())
@@ -129,10 +130,10 @@ mod tests {
         let answers = healthy();
         assert_eq!(leader(&answers, proto::ShardId(4)), Some(1));
         assert_eq!(shards_led(&answers, 0), 6);
-        let returned = changed(|status| status.groups[3].leader = Some("b".into()));
+        let returned = changed(|status| status.groups[3].leader = Some(NodeId(0xb)));
         assert_eq!(shards_led(&returned, 0) + shards_led(&returned, 1), 11, "one leads each");
         let earlier = changed(|status| {
-            (status.groups[3].leader, status.groups[3].term) = (Some("b".into()), 2);
+            (status.groups[3].leader, status.groups[3].term) = (Some(NodeId(0xb)), 2);
         });
         assert_eq!(leader(&earlier, proto::ShardId(3)), Some(0), "the latest term counts");
         assert!(!are_led(&answers, 1));

@@ -9,7 +9,7 @@ use proto::stored::member::State;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::control::{Control, MemberStatus, hex};
+use super::control::{Control, MemberStatus};
 use super::{Drain, Failure, FailureKind, Join, Remove, Reply, Request, Wait};
 
 /// How often it looks at what is left.
@@ -54,7 +54,7 @@ const ENOUGH: usize = 3;
 /// What to say if few members stay when `gone` has gone.
 fn few_left(members: &[MemberStatus], gone: NodeId) -> Option<String> {
     let stays = |member: &&MemberStatus| {
-        member.node != hex(gone) && !["leaving", "lost"].contains(&member.state.as_str())
+        member.node != gone && !["leaving", "lost"].contains(&member.state.as_str())
     };
     let left = members.iter().filter(stays).count();
     let s = if left == 1 { "" } else { "s" };
@@ -64,7 +64,7 @@ fn few_left(members: &[MemberStatus], gone: NodeId) -> Option<String> {
 /// Why `drained` had better not be drained as well: if it is stopped, and those that lead nothing
 /// already are, there is no majority. With fewer than three members there is none in any case.
 fn too_few_lead(members: &[MemberStatus], drained: NodeId) -> Option<String> {
-    let others = || members.iter().filter(|member| member.node != hex(drained));
+    let others = || members.iter().filter(|member| member.node != drained);
     let leads = |member: &&MemberStatus| member.up && member.state == "active";
     let away: Vec<_> = others().filter(|member| !leads(member)).collect();
     let left = members.len().saturating_sub(away.len() + 1);
@@ -122,7 +122,7 @@ pub(super) async fn begin(control: &Arc<dyn Control>, request: Request) -> Resul
             let members = control.members();
             let node = who(&members, &node)?;
             // One that is up can hand over what it alone may have.
-            let up = members.iter().any(|member| member.node == hex(node) && member.up);
+            let up = members.iter().any(|member| member.node == node && member.up);
             change(control, node, if up { State::Leaving } else { State::Lost }).await?;
             Ok(under(control, Goal::Gone(node), Some(node), wait).warned(few_left(&members, node)))
         }
@@ -147,11 +147,11 @@ pub(super) async fn begin(control: &Arc<dyn Control>, request: Request) -> Resul
 fn under(control: &Arc<dyn Control>, goal: Goal, node: Option<NodeId>, wait: bool) -> Begun {
     let name = |node| {
         let members = control.members();
-        let member = members.into_iter().find(|member| member.node == hex(node));
+        let member = members.into_iter().find(|member| member.node == node);
         member.map(|member| member.name).unwrap_or_default()
     };
     let done = match node {
-        Some(node) => json!({ "node": hex(node), "name": name(node), "waited": wait }),
+        Some(node) => json!({ "node": node, "name": name(node), "waited": wait }),
         None => json!({ "waited": wait }),
     };
     if wait { Begun::Under { goal, done } } else { Begun::Done(done) }
@@ -176,18 +176,16 @@ fn who(members: &[MemberStatus], text: &str) -> Result<NodeId, Failure> {
     let digits = text.to_ascii_lowercase();
     let begins: Vec<_> = members
         .iter()
-        .filter(|member| !digits.is_empty() && member.node.starts_with(&digits))
+        .filter(|member| !digits.is_empty() && member.node.to_string().starts_with(&digits))
         .collect();
     match (named.as_slice(), begins.as_slice()) {
-        ([one], _) | ([], [one]) => u64::from_str_radix(&one.node, 16)
-            .map(NodeId)
-            .map_err(|_| unknown(format!("{text:?} has no id"))),
+        ([one], _) | ([], [one]) => Ok(one.node),
         ([], []) => {
             Err(unknown(format!("no member is called {text:?}; see `natter admin cluster status`")))
         }
         (several, begins) => {
             let ids = if several.is_empty() { begins } else { several };
-            let ids: Vec<_> = ids.iter().map(|member| member.node.as_str()).collect();
+            let ids: Vec<_> = ids.iter().map(|member| member.node.to_string()).collect();
             Err(unknown(format!("{text:?} could be any of {}; write the id", ids.join(", "))))
         }
     }

@@ -24,8 +24,8 @@ const STARTING_MAX: Duration = Duration::from_secs(10);
 /// A member, as a status shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
-    /// Its id, 16 hex digits.
-    pub node: String,
+    /// Its id.
+    pub node: NodeId,
     /// Its name.
     pub name: String,
     /// Where nodes reach it.
@@ -58,13 +58,13 @@ pub struct GroupStatus {
     /// Its number; 16 is `meta`.
     pub group: u16,
     /// Who leads it, if that is known here.
-    pub leader: Option<String>,
+    pub leader: Option<NodeId>,
     /// The term.
     pub term: u64,
     /// Who votes.
-    pub voters: Vec<String>,
+    pub voters: Vec<NodeId>,
     /// Who listens.
-    pub learners: Vec<String>,
+    pub learners: Vec<NodeId>,
     /// The last entry that is in `digest`.
     pub applied: u64,
     /// Of what is held here, 16 hex digits; the same on all replicas that have applied as much. Empty
@@ -86,10 +86,10 @@ pub struct SessionsStatus {
 /// How things stand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The cluster's number; 0: this node belongs to none yet.
-    pub cluster: u64,
+    /// The cluster's number, as a string; "0": this node belongs to none yet.
+    pub cluster: String,
     /// The node that answers.
-    pub node: String,
+    pub node: NodeId,
     /// Where it stands: starting, joining, member or removed.
     pub place: String,
     /// All members.
@@ -102,11 +102,6 @@ pub struct Status {
     pub sessions: SessionsStatus,
     /// What is set for the whole cluster.
     pub settings: BTreeMap<String, String>,
-}
-
-/// An id as people see it.
-pub(super) fn hex(node: NodeId) -> String {
-    format!("{:016x}", node.0)
 }
 
 fn clock_word(standing: Standing) -> &'static str {
@@ -168,10 +163,10 @@ impl NodeControl {
             let told = told.filter(|_| report.held);
             GroupStatus {
                 group: group.0,
-                leader: report.leader.map(hex),
+                leader: report.leader,
                 term: report.term,
-                voters: report.voters.into_iter().map(hex).collect(),
-                learners: report.learners.into_iter().map(hex).collect(),
+                voters: report.voters.into_iter().collect(),
+                learners: report.learners.into_iter().collect(),
                 applied: told.map_or(report.applied, |(applied, _)| applied),
                 digest: told.map(|(_, digest)| format!("{digest:016x}")).unwrap_or_default(),
             }
@@ -181,8 +176,8 @@ impl NodeControl {
         let set = meta.settings.iter();
         let sessions = self.sessions.figures();
         Status {
-            cluster: meta.cluster,
-            node: hex(cluster.me()),
+            cluster: meta.cluster.to_string(),
+            node: cluster.me(),
             place: cluster.place().word().to_owned(),
             members,
             groups,
@@ -198,7 +193,7 @@ impl NodeControl {
 
     /// All members, with what they answer when they are asked how they are.
     async fn members_and_vitals(&self) -> Vec<MemberStatus> {
-        let me = hex(self.cluster.me());
+        let me = self.cluster.me();
         let asked = self.members().into_iter().map(async |mut member| {
             let vitals = match u64::from_str_radix(&member.node, 16).map(NodeId) {
                 Ok(_) if member.node == me => Some(self.vitals.now()),
@@ -291,7 +286,7 @@ impl Control for NodeControl {
             let version = heard.map(|peer| peer.version.clone()).unwrap_or_default();
             let clock_ms = clocks.others.get(&node).copied();
             MemberStatus {
-                node: hex(node),
+                node,
                 name: member.name.clone(),
                 address: member.address.clone(),
                 client_address: member.client_address.clone(),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use proto::NodeId;
 use serde_json::Value;
 
 use super::control::{GroupStatus, Status};
@@ -124,7 +125,7 @@ fn members(out: &mut String, status: &Status) {
         let here = if member.node == status.node { "*" } else { "" };
         rows.push([
             here.to_owned(),
-            member.node.chars().take(ID_CHARS).collect(),
+            member.node.to_string().chars().take(ID_CHARS).collect(),
             short(&member.name, NAME_CHARS),
             member.state.clone(),
             if member.up { known(member.up_s.map(span)) } else { "NOT UP".to_owned() },
@@ -133,14 +134,14 @@ fn members(out: &mut String, status: &Status) {
             known(member.free_bytes.map(bytes)),
             known(member.connections.map(|count| count.to_string())),
         ]);
-        let count = |of: fn(&GroupStatus, &String) -> bool| {
-            status.groups.iter().filter(|group| of(group, &member.node)).count().to_string()
+        let count = |of: fn(&GroupStatus, NodeId) -> bool| {
+            status.groups.iter().filter(|group| of(group, member.node)).count().to_string()
         };
         places.push([
             short(&member.name, NAME_CHARS),
-            count(|group, node| group.leader.as_ref() == Some(node)),
-            count(|group, node| group.voters.contains(node)),
-            count(|group, node| group.learners.contains(node)),
+            count(|group, node| group.leader == Some(node)),
+            count(|group, node| group.voters.contains(&node)),
+            count(|group, node| group.learners.contains(&node)),
             short(&member.zone, NAME_CHARS),
         ]);
         addresses.push([

@@ -113,12 +113,12 @@ pub(crate) async fn send(
             return Err(LinkError::NotTaken.into());
         }
         wire.pieces.fetch_add(1, Ordering::Relaxed);
-        let (shard, peer) = (wire.group, format!("{:016x}", target.0));
+        let (shard, peer) = (wire.group, target);
         if piece.offset == 0 {
-            debug!(%shard, peer, up_to = ?meta.last_log_id, "sending a snapshot");
+            debug!(%shard, %peer, up_to = ?meta.last_log_id, "sending a snapshot");
         }
         if piece.done {
-            debug!(%shard, peer, bytes = wanted, "snapshot installed");
+            debug!(%shard, %peer, bytes = wanted, "snapshot installed");
             return Ok(theirs);
         }
         piece.offset = wanted;

@@ -162,7 +162,7 @@ impl Switchboard {
                 let label = self.labels.get(&now.link).cloned().unwrap_or_default();
                 self.close(&label, "it gives way to a new connection");
             } else if fresh.dialed {
-                debug!(peer = %hex(node), "dialed a node that is connected");
+                debug!(peer = %node, "dialed a node that is connected");
                 return;
             }
         }
@@ -208,7 +208,7 @@ impl Switchboard {
         });
         let (Some(peer), Some((_, actor))) = (peer, remote.max_by_key(|(pid, _)| *pid)) else {
             let name = printable(name);
-            warn!(peer = %hex(connection.node), name, "peer refused: its session is not its key's");
+            warn!(peer = %connection.node, name, "peer refused: its session is not its key's");
             return self.close(label, "refused");
         };
         let actor: ActorRef<PeerMsg> = actor.into();
@@ -258,7 +258,7 @@ impl Switchboard {
         if let Some(older) = older.map(|(label, _)| label.clone()) {
             self.close(&older, "another connection took its place");
         }
-        info!(peer = %hex(peer.node), name = %info.name, address = info.address, schema, "peer is up");
+        info!(peer = %peer.node, name = %info.name, address = info.address, schema, "peer is up");
         self.parts.hub.insert(info.clone(), route);
         self.parts.service.up(info);
     }
@@ -275,7 +275,7 @@ impl Switchboard {
             self.refused.clear();
         }
         if self.refused.insert(peer) {
-            warn!(peer = %hex(peer.node), reason, "peer refused");
+            warn!(peer = %peer.node, reason, "peer refused");
         }
     }
 
@@ -289,7 +289,7 @@ impl Switchboard {
         if self.copy_said_ms.is_none_or(|at_ms| now_ms >= at_ms + SAY_EVERY_MS) {
             self.copy_said_ms = Some(now_ms);
             error!(
-                peer = %hex(connection.node),
+                peer = %connection.node,
                 later,
                 "another process runs with a copy of this data directory; it was seen with a later \
                  start: stop one of them, then restart the other"
@@ -416,10 +416,10 @@ impl Switchboard {
         }
         if let Some(peer) = connection.up {
             self.parts.hub.remove(peer);
-            warn!(peer = %hex(peer.node), reason, "peer is down");
+            warn!(peer = %peer.node, reason, "peer is down");
             self.parts.service.down(peer);
         } else {
-            debug!(peer = %hex(connection.node), reason, "connection closed");
+            debug!(peer = %connection.node, reason, "connection closed");
         }
     }
 }
@@ -431,11 +431,6 @@ impl Drop for Switchboard {
             self.close(&label, "we stop");
         }
     }
-}
-
-/// A node's id as people see it.
-pub(crate) fn hex(node: NodeId) -> String {
-    format!("{:016x}", node.0)
 }
 
 fn dispatch(

@@ -19,8 +19,8 @@ const TEXT_BYTES_MAX: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// Its key is another node's.
-    #[error("it says it is node {claimed:016x} and is not")]
-    AnotherNode { claimed: u64 },
+    #[error("it says it is node {claimed} and is not")]
+    AnotherNode { claimed: NodeId },
     /// It says another incarnation than its session.
     #[error("it says another incarnation than before")]
     AnotherIncarnation,
@@ -31,7 +31,7 @@ pub(crate) enum Refusal {
 
 /// The name under which `ractor_cluster` knows one start of a node.
 pub(crate) fn session_name(id: PeerId) -> String {
-    format!("{:016x}.{:016x}", id.node.0, id.incarnation)
+    format!("{}.{:016x}", id.node, id.incarnation)
 }
 
 /// The other way; whatever stands before an `@` is left out.
@@ -49,7 +49,7 @@ pub(crate) fn agree(
     theirs: &Hello,
 ) -> Result<u32, Refusal> {
     if theirs.node != expected.node.0 {
-        return Err(Refusal::AnotherNode { claimed: theirs.node });
+        return Err(Refusal::AnotherNode { claimed: NodeId(theirs.node) });
     }
     if theirs.incarnation != expected.incarnation {
         return Err(Refusal::AnotherIncarnation);
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_hello_of_someone_else_is_refused() {
         let bob = PeerId { node: NodeId(0xb0b), ..ADA };
-        let claimed = Refusal::AnotherNode { claimed: 0xada };
+        let claimed = Refusal::AnotherNode { claimed: NodeId(0xada) };
         assert_eq!(agree((1, 1), bob, &hello(1, 1)), Err(claimed));
         let later = PeerId { incarnation: 4, ..ADA };
         assert_eq!(agree((1, 1), later, &hello(1, 1)), Err(Refusal::AnotherIncarnation));

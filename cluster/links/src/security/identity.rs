@@ -39,7 +39,7 @@ pub struct Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Identity")
-            .field("node", &format_args!("{:016x}", self.node.0))
+            .field("node", &format_args!("{}", self.node))
             .finish_non_exhaustive()
     }
 }
@@ -132,14 +132,14 @@ mod tests {
     fn ids_and_derived_keys_stay_as_they_are() {
         // They are stored: a change would make every node a stranger to its cluster.
         let ada = Identity::new(&[7; 32], "a cookie of thirty-two characters").unwrap();
-        assert_eq!(format!("{:016x}", ada.node().0), "fe812c12f3ab4ce6");
+        assert_eq!(ada.node().to_string(), "fe812c12f3ab4ce6");
         assert_eq!(ada.derive("tickets").unwrap()[..4], [253, 72, 103, 111]);
     }
 
     #[test]
     fn no_secret_is_shown() {
         let ada = Identity::new(&[7; 32], "the cookie").unwrap();
-        assert_eq!(format!("{ada:?}"), format!("Identity {{ node: {:016x}, .. }}", ada.node().0));
+        assert_eq!(format!("{ada:?}"), format!("Identity {{ node: {}, .. }}", ada.node()));
         assert_eq!(Identity::new(&[7; 32], "").unwrap_err(), IdentityError::Cookie);
     }
 }

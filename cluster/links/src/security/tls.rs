@@ -73,7 +73,7 @@ impl Tls {
 
         let node_key = identity.node_key()?;
         let mut params = CertificateParams::default();
-        let name = format!("{:016x}", identity.node().0);
+        let name = identity.node().to_string();
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(node_key.clone()))?;
         let chain = vec![params.signed_by(&key, &issuer)?.der().clone()];

@@ -23,10 +23,10 @@ struct Says {
 
 impl Service for Says {
     fn up(&self, peer: PeerInfo) {
-        println!("up {:016x} {}", peer.id.node.0, peer.id.incarnation);
+        println!("up {} {}", peer.id.node, peer.id.incarnation);
     }
     fn down(&self, peer: PeerId) {
-        println!("down {:016x} {}", peer.node.0, peer.incarnation);
+        println!("down {} {}", peer.node, peer.incarnation);
     }
     fn cast(&self, _from: PeerId, _parcel: Bytes) {
         self.casts.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +73,7 @@ async fn run(start: &str) {
     };
     let me = Me { incarnation, name: format!("node-{number}"), ..Me::default() };
     let Opened { peers, port, runner } = links::open(config, identity, me).unwrap();
-    println!("listening {:016x} {}", peers.me().node.0, port.address());
+    println!("listening {} {}", peers.me().node, port.address());
     let says = Arc::new(Says::default());
     let tasks = TaskGroup::new();
     let (commands, mut told) = tokio::sync::mpsc::channel::<String>(64);

@@ -71,18 +71,17 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |node: &NodeId| format!("{:016x}", node.0);
         match self {
-            Self::AddLearner { group, node } => write!(f, "group {group}: {} listens", hex(node)),
+            Self::AddLearner { group, node } => write!(f, "group {group}: {node} listens"),
             Self::ChangeVoters { group, voters } => {
-                let voters: Vec<_> = voters.iter().map(hex).collect();
+                let voters: Vec<_> = voters.iter().map(ToString::to_string).collect();
                 write!(f, "group {group}: {} vote", voters.join(", "))
             }
             Self::RemoveLearner { group, node } => {
-                write!(f, "group {group}: {} listens no longer", hex(node))
+                write!(f, "group {group}: {node} listens no longer")
             }
-            Self::Yield { group, to } => write!(f, "group {group}: {} leads", hex(to)),
-            Self::RemoveMember { node } => write!(f, "{} is no member", hex(node)),
+            Self::Yield { group, to } => write!(f, "group {group}: {to} leads"),
+            Self::RemoveMember { node } => write!(f, "{node} is no member"),
         }
     }
 }

@@ -14,7 +14,7 @@ use supervision::{StopSource, TaskGroup};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::call::Call;
-use super::control::{Control, MemberStatus, SessionsStatus, Status, hex};
+use super::control::{Control, MemberStatus, SessionsStatus, Status};
 use super::print::Printed;
 use super::socket::{Socket, connect};
 use super::{
@@ -34,7 +34,7 @@ struct Fake {
 
 fn member(node: u64, name: &str, up: bool) -> MemberStatus {
     MemberStatus {
-        node: hex(NodeId(node)),
+        node: NodeId(node),
         name: name.to_owned(),
         address: format!("10.0.0.{}:7403", node & 0xff),
         zone: String::new(),
@@ -53,16 +53,16 @@ fn member(node: u64, name: &str, up: bool) -> MemberStatus {
 fn status(members: Vec<MemberStatus>) -> Status {
     let group = |group| GroupStatus {
         group,
-        leader: (group != 7).then(|| hex(NodeId(0xa1))),
+        leader: (group != 7).then(|| NodeId(0xa1)),
         term: 3,
-        voters: vec![hex(NodeId(0xa1))],
-        learners: vec![hex(NodeId(0xb2))],
+        voters: vec![NodeId(0xa1)],
+        learners: vec![NodeId(0xb2)],
         applied: 9,
         digest: "00000000000000ff".to_owned(),
     };
     Status {
-        cluster: 5,
-        node: hex(NodeId(0xa1)),
+        cluster: "5".to_owned(),
+        node: NodeId(0xa1),
         place: "member".to_owned(),
         members,
         groups: (0..=16).map(group).collect(),
@@ -326,7 +326,7 @@ async fn a_node_is_meant_by_name_or_by_the_beginning_of_its_id() {
         [("ada", 0xa1), ("00000000000000B2", 0xb2), ("00000000000000b", 0xb2), ("bob", 0xb2)]
     {
         let Reply::Done(done) = running.ask(drain(text)).await else { panic!("{text}") };
-        assert_eq!(done["node"], hex(NodeId(node)));
+        assert_eq!(done["node"], NodeId(node).to_string());
     }
     for (text, why) in [("eve", "no member"), ("", "no member"), ("cy", "any of"), ("a1", "any of")]
     {
@@ -387,7 +387,7 @@ async fn progress_is_told_until_nothing_is_left() {
     let told = call.next().await.unwrap();
     assert_eq!(told, Reply::Progress(vec!["leads 1 group".to_owned()]));
     running.fake.left.lock().unwrap().clear();
-    let done = json!({ "node": hex(NodeId(0xa1)), "name": "ada", "waited": true });
+    let done = json!({ "node": NodeId(0xa1), "name": "ada", "waited": true });
     assert_eq!(call.next().await.unwrap(), Reply::Done(done));
     assert_eq!(running.fake.asked.lock().unwrap()[0], Goal::Drained(NodeId(0xa1)));
 }
