@@ -2,7 +2,7 @@
 //! and what the group `meta` commits goes to the meta actor.
 
 use bytes::Bytes;
-use consensus::{Committed, Done, Group, ProposeError, RaftError, Replica};
+use consensus::{Committed, Done, Group, RaftError, Replica};
 use membership::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
 use proto::{NodeId, ShardId, stored};
 use std::sync::Arc;
@@ -63,8 +63,8 @@ impl Groups for NodeGroups {
         let found = self.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
-            let left = group.has_left(node).await.map_err(not_done)?;
-            if left { Ok(()) } else { Err(GroupError::Failed("the node is a member".to_owned())) }
+            let left = group.has_left(node).await?;
+            if left { Ok(()) } else { Err(GroupError::Refused("the node is a member")) }
         })
     }
 
@@ -72,14 +72,14 @@ impl Groups for NodeGroups {
         let found = self.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
-            group.forget(may).await.map_err(not_done)
+            Ok(group.forget(may).await?)
         })
     }
 
     fn propose(&self, content: Bytes, failed: Failed) {
         match self.groups.get(ShardId::META) {
             Some(group) => {
-                group.propose(content, Box::new(move |error| failed(not_proposed(error))));
+                group.propose(content, Box::new(move |error| failed(error.into())));
             }
             None => failed(GroupError::NotLeader(None)),
         }
@@ -117,25 +117,8 @@ impl NodeGroups {
         let found = self.groups.get(group).cloned();
         Box::pin(async move {
             let group = found.ok_or(GroupError::NotLeader(None))?;
-            work(group).await.map_err(not_done)
+            Ok(work(group).await?)
         })
-    }
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "that is what `map_err` hands over")]
-fn not_done(error: RaftError) -> GroupError {
-    if let RaftError::NotLeader(leader) = error {
-        GroupError::NotLeader(leader)
-    } else {
-        GroupError::Failed(error.to_string())
-    }
-}
-
-fn not_proposed(error: ProposeError) -> GroupError {
-    if let ProposeError::NotLeader(leader) = error {
-        GroupError::NotLeader(leader)
-    } else {
-        GroupError::Failed(error.to_string())
     }
 }
 

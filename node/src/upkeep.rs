@@ -235,28 +235,9 @@ impl Sampled {
 }
 
 fn record_links(counts: &links::Counts) {
-    counter!("natter_link_sent_bytes_total").absolute(counts.bytes_sent);
-    counter!("natter_link_received_bytes_total").absolute(counts.bytes_received);
-    counter!("natter_link_sent_packets_total").absolute(counts.packets_sent);
-    counter!("natter_link_received_packets_total").absolute(counts.packets_received);
-    for (lane, refused) in [
-        ("urgent", counts.refused_urgent),
-        ("normal", counts.refused_normal),
-        ("bulk", counts.refused_bulk),
-    ] {
-        counter!("natter_link_parcels_refused_total", "lane" => lane).absolute(refused);
+    for metric in links::METRICS {
+        counter!(metric.name, metric.labels).absolute((metric.value)(counts));
     }
-    counter!("natter_link_calls_refused_total").absolute(counts.refused_calls);
-    for (reason, dropped) in [
-        ("undecodable", counts.undecodable),
-        ("unknown", counts.unknown),
-        ("incomplete", counts.incomplete),
-    ] {
-        counter!("natter_link_packets_dropped_total", "reason" => reason).absolute(dropped);
-    }
-    counter!("natter_link_handshakes_failed_total").absolute(counts.handshakes_failed);
-    counter!("natter_link_cookies_differed_total").absolute(counts.cookies_differed);
-    counter!("natter_links_ended_total").absolute(counts.links_ended);
 }
 
 fn record_queues(monitor: &mut QueueMonitor, now: Instant) {
@@ -340,45 +321,10 @@ pub(crate) fn describe() {
 
 fn describe_links() {
     use metrics::Unit::{Bytes, Count};
-    use metrics::describe_counter;
-    describe_counter!("natter_link_sent_bytes_total", Bytes, "Bytes sent to other nodes.");
-    describe_counter!(
-        "natter_link_received_bytes_total",
-        Bytes,
-        "Bytes received from other nodes."
-    );
-    describe_counter!("natter_link_sent_packets_total", Count, "Packets sent to other nodes.");
-    describe_counter!(
-        "natter_link_received_packets_total",
-        Count,
-        "Packets received from other nodes."
-    );
-    describe_counter!(
-        "natter_link_parcels_refused_total",
-        Count,
-        "Parcels to other nodes that were not taken, by lane: too much waited, or too large."
-    );
-    describe_counter!(
-        "natter_link_calls_refused_total",
-        Count,
-        "Calls to other nodes that were not made, because too many were open."
-    );
-    describe_counter!(
-        "natter_link_packets_dropped_total",
-        Count,
-        "Packets and parcels of other nodes that were of no use, by reason."
-    );
-    describe_counter!(
-        "natter_link_handshakes_failed_total",
-        Count,
-        "TLS handshakes with other nodes that failed."
-    );
-    describe_counter!(
-        "natter_link_cookies_differed_total",
-        Count,
-        "TLS handshakes with other nodes that failed because the cookie differs."
-    );
-    describe_counter!("natter_links_ended_total", Count, "Links to other nodes that went down.");
+    for metric in links::METRICS {
+        let unit = if metric.name.contains("_bytes_") { Bytes } else { Count };
+        metrics::describe_counter!(metric.name, unit, metric.help);
+    }
 }
 
 #[cfg(test)]

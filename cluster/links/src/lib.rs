@@ -37,7 +37,7 @@ pub mod cores {
     pub use crate::lanes::parcel::{Kind, Parcel};
 }
 
-pub use counters::Counts;
+pub use counters::{Counts, METRICS, Metric};
 pub use door::{Answered, CallError, Lane, Links, PeerId, PeerInfo, Peers, Respond, Service};
 pub use limits::{SCHEMA, SCHEMA_MIN, SILENCE};
 pub use open::{Config, Me, OpenError, Opened, Port, RunError, Runner, open};

@@ -3,6 +3,7 @@
 
 use super::placement::Nodes;
 use bytes::Bytes;
+use consensus::{ProposeError, RaftError};
 use proto::stored;
 use proto::{NodeId, ShardId};
 use std::fmt;
@@ -40,14 +41,43 @@ pub struct GroupStanding {
 }
 
 /// Why a group did not do what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum GroupError {
     /// Another node leads it, or nobody.
     #[error("this node does not lead the group")]
     NotLeader(Option<NodeId>),
-    /// The group did not do it, or not in time.
+    /// Who votes, listens or leads was not changed.
+    #[error(transparent)]
+    NotChanged(Arc<RaftError>),
+    /// A proposal came to nothing.
+    #[error(transparent)]
+    NotProposed(ProposeError),
+    /// It takes too long. It may come about later.
+    #[error("it takes too long")]
+    Late,
+    /// It makes no sense as the group stands.
     #[error("{0}")]
-    Failed(String),
+    Refused(&'static str),
+}
+
+impl From<RaftError> for GroupError {
+    fn from(error: RaftError) -> Self {
+        if let RaftError::NotLeader(leader) = error {
+            Self::NotLeader(leader)
+        } else {
+            Self::NotChanged(Arc::new(error))
+        }
+    }
+}
+
+impl From<ProposeError> for GroupError {
+    fn from(error: ProposeError) -> Self {
+        if let ProposeError::NotLeader(leader) = error {
+            Self::NotLeader(leader)
+        } else {
+            Self::NotProposed(error)
+        }
+    }
 }
 
 /// Called if a proposal certainly comes to nothing.

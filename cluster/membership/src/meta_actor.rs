@@ -43,7 +43,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 pub(super) type Decision = Result<(), NotDecided>;
 
 /// Why a proposal was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum NotDecided {
     /// It makes no sense.
     Refused(MetaRefusal),

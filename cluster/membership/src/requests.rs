@@ -17,7 +17,7 @@ use std::time::Duration;
 use supervision::Full;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 /// How long a change may take. Longer than an election.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,7 +93,11 @@ impl Cluster {
         match self.decide(command.clone(), TRY_TIMEOUT).await {
             Some(Ok(())) => Ok(()),
             Some(Err(NotDecided::Refused(refusal))) => Err(Try::Refused(refusal.to_string())),
-            Some(Err(NotDecided::Elsewhere(_))) | None => Err(Try::Again),
+            Some(Err(NotDecided::Elsewhere(error))) => {
+                debug!(%error, "not decided yet");
+                Err(Try::Again)
+            }
+            None => Err(Try::Again),
         }
     }
 
@@ -208,7 +212,8 @@ impl Cluster {
         match self.decide(command, TRY_TIMEOUT).await {
             Some(Ok(())) => well(self),
             Some(Err(NotDecided::Refused(refusal))) => refused(&refusal.to_string()),
-            Some(Err(NotDecided::Elsewhere(_))) | None => {
+            undecided @ (Some(Err(NotDecided::Elsewhere(_))) | None) => {
+                debug!(?undecided, "not decided here");
                 let leader = self.leader_of(ShardId::META).filter(|leader| *leader != self.me());
                 let leader = leader.map_or(0, |leader| leader.0);
                 response::Kind::NotLeader(cluster::NotLeader { leader })

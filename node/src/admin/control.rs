@@ -195,10 +195,12 @@ impl NodeControl {
     async fn members_and_vitals(&self) -> Vec<MemberStatus> {
         let me = self.cluster.me();
         let asked = self.members().into_iter().map(async |mut member| {
-            let vitals = match u64::from_str_radix(&member.node, 16).map(NodeId) {
-                Ok(_) if member.node == me => Some(self.vitals.now()),
-                Ok(node) if member.up => self.cluster.vitals_of(node).await,
-                Ok(_) | Err(_) => None,
+            let vitals = if member.node == me {
+                Some(self.vitals.now())
+            } else if member.up {
+                self.cluster.vitals_of(member.node).await
+            } else {
+                None
             };
             if let Some(vitals) = vitals {
                 member.up_s = Some(vitals.up_ms / 1000);

@@ -289,6 +289,7 @@ mod tests {
             include_str!("process.rs"),
             include_str!("../../../actors/src/metrics.rs"),
             include_str!("../../../cluster/consensus/src/proposals.rs"),
+            include_str!("../../../cluster/links/src/counters.rs"),
         ];
         let runbook = include_str!("../../../deploy/RUNBOOK.md");
         let product = |text: &'static str| text.split("#[cfg(test)]").next().unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::balance::standings::told;
 use crate::balance::steps::{Step, steps};
 use crate::groups::GroupError;
 use crate::placement::{MemberView, Nodes, Picture, Plan, plan};
-use crate::{Cluster, Place, placement};
+use crate::{Cluster, ClusterError, Place, placement};
 use links::CallError;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::{self, meta_command::Kind};
@@ -224,10 +224,10 @@ impl BalancerActor {
         let (cluster, inbox) = (self.cluster.clone(), self.inbox.clone());
         let refused = Arc::clone(&self.refused);
         self.cluster.0.tasks.spawn("step", async move {
-            if let Err(why) = carry_out(&cluster, &step).await {
-                debug!(%step, why, "not balanced yet");
+            if let Err(error) = carry_out(&cluster, &step).await {
+                debug!(%step, %error, "not balanced yet");
                 if let Some(times) = refused.count(Instant::now()) {
-                    info!(%step, why, times, "not balanced yet");
+                    info!(%step, %error, times, "not balanced yet");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -265,22 +265,43 @@ fn placements(plan: &Plan) -> Vec<stored::Placement> {
     plan.iter().filter(|(_, nodes)| !nodes.is_empty()).map(placement).collect()
 }
 
-async fn carry_out(cluster: &Cluster, step: &Step) -> Result<(), String> {
+/// Why a step was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    /// The group has no leader that this node knows.
+    #[error("the group has no leader")]
+    NoLeader,
+    /// This node leads the group, and the group did not do it.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// The group `meta` did not decide it.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The leader was not reached.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The leader refused, for this reason.
+    #[error("{0}")]
+    Refused(String),
+    /// The node that was asked does not lead the group.
+    #[error("the leader has changed")]
+    LeaderChanged,
+}
+
+async fn carry_out(cluster: &Cluster, step: &Step) -> Result<(), StepError> {
     let Some(order) = orders::order_for(step) else {
         let Step::RemoveMember { node } = step else { return Ok(()) };
-        let removed = cluster.propose(Kind::RemoveMember(node.0)).await;
-        return removed.map_err(|error| error.to_string());
+        return Ok(cluster.propose(Kind::RemoveMember(node.0)).await?);
     };
     let leader = step.group().and_then(|group| cluster.leader_of(group));
-    let leader = leader.ok_or("nobody leads the group")?;
+    let leader = leader.ok_or(StepError::NoLeader)?;
     if leader == cluster.me() {
-        let done = orders::carry_out(&cluster.0.groups, order).await;
-        return done.map_err(|error: GroupError| error.to_string());
+        return Ok(orders::carry_out(&cluster.0.groups, order).await?);
     }
     let asked = cluster.ask(leader, request::Kind::Order(order), orders::patience(step)).await;
-    match asked.map_err(|error: CallError| error.to_string())? {
+    match asked? {
         Some(response::Kind::Order(done)) if done.refused.is_empty() => Ok(()),
-        Some(response::Kind::Order(done)) => Err(done.refused),
-        Some(_) | None => Err("its leader does not carry it out".to_owned()),
+        Some(response::Kind::Order(done)) => Err(StepError::Refused(done.refused)),
+        Some(_) | None => Err(StepError::LeaderChanged),
     }
 }

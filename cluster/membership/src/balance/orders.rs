@@ -51,7 +51,10 @@ pub(crate) async fn serve(groups: &Arc<dyn Groups>, order: cluster::Order) -> re
             let leader = leader.map_or(0, |node| node.0);
             response::Kind::NotLeader(cluster::NotLeader { leader })
         }
-        Err(GroupError::Failed(refused)) => response::Kind::Order(cluster::OrderDone { refused }),
+        Err(error) => {
+            // The other node only tells it: it waits, and tries again.
+            response::Kind::Order(cluster::OrderDone { refused: error.to_string() })
+        }
     }
 }
 
@@ -60,7 +63,7 @@ pub(crate) async fn carry_out(
     groups: &Arc<dyn Groups>,
     order: cluster::Order,
 ) -> Result<(), GroupError> {
-    let failed = |why: &str| Err(GroupError::Failed(why.to_owned()));
+    let failed = |why| Err(GroupError::Refused(why));
     let group = u16::try_from(order.group).map(ShardId);
     let Some(group) = group.ok().filter(|group| *group <= ShardId::META) else {
         return failed("there is no such group");
@@ -108,6 +111,5 @@ async fn within(
     time: Duration,
     work: impl Future<Output = Result<(), GroupError>>,
 ) -> Result<(), GroupError> {
-    let late = |_| Err(GroupError::Failed("it takes too long".to_owned()));
-    tokio::time::timeout(time, work).await.unwrap_or_else(late)
+    tokio::time::timeout(time, work).await.unwrap_or(Err(GroupError::Late))
 }
