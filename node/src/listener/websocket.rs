@@ -1,32 +1,25 @@
 //! WebSocket (RFC 6455), the server's half: messages from and to length-prefixed frames. Pure; the
 //! HTTP handshake before it is in `upgrade.rs`.
 //!
-//! Our own code and not a library's stream, because that keeps buffers for each connection and
-//! cannot change its limit after login.
+//! Frame headers are `tungstenite`'s. The rest is our own and not a library's stream, because that keeps buffers
+//! for each connection and cannot change its limit after login.
 //!
 //! # Invariants
 //! 1. A message is bounded before its content is awaited, fragments together.
 //! 2. Between messages no memory is held.
 
-use std::io;
+use std::io::{self, Cursor};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use proto::{Code, limits};
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Longest content of a control frame (RFC 6455, section 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
 
 /// Answers to pings that wait for the socket. A client that pings faster than it reads gets fewer.
 const REPLIES_BYTES_MAX: usize = 1024;
-
-const FINAL: u8 = 0x80;
-const RESERVED: u8 = 0x70;
-const MASKED: u8 = 0x80;
-const CONTINUATION: u8 = 0x0;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
 
 /// The state between two reads.
 #[derive(Debug)]
@@ -54,11 +47,14 @@ impl Default for WebSocket {
     }
 }
 
+/// The header of a message or fragment that is allowed.
 struct Header {
-    opcode: u8,
+    opcode: OpCode,
     is_final: bool,
     mask: [u8; 4],
+    /// Where its content begins.
     start: usize,
+    /// Bytes of content.
     length: usize,
 }
 
@@ -121,26 +117,27 @@ impl WebSocket {
         content: BytesMut,
         into: &mut BytesMut,
     ) -> Result<(), Code> {
-        if header.opcode >= PING || (content.is_empty() && !header.is_final) {
+        let is_news = matches!(header.opcode, OpCode::Data(_) | OpCode::Control(Control::Close));
+        if !is_news || (content.is_empty() && !header.is_final) {
             self.idle = self.idle.saturating_add(1);
         }
         match (header.opcode, &mut self.fragments) {
-            (BINARY, None) if header.is_final => put_frame(&content, into),
-            (BINARY, None) => self.fragments = Some(content),
-            (CONTINUATION, Some(fragments)) => {
+            (OpCode::Data(Data::Binary), None) if header.is_final => put_frame(&content, into),
+            (OpCode::Data(Data::Binary), None) => self.fragments = Some(content),
+            (OpCode::Data(Data::Continue), Some(fragments)) => {
                 fragments.extend_from_slice(&content);
                 if header.is_final {
                     put_frame(fragments, into);
                     self.fragments = None;
                 }
             }
-            (PING, _) => {
+            (OpCode::Control(Control::Ping), _) => {
                 if self.replies.len() + content.len() < REPLIES_BYTES_MAX {
-                    put_message(PONG, &content, &mut self.replies);
+                    put_message(OpCode::Control(Control::Pong), &content, &mut self.replies);
                 }
             }
-            (PONG, _) => {}
-            (CLOSE, _) => self.closed = true,
+            (OpCode::Control(Control::Pong), _) => {}
+            (OpCode::Control(Control::Close), _) => self.closed = true,
             _ => return Err(Code::BadFrame),
         }
         Ok(())
@@ -148,32 +145,26 @@ impl WebSocket {
 
     /// The header at the front, or `None` if it is not whole.
     fn next_header(&self) -> Result<Option<Header>, Code> {
-        let bytes = &self.received;
-        let [first, second, rest @ ..] = &bytes[..] else { return Ok(None) };
-        let (opcode, is_final) = (first & 0x0f, first & FINAL != 0);
-        if first & RESERVED != 0 || second & MASKED == 0 {
+        let mut front = Cursor::new(&self.received[..]);
+        let parsed = FrameHeader::parse(&mut front).map_err(|_| Code::BadFrame)?;
+        let Some((header, length)) = parsed else { return Ok(None) };
+        let FrameHeader { opcode, is_final, mask, rsv1, rsv2, rsv3 } = header;
+        let Some(mask) = mask.filter(|_| !(rsv1 || rsv2 || rsv3)) else {
             return Err(Code::BadFrame);
-        }
-        let (length_bytes, length) = match second & 0x7f {
-            126 => (2, rest.first_chunk().map(|bytes| u64::from(u16::from_be_bytes(*bytes)))),
-            127 => (8, rest.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))),
-            short => (0, Some(u64::from(short))),
         };
-        let Some(length) = length else { return Ok(None) };
         let length = usize::try_from(length).map_err(|_| Code::FrameTooLarge)?;
-        let is_control = opcode >= CLOSE;
-        if is_control && (length > CONTROL_BYTES_MAX || !is_final) {
-            return Err(Code::BadFrame);
-        }
         let before = self.fragments.as_ref().map_or(0, BytesMut::len);
-        if !is_control && length > self.limit.saturating_sub(before) {
-            return Err(Code::FrameTooLarge);
+        match opcode {
+            OpCode::Control(_) if length > CONTROL_BYTES_MAX || !is_final => {
+                return Err(Code::BadFrame);
+            }
+            OpCode::Data(_) if length > self.limit.saturating_sub(before) => {
+                return Err(Code::FrameTooLarge);
+            }
+            OpCode::Control(_) | OpCode::Data(_) => {}
         }
-        let Some(mask) = rest.get(length_bytes..).and_then(<[u8]>::first_chunk) else {
-            return Ok(None);
-        };
-        let start = 2 + length_bytes + mask.len();
-        Ok(Some(Header { opcode, is_final, mask: *mask, start, length }))
+        let start = usize::try_from(front.position()).unwrap_or(usize::MAX);
+        Ok(Some(Header { opcode, is_final, mask, start, length }))
     }
 
     /// `frames`, each with its length in front, as messages; after the replies that still wait.
@@ -190,7 +181,7 @@ impl WebSocket {
             let Some((frame, rest)) = frames.split_at_checked(length) else {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "half a frame to write"));
             };
-            put_message(BINARY, frame, &mut out);
+            put_message(OpCode::Data(Data::Binary), frame, &mut out);
             frames = rest;
         }
         Ok(out)
@@ -199,7 +190,7 @@ impl WebSocket {
     /// The last message: a normal end (RFC 6455, section 7.4.1), or the answer to the client's.
     pub(super) fn goodbye(&mut self) -> Vec<u8> {
         let mut out = std::mem::take(&mut self.replies);
-        put_message(CLOSE, &1000_u16.to_be_bytes(), &mut out);
+        put_message(OpCode::Control(Control::Close), &1000_u16.to_be_bytes(), &mut out);
         out
     }
 }
@@ -209,19 +200,10 @@ fn put_frame(content: &[u8], into: &mut BytesMut) {
     into.put_slice(content);
 }
 
-fn put_message(opcode: u8, content: &[u8], out: &mut Vec<u8>) {
-    out.push(FINAL | opcode);
-    match (u8::try_from(content.len()), u16::try_from(content.len())) {
-        (Ok(short), _) if short < 126 => out.push(short),
-        (_, Ok(medium)) => {
-            out.push(126);
-            out.put_u16(medium);
-        }
-        _ => {
-            out.push(127);
-            out.put_u64(content.len() as u64);
-        }
-    }
+fn put_message(opcode: OpCode, content: &[u8], out: &mut Vec<u8>) {
+    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    // Writing into a `Vec` cannot fail.
+    let _always_ok = header.format(content.len() as u64, out);
     out.extend_from_slice(content);
 }
 
@@ -229,9 +211,16 @@ fn put_message(opcode: u8, content: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    // As RFC 6455 has them, and not as the library writes them.
+    const FINAL: u8 = 0x80;
+    const MASKED: u8 = 0x80;
+    const BINARY: u8 = 0x2;
+    const PING: u8 = 0x9;
+    const PONG: u8 = 0xa;
+
     fn masked(first: u8, content: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        put_message(0, content, &mut bytes);
+        put_message(OpCode::Data(Data::Binary), content, &mut bytes);
         bytes[0] = first;
         bytes[1] |= MASKED;
         let mask = [7, 77, 177, 250];
@@ -294,9 +283,9 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_refused_before_it_comes() {
-        let long = [FINAL | BINARY, MASKED | 127, 0, 0, 0, 0, 0, 1, 0, 0];
+        let long = [FINAL | BINARY, MASKED | 127, 0, 0, 0, 0, 0, 1, 0, 0, 7, 7, 7, 7];
         assert_eq!(decode(&mut WebSocket::default(), &long), Err(Code::FrameTooLarge));
-        let endless = [FINAL | BINARY, MASKED | 127, 255, 255, 255, 255, 255, 255, 255, 255];
+        let endless = [[FINAL | BINARY, MASKED | 127].as_slice(), &[255; 12]].concat();
         assert_eq!(decode(&mut WebSocket::default(), &endless), Err(Code::FrameTooLarge));
         let mut socket = WebSocket::default();
         socket.set_limit(10);
