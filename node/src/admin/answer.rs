@@ -1,4 +1,4 @@
-//! What becomes of a request: who is meant, what is changed, and what is left until it is done.
+//! Carries requests out: finds the node that is meant, changes its state, and tells what is left to do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::control::{Control, MemberStatus};
-use super::{Drain, Failure, FailureKind, Join, Remove, Reply, Request, Wait};
+use super::{Drain, Failure, FailureCode, Join, Remove, Reply, Request, Wait};
 
 /// How often it looks at what is left.
 const LOOK: Duration = Duration::from_millis(250);
@@ -18,21 +18,21 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long something must be done before it counts: standings are told once a second.
 const SETTLED: Duration = Duration::from_millis(1500);
 
-/// How often the same progress is told again, so that who waits knows that the node is there.
+/// How often the same progress is told again, so that the client knows that the node is there.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long progress is told at most.
+/// Longest time for which progress is told.
 const WAIT_MAX: Duration = Duration::from_hours(6);
 
-/// What has become of a request.
+/// A request that was carried out, or begun.
 pub(super) enum Begun {
-    /// It is done, and this is the outcome.
+    /// It is done; this is the outcome.
     Done(Value),
-    /// Changed, and takes its time.
-    Under {
-        /// When it is done.
+    /// The cluster works on it.
+    Underway {
+        /// It is done once the cluster has reached this.
         goal: Goal,
-        /// What is said then.
+        /// The outcome then.
         done: Value,
     },
 }
@@ -40,7 +40,7 @@ pub(super) enum Begun {
 impl Begun {
     /// With a warning in its outcome.
     fn warned(mut self, warning: Option<String>) -> Self {
-        let (Self::Done(done) | Self::Under { done, .. }) = &mut self;
+        let (Self::Done(done) | Self::Underway { done, .. }) = &mut self;
         if let Some(warning) = warning {
             done["warning"] = Value::String(warning);
         }
@@ -84,17 +84,17 @@ fn too_few_lead(members: &[MemberStatus], drained: NodeId) -> Option<String> {
     ))
 }
 
-/// Does what is asked, or the beginning of it.
+/// Carries a request out, or begins to.
 ///
 /// # Errors
-/// Why it is not done; nothing was changed.
+/// [`Failure`]; nothing was changed.
 pub(super) async fn begin(control: &Arc<dyn Control>, request: Request) -> Result<Begun, Failure> {
     match request {
         Request::Status => {
             let status = serde_json::to_value(control.status().await);
             status
                 .map(Begun::Done)
-                .map_err(|error| Failure::new(FailureKind::Malformed, error.to_string()))
+                .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))
         }
         Request::Join(Join { seed }) => {
             control.join(seed).await.map(|next| Begun::Done(json!({ "next": next })))
@@ -108,7 +108,7 @@ pub(super) async fn begin(control: &Arc<dyn Control>, request: Request) -> Resul
             let members = control.members();
             let node = who(&members, &node)?;
             if let Some(why) = too_few_lead(&members, node).filter(|_| !undo && !force) {
-                return Err(Failure::new(FailureKind::Refused, why));
+                return Err(Failure::new(FailureCode::Refused, why));
             }
             change(control, node, if undo { State::Active } else { State::Draining }).await?;
             let goal = if undo { Goal::Balanced } else { Goal::Drained(node) };
@@ -136,7 +136,7 @@ pub(super) async fn begin(control: &Arc<dyn Control>, request: Request) -> Resul
                 settings.retain(|known, _| *known == key);
                 if settings.is_empty() {
                     let text = format!("{key} is no setting of the cluster");
-                    return Err(Failure::new(FailureKind::Refused, text));
+                    return Err(Failure::new(FailureCode::UnknownSetting, text));
                 }
             }
             Ok(Begun::Done(json!(settings)))
@@ -154,7 +154,7 @@ fn under(control: &Arc<dyn Control>, goal: Goal, node: Option<NodeId>, wait: boo
         Some(node) => json!({ "node": node, "name": name(node), "waited": wait }),
         None => json!({ "waited": wait }),
     };
-    if wait { Begun::Under { goal, done } } else { Begun::Done(done) }
+    if wait { Begun::Underway { goal, done } } else { Begun::Done(done) }
 }
 
 async fn change(control: &Arc<dyn Control>, node: NodeId, state: State) -> Result<(), Failure> {
@@ -163,15 +163,15 @@ async fn change(control: &Arc<dyn Control>, node: NodeId, state: State) -> Resul
 
 fn failure(error: &ClusterError) -> Failure {
     let kind = match error {
-        ClusterError::Refused(_) => FailureKind::Refused,
-        ClusterError::NoMajority => FailureKind::NoMajority,
+        ClusterError::Refused(_) => FailureCode::Refused,
+        ClusterError::NoMajority => FailureCode::NoMajority,
     };
     Failure::new(kind, error.to_string())
 }
 
 /// The one member that is meant: by name, by id, or by the beginning of an id.
 fn who(members: &[MemberStatus], text: &str) -> Result<NodeId, Failure> {
-    let unknown = |why: String| Failure::new(FailureKind::UnknownNode, why);
+    let unknown = |why: String| Failure::new(FailureCode::UnknownNode, why);
     let named: Vec<_> = members.iter().filter(|member| member.name == text).collect();
     let digits = text.to_ascii_lowercase();
     let begins: Vec<_> = members
@@ -191,16 +191,16 @@ fn who(members: &[MemberStatus], text: &str) -> Result<NodeId, Failure> {
     }
 }
 
-/// Something that was begun and that somebody waits for. Dropping it waits no longer; what was begun goes on.
+/// Tells a client how far the cluster is with what it asked for. The cluster goes on if this is dropped.
 pub(super) struct Waiting {
     control: Arc<dyn Control>,
     goal: Goal,
-    /// What is said when it is reached; `None` once that was said.
+    /// The outcome; `None` once it was told.
     done: Option<Value>,
     began: Instant,
-    /// What was said to be left, and when.
+    /// The steps that were told last, and when.
     told: Option<(Vec<String>, Instant)>,
-    /// Since when nothing is left.
+    /// When the last step was done.
     reached: Option<Instant>,
 }
 
@@ -210,7 +210,7 @@ impl Waiting {
         Self { control, goal, done: Some(done), began, told: None, reached: None }
     }
 
-    /// What is left, whenever that is news; at last the outcome, and then nothing.
+    /// The steps that are left, each time that they change; at last the outcome, and then nothing.
     pub(super) async fn next(&mut self) -> Option<Reply> {
         self.done.as_ref()?;
         while self.began.elapsed() < WAIT_MAX {
@@ -232,7 +232,7 @@ impl Waiting {
             sleep(LOOK).await;
         }
         self.done = None;
-        let text = "it goes on; nobody waits any longer";
-        Some(Reply::Failed(Failure::new(FailureKind::StillGoing, text)))
+        let text = "the cluster goes on; see `natter admin cluster status`";
+        Some(Reply::Failed(Failure::new(FailureCode::StillGoing, text)))
     }
 }

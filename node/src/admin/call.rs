@@ -1,4 +1,4 @@
-//! A client of the admin API: one request over the socket of a data directory, and what comes of it.
+//! A client of the admin API: sends one request over the socket of a data directory and reads the answer.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,42 +14,42 @@ use hyper::{Request as HttpRequest, Response};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::{Failure, FailureKind, Reply, Request, Status, socket};
+use super::{Failure, FailureCode, Reply, Request, Status, socket};
 
-/// Longest silence of a node: it looks at every shard for a status, and waits for a majority.
+/// Longest silence of a node: for a status it asks every shard, for a change it waits for a majority.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Longest document and longest line that are read.
+/// Longest document, and longest line of a streamed answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Why nothing came of a request.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody listens, or nobody who may be asked.
+    /// Nothing listens on the socket, or this user may not open it.
     #[error(transparent)]
     Unreachable(io::Error),
-    /// The node did not do it.
+    /// The node refused.
     #[error("{}", .0.text)]
     Failed(Failure),
-    /// What came is no answer.
+    /// The answer was not understood, or did not come.
     #[error("{0}")]
     Broken(String),
 }
 
-/// A connection that is carried on while something is waited for; `None` once it has ended.
+/// The connection's work, which must be polled while the caller waits; `None` once it has ended.
 type Connection = Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
-/// What a node is doing, on its way.
+/// A request that was sent, with the answer as it comes.
 pub(super) struct Call {
     connection: Connection,
     answer: Incoming,
-    /// Whether the answer is lines, the last of which is the outcome.
+    /// The answer is a stream of lines, the last of which is the outcome.
     is_lines: bool,
     is_good: bool,
     read: Vec<u8>,
 }
 
-/// Asks the node of a data directory how things stand.
+/// Asks the node of a data directory for the status of its cluster.
 ///
 /// # Errors
 /// [`CallError`].
@@ -71,7 +71,7 @@ impl Call {
         let stream = socket::connect(data_dir).await.map_err(CallError::Unreachable)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        // Its error is met by whoever waits for the answer.
+        // The answer meets the same error.
         let mut connection: Connection = Some(Box::pin(async move { drop(connection.await) }));
         let (method, path, body) = request.as_http();
         let request = HttpRequest::builder()
@@ -90,7 +90,7 @@ impl Call {
         Ok(Self { connection, answer: answer.into_body(), is_lines, is_good, read: Vec::new() })
     }
 
-    /// What the node says next; after an outcome nothing comes. Cancel safe.
+    /// The node's next reply; after an outcome comes none. Cancel safe.
     ///
     /// # Errors
     /// [`CallError`].
@@ -117,7 +117,7 @@ impl Call {
         }
     }
 
-    /// The whole answer, once it has ended.
+    /// The answer as one document, once it has ended.
     fn document(&mut self) -> Result<Reply, CallError> {
         let read = std::mem::take(&mut self.read);
         if self.is_lines || read.is_empty() {
@@ -127,13 +127,13 @@ impl Call {
             return serde_json::from_slice(&read).map(Reply::Done).map_err(|error| broken(&error));
         }
         let failure = serde_json::from_slice(&read).unwrap_or_else(|_| {
-            Failure::new(FailureKind::Malformed, String::from_utf8_lossy(&read).into_owned())
+            Failure::new(FailureCode::Malformed, String::from_utf8_lossy(&read).into_owned())
         });
         Ok(Reply::Failed(failure))
     }
 }
 
-/// Waits for `work`, and carries `connection` on meanwhile.
+/// Waits for `work` and polls `connection` meanwhile.
 async fn beside<T>(connection: &mut Connection, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     poll_fn(|cx| {

@@ -1,12 +1,14 @@
-//! `natter admin`: asks the node of a data directory and prints what it says.
+//! `natter admin`: sends a request to the node of a data directory and prints the answer.
 
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use super::call::{Call, CallError};
 use super::print::Printed;
-use super::{Drain, Failure, FailureKind, Join, Remove, Reply, Request, Set, Wait};
+use super::{Drain, Failure, FailureCode, Join, Remove, Reply, Request, Set, Wait};
 use crate::cli::{Admin, AdminCommand, ClusterCommand, SettingsCommand};
 
 /// Exit codes, beside 0 for done and 2 for a command line that makes no sense.
@@ -16,7 +18,7 @@ const NOT_PERMITTED: u8 = 4;
 const NO_MAJORITY: u8 = 5;
 const INTERRUPTED: u8 = 130;
 
-/// How asking ended, if not well.
+/// Why a request came to nothing.
 #[derive(Debug)]
 enum Trouble {
     NotRunning(String),
@@ -27,26 +29,40 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn code(&self) -> u8 {
+    fn exit_status(&self) -> u8 {
         match self {
             Self::NotRunning(_) => NOT_RUNNING,
             Self::NotPermitted(_) => NOT_PERMITTED,
-            Self::Failed(failure) => match failure.kind {
-                FailureKind::NoMajority => NO_MAJORITY,
-                FailureKind::NotPermitted => NOT_PERMITTED,
-                FailureKind::Refused
-                | FailureKind::UnknownNode
-                | FailureKind::Busy
-                | FailureKind::Malformed
-                | FailureKind::StillGoing => FAILED,
+            Self::Failed(failure) => match failure.code {
+                FailureCode::NoMajority => NO_MAJORITY,
+                FailureCode::NotPermitted => NOT_PERMITTED,
+                FailureCode::Refused
+                | FailureCode::UnknownNode
+                | FailureCode::UnknownSetting
+                | FailureCode::UnknownRoute
+                | FailureCode::MethodNotAllowed
+                | FailureCode::Busy
+                | FailureCode::Malformed
+                | FailureCode::TooLarge
+                | FailureCode::TooSlow
+                | FailureCode::StillGoing
+                | FailureCode::Internal => FAILED,
             },
             Self::Broken(_) => FAILED,
             Self::Interrupted => INTERRUPTED,
         }
     }
 
+    /// As the node's own failures: a code for programs, a text for people.
     fn json(&self) -> serde_json::Value {
-        serde_json::json!({ "error": self.text(), "status": self.code() })
+        let code = match self {
+            Self::NotRunning(_) => json!("not_running"),
+            Self::NotPermitted(_) => json!(FailureCode::NotPermitted),
+            Self::Failed(failure) => json!(failure.code),
+            Self::Broken(_) => json!("broken"),
+            Self::Interrupted => json!("interrupted"),
+        };
+        json!({ "code": code, "text": self.text() })
     }
 
     fn text(&self) -> &str {
@@ -75,7 +91,7 @@ pub fn run(admin: &Admin) -> ExitCode {
             } else {
                 writeln!(io::stderr(), "natter: {}", trouble.text()).ok();
             }
-            ExitCode::from(trouble.code())
+            ExitCode::from(trouble.exit_status())
         }
     }
 }
@@ -156,15 +172,15 @@ mod tests {
     #[test]
     fn the_help_names_every_exit_status() {
         let help = Admin::augment_args(clap::Command::new("admin")).render_help().to_string();
-        let failed = |kind| Trouble::Failed(Failure::new(kind, "")).code();
+        let failed = |kind| Trouble::Failed(Failure::new(kind, "")).exit_status();
         for (status, words) in [
             (0, "done"),
-            (failed(FailureKind::Refused), "not done"),
+            (failed(FailureCode::Refused), "not done"),
             (2, "the command line"),
-            (Trouble::NotRunning(String::new()).code(), "no node runs"),
-            (failed(FailureKind::NotPermitted), "this user may not ask"),
-            (failed(FailureKind::NoMajority), "no majority"),
-            (Trouble::Interrupted.code(), "interrupted"),
+            (Trouble::NotRunning(String::new()).exit_status(), "no node runs"),
+            (failed(FailureCode::NotPermitted), "this user may not ask"),
+            (failed(FailureCode::NoMajority), "no majority"),
+            (Trouble::Interrupted.exit_status(), "interrupted"),
         ] {
             assert!(
                 help.contains(&format!("\n  {status:<3}  {words}")),

@@ -15,7 +15,7 @@ use proto::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 use sessions::Sessions;
 
-use super::{Failure, FailureKind, join};
+use super::{Failure, FailureCode, join};
 use crate::config;
 
 /// How long a command waits for a node that has just started.
@@ -220,7 +220,7 @@ impl NodeControl {
     }
 
     async fn prepare_to_join(self, seed: String) -> Result<String, Failure> {
-        let refused = |text: String| Err(Failure::new(FailureKind::Refused, text));
+        let refused = |text: String| Err(Failure::new(FailureCode::Refused, text));
         if !config::is_host_port(&seed) {
             return refused(format!("{seed:?} is no address; write HOST:PORT"));
         }

@@ -1,14 +1,15 @@
-//! What an operator does: an HTTP API on the Unix socket of a running node, and `natter admin`, one client of it.
+//! The admin API: HTTP on the Unix socket of a running node, and `natter admin`, its client.
 //!
 //! ```text
-//!   natter admin ... --> DATA/admin.sock --> node        HTTP: the routes and their JSON are in `routes.rs`
+//!   natter admin ... --> DATA/admin.sock --> server.rs --> routes.rs --> answer.rs --> control.rs
+//!   client.rs, print.rs                      connections   HTTP, JSON    decides       the node
 //! ```
 //!
-//! //! # Invariants
-//! 1. Only the user that runs the node, and root, are heard: by the mode of the socket and by what
-//!    the system says of who has connected.
-//! 2. Connections, requests and time are bounded.
-//! 3. Who asks may leave at any time: what was begun goes on.
+//! # Invariants
+//! 1. The node serves only the user that runs it, and root: the socket's mode says so, and the system tells which
+//!    user has connected.
+//! 2. Connections, requests, answers and time are bounded.
+//! 3. A client may leave at any time: the node finishes what it has begun.
 
 mod answer;
 mod call;
@@ -19,6 +20,7 @@ mod print;
 mod routes;
 mod server;
 mod socket;
+mod stalls;
 #[cfg(test)]
 mod tests;
 
@@ -154,64 +156,79 @@ fn setting_path(key: &str) -> String {
     format!("/settings/{}", key.bytes().map(escape).collect::<String>())
 }
 
-/// What a node says to whoever waits; the last line is an outcome.
+/// One line of a streamed answer; the last line is an outcome.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// This is left to do.
+    /// The steps that are left.
     Progress(Vec<String>),
-    /// It is done, and this is the outcome.
+    /// It is done; this is the outcome.
     Done(serde_json::Value),
-    /// It is not.
+    /// It was not done.
     Failed(Failure),
 }
 
-/// Why something was not done.
+/// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which kind of reason.
-    pub kind: FailureKind,
+    /// For programs.
+    pub code: FailureCode,
     /// For people.
     pub text: String,
 }
 
 impl Failure {
-    fn new(kind: FailureKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into() }
+    fn new(code: FailureCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
     }
 }
 
-/// Which kind of reason.
+/// The reason of a failure, for programs. Each has one HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// It makes no sense as things stand.
+pub enum FailureCode {
+    /// The request makes no sense in the present state of the cluster.
     Refused,
-    /// No member is meant by that, or several are.
+    /// No member has that name or id, or several have.
     UnknownNode,
-    /// No majority answers: to be tried again.
+    /// The cluster has no setting of that name.
+    UnknownSetting,
+    /// There is no such route.
+    UnknownRoute,
+    /// The route exists, but not with that method.
+    MethodNotAllowed,
+    /// No majority answers. Try again.
     NoMajority,
-    /// Another user.
+    /// The client runs as another user.
     NotPermitted,
-    /// Too many ask.
+    /// Too many requests at once. Try again.
     Busy,
-    /// The request was not understood.
+    /// The body or the path was not understood.
     Malformed,
-    /// It goes on, but nobody waits for it any longer.
+    /// The body is too long.
+    TooLarge,
+    /// The body did not come in time.
+    TooSlow,
+    /// The node goes on, but no longer tells how far it is.
     StillGoing,
+    /// A fault of the node.
+    Internal,
 }
 
-impl FailureKind {
-    /// The HTTP status that says it.
+impl FailureCode {
     fn status(self) -> StatusCode {
         match self {
             Self::Refused => StatusCode::CONFLICT,
-            Self::UnknownNode => StatusCode::NOT_FOUND,
+            Self::UnknownNode | Self::UnknownSetting | Self::UnknownRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoMajority => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotPermitted => StatusCode::FORBIDDEN,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::StillGoing => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use proto::NodeId;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::control::{GroupStatus, Status};
 use super::{Drain, Request};
@@ -19,8 +19,7 @@ pub(super) struct Printed<'a> {
 impl Printed<'_> {
     pub(super) fn progress(&self, left: &[String]) -> io::Result<()> {
         if self.json {
-            // A program reads one document: the outcome.
-            return Ok(());
+            return writeln!(io::stderr(), "{}", json!({ "progress": left }));
         }
         writeln!(io::stderr(), "... {}", left.join(", "))
     }

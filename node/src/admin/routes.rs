@@ -1,36 +1,38 @@
-//! The routes of the admin API: HTTP requests become [`Request`]s, what comes of them becomes JSON.
+//! The routes of the admin API: they turn HTTP requests into [`Request`]s, and outcomes into JSON.
 //!
 //! ```text
-//! GET  /cluster                 how things stand
+//! GET  /cluster                 members, groups, sessions
 //! POST /cluster/join            {"seed":"10.0.0.1:7403"}
 //! POST /cluster/leave           {"wait":true}
 //! POST /cluster/drain           {"node":"ada","undo":false,"force":false,"wait":true}
 //! POST /cluster/rebalance       {"wait":true}
 //! POST /cluster/remove          {"node":"ada","wait":true}
-//! GET  /settings                all that are set for the cluster; /settings/KEY for one
-//! PUT  /settings/KEY            {"value":"8"}; an empty value takes the setting back
+//! GET  /settings                all settings of the cluster; /settings/KEY for one
+//! PUT  /settings/KEY            {"value":"8"}; an empty value resets it to each node's own
 //! ```
 //!
-//! The answer is one JSON document. A failure has the status of its kind and says `{"kind":..,"text":..}`. Who
-//! waits (`"wait":true`) gets status 200 and lines of JSON, as things go on:
+//! Only `node`, `seed` and `value` must be there. The answer is one JSON document. A failure has the HTTP status of
+//! its code and reads `{"code":"..","text":".."}`; the codes are in [`FailureCode`]. With `"wait":true` the answer has
+//! status 200 and is a stream of JSON lines, one each time that the steps left change; the last line is the outcome:
 //!
 //! ```text
 //! {"progress":["leads 3 groups"]}
 //! {"done":{"node":"00f1..","name":"ada","waited":true}}
-//! {"failed":{"kind":"still_going","text":".."}}
+//! {"failed":{"code":"still_going","text":".."}}
 //! ```
 //!
-//! **Invariant:** nothing here knows through which socket a request came.
+//! **Invariant:** nothing here knows how a request came in. Whoever serves the routes decides who may use them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Path, Request as HttpRequest, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post};
 use futures_util::stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,68 +40,86 @@ use tokio::time::timeout;
 
 use super::answer::{Begun, Waiting, begin};
 use super::control::Control;
-use super::{Failure, FailureKind, Request};
+use super::{Failure, FailureCode, Request};
 
-/// Longest body of a request.
+/// Longest body of a request: a setting is the longest, a few hundred bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest wait for the body of a request.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Shared = State<Arc<dyn Control>>;
+
+type Key = Result<Path<String>, PathRejection>;
 
 /// The routes of a node.
 pub(super) fn routes(control: Arc<dyn Control>) -> Router {
     let status = async |State(control): Shared| run(control, Ok(Request::Status)).await;
-    let join = async |State(control): Shared, body: Body| {
-        run(control, read(body).await.map(Request::Join)).await
-    };
-    let leave = async |State(control): Shared, body: Body| {
-        run(control, read(body).await.map(Request::Leave)).await
-    };
-    let drain = async |State(control): Shared, body: Body| {
-        run(control, read(body).await.map(Request::Drain)).await
-    };
-    let rebalance = async |State(control): Shared, body: Body| {
-        run(control, read(body).await.map(Request::Rebalance)).await
-    };
-    let remove = async |State(control): Shared, body: Body| {
-        run(control, read(body).await.map(Request::Remove)).await
-    };
     let all = async |State(control): Shared| run(control, Ok(Request::Get { key: None })).await;
-    let one = async |State(control): Shared, Path(key): Path<String>| {
-        run(control, Ok(Request::Get { key: Some(key) })).await
+    let one = async |State(control): Shared, key: Key| {
+        run(control, read_key(key).map(|key| Request::Get { key: Some(key) })).await
     };
-    let set = async |State(control): Shared, Path(key): Path<String>, body: Body| {
-        run(control, read(body).await.map(|set| Request::Set { key, set })).await
+    let set = async |State(control): Shared, key: Key, body: HttpRequest| {
+        let request = match read_key(key) {
+            Ok(key) => read(body).await.map(|set| Request::Set { key, set }),
+            Err(failure) => Err(failure),
+        };
+        run(control, request).await
     };
     Router::new()
         .route("/cluster", get(status))
-        .route("/cluster/join", post(join))
-        .route("/cluster/leave", post(leave))
-        .route("/cluster/drain", post(drain))
-        .route("/cluster/rebalance", post(rebalance))
-        .route("/cluster/remove", post(remove))
+        .route("/cluster/join", action(Request::Join))
+        .route("/cluster/leave", action(Request::Leave))
+        .route("/cluster/drain", action(Request::Drain))
+        .route("/cluster/rebalance", action(Request::Rebalance))
+        .route("/cluster/remove", action(Request::Remove))
         .route("/settings", get(all))
-        .route("/settings/{key}", get(one).merge(put(set)))
-        .fallback(async || failed(&Failure::new(FailureKind::Malformed, "there is no such route")))
+        .route("/settings/{key}", get(one).put(set))
+        .fallback(async || failed(&Failure::new(FailureCode::UnknownRoute, "no such route")))
+        .method_not_allowed_fallback(async || {
+            failed(&Failure::new(FailureCode::MethodNotAllowed, "this route has other methods"))
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(control)
 }
 
-/// Answers everybody with the same failure.
+/// A request by `POST` with a JSON body.
+fn action<T>(request: fn(T) -> Request) -> MethodRouter<Arc<dyn Control>>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    post(async move |State(control): Shared, body: HttpRequest| {
+        let request = read(body).await.map(request);
+        run(control, request).await
+    })
+}
+
+/// Routes that answer every request with the same failure.
 pub(super) fn refuse(failure: Failure) -> Router {
     Router::new().fallback(async move || failed(&failure))
 }
 
-/// The body of a request.
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Failure> {
-    let malformed = |text: String| {
-        Failure::new(FailureKind::Malformed, format!("the node does not understand this: {text}"))
+fn malformed(text: &impl ToString) -> Failure {
+    Failure::new(FailureCode::Malformed, format!("not understood: {}", text.to_string()))
+}
+
+fn read_key(key: Key) -> Result<String, Failure> {
+    key.map(|Path(key)| key).map_err(|error| malformed(&error.body_text()))
+}
+
+/// The body of a request. No body at all is an empty object.
+async fn read<T: DeserializeOwned>(request: HttpRequest) -> Result<T, Failure> {
+    let bytes = match timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
+        Ok(Ok(bytes)) if bytes.is_empty() => Bytes::from_static(b"{}"),
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let text = format!("the body has more than {BODY_BYTES_MAX} bytes");
+            return Err(Failure::new(FailureCode::TooLarge, text));
+        }
+        Ok(Err(error)) => return Err(malformed(&error.body_text())),
+        Err(_) => return Err(Failure::new(FailureCode::TooSlow, "the body did not come in time")),
     };
-    let body = timeout(PATIENCE, axum::body::to_bytes(body, BODY_BYTES_MAX)).await;
-    let body = body.map_err(|_| malformed("the body did not come".to_owned()))?;
-    let body = body.map_err(|error| malformed(error.to_string()))?;
-    serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))
+    serde_json::from_slice(&bytes).map_err(|error| malformed(&error))
 }
 
 async fn run(control: Arc<dyn Control>, request: Result<Request, Failure>) -> Response {
@@ -109,12 +129,12 @@ async fn run(control: Arc<dyn Control>, request: Result<Request, Failure>) -> Re
     };
     match begun {
         Ok(Begun::Done(value)) => json(StatusCode::OK, &value),
-        Ok(Begun::Under { goal, done }) => lines(Waiting::new(control, goal, done)),
+        Ok(Begun::Underway { goal, done }) => lines(Waiting::new(control, goal, done)),
         Err(failure) => failed(&failure),
     }
 }
 
-/// Replies as lines of JSON, until the last one. If whoever asked has left, the body is dropped.
+/// Replies as JSON lines, until the last one. The server drops the body if the client leaves.
 fn lines(waiting: Waiting) -> Response {
     let replies = stream::unfold(waiting, async |mut waiting| {
         let reply = waiting.next().await?;
@@ -138,5 +158,5 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 }
 
 fn failed(failure: &Failure) -> Response {
-    json(failure.kind.status(), failure)
+    json(failure.code.status(), failure)
 }

@@ -1,4 +1,4 @@
-//! The node's side of the socket: accepts, checks who it is, and serves the routes.
+//! The node's side of the socket: accepts connections, checks their user, and serves the routes to them.
 
 use std::io;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use supervision::{ProcessError, Stopping, TaskGroup};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -15,18 +16,25 @@ use tracing::{debug, warn};
 use super::control::Control;
 use super::routes::{refuse, routes};
 use super::socket::Socket;
-use super::{Failure, FailureKind};
+use super::stalls::NoStalls;
+use super::{Failure, FailureCode};
 
-/// Connections at once.
+/// Connections at once. Clients have the other file descriptors.
 const CONNECTIONS_MAX: usize = 8;
 
+/// Connections beside them that are told that there are too many. More are closed at once.
+const REFUSED_MAX: usize = 16;
+
 /// Longest wait for the head of a request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time for which a client may read nothing of its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Longest wait for open connections at the end.
+/// Longest wait for open connections when the node stops.
 const LEAVE: Duration = Duration::from_millis(500);
 
 /// Pause after an accept that failed, for want of file descriptors as a rule.
@@ -39,7 +47,9 @@ pub(super) async fn serve(
     stopping: Stopping,
 ) -> Result<(), ProcessError> {
     let listener = socket.listen()?;
-    let (connections, places) = (TaskGroup::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+    let connections = TaskGroup::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refusals = Arc::new(Semaphore::new(REFUSED_MAX));
     let routes = routes(control);
     loop {
         let accepted = tokio::select! {
@@ -54,33 +64,42 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let place = places.clone().try_acquire_owned();
-        let routes = match (place.is_ok(), is_permitted(&stream)) {
-            (_, false) => refuse(Failure::new(
-                FailureKind::NotPermitted,
-                "only the user that runs the node may do that",
-            )),
-            (false, true) => refuse(Failure::new(FailureKind::Busy, "too many are asking")),
-            (true, true) => routes.clone(),
+        let admitted = if is_permitted(&stream) {
+            let busy = |_| Failure::new(FailureCode::Busy, "too many requests at once; try again");
+            places.clone().try_acquire_owned().map_err(busy)
+        } else {
+            let text = "only the user that runs the node may do that";
+            Err(Failure::new(FailureCode::NotPermitted, text))
+        };
+        let (routes, place) = match admitted {
+            Ok(place) => (routes.clone(), place),
+            Err(failure) => {
+                let Ok(place) = refusals.clone().try_acquire_owned() else { continue };
+                (refuse(failure), place)
+            }
         };
         connections.spawn("admin", async move {
+            let _place = place;
             if let Err(error) = converse(stream, routes).await {
                 debug!(%error, "admin connection ended");
             }
-            drop(place);
         });
     }
     connections.finish(LEAVE).await;
     Ok(())
 }
 
-/// One request of one connection.
-async fn converse(stream: UnixStream, routes: axum::Router) -> io::Result<()> {
+/// Serves the one request of a connection.
+pub(super) async fn converse<S>(stream: S, routes: axum::Router) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
     server.max_buf_size(HEAD_BYTES_MAX);
+    let stream = TokioIo::new(NoStalls::new(stream, WRITE_TIMEOUT));
     let service = TowerToHyperService::new(routes);
-    server.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+    server.serve_connection(stream, service).await.map_err(io::Error::other)
 }
 
 /// Whether the other end is of the same user, or root.
