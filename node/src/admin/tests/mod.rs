@@ -54,7 +54,7 @@ fn member(node: u64, name: &str, up: bool) -> MemberStatus {
 fn status(members: Vec<MemberStatus>) -> Status {
     let group = |group| GroupStatus {
         group,
-        leader: (group != 7).then(|| NodeId(0xa1)),
+        leader: (group != 7).then_some(NodeId(0xa1)),
         term: 3,
         voters: vec![NodeId(0xa1)],
         learners: vec![NodeId(0xb2)],
