@@ -130,11 +130,6 @@ impl Connection {
         }
     }
 
-    /// Refuses a request that passes after this time.
-    pub fn refuse_too_fast(&self, id: u64, too_fast: TooFast) {
-        self.answer(id, Kind::Refused(refusal_after(too_fast)));
-    }
-
     /// Refuses a request.
     pub fn refuse(&self, id: u64, refused: impl Into<Refusal>) {
         self.answer(id, Kind::Refused(refusal(refused)));
@@ -238,31 +233,48 @@ pub struct Refusal {
     pub code: Code,
     /// For developers. It repeats nothing of what the client sent, for that may be secret.
     pub text: String,
+    /// When the same may pass, in ms; 0 if waiting does not help.
+    pub after_ms: u32,
 }
+
+/// The wait in a refusal that ends at a time that nobody knows, in ms: when a disk has space, a cluster a
+/// majority, a gateway an answer.
+const UNKNOWN_WAIT_MS: u32 = 1_000;
 
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
-        Self { code, text: code.name().to_owned() }
+        Self::saying(code, code.name())
+    }
+}
+
+impl From<TooFast> for Refusal {
+    fn from(TooFast { after_ms }: TooFast) -> Self {
+        Self::wait(Code::TooFast, after_ms)
     }
 }
 
 impl Refusal {
+    /// A refusal with more than its name for developers.
+    pub fn saying(code: Code, text: impl Into<String>) -> Self {
+        let waits = code.retry() == proto::Retry::After;
+        Self { code, text: text.into(), after_ms: if waits { UNKNOWN_WAIT_MS } else { 0 } }
+    }
+
+    /// A refusal of what may pass after so many ms.
+    pub fn wait(code: Code, after_ms: u32) -> Self {
+        Self { after_ms, ..Self::from(code) }
+    }
+
     /// A [`Code::BadRequest`] because of one field: `reason` says what is wrong with it.
     pub fn field(name: &str, reason: impl std::fmt::Display) -> Self {
-        Self { code: Code::BadRequest, text: format!("field `{name}`: {reason}") }
+        Self::saying(Code::BadRequest, format!("field `{name}`: {reason}"))
     }
 }
 
-/// A refusal with its text, and the wait that its code asks for.
+/// A refusal as a client hears it.
 pub fn refusal(refused: impl Into<Refusal>) -> wire::Refused {
-    let Refusal { code, text } = refused.into();
-    let retry_after_ms = if code.retry() == proto::Retry::After { 1_000 } else { 0 };
-    wire::Refused { code: code.number(), text, retry_after_ms }
-}
-
-/// A refusal of what comes too fast.
-pub(crate) fn refusal_after(TooFast { after_ms }: TooFast) -> wire::Refused {
-    wire::Refused { retry_after_ms: after_ms, ..refusal(Code::TooFast) }
+    let Refusal { code, text, after_ms } = refused.into();
+    wire::Refused { code: code.number(), text, retry_after_ms: after_ms }
 }
 
 impl Outgoing {

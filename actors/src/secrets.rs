@@ -2,6 +2,7 @@
 
 use proto::stored::PinGrant;
 use proto::{Alias, DeviceId, UserId};
+use std::net::IpAddr;
 
 /// What a resume ticket says, once opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub trait Secrets: Send + Sync {
     fn pin_digest(&self, alias: &Alias, pin: &str) -> [u8; 32];
     /// A digest of a registration lock, of the same kind.
     fn lock_digest(&self, user: UserId, lock: &str) -> [u8; 32];
+    /// What is stored instead of an address that tries an account's registration lock. Never the number
+    /// of a device.
+    fn place_digest(&self, user: UserId, address: IpAddr) -> u64;
     /// Seals the token of someone who asked for a PIN for `alias`.
     fn seal_pin_token(&self, alias: &Alias, token: &PinToken) -> Vec<u8>;
     /// Opens such a token; `None` if it is not ours or for another alias.

@@ -33,7 +33,7 @@ use crate::client::client_limits::ClientLimits;
 use crate::client::reception::Reception;
 use crate::client::registration::Registration;
 use crate::config::NodeConfig;
-use crate::doors::{Doors, open_doors};
+use crate::doors::{Doors, Reserved, open_doors};
 use crate::keys::identity::Identity;
 use crate::keys::secrets::NodeSecrets;
 use crate::links::Links;
@@ -122,13 +122,18 @@ pub async fn run(start: Start, handlers: Handlers) -> anyhow::Result<()> {
         warn!("{warning}");
     }
     let dir = PathBuf::from(&config.node.data_dir);
+    // What is wrong is found before anything is made: a start that fails leaves nothing behind.
     manifest::check(&dir, !config.cluster.cookie.is_empty())?;
+    config.cluster.find_cookie(&dir, admin::joins(&dir, &config.cluster.seeds))?;
+    Certificates::check(&config.tls, &dir, None)?;
+    let sender = PinSender::new(&config.registration)?;
+    let ports = Reserved::take(&config)?;
     data_dir::prepare(&dir)?;
     config.cluster.seeds = seeds(&config, &dir).await?;
-    let node = build(&config, &dir, metrics, handlers).await?;
+    let node = build(&config, &dir, (metrics, sender), handlers).await?;
     // Only now: until the storage was locked they may have been another process's.
     std::fs::remove_file(addresses_file(&dir)).ok();
-    let doors = open_doors(&config, &node)?;
+    let doors = open_doors(&config, ports, &node)?;
     let mut addresses = doors.addresses();
     let clients = (addresses.client.as_deref(), addresses.websocket.as_deref());
     let member = Membership::new(&config, &node, clients);
@@ -252,7 +257,7 @@ fn reception(
 async fn build(
     config: &NodeConfig,
     dir: &Path,
-    metrics: telemetry::Metrics,
+    (metrics, sender): (telemetry::Metrics, PinSender),
     handlers: Handlers,
 ) -> anyhow::Result<Node> {
     upkeep::describe();
@@ -262,7 +267,6 @@ async fn build(
     let identity = Identity::open(dir, cookie)?;
     manifest::check_owner(dir, links::Identity::new(identity.node_key(), cookie)?.node())?;
     let certificates = Arc::new(Certificates::open(&config.tls, dir, cookie)?);
-    let sender = PinSender::new(&config.registration)?;
     let (storage, recovered) = open_storage(config, dir).await?;
     let founds = !joins && !member::belongs(&storage).await?;
     let incarnation = next_incarnation(dir)?;

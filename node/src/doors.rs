@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use supervision::{ChildSpec, ProcessError, Stopping, TaskGroup};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::boot::Addresses;
 use crate::client::connection;
@@ -25,16 +25,48 @@ struct Port {
 }
 
 impl Port {
-    fn open(key: &'static str, address: &Address) -> Result<Option<Self>, ListenError> {
-        let Some(address) = address.0 else { return Ok(None) };
-        let socket = listener::bind(key, address)?;
-        let address = socket.local_addr().unwrap_or(address);
+    fn open(key: &'static str, reserved: Option<TcpSocket>) -> anyhow::Result<Option<Self>> {
+        let Some(socket) = reserved else { return Ok(None) };
+        let address = socket.local_addr()?;
+        let socket = listener::listen(key, socket, address)?;
         Ok(Some(Self { key, address, bound: Arc::new(Mutex::new(Some(socket))) }))
     }
 
     fn take(&self) -> Result<TcpListener, ListenError> {
         let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).take();
         bound.map_or_else(|| listener::bind(self.key, self.address), Ok)
+    }
+}
+
+/// The ports of the settings, taken from other processes before this one makes anything. Nobody is served
+/// there yet.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    client: Option<TcpSocket>,
+    websocket: Option<TcpSocket>,
+    plain: Option<TcpSocket>,
+    http: Option<TcpSocket>,
+    /// Held until the links listen there.
+    _cluster: Option<TcpSocket>,
+}
+
+impl Reserved {
+    /// Takes all ports of the configuration.
+    ///
+    /// # Errors
+    /// [`ListenError`] names the setting and the cure.
+    pub(crate) fn take(config: &NodeConfig) -> Result<Self, ListenError> {
+        let take = |key, address: &Address| {
+            address.0.map(|address| listener::reserve(key, address)).transpose()
+        };
+        let listen = &config.listen;
+        Ok(Self {
+            client: take("listen.client", &listen.client)?,
+            websocket: take("listen.websocket", &listen.websocket)?,
+            plain: take("listen.plain", &listen.plain)?,
+            http: take("listen.http", &listen.http)?,
+            _cluster: take("cluster.listen", &config.cluster.listen)?,
+        })
     }
 }
 
@@ -49,8 +81,12 @@ pub(crate) struct Doors {
     connections: TaskGroup,
 }
 
-/// Takes all ports of the configuration.
-pub(crate) fn open_doors(config: &NodeConfig, node: &Node) -> anyhow::Result<Doors> {
+/// Listens on all ports.
+pub(crate) fn open_doors(
+    config: &NodeConfig,
+    ports: Reserved,
+    node: &Node,
+) -> anyhow::Result<Doors> {
     let listen = &config.listen;
     let tls = || node.certificates.acceptor(b"natter/1").map(Security::Tls);
     let origins = Origins::new(&listen.websocket_origins);
@@ -59,16 +95,16 @@ pub(crate) fn open_doors(config: &NodeConfig, node: &Node) -> anyhow::Result<Doo
         tls.map(|tls| Security::WebSocket(tls, origins.clone()))
     };
     let mut clients = Vec::new();
-    if let Some(port) = Port::open("listen.client", &listen.client)? {
+    if let Some(port) = Port::open("listen.client", ports.client)? {
         clients.push((port, tls()?));
     }
-    if let Some(port) = Port::open("listen.websocket", &listen.websocket)? {
+    if let Some(port) = Port::open("listen.websocket", ports.websocket)? {
         clients.push((port, web()?));
     }
-    if let Some(port) = Port::open("listen.plain", &listen.plain)? {
+    if let Some(port) = Port::open("listen.plain", ports.plain)? {
         clients.push((port, Security::Plain));
     }
-    let http = Port::open("listen.http", &listen.http)?;
+    let http = Port::open("listen.http", ports.http)?;
     Ok(Doors {
         clients,
         http: http.map(|port| (port, node.readiness.clone(), node.metrics.clone())),

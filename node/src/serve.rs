@@ -69,7 +69,7 @@ fn check_files(config: &NodeConfig) -> anyhow::Result<()> {
     files::check(config.limits.connections, files::most())?;
     manifest::check(dir, !config.cluster.cookie.is_empty())?;
     config.cluster.find_cookie(dir, admin::joins(dir, &config.cluster.seeds))?;
-    Ok(tls::Certificates::check(&config.tls, dir, clock::now_ms() / 1000)?)
+    Ok(tls::Certificates::check(&config.tls, dir, Some(clock::now_ms() / 1000))?)
 }
 
 /// A runtime of `threads`; 0: one for each core.

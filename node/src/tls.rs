@@ -192,19 +192,23 @@ impl Certificates {
         Ok(Self { files, resolver, seen })
     }
 
-    /// Whether [`open`](Self::open) will find what it needs, and clients will take it at `now_s`, Unix
-    /// time. Writes nothing.
+    /// Whether [`open`](Self::open) will find what it needs, and, if `now_s`, Unix time, is given, whether
+    /// clients will take it then. Writes nothing.
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
-    pub fn check(config: &config::Tls, data_dir: &Path, now_s: u64) -> Result<(), TlsError> {
+    pub fn check(
+        config: &config::Tls,
+        data_dir: &Path,
+        now_s: Option<u64>,
+    ) -> Result<(), TlsError> {
         let files = Files::of(config, data_dir);
         if files.are_to_be_made() {
             // Only the names can be wrong; the cookie is not needed to see that.
             return development("", &config.names).map(drop);
         }
         match files.read()?.term {
-            Some(term) if term.until_s < now_s => {
+            Some(term) if now_s.is_some_and(|now_s| term.until_s < now_s) => {
                 Err(TlsError::Ended { file: files.certificate, until: term.until() })
             }
             Some(_) | None => Ok(()),

@@ -6,7 +6,7 @@ use crate::table::place_of;
 use crate::world::World;
 use actors::shard::{Command, Fault, Outcome, Usage};
 use bytes::Bytes;
-use proto::{Code, stored};
+use proto::stored;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -60,9 +60,7 @@ impl World {
             let remove = stored::RemoveDevice { user: user.0, by_device: 1, device: device.0 };
             let heard = Arc::clone(&done);
             let reply = Box::new(move |outcome: Outcome| {
-                // The second time there is no such device any longer.
-                let gone = matches!(outcome, Outcome::Done | Outcome::Refused(Code::UnknownDevice));
-                heard.fetch_or(gone, Ordering::Relaxed);
+                heard.fetch_or(outcome == Outcome::Done, Ordering::Relaxed);
             });
             let command = Command::RemoveDevice(remove);
             self.stage.local(turn % NODES, 0, NodeEvent::Propose(user.shard(), command, reply));

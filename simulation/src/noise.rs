@@ -87,6 +87,7 @@ impl World {
                 alias,
                 token: digest(chance),
                 grant: Some(stored::PinGrant {
+                    own: false,
                     digest: digest(chance),
                     expires_ms: u64::MAX / 2,
                     long: chance.one_in(2),

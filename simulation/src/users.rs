@@ -312,7 +312,7 @@ impl Users {
         let (connection, id) = (sent.connection, sent.id);
         let frame = match sent.answer(outcome) {
             SendAnswer::Accepted { .. } => FromNode::Accepted(id),
-            SendAnswer::Refused(code) => FromNode::Refused(id, code),
+            SendAnswer::Refused(refusal) => FromNode::Refused(id, refusal.code),
             SendAnswer::AliasStale(_) => panic!("nobody sends to an alias"),
         };
         self.answer(connection, frame, id, stage);

@@ -103,6 +103,28 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
+async fn a_start_that_fails_leaves_nothing_behind() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = other.local_addr().unwrap().to_string();
+    for (name, value, part) in [
+        ("LISTEN__CLIENT", taken.as_str(), "listen.client"),
+        ("LISTEN__WEBSOCKET", &taken, "listen.websocket"),
+        ("LISTEN__PLAIN", &taken, "listen.plain"),
+        ("LISTEN__HTTP", &taken, "listen.http"),
+        ("CLUSTER__LISTEN", &taken, "cluster.listen"),
+        ("CLUSTER__SEEDS", "[\"127.0.0.1:1\"]", "data/cookie"),
+        ("CLUSTER__COOKIE_FILE", "/nowhere/cookie", "start that node first"),
+        ("TLS__NAMES", "[\"\u{e9}\"]", "tls.names"),
+        ("REGISTRATION__SENDER", "webhook", "registration.webhook"),
+    ] {
+        let mut node = Node::prepare(PROGRAM, "").unwrap();
+        node.finds(&format!("NATTER_{name}"), value);
+        refused_to_start(&mut node, &[part]).await;
+        assert!(!node.dir().join("data").exists(), "{part}: a failed start made a data directory");
+    }
+}
+
+#[tokio::test]
 async fn a_directory_that_another_node_uses_is_refused_and_left_alone() {
     let first = node("").await;
     let mut ada = Person::join(&first, "ada").await;

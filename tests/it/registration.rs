@@ -12,6 +12,7 @@ use proto::wire::{
 use proto::{Alias, Code};
 use std::time::Duration;
 use tests::cluster::Cables;
+use tests::hostile::sockets::{plain, source};
 use tests::node::{Node, PATIENCE, eventually};
 use tests::wire::{Phone, Wire};
 use tests::workload::link;
@@ -45,6 +46,12 @@ async fn prove(node: &Node, alias: &str, pin: &str, token: &Bytes) -> Say {
     wire.ask(Ask::RegisterProve(proof)).await.unwrap()
 }
 
+/// So many PINs of six digits that are not this one.
+fn guesses(pin: &str, count: usize) -> Vec<String> {
+    let all = (0..1_000_000).map(|number| format!("{number:06}"));
+    all.filter(|guess| guess != pin).take(count).collect()
+}
+
 fn refusal(answer: &Say) -> Option<Code> {
     match answer {
         Say::Refused(refused) => Some(Code::from_number(refused.code)),
@@ -59,13 +66,15 @@ async fn strangers_who_ask_and_guess_keep_nobody_from_registering() {
     let owner = asked(&node, "ada").await;
     let pin = node.pin("ada", seen).await.unwrap();
     let strangers = [asked(&node, "ada").await, asked(&node, "ada").await];
-    let guess = if pin == "000000" { "000001" } else { "000000" };
     for token in &strangers {
-        for _ in 0..5 {
+        let guesses = guesses(&pin, 6);
+        for guess in &guesses[..5] {
             let answer = prove(&node, "ada", guess, token).await;
             assert_eq!(refusal(&answer), Some(Code::WrongPin));
         }
-        assert_eq!(refusal(&prove(&node, "ada", guess, token).await), Some(Code::NoPin));
+        assert_eq!(refusal(&prove(&node, "ada", &guesses[5], token).await), Some(Code::NoPin));
+        let again = prove(&node, "ada", &guesses[4], token).await;
+        assert_eq!(refusal(&again), Some(Code::WrongPin), "what was said of it before");
     }
     let answer = prove(&node, "ada", &pin, &owner).await;
     assert!(matches!(answer, Say::Registered(_)), "{answer:?}");
@@ -92,11 +101,10 @@ async fn an_owner_whose_pins_strangers_spent_and_made_worthless_is_sent_a_long_o
     let mut seen = node.output().len();
     asked(&node, "ada").await;
     let short = node.pin("ada", seen).await.unwrap();
-    let guess = if short == "000000" { "000001" } else { "000000" };
     for _ in 0..4 {
         let token = asked(&node, "ada").await;
-        for _ in 0..5 {
-            let answer = prove(&node, "ada", guess, &token).await;
+        for guess in guesses(&short, 5) {
+            let answer = prove(&node, "ada", &guess, &token).await;
             assert_eq!(refusal(&answer), Some(Code::WrongPin));
         }
     }
@@ -131,6 +139,70 @@ async fn pins_of_the_whole_cluster_are_bounded_and_the_operator_is_told() {
     let metrics = page(&node, "/metrics").await;
     assert!(metrics.contains("natter_pins_used_up_total 84"), "{metrics}");
     assert!(node.errors().contains("registration.pins_per_hour is used up"), "{}", node.errors());
+}
+
+/// The code of a refusal and how long it says to wait, in minutes.
+fn wait(answer: &Say) -> Option<(Code, u32)> {
+    match answer {
+        Say::Refused(no) => Some((Code::from_number(no.code), no.retry_after_ms.div_ceil(60_000))),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_registration_that_has_to_wait_says_for_how_long() {
+    let node =
+        node_by_default("[registration]\npin_ttl = \"1m\"\nrequests_per_alias_per_hour = 1\n")
+            .await;
+    let (seen, token) = (node.output().len(), asked(&node, "ada").await);
+    let pin = node.pin("ada", seen).await.unwrap();
+    assert!(matches!(prove(&node, "ada", &pin, &token).await, Say::Registered(_)));
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    let told = wait(&wire.ask(start("ada")).await.unwrap());
+    assert_eq!(told, Some((Code::TooFast, 60)), "the next PIN of this alias");
+    for number in 0.. {
+        let mut wire = Wire::connect(&node.target()).await.unwrap();
+        let answer = wire.ask(start(&format!("person-{number}"))).await.unwrap();
+        if let Some(told) = wait(&answer) {
+            assert_eq!((told, number), ((Code::TooFast, 60), 28), "the hour of this address");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_guesses_a_registration_lock_keeps_the_owners_new_phone_out_no_longer() {
+    let node = node("").await;
+    let mut ada = Person::join(&node, "ada").await;
+    let (lock, current) = ("s3cret".to_owned(), String::new());
+    let set = Ask::SetRegistrationLock(SetRegistrationLock { lock, current });
+    for _ in 0..3 {
+        ada.done(set.clone()).await; // As after an answer that was lost.
+    }
+    let (seen, token) = (node.output().len(), asked(&node, "ada").await);
+    let pin = node.pin("ada", seen).await.unwrap();
+    let alias = Alias::parse("ada").unwrap();
+    // Whoever reads the PIN proves it; here both are the same phone, at two addresses.
+    let phone = Phone::new();
+    let prove = |nonce: &[u8], lock: String| {
+        let mut proof = phone.proof(nonce, &alias, (pin.clone(), token.clone())).unwrap();
+        proof.lock = lock;
+        Ask::RegisterProve(proof)
+    };
+    let mut thief = plain(&node.target(), source(6)).await.unwrap();
+    let nonce = thief.welcome.nonce.clone();
+    for guess in 0..5 {
+        let answer = thief.ask(prove(&nonce, format!("guess {guess}"))).await.unwrap();
+        assert_eq!(refusal(&answer), Some(Code::WrongLock));
+    }
+    let answer = thief.ask(prove(&nonce, "s3cret".into())).await.unwrap();
+    assert_eq!(wait(&answer), Some((Code::TooFast, 24 * 60 / 5)), "and tells nothing");
+    let mut owner = plain(&node.target(), source(1)).await.unwrap();
+    let nonce = owner.welcome.nonce.clone();
+    match owner.ask(prove(&nonce, "s3cret".into())).await.unwrap() {
+        Say::Registered(registered) => assert_eq!(registered.user, ada.user()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! A user as their shard knows them: names, devices, contacts, blocks and privacy.
 
 use super::few::FewMap;
+use super::lock::{Lock, Locked};
 use super::privacy::Privacy;
-use bytes::Bytes;
 use proto::limits::{BLOCKS_MAX, CONTACTS_MAX, DEVICES_MAX};
 use proto::{Alias, Code, DeviceId, UserId, stored, wire};
 use std::collections::BTreeSet;
@@ -14,10 +14,6 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// For so long after a device was last there nobody takes a locked account's alias without the lock,
 /// in ms: 7 days. A number that was given to somebody else is free after it.
 const LOCK_HOLDS_MS: u64 = 7 * DAY_MS;
-
-/// Wrong registration locks that are taken on one day: with four digits, a day opens one account of
-/// 2,000.
-const WRONG_LOCKS_MAX: u32 = 5;
 
 /// Unlinked devices that are remembered, so that they hear of it. More are rare: a user has 8 at once.
 const UNLINKED_MAX: usize = 8;
@@ -41,7 +37,7 @@ pub struct Account {
     pub(super) closing: bool,
     /// The devices that were unlinked last, oldest first.
     unlinked: Vec<stored::UnlinkedDevice>,
-    lock: stored::RegistrationLock,
+    pub(super) lock: Lock,
     active_ms: u64,
 }
 
@@ -91,7 +87,7 @@ impl Account {
             contacts: self.contacts.clone(),
             privacy: self.privacy,
             unlinked: self.unlinked.clone(),
-            has_lock: !self.lock.digest.is_empty(),
+            has_lock: self.lock.is_set(),
         })
     }
 
@@ -134,6 +130,11 @@ impl Account {
         true
     }
 
+    /// Whether a device was ever linked. No number is given twice.
+    pub fn was_linked(&self, device: DeviceId) -> bool {
+        (1..=self.last_device.0).contains(&device.0)
+    }
+
     /// Notes that a device is there; whether that is worth a row.
     pub fn note_active(&mut self, now_ms: u64) -> bool {
         let news = now_ms >= self.active_ms + ACTIVE_STEP_MS;
@@ -173,46 +174,19 @@ impl Account {
         self.aliases.iter().map(claim).collect()
     }
 
-    /// Tries to open the registration lock; `lock` is a digest, empty if none came.
+    /// Tries to open the registration lock from a place; `lock` is a digest, empty if none came.
     ///
     /// # Errors
-    /// [`Code::WrongLock`]; [`Code::TooFast`] after [`WRONG_LOCKS_MAX`] on one day.
-    pub fn unlock(&mut self, lock: &[u8], now_ms: u64) -> Result<Unlocked, Code> {
-        if self.lock.digest.is_empty() {
+    /// [`Locked`].
+    pub fn unlock(&mut self, lock: &[u8], place: u64, now_ms: u64) -> Result<Unlocked, Locked> {
+        if !self.lock.is_set() {
             return Ok(Unlocked::NoLock);
         }
         if lock.is_empty() {
             let silent = now_ms.saturating_sub(self.active_ms) >= LOCK_HOLDS_MS;
-            return if silent { Ok(Unlocked::NoLock) } else { Err(Code::WrongLock) };
+            return if silent { Ok(Unlocked::NoLock) } else { Err(Locked::Wrong) };
         }
-        self.check_lock(lock, now_ms).map(|()| Unlocked::Opened)
-    }
-
-    /// Sets the registration lock, or removes it if `lock` is empty.
-    ///
-    /// # Errors
-    /// As [`Self::unlock`], if there is a lock and `current` is not it.
-    pub fn set_lock(&mut self, current: &[u8], lock: Bytes, now_ms: u64) -> Result<(), Code> {
-        if !self.lock.digest.is_empty() {
-            self.check_lock(current, now_ms)?;
-        }
-        self.lock = stored::RegistrationLock { digest: lock, ..Default::default() };
-        Ok(())
-    }
-
-    fn check_lock(&mut self, lock: &[u8], now_ms: u64) -> Result<(), Code> {
-        let today = now_ms / DAY_MS;
-        if self.lock.day != today {
-            (self.lock.day, self.lock.wrong) = (today, 0);
-        }
-        if self.lock.wrong >= WRONG_LOCKS_MAX {
-            return Err(Code::TooFast);
-        }
-        if self.lock.digest != lock {
-            self.lock.wrong += 1;
-            return Err(Code::WrongLock);
-        }
-        Ok(())
+        self.lock.open(lock, place, now_ms).map(|()| Unlocked::Opened)
     }
 
     /// Blocks or unblocks.
@@ -271,7 +245,7 @@ impl Account {
             created_ms: self.created_ms,
             closing: self.closing,
             unlinked: self.unlinked.clone(),
-            lock: Some(self.lock.clone()),
+            lock: Some(self.lock.to_row()),
             active_ms: self.active_ms,
         }
     }
@@ -286,7 +260,7 @@ impl Account {
         self.created_ms = row.created_ms;
         self.closing = row.closing;
         self.unlinked.clone_from(&row.unlinked);
-        self.lock = row.lock.clone().unwrap_or_default();
+        self.lock = Lock::from_row(row.lock.as_ref());
         self.active_ms = row.active_ms;
     }
 }

@@ -5,7 +5,8 @@
 //! people who are away, then what strangers write at all, then what contacts write to people who are
 //! away, and at last everything.
 
-use super::byte_rates::ByteRates;
+use super::buckets::ByteRates;
+use super::command::Outcome;
 use super::core::Surroundings;
 use super::machine::Machine;
 use proto::{Code, UserId, stored};
@@ -43,20 +44,21 @@ impl<'a> Admission<'a> {
     }
 
     /// Why a send is not proposed.
-    pub(super) fn refuses(&mut self, append: &stored::Append) -> Option<Code> {
+    pub(super) fn refuses(&mut self, append: &stored::Append) -> Option<Outcome> {
         if let Some(code) = self.machine.would_refuse(append) {
-            return Some(code);
+            return Some(Outcome::Refused(code));
         }
         if self.around.free_percent < PLENTY_PERCENT {
             let stranger = self.machine.is_from_stranger(append);
             let away = self.around.away.contains(&UserId(append.to));
             if is_too_scarce(self.around.free_percent, stranger, away) {
-                return Some(Code::StorageFull);
+                return Some(Outcome::Refused(Code::StorageFull));
             }
         }
         let (from, bytes) = (UserId(append.from), append.body.len() as u64);
         let rate = self.around.settings.stored_bytes_per_second;
-        (!self.byte_rates.admit(from, bytes, rate, self.now_ms)).then_some(Code::TooFast)
+        let admitted = self.byte_rates.admit(from, bytes, rate, self.now_ms);
+        admitted.err().map(|after_ms| Outcome::wait(Code::TooFast, after_ms))
     }
 }
 

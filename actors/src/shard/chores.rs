@@ -220,7 +220,9 @@ impl ReplicaCore {
     /// What became of a proposal to release rows: there may be more.
     pub(super) fn origins_proposed(&mut self, user: UserId, outcome: &Outcome) {
         match outcome {
-            Outcome::Refused(_) => self.later(RETRY, Item::OriginsDue(user)),
+            Outcome::Refused(_) | Outcome::Wait { .. } => {
+                self.later(RETRY, Item::OriginsDue(user));
+            }
             Outcome::Elsewhere => {}
             Outcome::Done
             | Outcome::Accepted { .. }

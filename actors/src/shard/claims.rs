@@ -27,8 +27,10 @@ impl Machine {
     /// A registration by a device of the account, or with its lock: the account stays, and all other
     /// devices are unlinked.
     ///
+    /// Refused with [`Code::WrongLock`]; with [`Code::TooFast`] and a wait after too many wrong locks.
+    ///
     /// # Errors
-    /// [`Code::UnknownUser`], [`Code::WrongLock`], [`Code::TooFast`] after too many wrong locks.
+    /// [`Code::UnknownUser`], [`Code::TooMany`].
     pub(super) fn keep_account(&mut self, keep: stored::KeepAccount) -> Result<Outcome, Code> {
         let (user_id, now_ms) = (UserId(keep.user), self.now_ms);
         let claim = keep.alias.unwrap_or_default();
@@ -40,9 +42,10 @@ impl Machine {
         let kept = user.account.device_with_key(&keep.key);
         if kept.is_none() {
             self.dirty.accounts.insert(user_id);
-            match user.account.unlock(&keep.lock, now_ms)? {
-                Unlocked::Opened => {}
-                Unlocked::NoLock => return Ok(Outcome::NotTheirs),
+            match user.account.unlock(&keep.lock, keep.place, now_ms) {
+                Ok(Unlocked::Opened) => {}
+                Ok(Unlocked::NoLock) => return Ok(Outcome::NotTheirs),
+                Err(locked) => return Ok(locked.outcome()),
             }
         }
         let others: Vec<DeviceId> =

@@ -43,8 +43,36 @@ pub enum Outcome {
     Admitted(DeviceId),
     /// Nothing changed.
     Refused(Code),
+    /// Nothing changed. The same may pass after this time.
+    Wait {
+        /// Why.
+        code: Code,
+        /// In ms.
+        after_ms: u32,
+    },
     /// It was not proposed here: the leader is elsewhere. Never logged, never told to a client.
     Elsewhere,
+}
+
+impl Outcome {
+    /// A refusal of what may pass after so many ms.
+    pub(super) fn wait(code: Code, after_ms: u64) -> Self {
+        Self::Wait { code, after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX) }
+    }
+
+    /// Why nothing changed.
+    pub(crate) fn refusal(&self) -> Option<Code> {
+        match self {
+            Self::Refused(code) | Self::Wait { code, .. } => Some(*code),
+            Self::Done
+            | Self::Accepted { .. }
+            | Self::Pin { .. }
+            | Self::Proven { .. }
+            | Self::NotTheirs
+            | Self::Admitted(_)
+            | Self::Elsewhere => None,
+        }
+    }
 }
 
 /// What the world must do after a command was applied. The shard actor of the leader does it.
@@ -163,9 +191,9 @@ pub(super) fn stores(command: &Command) -> bool {
 }
 
 /// Whether the command can be proposed once more though it may have taken effect. `Expire` names
-/// rows that are read anew; after a checkpoint nobody would know that they were counted out. What
-/// was removed could not be told from what was never there. A login by key would bring back a ticket
-/// that was used since.
+/// rows that are read anew; after a checkpoint nobody would know that they were counted out. A device
+/// that was linked may have been unlinked since, and a lock set anew. A login by key would bring back a
+/// ticket that was used since.
 pub(super) fn may_be_repeated(command: &Command) -> bool {
     if let Command::OpenSession(open) = command {
         return open.ticket != 0;
@@ -177,7 +205,6 @@ pub(super) fn may_be_repeated(command: &Command) -> bool {
             | Command::PinNotSent(_)
             | Command::ProvePin(_)
             | Command::SetRegistrationLock(_)
-            | Command::RemoveDevice(_)
             | Command::DeleteAccount(_)
             | Command::Expire(_)
     )

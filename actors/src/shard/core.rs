@@ -8,7 +8,7 @@
 //! 3. Each token is named by one action at the end: what waits for it is told, or forgotten.
 
 use super::ask::{Answered, Ask, Asked};
-use super::byte_rates::ByteRates;
+use super::buckets::ByteRates;
 use super::chores::Chores;
 use super::fault::Fault;
 use super::machine::Machine;

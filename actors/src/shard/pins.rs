@@ -8,10 +8,13 @@
 //! - PINs sent to an alias in an hour. Beyond it the asker gets a token for the PIN that was sent last.
 //!   If that one is short and only long ones count, one long PIN more is sent, on credit.
 //! - PINs sent to all aliases of the shard in an hour, for each may cost the operator an SMS.
-//! - Wrong PINs with one token.
-//! - Wrong PINs of an alias in a day, and of all aliases of the shard in an hour. Beyond them only long
-//!   PINs count, which nobody guesses. Nobody is locked out.
+//! - Wrong PINs with one token. The same wrong one again does not count again: its answer may be lost.
+//! - Wrong PINs of an alias in a day. Beyond it only long PINs count, which nobody guesses, and the short
+//!   ones that are out with a token of their own: strangers void no PIN that was sent for somebody else.
+//! - Wrong PINs of all aliases of the shard in an hour. Beyond it only long PINs count. Nobody is locked
+//!   out: whoever asks again is sent a long one.
 
+use super::buckets::Bucket;
 use super::command::{Effect, Outcome};
 use super::machine::Machine;
 use proto::stored::{self, AliasPins, PinGrant, PinLimits};
@@ -40,9 +43,11 @@ const PROOFS_MAX: usize = 8;
 impl Machine {
     /// Decides which PIN is sent to an alias, or that the one that was sent last stands.
     ///
+    /// [`Outcome::Wait`] with [`Code::TooFast`]: too many were sent to the alias, and the last one is not
+    /// good any longer; with [`Code::PinNotSent`]: the same for all aliases of the shard.
+    ///
     /// # Errors
-    /// [`Code::TooFast`]: too many were sent to the alias, and the last one is not good any longer.
-    /// [`Code::PinNotSent`]: the same for all aliases of the shard.
+    /// [`Code::BadRequest`].
     pub(super) fn start_registration(
         &mut self,
         start: stored::StartRegistration,
@@ -57,26 +62,29 @@ impl Machine {
         let last = last.filter(|last| last.long || !long).cloned();
         // Strangers can spend an alias's PINs and make them worthless. One more is owed to the owner.
         let credit = long && last.is_none();
-        let one = Bucket { hour: HOUR_MS, per_hour: limits.requests_per_hour, credit };
+        let one = Bucket { credit, ..of_alias(&limits) };
         let paid = one.pay(&mut pins.paid_to_ms, now_ms);
-        let all = Bucket { hour: HOUR_US, per_hour: limits.sent_per_hour, credit: false };
-        let paid_for_all = all.pay(&mut self.pins_paid_to_us, now_ms * 1000);
-        let refusal = match (paid, paid_for_all) {
-            (Some(one_paid_to), Some(all_paid_to)) => {
+        let paid_for_all = of_all(&limits).pay(&mut self.pins_paid_to_us, now_ms * 1000);
+        let (code, after_ms) = match (paid, paid_for_all) {
+            (Ok(one_paid_to), Ok(all_paid_to)) => {
                 let digest = if long { start.long_digest } else { start.short_digest };
                 let expires_ms = now_ms + u64::from(start.ttl_s) * 1000;
-                let grant = PinGrant { digest, expires_ms, long };
+                let grant = PinGrant { digest, expires_ms, long, own: false };
                 (pins.paid_to_ms, pins.last) = (one_paid_to, Some(grant.clone()));
                 self.pins_paid_to_us = all_paid_to;
-                return Ok(Outcome::Pin { grant, send: true });
+                return Ok(Outcome::Pin { grant: PinGrant { own: true, ..grant }, send: true });
             }
-            (None, _) => Code::TooFast,
-            (Some(_), None) => Code::PinNotSent,
+            (Err(one_ms), Ok(_)) => (Code::TooFast, one_ms),
+            (Err(one_ms), Err(all_us)) => (Code::TooFast, one_ms.max(all_us.div_ceil(1000))),
+            (Ok(_), Err(all_us)) => (Code::PinNotSent, all_us.div_ceil(1000)),
         };
-        if refusal == Code::PinNotSent && last.is_none() {
+        if let Some(grant) = last {
+            return Ok(Outcome::Pin { grant, send: false });
+        }
+        if code == Code::PinNotSent {
             self.effects.push(Effect::PinsUsedUp);
         }
-        last.map(|grant| Outcome::Pin { grant, send: false }).ok_or(refusal)
+        Ok(Outcome::wait(code, after_ms))
     }
 
     /// A PIN went nowhere: the request does not count.
@@ -84,10 +92,9 @@ impl Machine {
         let alias = Alias::parse(&not_sent.alias).map_err(|_| Code::BadRequest)?;
         let limits = not_sent.limits.unwrap_or_default();
         if let Some(pins) = self.pins.get_mut(&alias) {
-            let one = step(HOUR_MS, limits.requests_per_hour);
-            pins.paid_to_ms = pins.paid_to_ms.saturating_sub(one);
-            let of_all = step(HOUR_US, limits.sent_per_hour);
-            self.pins_paid_to_us = self.pins_paid_to_us.saturating_sub(of_all);
+            pins.paid_to_ms = pins.paid_to_ms.saturating_sub(of_alias(&limits).step());
+            let step = of_all(&limits).step();
+            self.pins_paid_to_us = self.pins_paid_to_us.saturating_sub(step);
             pins.last.take_if(|last| last.digest == not_sent.digest);
             self.dirty.pins.insert(alias);
         }
@@ -102,9 +109,14 @@ impl Machine {
     pub(super) fn prove_pin(&mut self, proof: stored::ProvePin) -> Result<Outcome, Code> {
         let alias = Alias::parse(&proof.alias).map_err(|_| Code::BadRequest)?;
         let (now_ms, limits) = (self.now_ms, proof.limits.unwrap_or_default());
-        let takes_short = self.takes_short_pins(&alias, &limits);
         let owner = self.aliases.get(&alias).copied();
         let grant = proof.grant.unwrap_or_default();
+        let counts = grant.long
+            || if grant.own {
+                self.wrong_pins_in_hour() < limits.wrong_per_hour
+            } else {
+                self.takes_short_pins(&alias, &limits)
+            };
         if grant.expires_ms <= now_ms {
             return Err(Code::NoPin);
         }
@@ -118,8 +130,11 @@ impl Machine {
             return if again { Ok(proven(owner, before)) } else { Err(Code::NoPin) };
         }
         let guess = pins.guesses.iter().position(|guess| guess.token == proof.token);
+        if guess.is_some_and(|place| pins.guesses[place].last == proof.digest) {
+            return Err(Code::WrongPin);
+        }
         let wrong = guess.map_or(0, |place| pins.guesses[place].wrong);
-        if wrong >= limits.attempts || !(grant.long || takes_short) {
+        if wrong >= limits.attempts || !counts {
             return Err(Code::NoPin);
         }
         guess.map(|place| pins.guesses.remove(place));
@@ -138,7 +153,7 @@ impl Machine {
             return Ok(outcome);
         }
         let (token, expires_ms) = (proof.token, grant.expires_ms);
-        let guess = stored::Guess { token, wrong: wrong + 1, expires_ms };
+        let guess = stored::Guess { token, wrong: wrong + 1, expires_ms, last: proof.digest };
         push_bounded(&mut pins.guesses, guess, GUESSES_MAX);
         if !grant.long {
             count_wrong(pins, now_ms);
@@ -193,31 +208,14 @@ pub(super) fn is_over(pins: &AliasPins, now_ms: u64) -> bool {
         && (pins.day != now_ms / DAY_MS || pins.wrong_in_day == 0)
 }
 
-/// What one PIN costs of an hour, in its unit.
-fn step(hour: u64, per_hour: u32) -> u64 {
-    hour / u64::from(per_hour.max(1))
+/// PINs that are sent to one alias, in ms.
+fn of_alias(limits: &PinLimits) -> Bucket {
+    Bucket { whole: HOUR_MS, count: limits.requests_per_hour, credit: false }
 }
 
-/// PINs that an hour brings, each after a step.
-struct Bucket {
-    /// An hour, in the unit of what follows.
-    hour: u64,
-    per_hour: u32,
-    /// Whether one more is sent, ahead of its step.
-    credit: bool,
-}
-
-impl Bucket {
-    /// Up to where PINs are paid for if one more is sent; `None` if they are used up. `paid_to` is where
-    /// they are now.
-    fn pay(&self, paid_to: &mut u64, now: u64) -> Option<u64> {
-        let step = step(self.hour, self.per_hour);
-        // A clock that was set back empties the bucket at most.
-        *paid_to = (*paid_to).min(now + self.hour + step);
-        let more = (*paid_to).max(now) + step;
-        let most = now + self.hour + if self.credit { step } else { 0 };
-        (more <= most).then_some(more)
-    }
+/// PINs that are sent to all aliases of a shard, in microseconds.
+fn of_all(limits: &PinLimits) -> Bucket {
+    Bucket { whole: HOUR_US, count: limits.sent_per_hour, credit: false }
 }
 
 fn count_wrong(pins: &mut AliasPins, now_ms: u64) {

@@ -228,7 +228,7 @@ impl Proposals {
         &mut self,
         lazily: bool,
         now: Moment,
-        mut refuses: impl FnMut(&stored::Append) -> Option<Code>,
+        mut refuses: impl FnMut(&stored::Append) -> Option<Outcome>,
     ) -> Option<&mut Batch> {
         if self.is_idle() { self.make(lazily, now, |_| true, &mut refuses) } else { None }
     }
@@ -257,7 +257,7 @@ impl Proposals {
         lazily: bool,
         now: Moment,
         may_go: impl Fn(&Command) -> bool,
-        refuses: &mut impl FnMut(&stored::Append) -> Option<Code>,
+        refuses: &mut impl FnMut(&stored::Append) -> Option<Outcome>,
     ) -> Option<&mut Batch> {
         self.now = now.tick;
         let likely = self.waiting.len().min(BATCH_COMMANDS);
@@ -275,8 +275,8 @@ impl Proposals {
                 self.outcomes.push_back((waiting.asker, Outcome::Refused(code)));
                 continue;
             }
-            if let Some(code) = self.turns_away(&waiting.command, refuses) {
-                self.tell(&waiting, Outcome::Refused(code));
+            if let Some(outcome) = self.turns_away(&waiting.command, refuses) {
+                self.tell(&waiting, outcome);
                 continue;
             }
             bytes += waiting.command.encoded_len();
@@ -303,8 +303,8 @@ impl Proposals {
             let name = name_of(&waiting);
             let Waiting { command, asker, .. } = waiting;
             let outcome = apply(command);
-            if let (Some(name), Outcome::Refused(code)) = (name, &outcome) {
-                self.note_refused(name, *code);
+            if let (Some(name), Some(code)) = (name, outcome.refusal()) {
+                self.note_refused(name, code);
             }
             self.outcomes.push_back((asker, outcome));
         }
@@ -395,8 +395,8 @@ impl Proposals {
     }
 
     fn tell(&mut self, waiting: &Waiting, outcome: Outcome) {
-        if let (Outcome::Refused(code), Some(name)) = (&outcome, name_of(waiting)) {
-            self.note_refused(name, *code);
+        if let (Some(code), Some(name)) = (outcome.refusal(), name_of(waiting)) {
+            self.note_refused(name, code);
         }
         self.outcomes.push_back((waiting.asker, outcome));
     }
@@ -410,15 +410,16 @@ impl Proposals {
     fn turns_away(
         &mut self,
         command: &Command,
-        refuses: &mut impl FnMut(&stored::Append) -> Option<Code>,
-    ) -> Option<Code> {
+        refuses: &mut impl FnMut(&stored::Append) -> Option<Outcome>,
+    ) -> Option<Outcome> {
         let Command::Append(append) = command else { return None };
         let (conversation, now_ms) = (conversation(append), self.now * TICK_MS);
         let held = self.turned_away.holds_back(&conversation, append.send_id, now_ms);
-        held.or_else(|| {
-            let code = refuses(append)?;
+        held.map(Outcome::Refused).or_else(|| {
+            let outcome = refuses(append)?;
+            let code = outcome.refusal()?;
             self.turned_away.refused(conversation, append.send_id, code, now_ms);
-            Some(code)
+            Some(outcome)
         })
     }
 

@@ -106,7 +106,8 @@ fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_long
 fn what_a_leader_refuses_is_not_logged_and_holds_later_sends_back_for_ten_seconds() {
     let mut proposals = Proposals::default();
     let at = |tick| Moment { tick, ms: tick * TICK_MS };
-    let full = |append: &stored::Append| (append.send_id == 5).then_some(Code::MailboxFull);
+    let refused = Outcome::Refused(Code::MailboxFull);
+    let full = |append: &stored::Append| (append.send_id == 5).then_some(refused.clone());
     push(&mut proposals, 5, TICK_MS);
     push(&mut proposals, 6, TICK_MS);
     assert!(proposals.next_admitted(false, at(1), full).is_none(), "nothing is proposed");

@@ -50,7 +50,9 @@ impl Machine {
         let (user_id, device) = (UserId(remove.user), DeviceId(remove.device));
         let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         if !user.account.unlink(device) {
-            return Err(Code::UnknownDevice);
+            // It was unlinked before: the answer may have been lost.
+            let gone = user.account.was_linked(device);
+            return if gone { Ok(Outcome::Done) } else { Err(Code::UnknownDevice) };
         }
         self.forget_devices(user_id, vec![device]);
         self.notify_third(user_id, (device, remove.by_device), NoticeKind::Unlinked);
@@ -79,9 +81,13 @@ impl Machine {
         let (user_id, now_ms) = (UserId(set.user), self.now_ms);
         let user = self.users.get_mut(&user_id).ok_or(Code::Unlinked)?;
         self.dirty.accounts.insert(user_id);
-        user.account.set_lock(&set.current, set.lock, now_ms)?;
-        let by = (DeviceId(set.by_device), set.by_device);
-        self.notify_third(user_id, by, NoticeKind::RegistrationLock);
+        let by = DeviceId(set.by_device);
+        match user.account.lock.set((set.current, set.lock), by, now_ms) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Outcome::Done),
+            Err(locked) => return Ok(locked.outcome()),
+        }
+        self.notify_third(user_id, (by, by.0), NoticeKind::RegistrationLock);
         self.account_changed(user_id);
         Ok(Outcome::Done)
     }

@@ -24,6 +24,10 @@ pub(super) fn outcome_to_wire(outcome: &Outcome) -> cluster::Outcome {
         Outcome::NotTheirs => Kind::NotTheirs(true),
         Outcome::Admitted(device) => Kind::Admitted(device.0),
         Outcome::Refused(code) => Kind::Refused(code.number()),
+        Outcome::Wait { code, after_ms } => {
+            let (code, after_ms) = (code.number(), *after_ms);
+            Kind::Wait(cluster::outcome::Wait { code, after_ms })
+        }
         Outcome::Elsewhere => Kind::Elsewhere(true),
     };
     cluster::Outcome { kind: Some(kind) }
@@ -44,6 +48,9 @@ pub(super) fn outcome_from_wire(outcome: &cluster::Outcome) -> Outcome {
         Some(Kind::NotTheirs(_)) => Outcome::NotTheirs,
         Some(Kind::Admitted(device)) => Outcome::Admitted(DeviceId(device)),
         Some(Kind::Refused(code)) => Outcome::Refused(Code::from_number(code)),
+        Some(Kind::Wait(wait)) => {
+            Outcome::Wait { code: Code::from_number(wait.code), after_ms: wait.after_ms }
+        }
         Some(Kind::Elsewhere(_)) | None => Outcome::Elsewhere,
     }
 }

@@ -277,9 +277,9 @@ impl UserActor {
                 took.record(begun.elapsed());
                 connection.accepted(id, at_ms, named);
             }
-            SendAnswer::Refused(code) => {
+            SendAnswer::Refused(refusal) => {
                 refused.increment(1);
-                connection.refuse(id, code);
+                connection.refuse(id, refusal);
             }
             SendAnswer::AliasStale(again) => inbox.force(UserItem::AliasStale(asker, id, again)),
         });
@@ -289,8 +289,8 @@ impl UserActor {
     fn acknowledge(&self, connection: ConnectionId, ack: stored::Ack, awaited: Awaited) {
         let (shard, ack) = (self.user.shard(), Command::Ack(ack));
         let inbox = self.inbox.clone();
-        let reply = move |outcome| {
-            if let Outcome::Refused(code) = outcome {
+        let reply = move |outcome: Outcome| {
+            if let Some(code) = outcome.refusal() {
                 debug!(?code, "acknowledgement not recorded");
                 timer::push_after(&inbox, RETRY, UserItem::RetryDue(connection));
             }

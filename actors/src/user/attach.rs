@@ -36,6 +36,7 @@ impl UserActor {
                 inbox.force(UserItem::Attached(connection, Ok(None)));
             }
             Outcome::Refused(_)
+            | Outcome::Wait { .. }
             | Outcome::Elsewhere
             | Outcome::Accepted { .. }
             | Outcome::Pin { .. }

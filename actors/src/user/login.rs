@@ -1,6 +1,7 @@
 //! Proving who one is, before there is a user actor: login and resumption.
 
 use super::UserContext;
+use crate::connection::Refusal;
 use crate::shard::Outcome;
 use proto::wire;
 use proto::{Code, DeviceId, Seq, UserId, signed};
@@ -72,15 +73,16 @@ pub fn resume(context: &UserContext, resume: &wire::Resume) -> Result<Admission,
     })
 }
 
-pub(super) fn refused(outcome: &Outcome) -> Code {
+pub(super) fn refused(outcome: &Outcome) -> Refusal {
     match outcome {
-        Outcome::Refused(code) => *code,
-        Outcome::Elsewhere => Code::Unavailable,
+        Outcome::Refused(code) => (*code).into(),
+        Outcome::Wait { code, after_ms } => Refusal::wait(*code, *after_ms),
+        Outcome::Elsewhere => Code::Unavailable.into(),
         Outcome::Done
         | Outcome::Accepted { .. }
         | Outcome::Pin { .. }
         | Outcome::Proven { .. }
         | Outcome::NotTheirs
-        | Outcome::Admitted(_) => Code::Internal,
+        | Outcome::Admitted(_) => Code::Internal.into(),
     }
 }

@@ -35,7 +35,7 @@ pub async fn open_session(context: &UserContext, admission: Admission) -> Result
 pub(super) fn done(outcome: &Outcome) -> Result<(), Code> {
     match outcome {
         Outcome::Done => Ok(()),
-        Outcome::Refused(code) => Err(*code),
+        Outcome::Refused(code) | Outcome::Wait { code, .. } => Err(*code),
         Outcome::Elsewhere => Err(Code::Unavailable),
         Outcome::Accepted { .. }
         | Outcome::Pin { .. }

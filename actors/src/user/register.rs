@@ -24,6 +24,7 @@ use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, LOCK_BYTES_MIN};
 use proto::stored::{self, AliasClaim, AliasOwner};
 use proto::wire::{self, RegisterProve};
 use proto::{Alias, Code, DeviceId, Seq, UserId, signed};
+use std::net::IpAddr;
 use std::time::Duration;
 use tracing::info;
 
@@ -59,8 +60,8 @@ pub struct Asked {
 ///
 /// # Errors
 /// [`Code::TooFast`]: too many were sent to this alias. [`Code::PinNotSent`]: too many were sent to all.
-/// [`Code::Unavailable`].
-pub async fn register_start(context: &UserContext, alias: Alias) -> Result<Asked, Code> {
+/// Both say when the next one may be sent. [`Code::Unavailable`].
+pub async fn register_start(context: &UserContext, alias: Alias) -> Result<Asked, Refusal> {
     let settings = context.settings();
     let pin = |digits| random_pin(context, digits);
     let (short, long) = (pin(settings.pin_digits), pin(LONG_DIGITS));
@@ -96,7 +97,8 @@ pub async fn register_not_sent(context: &UserContext, alias: &Alias, pin: &str) 
 
 /// Checks PIN and key and makes the account or finds it. An account stays with its alias if the key is
 /// one of its devices' or the registration lock is right; then its other devices are unlinked.
-/// Otherwise the alias goes to a new user.
+/// Otherwise the alias goes to a new user. `from` is the network from which it is asked for, by which
+/// wrong locks are counted.
 ///
 /// # Errors
 /// [`Code::BadRequest`], [`Code::BadCredentials`] if the signature does not prove the key,
@@ -105,12 +107,13 @@ pub async fn register_not_sent(context: &UserContext, alias: &Alias, pin: &str) 
 pub async fn register_prove(
     context: &UserContext,
     nonce: &[u8],
+    from: IpAddr,
     prove: RegisterProve,
 ) -> Result<Admission, Refusal> {
     let alias = check(context, nonce, &prove)?;
     let (owner, new) = prove_pin(context, &alias, &prove).await?;
     if let Some(owner) = owner.filter(|owner| *owner != new)
-        && let Some(device) = keep_account(context, &alias, owner, &prove).await?
+        && let Some(device) = keep_account(context, (&alias, owner), from, &prove).await?
     {
         info!(user = owner.user, device = device.0, "device registered, all others unlinked");
         return Ok(admission(UserId(owner.user), device, prove.away));
@@ -124,7 +127,7 @@ pub async fn register_prove(
     };
     let outcome = context.shards.call(alias.shard(), Command::ClaimAlias(claim)).await;
     if outcome != Outcome::Done {
-        return Err(refused(&outcome).into());
+        return Err(refused(&outcome));
     }
     let device = opened(context, UserId(new.user), &prove.device_key).await?;
     let taken_over = owner.is_some_and(|owner| owner != new);
@@ -174,7 +177,7 @@ async fn prove_pin(
     context: &UserContext,
     alias: &Alias,
     prove: &RegisterProve,
-) -> Result<(Option<AliasOwner>, AliasOwner), Code> {
+) -> Result<(Option<AliasOwner>, AliasOwner), Refusal> {
     let token = context.secrets.open_pin_token(alias, &prove.token).ok_or(Code::NoPin)?;
     let proof = stored::ProvePin {
         alias: alias.as_str().to_owned(),
@@ -196,10 +199,10 @@ async fn prove_pin(
 /// The device, if the account stays with its alias.
 async fn keep_account(
     context: &UserContext,
-    alias: &Alias,
-    owner: AliasOwner,
+    (alias, owner): (&Alias, AliasOwner),
+    from: IpAddr,
     prove: &RegisterProve,
-) -> Result<Option<DeviceId>, Code> {
+) -> Result<Option<DeviceId>, Refusal> {
     let user = UserId(owner.user);
     let lock = lock_digest(context, user, &prove.lock);
     let keep = stored::KeepAccount {
@@ -208,6 +211,7 @@ async fn keep_account(
         key: prove.device_key.clone(),
         name: prove.device_name.clone(),
         lock,
+        place: context.secrets.place_digest(user, from),
     };
     let outcome = context.shards.call(user.shard(), Command::KeepAccount(keep)).await;
     if let Outcome::Admitted(device) = outcome {

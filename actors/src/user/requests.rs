@@ -2,6 +2,7 @@
 
 use super::UserContext;
 use super::actor::{Attached, UserActor};
+use super::login::refused;
 use super::opening::{done, random_ticket};
 use super::register::{LOCK_RULE, check_device, is_lock, lock_digest};
 use crate::connection::{Connection, ConnectionId, Ending, Refusal};
@@ -81,14 +82,15 @@ impl UserActor {
     fn propose_own(&self, connection: &Arc<Connection>, id: u64, command: Command) {
         let connection = connection.clone();
         let reply = Box::new(move |outcome| match outcome {
-            Outcome::Refused(code) => connection.refuse(id, code),
+            Outcome::Refused(_) | Outcome::Wait { .. } | Outcome::Elsewhere => {
+                connection.refuse(id, refused(&outcome));
+            }
             Outcome::Done
             | Outcome::Accepted { .. }
             | Outcome::Pin { .. }
             | Outcome::Proven { .. }
             | Outcome::NotTheirs
             | Outcome::Admitted(_) => connection.answer(id, Kind::Done(wire::Done {})),
-            Outcome::Elsewhere => connection.refuse(id, Code::Unavailable),
         });
         self.context.shards.propose(self.user.shard(), command, reply);
     }
@@ -192,13 +194,14 @@ impl UserActor {
                 let linked = wire::Linked { user, device: device.0 };
                 connection.answer(id, Kind::Linked(linked));
             }
-            Outcome::Refused(code) => connection.refuse(id, code),
-            Outcome::Elsewhere => connection.refuse(id, Code::Unavailable),
-            Outcome::Done
+            Outcome::Refused(_)
+            | Outcome::Wait { .. }
+            | Outcome::Elsewhere
+            | Outcome::Done
             | Outcome::Accepted { .. }
             | Outcome::Pin { .. }
             | Outcome::Proven { .. }
-            | Outcome::NotTheirs => connection.refuse(id, Code::Internal),
+            | Outcome::NotTheirs => connection.refuse(id, refused(&outcome)),
         });
         self.context.shards.propose(self.user.shard(), Command::AdmitDevice(admit), reply);
         Ok(())

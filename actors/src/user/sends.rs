@@ -6,7 +6,8 @@
 
 use super::core::UserCore;
 use super::items::{Action, Checking, Now, Rejected};
-use crate::connection::{ConnectionId, Refusal, refusal_after};
+use super::login::refused;
+use crate::connection::{ConnectionId, Refusal};
 use crate::retry_order::RetryOrder;
 use crate::shard::Outcome;
 use bytes::Bytes;
@@ -78,7 +79,7 @@ pub enum SendAnswer {
         named: u64,
     },
     /// Tell the sender that it was not.
-    Refused(Code),
+    Refused(Refusal),
     /// Look the alias up again: [`super::Item::AliasStale`].
     AliasStale(Box<wire::Send>),
 }
@@ -91,16 +92,17 @@ impl Sent {
             (Outcome::Accepted { at_ms }, _) => {
                 SendAnswer::Accepted { at_ms: *at_ms, named: self.named }
             }
-            (Outcome::Refused(code), _) => SendAnswer::Refused(*code),
-            (Outcome::Elsewhere, _) => SendAnswer::Refused(Code::Unavailable),
             (
-                Outcome::Done
+                Outcome::Refused(_)
+                | Outcome::Wait { .. }
+                | Outcome::Elsewhere
+                | Outcome::Done
                 | Outcome::Pin { .. }
                 | Outcome::Proven { .. }
                 | Outcome::NotTheirs
                 | Outcome::Admitted(_),
                 _,
-            ) => SendAnswer::Refused(Code::Internal),
+            ) => SendAnswer::Refused(refused(outcome)),
         }
     }
 }
@@ -181,7 +183,7 @@ impl UserCore {
             }
             Err(Rejected::TooFast(too_fast)) => {
                 self.sends.holds.refused(device, id, Code::TooFast, now.ms);
-                self.actions.push(Action::Refuse(connection, id, refusal_after(too_fast)));
+                self.refuse(connection, id, too_fast);
             }
             Err(Rejected::ByHandler(code)) => self.refuse(connection, id, code),
         }

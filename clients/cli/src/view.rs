@@ -24,8 +24,11 @@ const PROMPT: &str = "> ";
 /// Draws the model as of `now_ms`. Returns how far it is really scrolled up.
 pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &TimeZone) -> usize {
     let area = frame.area();
-    let [main, status] = Layout::vertical([Constraint::Min(1), Constraint::Length(1)]).areas(area);
-    frame.render_widget(Paragraph::new(status_line(model)), status);
+    let said = status_lines(model, usize::from(area.width));
+    let rows = rows_of(said.len()).min((area.height / 3).max(1));
+    let [main, status] =
+        Layout::vertical([Constraint::Min(1), Constraint::Length(rows)]).areas(area);
+    frame.render_widget(Paragraph::new(said), status);
     let main = if area.width >= LIST_FROM {
         let columns = [Constraint::Length(LIST_COLUMNS), Constraint::Min(1)];
         let [left, right] = Layout::horizontal(columns).areas(main);
@@ -35,7 +38,8 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &Tim
         main
     };
     let columns = usize::from(main.width).max(8);
-    let said = model.news.iter().chain(&model.notice);
+    let asked = model.question.iter().flat_map(|question| &question.words);
+    let said = model.news.iter().chain(asked).chain(&model.notice);
     let notice: Vec<String> = said.flat_map(|line| wrap(line, columns)).collect();
     let typed = Typed::of(&model.input, usize::from(main.width));
     let input_rows = rows_of(typed.rows.len()).min((main.height / 2).max(1));
@@ -48,7 +52,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &Model, now_ms: u64, zone: &Tim
         Constraint::Length(input_rows),
     ];
     let [head, body, words, input] = Layout::vertical(rows).areas(main);
-    frame.render_widget(Paragraph::new(head_line(model, now_ms, zone)), head);
+    frame.render_widget(Paragraph::new(head_line(model, columns, now_ms, zone)), head);
     let scrolled = draw_messages(frame, model, body, now_ms, zone);
     let lines = notice.iter().map(|line| Line::from(line.as_str()).yellow());
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), words);
@@ -60,7 +64,8 @@ fn rows_of(lines: usize) -> u16 {
     u16::try_from(lines).unwrap_or(u16::MAX)
 }
 
-fn status_line(model: &Model) -> Line<'static> {
+/// Who one is, and how the client stands, in as many rows as it takes.
+fn status_lines(model: &Model, columns: usize) -> Vec<Line<'static>> {
     let (mark, words, color) = match &model.connection {
         Connection::Online => ("●", "connected".to_owned(), Color::Green),
         Connection::Connecting => ("○", "connecting …".to_owned(), Color::Yellow),
@@ -69,12 +74,26 @@ fn status_line(model: &Model) -> Line<'static> {
     };
     let waiting = model.conversations.iter().map(waiting_lines).sum::<usize>();
     let waiting = if waiting > 0 { format!("  ◷ {waiting} unsent") } else { String::new() };
-    Line::from(vec![
-        Span::raw(format!(" {} ", model.me)).bold(),
-        Span::raw(format!("{mark} {words}")).fg(color),
-        Span::raw(waiting).dim(),
-    ])
-    .on_dark_gray()
+    let me = format!(" {} ", cut(&model.me.to_string(), columns / 2));
+    let room = columns.saturating_sub(width(&me)).max(8);
+    let mut rows = wrap(&format!("{mark} {words}"), room);
+    let last = rows.pop().unwrap_or_default();
+    let mut lines: Vec<Line<'static>> =
+        rows.into_iter().map(|row| Line::from(row).fg(color)).collect();
+    let mut end = vec![Span::raw(last).fg(color)];
+    if end[0].width() + width(&waiting) <= room {
+        end.push(Span::raw(waiting).dim());
+        lines.push(Line::from(end));
+    } else {
+        lines.extend([Line::from(end), Line::from(waiting.trim_start().to_owned()).dim()]);
+    }
+    let indent = " ".repeat(width(&me));
+    for (row, line) in lines.iter_mut().enumerate() {
+        let before =
+            if row == 0 { Span::raw(me.clone()).bold() } else { Span::raw(indent.clone()) };
+        line.spans.insert(0, before);
+    }
+    lines.into_iter().map(Line::on_dark_gray).collect()
 }
 
 fn waiting_lines(conversation: &Conversation) -> usize {
@@ -102,9 +121,9 @@ fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-fn head_line(model: &Model, now_ms: u64, zone: &TimeZone) -> Line<'static> {
+fn head_line(model: &Model, columns: usize, now_ms: u64, zone: &TimeZone) -> Line<'static> {
     let Some(open) = model.opened() else { return Line::from(" natter").bold() };
-    let name = Span::raw(format!(" {}", model.name(open.user))).bold();
+
     let state = if open.typing_until_ms > now_ms {
         Span::raw("  is typing …").green()
     } else {
@@ -116,7 +135,9 @@ fn head_line(model: &Model, now_ms: u64, zone: &TimeZone) -> Line<'static> {
             Some((false, _)) | None => Span::raw(""),
         }
     };
-    Line::from(vec![name, state])
+    let room = columns.saturating_sub(state.width() + 1).max(columns / 2);
+    let name = cut(&model.name(open.user), room);
+    Line::from(vec![Span::raw(format!(" {name}")).bold(), state])
 }
 
 fn draw_messages(
@@ -152,8 +173,8 @@ fn draw_messages(
 /// One message as rows of the screen.
 fn message(said: &Said, name: &str, columns: usize, at: &str) -> Vec<Line<'static>> {
     let (who, tick) = match &said.side {
-        Side::Mine { tick, .. } => (Span::raw("you").cyan(), tick_spans(tick)),
-        Side::Theirs { .. } => (Span::raw(cut(name, 20)).magenta(), Vec::new()),
+        Side::Mine { tick, .. } => (Span::raw("you").cyan(), Some(tick)),
+        Side::Theirs { .. } => (Span::raw(cut(name, 20)).magenta(), None),
     };
     let mut head = vec![Span::raw(format!(" {at} ")).dim(), who, Span::raw(" ")];
     let indent = head.iter().map(Span::width).sum::<usize>();
@@ -167,19 +188,35 @@ fn message(said: &Said, name: &str, columns: usize, at: &str) -> Vec<Line<'stati
             if row == 0 { std::mem::take(&mut head) } else { vec![Span::raw(" ".repeat(indent))] };
         spans.push(Span::raw(text));
         if row == last {
-            spans.extend(tick.iter().cloned());
+            spans.extend(tick.map(tick_span));
         }
         rows.push(Line::from(spans));
+    }
+    if let Some(Tick::Failed(why)) = tick {
+        add_reason(&mut rows, why, indent, columns);
     }
     rows
 }
 
-fn tick_spans(tick: &Tick) -> Vec<Span<'static>> {
+/// Why a message was refused: behind its sign if there is room, else in rows below.
+fn add_reason(rows: &mut Vec<Line<'static>>, why: &str, indent: usize, columns: usize) {
+    if let Some(last) = rows.last_mut()
+        && last.width() + 1 + width(why) <= columns
+    {
+        last.push_span(Span::raw(format!(" {why}")).red());
+        return;
+    }
+    let room = columns.saturating_sub(indent).max(8);
+    let row = |text| Line::from(vec![Span::raw(" ".repeat(indent)), Span::raw(text).red()]);
+    rows.extend(wrap(why, room).into_iter().map(row));
+}
+
+fn tick_span(tick: &Tick) -> Span<'static> {
     let sign = Span::raw(format!(" {}", tick.sign()));
     match tick {
-        Tick::Waiting | Tick::Accepted | Tick::Delivered => vec![sign.dim()],
-        Tick::Read => vec![sign.light_blue()],
-        Tick::Failed(why) => vec![sign.red(), Span::raw(format!(" {why}")).red()],
+        Tick::Waiting | Tick::Accepted | Tick::Delivered => sign.dim(),
+        Tick::Read => sign.light_blue(),
+        Tick::Failed(_) => sign.red(),
     }
 }
 

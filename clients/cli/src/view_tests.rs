@@ -152,9 +152,43 @@ fn help_is_whole_on_80_and_on_40_columns() {
 }
 
 #[test]
+fn why_a_message_was_refused_is_broken_instead_of_cut() {
+    let mut model = talk();
+    let why = "too many messages wait for them; try again later".to_owned();
+    let (to, device, send_ids) = (5, 1, vec![2]);
+    model.happened(Happening::Sent { to, device, send_id: 9, at_ms: NOON_MS, text: "z".into() }, 0);
+    let failed = Happening::Ticked { to, device, send_ids, tick: Tick::Failed(why) };
+    model.happened(failed, NOON_MS);
+    let rows = screen(&model, 40, 12);
+    let at =
+        rows.iter().position(|row| row.ends_with("you no ✗")).unwrap_or_else(|| panic!("{rows:?}"));
+    assert_eq!(
+        rows[at + 1..at + 3],
+        ["           too many messages wait for", "           them; try again later"],
+    );
+    assert!(rows.iter().any(|row| row == " 12:00 you maybe ✗ no such person"), "{rows:?}");
+}
+
+#[test]
+fn how_the_client_stands_is_whole_on_any_screen() {
+    let mut model = talk();
+    let short = "this device was unlinked, or its account was deleted".to_owned();
+    model.happened(Happening::Ended { short, advice: String::new() }, NOON_MS);
+    let rows = screen(&model, 40, 24);
+    assert_eq!(
+        rows[21..],
+        [
+            " ada ✗ this device was unlinked, or its",
+            "     account was deleted (/quit)",
+            "     ◷ 1 unsent",
+        ],
+    );
+}
+
+#[test]
 fn words_for_the_person_are_broken_instead_of_cut() {
     let mut model = talk();
     model.happened(Happening::Notice(vec!["one two three four five six".into()]), NOON_MS);
     let rows = screen(&model, 16, 10);
-    assert_eq!(rows[6..8], ["one two three", "four five six"]);
+    assert_eq!(rows[5..7], ["one two three", "four five six"]);
 }

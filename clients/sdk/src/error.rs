@@ -18,6 +18,9 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(explain(self.code))?;
+        if self.retry_after >= WORTH_TELLING {
+            write!(f, " (in {})", in_words(self.retry_after))?;
+        }
         if self.text.is_empty() || self.text == self.code.name() {
             return Ok(());
         }
@@ -27,6 +30,20 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Shortest wait that a person is told: less is over when they have read it.
+const WORTH_TELLING: Duration = Duration::from_secs(2);
+
+/// A wait as a person says it, never shorter than it is.
+fn in_words(wait: Duration) -> String {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let (count, unit) = match seconds {
+        0..=90 => (seconds, "second"),
+        91..=5_400 => (seconds.div_ceil(60), "minute"),
+        _ => (seconds.div_ceil(3_600), "hour"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
 
 impl From<wire::Refused> for Refusal {
     fn from(refused: wire::Refused) -> Self {

@@ -6,7 +6,7 @@ use crate::{
 };
 use bytes::Bytes;
 use proto::{
-    DeviceId, SendId, UserId, limits,
+    Code, DeviceId, SendId, UserId, limits,
     wire::{self, client_frame::Kind, server_frame},
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -251,11 +251,10 @@ impl Client {
     }
 
     /// Admits a new device by its public key (32 bytes). Give the result to that device: with its
-    /// key it is an [`crate::Identity`]. Not repeated after a reconnect.
+    /// key it is an [`crate::Identity`].
     ///
     /// # Errors
-    /// [`RequestError::BadArgument`] for a key of another length;
-    /// [`RequestError::Disconnected`]: look into [`Client::account`] whether it was linked.
+    /// [`RequestError::BadArgument`] for a key of another length.
     pub async fn link_device(
         &self,
         device_key: &[u8],
@@ -266,7 +265,7 @@ impl Client {
         }
         let device_key = Bytes::copy_from_slice(device_key);
         let link = wire::LinkDevice { device_key, device_name: name.to_owned() };
-        let answer = self.request(Kind::LinkDevice(link), false).await?;
+        let answer = self.request(Kind::LinkDevice(link), true).await?;
         let server_frame::Kind::Linked(who) = answer else {
             return Err(RequestError::Unexpected);
         };
@@ -315,7 +314,7 @@ impl Client {
     ) -> Result<(), RequestError> {
         let (lock, current) = (lock.to_owned(), current.to_owned());
         let set = wire::SetRegistrationLock { lock, current };
-        self.done(Kind::SetRegistrationLock(set), false).await
+        self.done(Kind::SetRegistrationLock(set), true).await
     }
 
     /// Ends the session, forgets the ticket, and closes this client. The device stays linked. Not
@@ -330,13 +329,16 @@ impl Client {
         Ok(())
     }
 
-    /// Deletes the account with everything in it, and closes this client. Not repeated after a
-    /// reconnect.
+    /// Deletes the account with everything in it, and closes this client. If the answer is lost, the end of
+    /// the session is one.
     ///
     /// # Errors
     /// [`RequestError`]; the client runs on.
     pub async fn delete_account(&self) -> Result<(), RequestError> {
-        self.done(Kind::DeleteAccount(wire::DeleteAccount {}), false).await?;
+        match self.done(Kind::DeleteAccount(wire::DeleteAccount {}), true).await {
+            Ok(()) | Err(RequestError::Ended(Code::Unlinked | Code::BadCredentials)) => {}
+            Err(error) => return Err(error),
+        }
         self.close().await;
         Ok(())
     }

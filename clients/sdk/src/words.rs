@@ -72,6 +72,22 @@ mod tests {
     }
 
     #[test]
+    fn who_has_to_wait_for_long_is_told_for_how_long() {
+        let shown = |seconds| {
+            let retry_after = Duration::from_secs(seconds);
+            Refusal { code: Code::TooFast, text: String::new(), retry_after }.to_string()
+        };
+        for (seconds, told) in [
+            (1, "too many requests; try again later"),
+            (20, "too many requests; try again later (in 20 seconds)"),
+            (601, "too many requests; try again later (in 11 minutes)"),
+            (17_280, "too many requests; try again later (in 5 hours)"),
+        ] {
+            assert_eq!(shown(seconds), told);
+        }
+    }
+
+    #[test]
     fn no_two_codes_read_the_same() {
         let sentences: BTreeSet<_> = Code::ALL.iter().map(|code| explain(*code)).collect();
         assert_eq!(sentences.len(), Code::ALL.len());

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use actors::connection::Refusal;
+use actors::rates::TooFast;
 use actors::user::{self, Admission, UserContext};
 use metrics::counter;
 use proto::{Alias, Code, Fault, wire};
@@ -53,6 +54,19 @@ impl Counts {
         let counted =
             self.addresses.get(&address).filter(|(_, since_ms)| !ended(*since_ms, now_ms));
         counted.map_or(0, |(count, _)| *count)
+    }
+
+    /// Whether an address has made fewer than `most` requests.
+    ///
+    /// # Errors
+    /// [`TooFast`]: its hour ends after that time.
+    fn check(&self, address: IpAddr, most: u32, now_ms: u64) -> Result<(), TooFast> {
+        if self.of(address, now_ms) < most {
+            return Ok(());
+        }
+        let since_ms = self.addresses.get(&address).map_or(now_ms, |(_, since_ms)| *since_ms);
+        let after_ms = (since_ms + HOUR_MS).saturating_sub(now_ms).max(1);
+        Err(TooFast { after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX) })
     }
 
     /// Counts one.
@@ -104,8 +118,8 @@ impl Registration {
     /// not count. What goes beyond the PINs of an hour for all aliases does: asking on costs the cluster.
     ///
     /// # Errors
-    /// [`Code::TooFast`] for an address or an alias that asks too often, [`Code::BadRequest`] for
-    /// what is no alias, [`Code::PinNotSent`], [`Code::Unavailable`].
+    /// [`Code::TooFast`] for an address or an alias that asks too often, with the wait until it may again,
+    /// [`Code::BadRequest`] for what is no alias, [`Code::PinNotSent`], [`Code::Unavailable`].
     pub async fn ask(
         &self,
         context: &UserContext,
@@ -114,12 +128,10 @@ impl Registration {
     ) -> Result<wire::PinSent, Refusal> {
         let alias = Alias::parse(alias).map_err(|why| Refusal::field("alias", why))?;
         let (address, now_ms) = (source_of(address), context.clock.now_ms());
-        if lock(&self.asked).of(address, now_ms) >= self.per_hour {
-            return Err(Code::TooFast.into());
-        }
+        lock(&self.asked).check(address, self.per_hour, now_ms)?;
         lock(&self.asked).add(address, now_ms);
-        let asked = user::register_start(context, alias).await.inspect_err(|code| {
-            if code.fault() == Fault::Server && *code != Code::PinNotSent {
+        let asked = user::register_start(context, alias).await.inspect_err(|refusal| {
+            if refusal.code.fault() == Fault::Server && refusal.code != Code::PinNotSent {
                 lock(&self.asked).take_back(address);
             }
         })?;
@@ -148,10 +160,8 @@ impl Registration {
     ) -> Result<Admission, Refusal> {
         let (address, now_ms) = (source_of(address), context.clock.now_ms());
         let wrong_max = self.per_hour.saturating_mul(WRONG_PER_PIN);
-        if lock(&self.wrong).of(address, now_ms) >= wrong_max {
-            return Err(Code::TooFast.into());
-        }
-        let admitted = user::register_prove(context, nonce, prove).await;
+        lock(&self.wrong).check(address, wrong_max, now_ms)?;
+        let admitted = user::register_prove(context, nonce, address, prove).await;
         if admitted.as_ref().is_err_and(|refusal| refusal.code == Code::WrongPin) {
             count_wrong_pin();
             lock(&self.wrong).add(address, now_ms);
@@ -189,6 +199,9 @@ mod tests {
         asked.take_back(here);
         assert_eq!(asked.of(here, 2_000), 2);
         assert_eq!(asked.of(here, 1_000 + HOUR_MS), 0);
+        assert_eq!(asked.check(here, 3, 2_000), Ok(()));
+        assert_eq!(asked.check(here, 2, 2_000), Err(TooFast { after_ms: 3_599_000 }));
+        assert_eq!(asked.check(here, 2, 1_000 + HOUR_MS), Ok(()), "that was the wait");
     }
 
     #[test]

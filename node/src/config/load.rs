@@ -27,6 +27,16 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that should hold a secret is not there.
+    #[error("{key} {}: is not there; {cure}", file.display())]
+    NoSecretFile {
+        /// The setting that names the file.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Where it comes from.
+        cure: &'static str,
+    },
     /// A file that should hold a secret holds none, or one that is easily guessed.
     #[error("{key} {}: {problem}", file.display())]
     PoorSecret {
@@ -126,15 +136,27 @@ impl NodeConfig {
             key: "registration.webhook.secret_file",
             chars_min: SECRET_BYTES_MIN,
             trim: without_line_end,
+            cure: "write the secret into it, or correct the path",
         };
         file.read(&webhook.secret_file, &mut webhook.secret)?;
         let smtp = &mut self.registration.smtp;
         let key = "registration.smtp.password_file";
-        let file = SecretFile { key, chars_min: 1, trim: without_line_end };
+        let file = SecretFile {
+            key,
+            chars_min: 1,
+            trim: without_line_end,
+            cure: "write the password into it, or correct the path",
+        };
         file.read(&smtp.password_file, &mut smtp.password)?;
         let cluster = &mut self.cluster;
         let key = "cluster.cookie_file";
-        let file = SecretFile { key, chars_min: COOKIE_CHARS_MIN, trim: str::trim };
+        let file = SecretFile {
+            key,
+            chars_min: COOKIE_CHARS_MIN,
+            trim: str::trim,
+            cure: "the first node of a cluster makes its cookie, DATA_DIR/cookie, at its first start: start \
+                   that node first, then this one, or copy the file from it",
+        };
         file.read(&cluster.cookie_file, &mut cluster.cookie)
     }
 }
@@ -152,6 +174,8 @@ struct SecretFile {
     chars_min: usize,
     /// What of the file's text is the secret.
     trim: fn(&str) -> &str,
+    /// What to do if it is not there.
+    cure: &'static str,
 }
 
 impl SecretFile {
@@ -163,6 +187,9 @@ impl SecretFile {
         let (key, file) = (self.key, PathBuf::from(file));
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ConfigError::NoSecretFile { key, file, cure: self.cure });
+            }
             Err(source) => return Err(ConfigError::Unreadable { key, file, source }),
         };
         let secret = (self.trim)(&text);
@@ -379,6 +406,21 @@ mod tests {
         let there = super::super::Cluster::default().open_cookie(folder.path(), true).unwrap();
         assert_eq!(own.reveal(), "\u{e9}".repeat(32));
         assert!(own == there);
+    }
+
+    #[test]
+    fn a_secret_file_that_is_not_there_is_named_with_where_it_comes_from() {
+        for (section, key, cure) in [
+            ("cluster", "cookie_file", "start that node first"),
+            ("registration.webhook", "secret_file", "write the secret into it"),
+            ("registration.smtp", "password_file", "write the password into it"),
+        ] {
+            let (_, result) = load(&format!("[{section}]\n{key} = \"/nowhere/secret\"\n"));
+            let message = result.unwrap_err().to_string();
+            for part in [&format!("{section}.{key}"), "/nowhere/secret", "is not there", cure] {
+                assert!(message.contains(part), "{message:?} lacks {part:?}");
+            }
+        }
     }
 
     #[test]

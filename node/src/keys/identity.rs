@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -85,6 +86,7 @@ pub struct Identity {
     node_key: [u8; KEY_BYTES],
     pins: hmac::Key,
     locks: hmac::Key,
+    places: hmac::Key,
     tickets: LessSafeKey,
     pin_tokens: LessSafeKey,
 }
@@ -116,6 +118,7 @@ impl Identity {
             node_key,
             pins: digesting(b"natter/1 pins"),
             locks: digesting(b"natter/1 registration locks"),
+            places: digesting(b"natter/1 places"),
             tickets: sealing(b"natter/1 tickets")?,
             pin_tokens: sealing(b"natter/1 PIN tokens")?,
         })
@@ -141,6 +144,17 @@ impl Identity {
         context.update(&user.0.to_be_bytes());
         context.update(lock.as_bytes());
         array(context.sign().as_ref())
+    }
+
+    /// What is stored instead of an address that tries a user's registration lock. Higher than any number of
+    /// a device.
+    pub fn place_digest(&self, user: UserId, address: IpAddr) -> u64 {
+        let mut context = hmac::Context::with_key(&self.places);
+        context.update(&user.0.to_be_bytes());
+        context.update(address.to_string().as_bytes());
+        let digest = context.sign();
+        let number = digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        number | 1 << 63
     }
 
     /// Seals `content` for someone who asked for a PIN for `alias`: a nonce, then what is sealed.

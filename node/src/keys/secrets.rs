@@ -1,6 +1,8 @@
 //! What actors need of cryptography, on this node's identity and the operating system's chance.
 
 use actors::secrets::{PinToken, Secrets, Ticket};
+use std::net::IpAddr;
+
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use prost::Message as _;
 use proto::stored::PinGrant;
@@ -26,6 +28,10 @@ impl Secrets for NodeSecrets {
 
     fn lock_digest(&self, user: UserId, lock: &str) -> [u8; 32] {
         self.0.lock_digest(user, lock)
+    }
+
+    fn place_digest(&self, user: UserId, address: IpAddr) -> u64 {
+        self.0.place_digest(user, address)
     }
 
     fn seal_pin_token(&self, alias: &Alias, token: &PinToken) -> Vec<u8> {

@@ -118,19 +118,43 @@ pub struct Peer {
 /// # Errors
 /// [`ListenError`] names the setting and the cure.
 pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    let bind = || {
+    listen(key, reserve(key, address)?, address)
+}
+
+/// Listens on what [`reserve`] has taken.
+///
+/// # Errors
+/// [`ListenError`] names the setting and the cure.
+pub fn listen(
+    key: &'static str,
+    socket: TcpSocket,
+    address: SocketAddr,
+) -> Result<TcpListener, ListenError> {
+    socket.listen(BACKLOG).map_err(refused(key, address))
+}
+
+/// Takes `address` from whoever comes later. Clients are turned away until it listens.
+///
+/// # Errors
+/// [`ListenError`] names the setting and the cure: somebody listens there, for example.
+pub fn reserve(key: &'static str, address: SocketAddr) -> Result<TcpSocket, ListenError> {
+    let reserve = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        Ok(socket)
     };
-    bind().map_err(|source| {
+    reserve().map_err(refused(key, address))
+}
+
+fn refused(key: &'static str, address: SocketAddr) -> impl Fn(io::Error) -> ListenError {
+    move |source| {
         if source.kind() == io::ErrorKind::AddrInUse {
             ListenError::Taken { key, address }
         } else {
             ListenError::Refused { key, address, source }
         }
-    })
+    }
 }
 
 /// A port that is taken and not yet served.

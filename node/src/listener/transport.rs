@@ -120,7 +120,7 @@ impl Transport {
         let found = self.socket.read_now(&mut self.more, web.received(), max)?;
         if let Err(code) = web.decode(into) {
             let text = "a WebSocket message that is not binary, or against RFC 6455".to_owned();
-            let broken = Refusal { code, text };
+            let broken = Refusal::saying(code, text);
             return Ok(ReadNow::Broken(if code == Code::BadFrame { broken } else { code.into() }));
         }
         self.send_replies()?;

@@ -27,12 +27,14 @@ struct Town {
     machines: Vec<Machine>,
     now: u64,
     tokens: u64,
+    /// Where people are who register.
+    place: u64,
 }
 
 impl Town {
     fn new() -> Self {
         let machine = |shard| Machine::new(ShardId(shard), MachineLimits::default());
-        Self { machines: (0..16).map(machine).collect(), now: 100 * DAY, tokens: 0 }
+        Self { machines: (0..16).map(machine).collect(), now: 100 * DAY, tokens: 0, place: 0 }
     }
 
     fn apply(&mut self, shard: ShardId, command: Command) -> Outcome {
@@ -92,7 +94,7 @@ impl Town {
         let token = self.tokens;
         match self.apply(shard_of(alias), Kind::StartRegistration(start)) {
             Outcome::Pin { grant, send } => Ok(Asked { token, grant, send }),
-            Outcome::Refused(code) => Err(code),
+            Outcome::Refused(code) | Outcome::Wait { code, .. } => Err(code),
             other => panic!("{other:?}"),
         }
     }
@@ -134,7 +136,7 @@ impl Town {
             match self.keep(alias, owner, key, lock) {
                 Outcome::Admitted(_) => return Ok(UserId(owner.user)),
                 Outcome::NotTheirs | Outcome::Refused(Code::UnknownUser) => {}
-                Outcome::Refused(code) => return Err(code),
+                Outcome::Refused(code) | Outcome::Wait { code, .. } => return Err(code),
                 other => panic!("{other:?}"),
             }
         }
@@ -162,6 +164,7 @@ impl Town {
             key: bytes_of(key),
             name: "phone".into(),
             lock: lock.to_owned().into(),
+            place: 1 << 63 | self.place,
         };
         self.apply(UserId(owner.user).shard(), Kind::KeepAccount(keep))
     }
@@ -310,6 +313,36 @@ fn the_other_devices_are_told_who_came_and_who_went() {
     assert_eq!(notices(&mut town), [(4, 3, 1)]);
     town.set_lock(ada, "lock", "");
     assert_eq!(notices(&mut town), [(5, 1, 1)]);
+}
+
+#[test]
+fn a_device_that_is_unlinked_twice_hears_the_first_answer() {
+    let mut town = Town::new();
+    let ada = town.register("ada", 1, "").unwrap();
+    town.link(ada, 1, 2);
+    for _ in 0..2 {
+        assert_eq!(town.unlink(ada, 1, 2), Outcome::Done);
+    }
+    assert_eq!(town.unlink(ada, 1, 3), Outcome::Refused(Code::UnknownDevice));
+    assert_eq!(town.unlink(ada, 1, 0), Outcome::Refused(Code::UnknownDevice));
+}
+
+#[test]
+fn a_lock_that_is_set_twice_is_set_and_told_once() {
+    let mut town = Town::new();
+    let ada = town.register("ada", 1, "").unwrap();
+    town.link(ada, 1, 2);
+    let told = |town: &mut Town| {
+        let effects = town.machines[usize::from(ada.shard().0)].take_effects();
+        effects.iter().filter(|effect| matches!(effect, Effect::Push { .. })).count()
+    };
+    told(&mut town);
+    for (lock, current) in [("lock", ""), ("next", "lock"), ("", "next")] {
+        for _ in 0..3 {
+            assert_eq!(town.set_lock(ada, lock, current), Outcome::Done);
+        }
+        assert_eq!(told(&mut town), 1, "the other device hears of it once");
+    }
 }
 
 #[test]

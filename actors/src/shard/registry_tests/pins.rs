@@ -7,8 +7,13 @@ fn each_asker_has_attempts_of_their_own() {
     let mut town = Town::new();
     let owner = town.start("ada", "right").unwrap();
     let thief = town.start("ada", "other").unwrap();
-    for _ in 0..LIMITS.attempts {
-        assert_eq!(town.prove("ada", &thief, "wrong", 66), Outcome::Refused(Code::WrongPin));
+    for guess in 0..LIMITS.attempts {
+        let guess = format!("wrong {guess}");
+        for _ in 0..9 {
+            // Whoever repeats one whose answer was lost is told the same, and it counts once.
+            let answer = town.prove("ada", &thief, &guess, 66);
+            assert_eq!(answer, Outcome::Refused(Code::WrongPin));
+        }
     }
     assert_eq!(town.prove("ada", &thief, "other", 66), Outcome::Refused(Code::NoPin));
     assert!(matches!(town.prove("ada", &owner, "right", 1), Outcome::Proven { .. }));
@@ -31,6 +36,71 @@ fn who_asks_beyond_the_hours_pins_proves_the_one_that_was_sent_last() {
     assert!(town.start("ada", "x").unwrap().send, "the next one comes after a fifth of an hour");
 }
 
+impl Town {
+    /// So many strangers ask for a PIN and use all attempts up.
+    fn guess(&mut self, alias: &str, strangers: u32) {
+        for _ in 0..strangers {
+            let thief = self.start(alias, "other").unwrap();
+            for guess in 0..LIMITS.attempts {
+                self.prove(alias, &thief, &format!("wrong {guess}"), 66);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_tries_that_pins_of_their_own_leave_to_strangers_are_bounded() {
+    let mut town = Town::new();
+    let mut wrong = 0;
+    for _ in 0..24 * 60 {
+        let askers: Vec<_> = (0..3).filter_map(|_| town.start("ada", "right").ok()).collect();
+        for asked in askers.iter().filter(|asked| !asked.grant.long) {
+            for guess in 0..LIMITS.attempts + 2 {
+                let answer = town.prove("ada", asked, &format!("wrong {guess}"), 66);
+                wrong += u32::from(answer == Outcome::Refused(Code::WrongPin));
+            }
+        }
+        town.now += MINUTE;
+    }
+    let most = LIMITS.wrong_per_day + (LIMITS.requests_per_hour + 1) * LIMITS.attempts;
+    assert!(wrong <= 2 * most, "{wrong} tries at short PINs in a day and its midnight");
+}
+
+#[test]
+fn whoever_waits_as_long_as_a_refusal_says_is_sent_a_pin() {
+    let mut town = Town::new();
+    while town.start("ada", "x").unwrap().send {}
+    town.now += 11 * MINUTE;
+    let start = |town: &mut Town, alias: &str, sent_per_hour| {
+        let start = stored::StartRegistration {
+            alias: alias.to_owned(),
+            ttl_s: 600,
+            limits: Some(stored::PinLimits { sent_per_hour, ..LIMITS }),
+            ..Default::default()
+        };
+        town.apply(shard_of(alias), Kind::StartRegistration(start))
+    };
+    let others = (0..).map(|number| format!("person-{number}"));
+    let mut others = others.filter(|alias| shard_of(alias) == shard_of("ada"));
+    let (first, second) = (others.next().unwrap(), others.next().unwrap());
+    start(&mut town, &first, 1);
+    for (alias, per_hour, code) in
+        [("ada", 20_000, Code::TooFast), (second.as_str(), 1, Code::PinNotSent)]
+    {
+        let Outcome::Wait { code: told, after_ms } = start(&mut town, alias, per_hour) else {
+            panic!("no wait")
+        };
+        assert_eq!((told, after_ms > 1_000), (code, true));
+        town.now += u64::from(after_ms) - 1;
+        let early = start(&mut town, alias, per_hour);
+        assert_eq!(early, Outcome::Wait { code, after_ms: 1 });
+        town.now += 1;
+        let sent = start(&mut town, alias, per_hour);
+        assert!(matches!(sent, Outcome::Pin { send: true, .. }), "{sent:?}");
+        start(&mut town, &first, 1);
+    }
+}
+
 #[test]
 fn a_pin_that_was_not_sent_does_not_count() {
     let mut town = Town::new();
@@ -50,16 +120,20 @@ fn after_a_days_wrong_pins_only_long_ones_count_and_nobody_is_locked_out() {
     let mut town = Town::new();
     let before = town.start("ada", "right").unwrap();
     assert!(!before.grant.long);
-    for _ in 0..3 {
-        let thief = town.start("ada", "other").unwrap();
-        for _ in 0..LIMITS.attempts {
-            town.prove("ada", &thief, "wrong", 66);
-        }
+    for number in 1..LIMITS.requests_per_hour {
+        town.start("ada", &format!("pin {number}")).unwrap();
     }
-    assert_eq!(town.prove("ada", &before, "right", 1), Outcome::Refused(Code::NoPin));
+    let shared = town.start("ada", "not sent").unwrap();
+    town.guess("ada", 3);
+    assert_eq!(town.prove("ada", &shared, "pin 4", 1), Outcome::Refused(Code::NoPin));
     let owner = town.start("ada", "new").unwrap();
     assert!(owner.grant.long && owner.send);
     assert!(matches!(town.prove("ada", &owner, "long new", 1), Outcome::Proven { .. }));
+    let proven = town.prove("ada", &before, "right", 2);
+    assert!(
+        matches!(proven, Outcome::Proven { .. }),
+        "nobody voids what was sent for another: {proven:?}"
+    );
     town.now += DAY;
     assert!(!town.start("ada", "tomorrow").unwrap().grant.long);
 }
@@ -105,12 +179,7 @@ fn an_owner_whose_pins_strangers_spent_and_made_worthless_is_sent_a_long_one_at_
     for _ in 0..LIMITS.requests_per_hour {
         assert!(town.start("ada", "short").unwrap().send);
     }
-    for _ in 0..3 {
-        let thief = town.start("ada", "not sent").unwrap();
-        for _ in 0..LIMITS.attempts {
-            town.prove("ada", &thief, "wrong", 66);
-        }
-    }
+    town.guess("ada", 3);
     let owner = town.start("ada", "new").unwrap();
     assert!(owner.send && owner.grant.long);
     // Whoever asks on gets a token for it, and no phone is flooded.
@@ -130,7 +199,7 @@ fn an_alias_that_strangers_ask_for_all_the_time_is_sent_no_more_than_its_hours_p
             Ok(asked) => {
                 sent += u32::from(asked.send);
                 last_good = town.now;
-                town.prove("ada", &asked, "wrong", 66);
+                town.prove("ada", &asked, &format!("wrong {}", town.now), 66);
             }
             Err(code) => assert_eq!(code, Code::TooFast),
         }

@@ -51,12 +51,46 @@ fn a_registration_lock_is_not_guessed() {
     let mut town = Town::new();
     let ada = town.register("ada", 1, "").unwrap();
     town.set_lock(ada, "lock", "");
-    for _ in 0..5 {
-        assert_eq!(town.register("ada", 2, "guess"), Err(Code::WrongLock));
+    for guess in 0..5 {
+        let guess = format!("guess {guess}");
+        assert_eq!(town.register("ada", 2, &guess), Err(Code::WrongLock));
     }
     assert_eq!(town.register("ada", 2, "lock"), Err(Code::TooFast));
-    town.now += DAY;
+    town.now += DAY / 5;
     assert_eq!(town.register("ada", 2, "lock"), Ok(ada));
+}
+
+#[test]
+fn who_guesses_a_lock_elsewhere_keeps_no_owner_out() {
+    let mut town = Town::new();
+    let ada = town.register("ada", 1, "").unwrap();
+    town.set_lock(ada, "lock", "");
+    town.place = 66;
+    for guess in 0..10 {
+        town.register("ada", 66, &format!("guess {guess}")).unwrap_err();
+    }
+    town.place = 1;
+    assert_eq!(town.register("ada", 2, "lock"), Ok(ada), "the new phone of the owner");
+}
+
+#[test]
+fn whoever_waits_as_long_as_a_refused_registration_says_gets_in() {
+    let mut town = Town::new();
+    let ada = town.register("ada", 1, "").unwrap();
+    town.set_lock(ada, "lock", "");
+    let owner = town.of(ada).account(ada).unwrap().claims();
+    let owner = AliasOwner { user: ada.0, claim: owner[0].claim };
+    let wait =
+        (0..9).find_map(|guess| match town.keep("ada", owner, 66, &format!("guess {guess}")) {
+            Outcome::Wait { code, after_ms } => Some((code, u64::from(after_ms))),
+            _ => None,
+        });
+    let (code, after_ms) = wait.unwrap();
+    assert_eq!(code, Code::TooFast);
+    town.now += after_ms - 1;
+    assert!(matches!(town.keep("ada", owner, 66, "lock"), Outcome::Wait { after_ms: 1, .. }));
+    town.now += 1;
+    assert!(matches!(town.keep("ada", owner, 66, "lock"), Outcome::Admitted(_)));
 }
 
 #[test]

@@ -136,8 +136,15 @@ pub(crate) struct Model {
     pub(crate) names: BTreeMap<u64, Alias>,
     /// When typing was last told, in ms; 0: not typing.
     typing_told_ms: u64,
-    /// The command that does harm and was typed once; typed again it is carried out.
-    asked: Option<Command>,
+    /// What the person is asked: the next line is the answer.
+    pub(crate) question: Option<Question>,
+}
+
+/// A question to the person: whether to end the chat on this device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    command: Command,
+    pub(crate) words: Vec<String>,
 }
 
 impl Model {
@@ -156,7 +163,7 @@ impl Model {
             linking: None,
             names: BTreeMap::new(),
             typing_told_ms: 0,
-            asked: None,
+            question: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What keys do, and what the edge is asked to do.
 
-use super::{Connection, LINK_WAIT_MS, Linking, Model};
+use super::{Connection, LINK_WAIT_MS, Linking, Model, Question};
 use crate::{
     command::{self, Command, HELP, Setting},
     input::Edit,
@@ -112,6 +112,7 @@ impl Model {
             Key::Escape => {
                 self.notice.clear();
                 self.news.clear();
+                self.question = None;
                 self.scroll = 0;
                 Vec::new()
             }
@@ -168,7 +169,8 @@ impl Model {
 
     fn typing(&mut self, now_ms: u64) -> Vec<Act> {
         let Some(to) = self.opened().map(|c| c.user) else { return Vec::new() };
-        let typing = !self.input.is_empty() && !self.input.text().starts_with('/');
+        let is_text = !self.input.text().starts_with('/') && self.question.is_none();
+        let typing = !self.input.is_empty() && is_text;
         if typing && now_ms.saturating_sub(self.typing_told_ms) >= TYPING_AGAIN_MS {
             self.typing_told_ms = now_ms;
             return vec![Act::Typing { to, typing: true }];
@@ -187,13 +189,33 @@ impl Model {
         }
         self.notice.clear();
         self.news.clear();
-        match command::parse(&line) {
+        match (self.question.take(), command::parse(&line)) {
+            (Some(_), Ok(Command::Say(answer))) => self.answered(&answer, &line),
+            (Some(Question { command, .. }), Ok(again)) if command == again => vec![Act::LogOut],
+            (_, parsed) => self.obey_line(parsed, &line, now_ms),
+        }
+    }
+
+    /// The person has answered. What is neither yes nor no was meant for somebody else, and must not get lost.
+    fn answered(&mut self, answer: &str, line: &str) -> Vec<Act> {
+        let answer = answer.trim().to_lowercase();
+        if ["yes", "y"].contains(&answer.as_str()) {
+            return vec![Act::LogOut];
+        }
+        if ["no", "n"].contains(&answer.as_str()) {
+            return self.note("Nothing was done.".into());
+        }
+        self.input.put(line);
+        self.note("That is not yes, so nothing was done. Enter sends what you typed.".into())
+    }
+
+    fn obey_line(&mut self, parsed: Result<Command, String>, line: &str, now_ms: u64) -> Vec<Act> {
+        match parsed {
             Ok(Command::Say(_)) if self.open.is_none() => {
-                self.input.put(&line);
+                self.input.put(line);
                 self.note("no conversation is open: /to ALIAS".into())
             }
             Ok(Command::Link { code, name }) => {
-                self.asked = None;
                 let until_ms = now_ms + LINK_WAIT_MS;
                 self.linking = Some(Linking { code, name, until_ms });
                 self.note(format!("waiting for the device that shows {code} …"))
@@ -201,46 +223,27 @@ impl Model {
             Ok(command) => self.obey(command),
             Err(words) => {
                 // What was typed may be long, and only its beginning wrong.
-                self.input.put(&line);
+                self.input.put(line);
                 self.note(words)
             }
         }
     }
 
-    /// Whether this command, which does harm, was typed twice in a row.
-    fn confirm(&mut self, asked: Option<&Command>, command: &Command) -> bool {
-        let confirmed = asked == Some(command);
-        if !confirmed {
-            self.asked = Some(command.clone());
-        }
-        confirmed
-    }
-
-    fn unlink(&mut self, device: u32, asked: Option<&Command>) -> Vec<Act> {
-        if device != self.device {
-            return vec![Act::Unlink(device)];
-        }
-        self.log_out(&Command::Unlink(device), asked, &format!("/unlink {device}"))
-    }
-
-    /// Says what follows, and does it when it is typed again.
-    fn log_out(&mut self, command: &Command, asked: Option<&Command>, typed: &str) -> Vec<Act> {
-        if self.confirm(asked, command) {
-            return vec![Act::LogOut];
-        }
-        self.notice = vec![
+    /// Says what follows, and asks.
+    fn ask_to_log_out(&mut self, command: Command) -> Vec<Act> {
+        let words = vec![
             format!("This is device {}, the one that you use now.", self.device),
             "Without it this chat ends. If it is your only device, you need a new PIN to come back, \
              and you may miss messages that wait for you."
                 .to_owned(),
-            format!("To do it, type {typed} once more."),
+            "To do it, type yes.".to_owned(),
         ];
+        self.question = Some(Question { command, words });
         Vec::new()
     }
 
     fn obey(&mut self, command: Command) -> Vec<Act> {
         let open = self.opened().map(|c| c.user);
-        let asked = self.asked.take();
         match (command, open) {
             (Command::Say(text), Some(to)) => {
                 self.scroll = 0;
@@ -264,8 +267,8 @@ impl Model {
             }
             (Command::Devices, _) => vec![Act::ShowAccount],
             (Command::Link { .. }, _) => Vec::new(),
-            (Command::Unlink(device), _) => self.unlink(device, asked.as_ref()),
-            (Command::LogOut, _) => self.log_out(&Command::LogOut, asked.as_ref(), "/logout"),
+            (Command::Unlink(device), _) if device != self.device => vec![Act::Unlink(device)],
+            (command @ (Command::Unlink(_) | Command::LogOut), _) => self.ask_to_log_out(command),
             (Command::Privacy(setting), _) => vec![Act::Privacy(setting)],
             (Command::ShowLock, _) => vec![Act::ShowLock],
             (Command::SetLock { lock, current }, _) => vec![Act::SetLock { lock, current }],

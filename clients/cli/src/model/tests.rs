@@ -181,16 +181,39 @@ fn the_end_of_input_ends_the_chat_only_if_nothing_is_typed() {
 }
 
 #[test]
-fn ones_own_device_is_unlinked_only_when_it_is_said_twice() {
-    let mut model = model();
+fn ones_own_device_is_unlinked_only_after_a_yes_and_no_answer_is_sent_to_anybody() {
+    let mut model = with_bob();
     assert_eq!(type_line(&mut model, "/unlink 2"), [Act::Unlink(2)], "another device");
-    assert_eq!(type_line(&mut model, "/unlink 1"), []);
-    assert!(model.notice.concat().contains("new PIN"), "{:?}", model.notice);
-    assert_eq!(type_line(&mut model, "/who"), []);
-    assert_eq!(type_line(&mut model, "/unlink 1"), [], "something else was typed between");
-    assert_eq!(type_line(&mut model, "/unlink 1"), [Act::LogOut]);
-    assert_eq!(type_line(&mut model, "/logout"), []);
-    assert_eq!(type_line(&mut model, "/logout"), [Act::LogOut]);
+    for command in ["/unlink 1", "/logout"] {
+        for yes in ["yes", " Y ", command] {
+            assert_eq!(type_line(&mut model, command), []);
+            let asked = model.question.clone().unwrap().words;
+            assert!(asked.iter().any(|line| line.contains("type yes")), "{asked:?}");
+            model.happened(message(7, "meanwhile"), 0);
+            assert!(model.question.is_some(), "news do not hide a question");
+            assert_eq!(type_line(&mut model, yes), [Act::LogOut]);
+        }
+        type_line(&mut model, command);
+        assert_eq!(type_line(&mut model, "no"), []);
+        assert_eq!(model.question, None);
+    }
+}
+
+#[test]
+fn a_line_that_answers_no_question_stays_to_be_sent() {
+    let mut model = with_bob();
+    type_line(&mut model, "/logout");
+    assert_eq!(type_line(&mut model, "see you at nine"), []);
+    assert_eq!(model.input.text(), "see you at nine");
+    let sent = Act::Send { to: BOB, text: "see you at nine".into() };
+    assert_eq!(model.key(Key::Enter, 0), [sent]);
+    type_line(&mut model, "/logout");
+    assert_eq!(type_line(&mut model, "/devices"), [Act::ShowAccount], "another command");
+    assert!(model.question.is_none());
+    type_line(&mut model, "/logout");
+    model.key(Key::Escape, 0);
+    let sent = Act::Send { to: BOB, text: "yes".into() };
+    assert_eq!(type_line(&mut model, "yes"), [sent]);
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
         Over::Gone => {}
         Over::Ended(ending) => Box::pin(socket.goodbye(ending, String::new())).await,
         Over::Broken(refusal) => {
-            let Refusal { code, text } = *refusal;
+            let Refusal { code, text, .. } = *refusal;
             Box::pin(socket.goodbye(Ending::Told(code), text)).await;
         }
     }
@@ -243,7 +243,7 @@ impl Socket {
             };
             let decoded = frame::decode_request(&mut self.buffer, limit);
             let Some(frame) = decoded.map_err(|error| {
-                Over::Broken(Box::new(Refusal { code: error.code(), text: error.to_string() }))
+                Over::Broken(Box::new(Refusal::saying(error.code(), error.to_string())))
             })?
             else {
                 break;
@@ -281,7 +281,7 @@ impl Socket {
             let answered = frame.id != 0 && !matches!(ask, Some(Ask::Signal(_) | Ask::Ping(_)));
             if answered {
                 self.connection.remember(ClientFrame { id: frame.id, kind: None });
-                self.connection.refuse_too_fast(frame.id, too_fast);
+                self.connection.refuse(frame.id, too_fast);
             }
             return Ok(true);
         }

@@ -32,7 +32,7 @@ impl Socket {
         let context = &self.reception.context;
         let address = self.peer.address.ip();
         if let Err(too_fast) = request_rates::take_try(context, address, frame.kind.as_ref()) {
-            self.connection.refuse_too_fast(id, too_fast);
+            self.connection.refuse(id, too_fast);
             return Ok(());
         }
         let admitted = match frame.kind {
@@ -72,7 +72,7 @@ impl Socket {
         if let Ok(Admission { user, registered: false, .. }) = admitted
             && let Err(too_fast) = request_rates::take_login(context, user)
         {
-            self.connection.refuse_too_fast(id, too_fast);
+            self.connection.refuse(id, too_fast);
             return Ok(());
         }
         let opened = match admitted {

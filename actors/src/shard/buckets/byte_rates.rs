@@ -12,7 +12,7 @@ const SENDERS_MAX: usize = 10_000;
 
 /// What senders have used of their buckets.
 #[derive(Debug, Default)]
-pub(super) struct ByteRates(BTreeMap<UserId, Used>);
+pub(crate) struct ByteRates(BTreeMap<UserId, Used>);
 
 #[derive(Clone, Copy, Debug)]
 struct Used {
@@ -29,22 +29,32 @@ impl Used {
 }
 
 impl ByteRates {
-    /// Whether `from` may store `bytes` now; they are taken from the bucket then. `rate` is in bytes for
-    /// each second; 0: no limit.
-    pub(super) fn admit(&mut self, from: UserId, bytes: u64, rate: u64, now_ms: u64) -> bool {
+    /// Takes `bytes` that `from` stores now from the bucket. `rate` is in bytes for each second; 0: no
+    /// limit.
+    ///
+    /// # Errors
+    /// After how many ms they would fit.
+    pub(crate) fn admit(
+        &mut self,
+        from: UserId,
+        bytes: u64,
+        rate: u64,
+        now_ms: u64,
+    ) -> Result<(), u64> {
         if rate == 0 {
-            return true;
+            return Ok(());
         }
         let used = self.0.get(&from).map_or(0, |used| used.now(rate, now_ms));
         // One message always fits into a full bucket, however long it is.
-        if used > 0 && used + bytes > rate.saturating_mul(BURST_S) {
-            return false;
+        let over = (used + bytes).saturating_sub(rate.saturating_mul(BURST_S)).min(used);
+        if over > 0 {
+            return Err(over.saturating_mul(1000).div_ceil(rate));
         }
         if self.0.len() >= SENDERS_MAX && !self.0.contains_key(&from) {
             self.make_room(rate, now_ms);
         }
         self.0.insert(from, Used { bytes: used + bytes, at_ms: now_ms });
-        true
+        Ok(())
     }
 
     fn make_room(&mut self, rate: u64, now_ms: u64) {
@@ -66,22 +76,33 @@ mod tests {
     #[test]
     fn a_burst_goes_through_and_then_the_rate_holds() {
         let mut rates = ByteRates::default();
-        let stored = (0..100).filter(|_| rates.admit(EVE, 1_000, 1_000, 0)).count();
+        let stored = (0..100).filter(|_| rates.admit(EVE, 1_000, 1_000, 0).is_ok()).count();
         assert_eq!(stored, 32);
-        assert!(rates.admit(UserId(2), 1_000, 1_000, 0), "others have their own");
-        let later = (0..100).filter(|_| rates.admit(EVE, 1_000, 1_000, 5_000)).count();
+        assert!(rates.admit(UserId(2), 1_000, 1_000, 0).is_ok(), "others have their own");
+        let later = (0..100).filter(|_| rates.admit(EVE, 1_000, 1_000, 5_000).is_ok()).count();
         assert_eq!(later, 5);
-        assert!((0..100).all(|_| rates.admit(EVE, 1_000, 0, 0)), "no limit");
+        assert!((0..100).all(|_| rates.admit(EVE, 1_000, 0, 0).is_ok()), "no limit");
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_is_told_when_it_does() {
+        let mut rates = ByteRates::default();
+        rates.admit(EVE, 32_000, 1_000, 0).unwrap();
+        let wait = rates.admit(EVE, 7_500, 1_000, 0).unwrap_err();
+        assert_eq!(wait, 7_500);
+        assert_eq!(rates.admit(EVE, 7_500, 1_000, wait - 1), Err(1));
+        rates.admit(EVE, 7_500, 1_000, wait).unwrap();
+        assert_eq!(rates.admit(EVE, 100_000, 1_000, wait), Err(32_000), "longer than the bucket");
     }
 
     #[test]
     fn a_long_message_fits_into_a_full_bucket_and_many_senders_cost_little() {
         let mut rates = ByteRates::default();
-        assert!(rates.admit(EVE, 100_000, 1_000, 0));
+        rates.admit(EVE, 100_000, 1_000, 0).unwrap();
         for sender in 2..100_000 {
-            assert!(rates.admit(UserId(sender), 10, 1_000, sender));
+            rates.admit(UserId(sender), 10, 1_000, sender).unwrap();
         }
         assert!(rates.0.len() <= SENDERS_MAX);
-        assert!(!rates.admit(EVE, 1_000, 1_000, 20), "who used the most is remembered");
+        assert!(rates.admit(EVE, 1_000, 1_000, 20).is_err(), "who used the most is remembered");
     }
 }
