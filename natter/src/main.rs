@@ -1,10 +1,10 @@
 //! The `natter` binary: the allocator, and nothing else.
 
 use std::process::ExitCode;
-use tikv_jemallocator::Jemalloc;
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     natter::main_with(Vec::new())

@@ -21,7 +21,8 @@ use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
-use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
+use yasna::tags::TAG_UTCTIME;
+use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
 
 use crate::authority::{Authority, Issued};
 use crate::config;
@@ -143,11 +144,44 @@ impl Term {
     /// Of the first certificate, the node's own. `None` if it cannot be read. Those behind it may have
     /// ended: clients that know another way to a root do not mind.
     fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
-        let validity = certificate.validity();
-        let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
-        Some(Self { from_s: seconds(validity.not_before), until_s: seconds(validity.not_after) })
+        yasna::parse_der(chain.first()?, read_term).ok()
     }
+}
+
+/// The validity of a certificate (RFC 5280, section 4.1): version (which may be missing), serial number, algorithm,
+/// issuer, validity, and more that is of no use here.
+fn read_term(certificate: BERReader<'_, '_>) -> ASN1Result<Term> {
+    let to_be_signed = |fields: &mut BERReaderSeq<'_, '_>| {
+        fields.read_optional(|version| version.read_tagged(Tag::context(0), skip))?;
+        for _serial_algorithm_issuer in 0..3 {
+            skip(fields.next())?;
+        }
+        let term = fields.next().read_sequence(|validity| {
+            let from_s = read_seconds(validity.next())?;
+            Ok(Term { from_s, until_s: read_seconds(validity.next())? })
+        })?;
+        while fields.read_optional(skip)?.is_some() {}
+        Ok(term)
+    };
+    certificate.read_sequence(|parts| {
+        let term = parts.next().read_sequence(to_be_signed)?;
+        while parts.read_optional(skip)?.is_some() {}
+        Ok(term)
+    })
+}
+
+fn skip(element: BERReader<'_, '_>) -> ASN1Result<()> {
+    element.read_der().map(drop)
+}
+
+/// A time of one of the two forms of RFC 5280. Times before 1970 are 0.
+fn read_seconds(time: BERReader<'_, '_>) -> ASN1Result<u64> {
+    let seconds = if time.lookahead_tag()? == TAG_UTCTIME {
+        time.read_utctime()?.datetime().unix_timestamp()
+    } else {
+        time.read_generalized_time()?.datetime().unix_timestamp()
+    };
+    Ok(u64::try_from(seconds).unwrap_or(0))
 }
 
 #[derive(Debug)]

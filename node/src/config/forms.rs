@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tokio_tungstenite::tungstenite::http::Uri;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 
 /// Reads a network: an address, or an address with the number of its leading bits.
 pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
@@ -29,16 +28,16 @@ pub(crate) fn host_of(address: &str) -> Option<String> {
 ///
 /// # Errors
 /// What is wrong with it, and the cure.
-pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
     let cure = "write error, warn, info, debug, trace or off, or for one part PART=LEVEL, such as \
                 \"info,actors::shard=debug\"";
     // The library takes a lone word that is no level for the name of a part, and writes nothing else.
     let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-    let mut lone = words.filter(|word| !word.contains(['=', '[']));
+    let mut lone = words.filter(|word| !word.contains('='));
     if let Some(word) = lone.find(|word| word.parse::<LevelFilter>().is_err()) {
         return Err(format!("{word:?} is no level; {cure}"));
     }
-    EnvFilter::try_new(text).map_err(|error| format!("{text:?} is no filter ({error}); {cure}"))
+    text.parse().map_err(|error: ParseError| format!("{text:?} is no filter ({error}); {cure}"))
 }
 
 #[cfg(test)]

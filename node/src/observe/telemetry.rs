@@ -12,7 +12,10 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, registry, reload};
 
 use crate::config::{Log, LogFormat, parse_filter};
 use crate::listener::{LISTENERS, Refusal};
@@ -49,12 +52,12 @@ impl std::fmt::Debug for Metrics {
 }
 
 /// Changes which events are written, once that has begun.
-type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+type SetFilter = Box<dyn Fn(Targets) -> bool + Send + Sync>;
 
 static FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Writes other events from now on. False if nothing is written yet.
-pub(crate) fn set_filter(filter: EnvFilter) -> bool {
+pub(crate) fn set_filter(filter: Targets) -> bool {
     FILTER.get().is_some_and(|set| set(filter))
 }
 
@@ -66,22 +69,16 @@ pub(crate) fn set_filter(filter: EnvFilter) -> bool {
 pub fn start(log: &Log) -> Result<Metrics, TelemetryError> {
     let filter =
         parse_filter(&log.filter).map_err(|_| TelemetryError::Filter(log.filter.clone()))?;
-    let events = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(output::stderr())
-        .with_ansi(std::io::stderr().is_terminal());
-    let (begun, set): (_, SetFilter) = match log.format {
-        LogFormat::Text => {
-            let events = events.with_filter_reloading();
-            let handle = events.reload_handle();
-            (events.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
-        }
+    let (filter, handle) = reload::Layer::new(filter);
+    let events =
+        fmt::layer().with_writer(output::stderr()).with_ansi(std::io::stderr().is_terminal());
+    let begun = match log.format {
+        LogFormat::Text => registry().with(filter).with(events).try_init(),
         LogFormat::Json => {
-            let events = events.json().flatten_event(true).with_filter_reloading();
-            let handle = events.reload_handle();
-            (events.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+            registry().with(filter).with(events.json().flatten_event(true)).try_init()
         }
     };
+    let set: SetFilter = Box::new(move |filter| handle.reload(filter).is_ok());
     begun.map_err(|_| TelemetryError::Twice)?;
     FILTER.set(set).map_err(|_| TelemetryError::Twice)?;
     std::panic::set_hook(Box::new(|panic| error!(%panic, "panicked")));

@@ -14,6 +14,10 @@ use supervision::{StopSource, TaskGroup};
 use tokio::time::Instant;
 
 use crate::harness::VARIABLE;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, registry};
 
 /// Says all it hears; answers a call with its own parcel, unless that is empty.
 #[derive(Default)]
@@ -57,10 +61,8 @@ pub(crate) fn run_if_asked() {
 }
 
 async fn run(start: &str) {
-    tracing_subscriber::fmt()
-        .with_env_filter("ractor=warn,ractor_cluster=error,links=debug")
-        .with_ansi(false)
-        .init();
+    let levels: Targets = "ractor=warn,ractor_cluster=error,links=debug".parse().unwrap();
+    registry().with(levels).with(fmt::layer().with_ansi(false)).init();
     let mut words = start.split('|');
     let number: u8 = words.next().unwrap().parse().unwrap();
     let incarnation = words.next().unwrap().parse().unwrap();
