@@ -9,13 +9,14 @@
 
 use crate::rates::TooFast;
 use crate::unanswered::{Standing, Unanswered};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::stored::{self, envelope::Content};
 use proto::wire::{self, ClientFrame, ServerFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, frame};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Frames waiting to be written beyond which signals and presence are dropped.
@@ -222,7 +223,7 @@ impl Connection {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

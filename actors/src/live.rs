@@ -1,6 +1,6 @@
 //! Settings that change while the node runs. The node sets them, processes read them.
 
-use std::sync::{PoisonError, RwLock};
+use parking_lot::RwLock;
 
 /// A value that one writes and many read.
 #[derive(Debug)]
@@ -14,11 +14,11 @@ impl<T: Copy> Live<T> {
 
     /// Replaces it.
     pub fn set(&self, value: T) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+        *self.0.write() = value;
     }
 
     /// As it is now.
     pub fn get(&self) -> T {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        *self.0.read()
     }
 }

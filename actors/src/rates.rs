@@ -6,12 +6,12 @@
 //! 2. The table is bounded. A bucket that is forgotten is a full one, so nobody is ever locked out by it.
 //! 3. A clock that is set back empties a bucket at most; it fills at its rate from then on.
 
+use parking_lot::{Mutex, RwLock};
 use proto::UserId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use membership::units::{format_duration, parse_duration};
@@ -208,7 +208,7 @@ impl Rates {
 
     /// Other rates from now on.
     pub fn set_limits(&self, limits: RateLimits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        *self.limits.write() = limits;
     }
 
     /// Counts one request, unless it comes too fast.
@@ -216,11 +216,11 @@ impl Rates {
     /// # Errors
     /// [`TooFast`].
     pub fn take(&self, who: Who, kind: Kind, now_ms: u64) -> Result<(), TooFast> {
-        let limits = *self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        let limits = *self.limits.read();
         let (Some(rate), Some(part)) = (limits.of(kind), self.parts.get(who.part())) else {
             return Ok(());
         };
-        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut part = part.lock();
         let time_us = now_ms.saturating_mul(1_000);
         let empty_us = time_us.saturating_add(rate.whole_us());
         let known = part.get_mut(&(who, kind)).map(|full_us| {
@@ -312,9 +312,8 @@ mod tests {
         for user in 0..90_000 {
             assert_eq!(look(&rates, Who::User(UserId(user)), NOW + user / 45), Ok(()));
         }
-        let buckets = |rates: &Rates| {
-            rates.parts.iter().map(|part| part.lock().unwrap().len()).sum::<usize>()
-        };
+        let buckets =
+            |rates: &Rates| rates.parts.iter().map(|part| part.lock().len()).sum::<usize>();
         assert_eq!(buckets(&rates), PARTS * PART_BUCKETS, "users fall into all parts");
         let last = Who::User(UserId(89_999));
         assert_eq!(look(&rates, last, NOW + 2_000), Ok(()), "one of two was left");

@@ -2,11 +2,12 @@
 //!
 //! A thread reads them as they come, so that the server never waits for its output to be read.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl Pins {
 
     /// Takes the PIN of `alias`, if it has come.
     pub(crate) fn take(&self, alias: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(alias)
+        self.0.lock().remove(alias)
     }
 
     /// Reads lines; at the end `wait` says whether more may come.
@@ -50,7 +51,7 @@ impl Pins {
             match input.read_until(b'\n', &mut line) {
                 Ok(_) if line.ends_with(b"\n") => {
                     if let Some((alias, pin)) = parse(&String::from_utf8_lossy(&line)) {
-                        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(alias, pin);
+                        self.0.lock().insert(alias, pin);
                     }
                     line.clear();
                 }

@@ -7,9 +7,10 @@
 //! 3. A node that cannot go on ends with an error; whoever runs it starts it again. So does one whose
 //!    replica of a group has died: it would be missed by others, and nobody would know.
 
+use parking_lot::RwLock;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors::hooks::Handler;

@@ -1,7 +1,8 @@
 //! The node's listeners: which ports are taken, and the children that serve them.
 
+use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use supervision::{ChildSpec, ProcessError, Stopping, TaskGroup};
 use tokio::net::{TcpListener, TcpSocket};
@@ -33,7 +34,7 @@ impl Port {
     }
 
     fn take(&self) -> Result<TcpListener, ListenError> {
-        let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let bound = self.bound.lock().take();
         bound.map_or_else(|| listener::bind(self.key, self.address), Ok)
     }
 }

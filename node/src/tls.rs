@@ -7,10 +7,11 @@
 //! 2. A certificate file that is replaced by a broken one changes nothing but a warning.
 //! 3. A private key that we make is readable by its owner alone.
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime::Rfc3339Timestamp as Timestamp;
@@ -189,7 +190,7 @@ struct Resolver(RwLock<Chain>);
 
 impl Resolver {
     fn read(&self) -> RwLockReadGuard<'_, Chain> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read()
     }
 }
 
@@ -290,14 +291,14 @@ impl Certificates {
     pub fn reload(&self) -> Result<bool, TlsError> {
         let stamp = self.files.stamp();
         {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = self.seen.lock();
             if *seen == stamp {
                 return Ok(false);
             }
             *seen = stamp;
         }
         let read = self.files.read()?;
-        *self.resolver.0.write().unwrap_or_else(PoisonError::into_inner) = read;
+        *self.resolver.0.write() = read;
         Ok(true)
     }
 }

@@ -1,7 +1,7 @@
 //! Runs seeds: thousands of them, or one again with its story told.
 
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Threads that share the seeds of a simulation.
@@ -91,7 +91,7 @@ impl Simulation {
                     Ok(story) => {
                         messages.fetch_add(story.messages as u64, Ordering::Relaxed);
                     }
-                    Err(why) => failed.lock().unwrap().push((seed, why)),
+                    Err(why) => failed.lock().push((seed, why)),
                 }
             }
         };
@@ -101,7 +101,7 @@ impl Simulation {
             }
         });
         println!("{}: {count} seeds, {} messages", self.test, messages.load(Ordering::Relaxed));
-        let mut failed = failed.into_inner().unwrap();
+        let mut failed = failed.into_inner();
         failed.sort();
         failed
     }

@@ -16,12 +16,12 @@ use crate::log::Known;
 use crate::rows::{self, unreadable};
 use crate::schema::{self, Home, Parts, Table};
 use crate::{Storage, StorageError};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::{ShardId, stored};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 
 /// Number of groups of a node.
@@ -71,12 +71,12 @@ impl Slot {
     }
 
     fn wiped(&self) -> MutexGuard<'_, Option<stored::LogId>> {
-        self.wiped.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wiped.lock()
     }
 
     /// The lock of every change of its rows.
     pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changing.lock()
     }
 }
 

@@ -3,11 +3,12 @@
 use crate::StorageError;
 use crate::engine::{Batch, Durability, Engine, Scan};
 use crate::schema::{self, Parts, Table, session_key};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::{DeviceId, UserId, stored};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tracing::warn;
 
 /// The key of a row.
@@ -66,7 +67,7 @@ impl SessionTable {
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.remembered.lock()
     }
 
     /// Writes rows atomically; `None` removes a row. Of two with one key the later one wins.

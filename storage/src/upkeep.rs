@@ -4,8 +4,8 @@ use crate::engine::{Batch, Durability, Reclaim};
 use crate::schema::Table;
 use crate::space::Reserve;
 use crate::{Storage, StorageError};
+use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 
 /// Most bytes of files that an engine writes for each byte of a batch: journal and table.
 const WRITE_FACTOR: u64 = 3;
@@ -90,7 +90,7 @@ impl Storage {
         batch: Batch,
         durability: Durability,
     ) -> Result<(), StorageError> {
-        let _writing = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.0.tables.lock();
         self.make_room(batch.bytes())?;
         self.record_full(self.0.engines.tables.write(batch, durability))
     }
@@ -122,7 +122,7 @@ impl Storage {
     }
 
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
-        self.0.reserve.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.reserve.lock()
     }
 
     fn record_full(&self, outcome: Result<(), StorageError>) -> Result<(), StorageError> {

@@ -16,13 +16,13 @@
 //! 2. After a failed flush no vote is accepted until a restart: the content of the disk is unknown.
 
 use crate::StorageError;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use proto::{ShardId, stored};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a copy: a sector, which a disk writes atomically.
 const COPY_BYTES: usize = 512;
@@ -108,7 +108,7 @@ impl Votes {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

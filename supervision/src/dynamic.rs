@@ -8,11 +8,12 @@
 //! 2. A child that ended normally, or was given up, is forgotten.
 //! 3. One id runs at most once: a start for an id that still runs waits for its end.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -140,7 +141,7 @@ impl<P: Process> Dynamic<P> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Children<P>> {
-        self.0.children.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.children.lock()
     }
 
     /// A supervisor starts. Returns the actors that its predecessor left behind.

@@ -8,9 +8,10 @@
 //! 1. Totals never decrease: when a queue ends, its counts are added to those of its kind.
 //! 2. Registrations of ended queues are removed at each sample and before the registry grows.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::queue::QueueLimits;
@@ -46,7 +47,7 @@ pub(crate) struct Reading {
 }
 
 pub(crate) fn register(gauge: Weak<dyn Gauge>) {
-    let mut shard = lock(&REGISTRY[NEXT_SHARD.fetch_add(1, Relaxed) % SHARDS]);
+    let mut shard = REGISTRY[NEXT_SHARD.fetch_add(1, Relaxed) % SHARDS].lock();
     if shard.len() == shard.capacity() {
         sweep(&mut shard);
     }
@@ -54,15 +55,11 @@ pub(crate) fn register(gauge: Weak<dyn Gauge>) {
 }
 
 pub(crate) fn retire(kind: &'static str, entered: u64, left: u64) {
-    let mut retired = lock(&RETIRED);
+    let mut retired = RETIRED.lock();
     let counts = retired.entry(kind).or_default();
     counts.enqueued += entered;
     counts.dequeued += left;
     counts.dropped += entered.saturating_sub(left);
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn sweep(shard: &mut Vec<Weak<dyn Gauge>>) {
@@ -193,13 +190,13 @@ impl QueueMonitor {
     pub fn sample(&mut self, now: Instant) -> QueueReport {
         let mut report = QueueReport::default();
         // Ended queues first: a queue that ends in between is missed once, never counted twice.
-        for (&kind, &counts) in &*lock(&RETIRED) {
+        for (&kind, &counts) in &*RETIRED.lock() {
             report.kinds.entry(kind).or_default().counts = counts;
         }
         for shard in &REGISTRY {
             // Upgraded under the lock, read and dropped outside: the last drop may run any code.
             let living: Vec<_> = {
-                let mut shard = lock(shard);
+                let mut shard = shard.lock();
                 sweep(&mut shard);
                 shard.iter().filter_map(Weak::upgrade).collect()
             };

@@ -1,6 +1,6 @@
 //! Counts what repeats, so that a log has one line now and then with a number instead of a line each.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ impl Paced {
 
     /// Counts one more at `now`. `Some`: a line is due, and so many came since the last one.
     pub fn count(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.count += 1;
         if state.said.is_some_and(|said| now.duration_since(said) < self.every) {
             return None;

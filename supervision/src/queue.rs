@@ -11,10 +11,11 @@
 //! 3. Only the attached incarnation takes items; a superseded one gets none.
 //! 4. An idle inbox holds no buffer.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use ractor::ActorRef;
 
@@ -237,7 +238,7 @@ impl<T: Send + 'static> Inbox<T> {
 
 impl<T> Inbox<T> {
     fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

@@ -4,9 +4,10 @@
 //! 1. A panic is logged with the task's name and touches no other task.
 //! 2. After [`TaskGroup::finish`] no task of the group runs, and none can be added.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -119,7 +120,7 @@ impl TaskGroup {
 
 impl Group {
     fn lock(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+        self.roster.lock()
     }
 }
 

@@ -4,8 +4,9 @@
 
 mod cast;
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cast::{LIMITS, often, until};
@@ -46,7 +47,7 @@ impl Process for Counter {
     fn handle(&mut self, item: Item) -> Result<Flow, ProcessError> {
         self.0.seen.fetch_add(1, Relaxed);
         {
-            let mut last = self.0.last.lock().unwrap();
+            let mut last = self.0.last.lock();
             if last[item.producer] >= item.number {
                 self.0.disorder.fetch_add(1, Relaxed);
             }
@@ -128,8 +129,7 @@ async fn twenty_thousand_children_are_restarted_and_lose_nothing() {
 async fn a_child_that_fails_too_often_is_given_up_and_its_sibling_lives() {
     let given_up = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&given_up);
-    let handle =
-        Dynamic::<cast::Player>::new("pair", often(2), move |id, _| note.lock().unwrap().push(id));
+    let handle = Dynamic::<cast::Player>::new("pair", often(2), move |id, _| note.lock().push(id));
     let children = vec![ChildSpec::dynamic("pair", &handle)];
     let tree = Supervisor::start("root", Strategy::OneForOne, often(0), children).await.unwrap();
     let script = cast::Script::default();
@@ -137,7 +137,7 @@ async fn a_child_that_fails_too_often_is_given_up_and_its_sibling_lives() {
     handle.start_child(1, script.named("good"), Arc::clone(&good));
     handle.start_child(2, script.named("bad"), Arc::clone(&bad));
     bad.force_all((0..3).map(cast::Order::Fail));
-    until(|| *given_up.lock().unwrap() == [2]).await;
+    until(|| *given_up.lock() == [2]).await;
     until(|| handle.count() == 1).await;
     good.push(cast::Order::Say(1)).unwrap();
     script.has("good says 1").await;

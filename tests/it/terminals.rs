@@ -1,6 +1,7 @@
 //! Terminals of 80 columns, as people have them, with `natter` on their path.
 
 use crate::people::PROGRAM;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -8,7 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tempfile::TempDir;
 use tests::node::{PATIENCE, until};
 
@@ -102,7 +103,7 @@ impl Desk {
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(bytes @ 1..) = out.read(&mut piece) {
-                into.lock().unwrap().extend_from_slice(&piece[..bytes]);
+                into.lock().extend_from_slice(&piece[..bytes]);
             }
         });
         Terminal { command: command.to_owned(), child, shown }
@@ -124,7 +125,7 @@ impl Desk {
 impl Terminal {
     /// All that was written to it.
     fn written(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.shown.lock()).into_owned()
     }
 
     /// All that was written to it, and how it looks now.

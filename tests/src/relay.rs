@@ -9,12 +9,13 @@
 //! stands, as TCP has it; all tasks end when the [`Relays`] are dropped.
 
 use anyhow::{Context as _, Result};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -100,8 +101,8 @@ impl Relays {
     }
 }
 
-fn lock(pids: &Pids) -> std::sync::MutexGuard<'_, Vec<Option<u32>>> {
-    pids.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pids: &Pids) -> parking_lot::MutexGuard<'_, Vec<Option<u32>>> {
+    pids.lock()
 }
 
 /// The relay of one node.

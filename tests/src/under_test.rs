@@ -7,12 +7,13 @@
 //!   system's by the milliseconds written in it (behind, if negative).
 
 use actors::hooks::{Handler, Verdict};
+use parking_lot::Mutex;
 use proto::{DeviceId, UserId, wire};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How a body begins that is to hurt.
@@ -37,7 +38,7 @@ impl Handler for PanicOnce {
     fn user_send(&self, user: UserId, device: DeviceId, send: &wire::Send) -> Verdict {
         if send.body.starts_with(PANIC) {
             let seen = (user.0, device.0, send.body.to_vec());
-            let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(seen);
+            let first = self.0.lock().insert(seen);
             assert!(!first, "panic asked for by a test");
         }
         Verdict::Continue

@@ -11,10 +11,11 @@ use crate::pause::{Meter, Pause};
 use crate::person::Person;
 use crate::wire::{FRAME_PATIENCE, Phone, Wire};
 use anyhow::{Context as _, Result, bail, ensure};
+use parking_lot::{Mutex, MutexGuard};
 use proto::wire::{LinkDevice, SetContact, client_frame::Kind as Ask, server_frame::Kind as Say};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -65,7 +66,7 @@ pub(crate) struct Facts {
 
 impl Shared {
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.facts.lock()
     }
 
     pub(crate) fn phase(&self) -> Phase {

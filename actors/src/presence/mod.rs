@@ -32,9 +32,10 @@ pub use context::{PresenceContext, Watchers};
 
 use crate::connection::Connection;
 use crate::shard::AccountView;
+use parking_lot::{Mutex, MutexGuard};
 use proto::{Code, ShardId, UserId};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use supervision::{Inbox, QueueLimits};
 
 /// What waits is bounded by the number of subscriptions: a user who is touched waits once.
@@ -141,6 +142,6 @@ impl Presence {
     }
 
     fn watched(&self) -> MutexGuard<'_, HashMap<UserId, bool>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock()
     }
 }

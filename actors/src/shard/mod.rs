@@ -83,8 +83,9 @@ pub use usage::{Usage, bytes_of};
 
 use consensus::{Committed, Done, ProposeError, Standing};
 use pacing::Pacing;
+use parking_lot::Mutex;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use supervision::{Inbox, QueueLimits};
 

@@ -3,7 +3,6 @@
 use super::rounds::{Rounds, Takers, Turn, Wish};
 use super::{ShardItem, Shards};
 use proto::ShardId;
-use std::sync::PoisonError;
 use tokio::time::Instant;
 
 /// The rounds in which the shards of this node propose.
@@ -27,7 +26,7 @@ impl Shards {
     }
 
     fn pace(&self, step: impl FnOnce(&mut Pacing, Instant) -> Turn) -> bool {
-        let mut pacing = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pacing = self.rounds.lock();
         let turn = step(&mut pacing, Instant::now());
         if let Some(due) = pacing.rounds.due()
             && pacing.watched.is_none_or(|watched| due < watched)

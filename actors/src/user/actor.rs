@@ -80,7 +80,7 @@ impl Process for UserActor {
         let UserArgs { user, context, entry } = args;
         let tag = entry.in_hand.swap(0, Ordering::AcqRel);
         if tag != 0 {
-            let mut poison = entry.poison.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut poison = entry.poison.lock();
             *poison.entry(tag).or_default() += 1;
         }
         if entry.started.swap(true, Ordering::AcqRel) {
@@ -230,7 +230,7 @@ impl UserActor {
     }
 
     fn is_poison(&self, connection: ConnectionId, frame: &ClientFrame) -> bool {
-        let poison = self.entry.poison.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let poison = self.entry.poison.lock();
         !poison.is_empty()
             && poison.get(&poison_tag(connection, frame.id)).is_some_and(|count| *count >= POISON)
     }

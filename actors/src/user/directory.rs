@@ -5,11 +5,12 @@ use super::{Attach, QUEUE, UserContext, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending};
 use crate::presence::Watchers;
 use crate::shard::AccountView;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto::wire::ClientFrame;
 use proto::{Code, DeviceId, Seq, ShardId, UserId, stored, wire};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use supervision::{Dynamic, Inbox, Intensity};
 
@@ -71,7 +72,7 @@ impl Entry {
 
     /// Notes whether the session of a device is here.
     pub(super) fn set_here(&self, device: DeviceId, here: bool) {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut devices = self.devices.lock();
         devices.retain(|known| *known != device);
         if here {
             devices.push(device);
@@ -79,7 +80,7 @@ impl Entry {
     }
 
     pub(super) fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock()
     }
 }
 
@@ -106,15 +107,12 @@ impl Users {
 
     /// How many users are connected here.
     pub fn count(&self) -> usize {
-        self.table
-            .iter()
-            .map(|part| part.read().unwrap_or_else(PoisonError::into_inner).len())
-            .sum()
+        self.table.iter().map(|part| part.read().len()).sum()
     }
 
     /// Attaches a connection to the user's actor, which is started if there is none.
     pub fn attach(&self, context: &Arc<UserContext>, user: UserId, attach: Attach) {
-        let mut table = self.part(user).write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.part(user).write();
         let mut fresh = false;
         let entry = table.entry(user).or_insert_with(|| {
             fresh = true;
@@ -149,9 +147,7 @@ impl Users {
 
     /// Whether the session of this device is here.
     pub fn has_session(&self, user: UserId, device: DeviceId) -> bool {
-        self.get(user).is_some_and(|entry| {
-            entry.devices.lock().unwrap_or_else(PoisonError::into_inner).contains(&device)
-        })
+        self.get(user).is_some_and(|entry| entry.devices.lock().contains(&device))
     }
 
     /// A connection is gone.
@@ -175,7 +171,7 @@ impl Users {
     /// Tells all users of a shard that pushes may have been lost.
     pub fn read_again(&self, shard: ShardId) {
         for part in self.table.iter() {
-            let part = part.read().unwrap_or_else(PoisonError::into_inner);
+            let part = part.read();
             for (_, entry) in part.iter().filter(|(user, _)| user.shard() == shard) {
                 entry.inbox.force(UserItem::ReadAgain);
             }
@@ -217,7 +213,7 @@ impl Users {
     pub fn send_away(&self) {
         let mut connections = Vec::new();
         for part in self.table.iter() {
-            for entry in part.read().unwrap_or_else(PoisonError::into_inner).values() {
+            for entry in part.read().values() {
                 connections.extend(entry.connections().iter().cloned());
             }
         }
@@ -230,7 +226,7 @@ impl Users {
 
     /// Takes the user out if no connection is left; then the actor may stop.
     pub(super) fn retire(&self, user: UserId) -> bool {
-        let mut table = self.part(user).write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.part(user).write();
         let idle = table.get(&user).is_none_or(|entry| entry.connections().is_empty());
         if idle {
             table.remove(&user);
@@ -240,7 +236,7 @@ impl Users {
 
     /// Takes the user out whatever is left.
     pub(super) fn forget(&self, user: UserId) {
-        self.part(user).write().unwrap_or_else(PoisonError::into_inner).remove(&user);
+        self.part(user).write().remove(&user);
     }
 
     fn hint(&self, user: UserId, item: UserItem) -> bool {
@@ -248,7 +244,7 @@ impl Users {
     }
 
     fn get(&self, user: UserId) -> Option<Arc<Entry>> {
-        self.part(user).read().unwrap_or_else(PoisonError::into_inner).get(&user).cloned()
+        self.part(user).read().get(&user).cloned()
     }
 
     fn part(&self, user: UserId) -> &Part {

@@ -4,12 +4,13 @@
 //! **Invariant:** it checks what it is sent (PINs, signatures, acknowledgements), so that a client
 //! that gets through speaks the protocol.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use bytes::{Bytes, BytesMut};
@@ -101,7 +102,7 @@ impl Fake {
 
     /// Mailbox entries that nobody acknowledged.
     pub(crate) fn unacknowledged(&self) -> usize {
-        self.shared.lock().unwrap().users.values().map(|user| user.entries.len()).sum()
+        self.shared.lock().users.values().map(|user| user.entries.len()).sum()
     }
 }
 
@@ -202,7 +203,7 @@ impl Session {
 
     fn left(&self) {
         if let Some(user) = self.user {
-            let mut state = self.state.lock().unwrap();
+            let mut state = self.state.lock();
             let user = state.users.get_mut(&user).unwrap();
             if user.outbox.as_ref().is_some_and(|outbox| outbox.same_channel(&self.outbox)) {
                 user.outbox = None;
@@ -213,7 +214,7 @@ impl Session {
     #[allow(clippy::wildcard_enum_match_arm, reason = "what a fake need not know is a panic")]
     fn asked(&mut self, asked: ClientFrame) {
         let shared = self.state.clone();
-        let mut state = shared.lock().unwrap();
+        let mut state = shared.lock();
         match asked.kind.unwrap() {
             Ask::RegisterStart(start) => {
                 state.counter += 1;

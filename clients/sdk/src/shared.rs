@@ -10,8 +10,8 @@ use crate::{
     store::{Change, Saved, SendIds, Store, Unsent},
 };
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use proto::{Code, SendId, Seq, UserId, limits};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::Instant,
@@ -69,7 +69,7 @@ impl Shared {
     }
 
     pub(crate) fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.desk.lock()
     }
 
     /// Gives `outgoing` an id, keeps it, and queues it.

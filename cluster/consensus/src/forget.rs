@@ -27,8 +27,8 @@ use super::error::RaftError;
 use super::{Door, Inner, convert};
 use crate::network::snapshot::Receiving;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use storage::StorageError;
 use tokio::sync::oneshot;
@@ -69,7 +69,7 @@ pub(super) async fn forget(
     may: impl Future<Output = bool>,
 ) -> Result<bool, RaftError> {
     let _one = door.forgetting.lock().await;
-    let inner = door.inner.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let inner = door.inner.read().clone();
     let mut rest = Rest::of(&inner);
     // What was in hand is answered when this is there.
     let Ok(appends) = timeout(IN_HAND, inner.appends.write()).await else { return Ok(false) };
@@ -81,7 +81,7 @@ pub(super) async fn forget(
     match anew(door, &inner).await {
         Ok(anew) => {
             rest.for_ever = true;
-            *door.inner.write().unwrap_or_else(PoisonError::into_inner) = anew;
+            *door.inner.write() = anew;
             info!(shard = %inner.group, "forgotten: other nodes hold it");
             Ok(true)
         }

@@ -4,11 +4,12 @@
 use super::{Group, GroupArgs, OpenError, OwnClock, Replica, Timing};
 use bytes::Bytes;
 use links::Peers;
+use parking_lot::Mutex;
 use proto::ShardId;
 use proto::ids::SHARDS;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use storage::{ShardRecords, Storage};
 
 /// What the groups of a node have in common.
@@ -107,7 +108,7 @@ impl Groups {
         groups.filter_map(|(id, place)| place.get().map(|group| (id, group)))
     }
 
-    fn recovered(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, Vec<(u64, Bytes)>>> {
-        self.0.recovered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recovered(&self) -> parking_lot::MutexGuard<'_, BTreeMap<ShardId, Vec<(u64, Bytes)>>> {
+        self.0.recovered.lock()
     }
 }

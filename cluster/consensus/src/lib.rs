@@ -48,6 +48,7 @@ use machine::Machine;
 use network::link::{Links, Wire};
 use network::snapshot::Receiving;
 use openraft::{Config, SnapshotPolicy};
+use parking_lot::RwLock;
 use proposals::Proposals;
 use proto::{NodeId, ShardId, cluster, stored};
 use serve::InHand;
@@ -56,7 +57,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use storage::Storage;
@@ -258,7 +259,7 @@ impl Group {
     }
 
     fn inner(&self) -> Arc<Inner> {
-        Arc::clone(&self.0.inner.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.inner.read())
     }
 
     /// Bootstraps a group that has no members: this node becomes its sole voter. Otherwise does nothing.

@@ -3,11 +3,12 @@
 //! One task decides ([`Addresses`] does); one for each try looks the name up, and one for each
 //! socket address behind it connects.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -70,7 +71,7 @@ pub(crate) async fn dial(
 
 impl Dial {
     fn lock(&self) -> MutexGuard<'_, Addresses> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses.lock()
     }
 
     fn decide(&self) -> (Vec<String>, Option<u64>) {

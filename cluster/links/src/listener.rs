@@ -5,9 +5,10 @@
 //!    up nobody.
 //! 2. Nothing that a client does ends the listener, nor does a lack of file descriptors.
 
+use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -104,7 +105,7 @@ struct Place {
 impl Place {
     fn take(places: &Shared, from: SocketAddr) -> Self {
         let (holds, lost) = oneshot::channel();
-        let mut taken = places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = places.lock();
         // Whoever had to go hears of it: the other end of what is dropped here.
         let (number, _gone) = taken.take(Source::of(from.ip()), holds);
         Self { places: Arc::clone(places), number, lost }
@@ -113,7 +114,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).leave(self.number);
+        self.places.lock().leave(self.number);
     }
 }
 

@@ -8,11 +8,12 @@
 //! 1. A node without a port that knows of no other node starts nothing.
 //! 2. When a run ends its links are down, and the service was told so.
 
+use parking_lot::Mutex;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::cluster::Hello;
@@ -169,8 +170,8 @@ impl Port {
         self.hub.counters.counts()
     }
 
-    fn hello(&self) -> std::sync::MutexGuard<'_, Hello> {
-        self.hello.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hello(&self) -> parking_lot::MutexGuard<'_, Hello> {
+        self.hello.lock()
     }
 }
 

@@ -41,11 +41,12 @@ use balance::balancer::{BalancerActor, BalancerItem};
 use balance::standings::Standings;
 use links::Peers;
 use meta_actor::MetaActor;
+use parking_lot::{Mutex, MutexGuard};
 use proto::stored;
 use proto::{NodeId, ShardId};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use supervision::{ChildSpec, Inbox, TaskGroup};
 use tokio::sync::watch;
 
@@ -142,7 +143,7 @@ impl Shared {
     }
 
     fn standings(&self) -> MutexGuard<'_, Standings> {
-        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standings.lock()
     }
 }
 
@@ -244,12 +245,12 @@ impl Cluster {
 
     /// Other settings of this node; what is set for the cluster goes before them as always.
     pub fn set_own(&self, own: ClusterSettings) {
-        *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+        *self.0.own.lock() = own;
         self.settle_settings();
     }
 
     fn settle_settings(&self) {
-        let own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.0.own.lock();
         let settings = own.overridden(&self.0.meta.borrow());
         self.0.settings.send_if_modified(|now| std::mem::replace(now, settings) != settings);
     }

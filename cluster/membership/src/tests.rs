@@ -62,7 +62,7 @@ impl FakeGroups {
         let (me, raft) = (self.me, self.raft.clone());
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let mut raft = raft.lock().unwrap();
+            let mut raft = raft.lock();
             let standing = raft.groups.get_mut(&group).unwrap();
             if standing.leader != Some(me) {
                 return Err(GroupError::NotLeader(standing.leader));
@@ -80,7 +80,7 @@ impl FakeGroups {
 
 impl Groups for FakeGroups {
     fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>> {
-        let mut raft = self.raft.lock().unwrap();
+        let mut raft = self.raft.lock();
         let applied = raft.tables.get(&self.me).and_then(|(applied, _)| applied.id);
         let have = applied.map_or(0, |id| usize::try_from(id.index).unwrap() + 1);
         raft.listeners.insert(self.me, (inbox, have));
@@ -101,7 +101,7 @@ impl Groups for FakeGroups {
     }
 
     fn standing(&self, group: ShardId) -> Option<GroupStanding> {
-        let raft = self.raft.lock().unwrap();
+        let raft = self.raft.lock();
         let standing = raft.groups.get(&group).cloned().unwrap_or_default();
         let holds = standing.voters.contains(&self.me) || standing.learners.contains(&self.me);
         let leads = standing.leader == Some(self.me);
@@ -143,7 +143,7 @@ impl Groups for FakeGroups {
     }
 
     fn propose(&self, content: Bytes, failed: Failed) {
-        let mut raft = self.raft.lock().unwrap();
+        let mut raft = self.raft.lock();
         let leader = raft.groups.get(&ShardId::META).and_then(|standing| standing.leader);
         if leader != Some(self.me) {
             failed(GroupError::NotLeader(leader));
@@ -154,11 +154,11 @@ impl Groups for FakeGroups {
     }
 
     fn load(&self) -> Result<(stored::Applied, stored::Meta), ProcessError> {
-        Ok(self.raft.lock().unwrap().tables.get(&self.me).cloned().unwrap_or_default())
+        Ok(self.raft.lock().tables.get(&self.me).cloned().unwrap_or_default())
     }
 
     fn save(&self, applied: stored::Applied, meta: stored::Meta) -> Result<(), ProcessError> {
-        self.raft.lock().unwrap().tables.insert(self.me, (applied, meta));
+        self.raft.lock().tables.insert(self.me, (applied, meta));
         Ok(())
     }
 }
@@ -215,7 +215,7 @@ impl Story {
     /// Starts a node; the first founds the cluster.
     async fn start(&mut self, node: u64, incarnation: u64, address: &str) -> Cluster {
         let (peers, attach) = self.network.node(NodeId(node), incarnation);
-        let founds = node == 1 && self.raft.lock().unwrap().groups.is_empty();
+        let founds = node == 1 && self.raft.lock().groups.is_empty();
         let groups = FakeGroups { me: NodeId(node), founds, raft: self.raft.clone() };
         let about = stored::Member {
             node,
@@ -260,11 +260,11 @@ impl Story {
     }
 
     fn standing(&self, group: ShardId) -> GroupStanding {
-        self.raft.lock().unwrap().groups[&group].clone()
+        self.raft.lock().groups[&group].clone()
     }
 
     fn leads(&self, node: u64) -> usize {
-        let raft = self.raft.lock().unwrap();
+        let raft = self.raft.lock();
         raft.groups.values().filter(|standing| standing.leader == Some(NodeId(node))).count()
     }
 }
@@ -340,7 +340,7 @@ async fn a_lost_node_is_removed_and_told_so_when_it_returns() {
     until(|| story.nodes[&4].door.place() == Place::Member).await;
     story.network.remove(NodeId(4));
     story.nodes.remove(&4);
-    for standing in story.raft.lock().unwrap().groups.values_mut() {
+    for standing in story.raft.lock().groups.values_mut() {
         if standing.leader == Some(NodeId(4)) {
             standing.leader = standing.voters.first().copied();
             standing.term += 1;
@@ -386,7 +386,7 @@ async fn a_new_address_is_told_at_the_next_start() {
 #[tokio::test(start_paused = true)]
 async fn without_a_majority_a_change_is_refused_with_retry() {
     let (story, doors) = Story::of_three().await;
-    for standing in story.raft.lock().unwrap().groups.values_mut() {
+    for standing in story.raft.lock().groups.values_mut() {
         standing.leader = None;
     }
     let refused = doors[0].set_setting("limits.contact_share", "5").await;

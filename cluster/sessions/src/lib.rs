@@ -48,12 +48,13 @@ pub mod cores {
 pub use actor::{SessionsActor, SessionsItem};
 
 use links::{PeerId, Peers};
+use parking_lot::Mutex;
 use proto::cluster::{self, request, response};
 use proto::stored::Session;
 use proto::{DeviceId, NodeId, UserId};
 use rows::Rows;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use storage::{SessionTable, StorageError};
 use supervision::{Clock, Inbox, QueueLimits};

@@ -2,9 +2,10 @@
 
 use crate::row::Key;
 use crate::rows::{Rows, Visit};
+use parking_lot::{Mutex, MutexGuard};
 use proto::stored::Session;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use storage::StorageError;
 
 /// Rows in memory. A clone shares them, as a restarted node does its disk.
@@ -18,7 +19,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

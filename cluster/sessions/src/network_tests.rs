@@ -27,18 +27,18 @@ struct Here {
 impl Watch for Here {
     fn displaced(&self, user: UserId, device: DeviceId) {
         self.displaced.fetch_add(1, Relaxed);
-        self.live.lock().unwrap().remove(&(user, device));
+        self.live.lock().remove(&(user, device));
         let sessions = self.sessions.get().unwrap();
         sessions.write(user, device, |row| row.online = false).unwrap();
     }
     fn changed(&self, user: UserId, _: DeviceId, _: Option<&Session>, after: Option<&Session>) {
-        self.told.lock().unwrap().push((user, after.is_some_and(|row| row.online)));
+        self.told.lock().push((user, after.is_some_and(|row| row.online)));
     }
     fn touched(&self, user: UserId) {
-        self.touched.lock().unwrap().push(user);
+        self.touched.lock().push(user);
     }
     fn still_here(&self, user: UserId, device: DeviceId) -> bool {
-        self.live.lock().unwrap().contains(&(user, device))
+        self.live.lock().contains(&(user, device))
     }
 }
 
@@ -115,13 +115,13 @@ impl Node {
     }
 
     fn claim(&self, user: u64) -> Session {
-        self.here.live.lock().unwrap().insert((UserId(user), DeviceId(1)));
+        self.here.live.lock().insert((UserId(user), DeviceId(1)));
         let online = |row: &mut Session| *row = Session { online: true, away: false, ..*row };
         self.sessions.claim(UserId(user), DeviceId(1), online).unwrap()
     }
 
     fn close(&self, user: u64) {
-        self.here.live.lock().unwrap().remove(&(UserId(user), DeviceId(1)));
+        self.here.live.lock().remove(&(UserId(user), DeviceId(1)));
         self.sessions.write(UserId(user), DeviceId(1), |row| row.online = false).unwrap();
     }
 
@@ -186,7 +186,7 @@ async fn a_session_is_known_everywhere_at_once() {
     nodes[0].close(7);
     until(|| !nodes[1].sees(7) && !nodes[2].sees(7)).await;
     assert_eq!(nodes[1].node_of(7), []);
-    let told = nodes[1].here.told.lock().unwrap().clone();
+    let told = nodes[1].here.told.lock().clone();
     assert_eq!(told, [(UserId(7), true), (UserId(7), false)]);
 }
 
@@ -199,7 +199,7 @@ async fn a_device_that_comes_to_another_node_before_its_old_session_ended_is_tol
     let moved = |node: &Node| node.get(7).is_some_and(|row| row.node == nodes[1].id.node.0);
     until(|| moved(&nodes[0]) && moved(&nodes[2])).await;
     for (node, times) in [(&nodes[0], 1), (&nodes[2], 2)] {
-        assert_eq!(*node.here.told.lock().unwrap(), vec![(UserId(7), true); times]);
+        assert_eq!(*node.here.told.lock(), vec![(UserId(7), true); times]);
     }
 }
 
@@ -314,16 +314,16 @@ async fn a_node_out_of_reach_is_not_pushed_to_and_after_the_grace_reads_as_offli
     network.cut(NodeId(1), NodeId(2));
     until(|| nodes[1].node_of(7).is_empty()).await;
     assert!(nodes[1].sees(7), "a short cut changes nothing that people see");
-    nodes[1].here.touched.lock().unwrap().clear();
+    nodes[1].here.touched.lock().clear();
     until(|| !nodes[1].sees(7)).await;
-    until(|| nodes[1].here.touched.lock().unwrap().contains(&UserId(7))).await;
+    until(|| nodes[1].here.touched.lock().contains(&UserId(7))).await;
     assert!(nodes[2].sees(7), "node 3 reaches node 1 as before");
     assert_eq!(nodes[1].sessions.digest(), nodes[2].sessions.digest(), "and no row was rewritten");
     network.heal_all();
     until(|| nodes[1].node_of(7) == [NodeId(1)]).await;
     assert_eq!(nodes[1].get(7), Some(row));
-    until(|| nodes[1].here.told.lock().unwrap().len() == 3).await;
-    let told: Vec<bool> = nodes[1].here.told.lock().unwrap().iter().map(|told| told.1).collect();
+    until(|| nodes[1].here.told.lock().len() == 3).await;
+    let told: Vec<bool> = nodes[1].here.told.lock().iter().map(|told| told.1).collect();
     assert_eq!(told, [true, false, true]);
 }
 

@@ -4,11 +4,11 @@
 use super::row::{self, Key};
 use super::table::{self, BATCH_ROWS, Change};
 use super::{OUTBOX_ROWS_MAX, SessionsItem, Shared, Watch, Wired};
+use parking_lot::MutexGuard;
 use proto::cluster;
 use proto::stored::Session;
 use proto::{DeviceId, UserId};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{MutexGuard, PoisonError};
 use storage::StorageError;
 use tracing::warn;
 
@@ -37,7 +37,7 @@ impl Shared {
     }
 
     pub(super) fn outbox(&self) -> MutexGuard<'_, Vec<cluster::SessionRow>> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outbox.lock()
     }
 
     /// Takes in rows of other nodes. How many changed the table.

@@ -43,12 +43,12 @@ struct Here {
 
 impl Watch for Here {
     fn displaced(&self, user: UserId, device: DeviceId) {
-        self.displaced.lock().unwrap().push((user, device));
+        self.displaced.lock().push((user, device));
     }
     fn changed(&self, _: UserId, _: DeviceId, _: Option<&Session>, _: Option<&Session>) {}
     fn touched(&self, _: UserId) {}
     fn still_here(&self, user: UserId, device: DeviceId) -> bool {
-        self.live.lock().unwrap().contains(&(user, device))
+        self.live.lock().contains(&(user, device))
     }
 }
 
@@ -78,7 +78,7 @@ impl Node {
     }
 
     fn close(&self, key: Key) {
-        if self.here.live.lock().unwrap().remove(&key) {
+        if self.here.live.lock().remove(&key) {
             let end = |row: &mut Session| row.online = false;
             self.sessions.write(key.0, key.1, end).unwrap();
         }
@@ -86,7 +86,7 @@ impl Node {
 
     /// What user actors do with those who lost: end them.
     fn kick(&self) {
-        let displaced = std::mem::take(&mut *self.here.displaced.lock().unwrap());
+        let displaced = std::mem::take(&mut *self.here.displaced.lock());
         for key in displaced {
             self.close(key);
         }
@@ -209,7 +209,7 @@ impl World {
         match *event {
             Event::Claim(_, k) => {
                 let (user, device) = key(k);
-                node.here.live.lock().unwrap().insert((user, device));
+                node.here.live.lock().insert((user, device));
                 let since_ms = self.wire.len() as u64 + 1;
                 let claim = |row: &mut Session| {
                     *row = Session { online: true, away: false, since_ms, ..*row };
@@ -219,7 +219,7 @@ impl World {
             Event::Close(_, k) => node.close(key(k)),
             Event::Away(_, k) => {
                 let (user, device) = key(k);
-                if node.here.live.lock().unwrap().contains(&(user, device)) {
+                if node.here.live.lock().contains(&(user, device)) {
                     node.sessions.write(user, device, |row| row.away = !row.away).unwrap();
                 }
             }
@@ -301,7 +301,7 @@ fn is_true(nodes: &[&Node]) {
     for node in nodes {
         let said = rows.iter().filter(|(_, row)| row.online && row.node == node.id.node.0);
         let said: BTreeMap<Key, u64> = said.map(|(key, row)| (*key, row.incarnation)).collect();
-        let live = node.here.live.lock().unwrap().clone();
+        let live = node.here.live.lock().clone();
         assert_eq!(said.keys().copied().collect::<BTreeSet<_>>(), live, "node {:?}", node.id);
         assert!(said.values().all(|incarnation| *incarnation == node.id.incarnation));
     }

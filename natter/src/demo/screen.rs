@@ -3,8 +3,9 @@
 //!
 //! **Invariant:** without a terminal there are only lines, and no line is written twice in a row.
 
+use parking_lot::Mutex;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The nodes as they are now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Screen {
     }
 
     fn change(&self, change: impl FnOnce(&mut Canvas)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.lock());
     }
 }
 

@@ -1,12 +1,13 @@
 //! The socket file: where it is, who may use it, and what to do with one that a dead process left.
 
+use parking_lot::Mutex;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::{UnixListener, UnixStream};
@@ -74,7 +75,7 @@ impl Socket {
 
     /// Listens.
     pub(super) fn listen(&self) -> io::Result<UnixListener> {
-        let bound = self.0.bound.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let bound = self.0.bound.lock().take();
         let bound = bound.map_or_else(|| bind(&self.0.path), Ok)?;
         bound.set_nonblocking(true)?;
         UnixListener::from_std(bound)

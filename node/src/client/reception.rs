@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a connection keeps the limits that held when it came.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use parking_lot::RwLock;
+use std::sync::Arc;
 
 use actors::user::UserContext;
 use links::Peers;
@@ -29,11 +30,11 @@ pub struct Reception {
 impl Reception {
     /// The limits of a connection that comes now.
     pub fn limits(&self) -> Arc<ClientLimits> {
-        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.limits.read().clone()
     }
 
     /// Other limits for connections that come from now on.
     pub fn set_limits(&self, limits: ClientLimits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
+        *self.limits.write() = Arc::new(limits);
     }
 }

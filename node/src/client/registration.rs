@@ -2,9 +2,9 @@
 //!
 //! What an alias's shard counts is in `actors::shard`; here it is what one address may do on this node.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use actors::connection::Refusal;
@@ -170,8 +170,8 @@ impl Registration {
     }
 }
 
-fn lock(counts: &Mutex<Counts>) -> std::sync::MutexGuard<'_, Counts> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(counts: &Mutex<Counts>) -> parking_lot::MutexGuard<'_, Counts> {
+    counts.lock()
 }
 
 /// How often wrong PINs are told: a person mistypes one, an attacker thousands.

@@ -7,9 +7,10 @@
 //! **Invariant:** the counts are those of the permits that live and were not evicted, and an address
 //! without a connection takes no memory. A connection that is logged in is never evicted.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, gauge};
@@ -307,7 +308,7 @@ impl Gate {
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 
     fn record(&self, counts: Counts) {

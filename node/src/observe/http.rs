@@ -10,9 +10,10 @@
 //!    for probes of the same network have none; limits count the address that connected. So nobody gains by
 //!    forging one.
 
+use parking_lot::RwLock;
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -70,11 +71,11 @@ impl Readiness {
     }
 
     fn set(&self, state: Result<(), String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.0.write() = state;
     }
 
     fn get(&self) -> Result<(), String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 }
 

@@ -267,7 +267,7 @@ impl<'a> MakeWriter<'a> for Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Condvar, Mutex};
+    use parking_lot::{Condvar, Mutex};
 
     /// A pipe whose reader comes late.
     #[derive(Clone, Default)]
@@ -278,9 +278,9 @@ mod tests {
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut state = self.0.0.lock().unwrap();
+            let mut state = self.0.0.lock();
             while !state.0 {
-                state = self.0.1.wait(state).unwrap();
+                self.0.1.wait(&mut state);
             }
             state.1.extend_from_slice(bytes);
             Ok(bytes.len())
@@ -299,10 +299,10 @@ mod tests {
         let taken = (0..5_000).filter(|_| output.write(&line)).count();
         assert!((900..2_000).contains(&taken), "{taken} lines of a KiB");
         assert_eq!(output.dropped(), 5_000 - taken as u64);
-        pipe.0.0.lock().unwrap().0 = true;
+        pipe.0.0.lock().0 = true;
         pipe.0.1.notify_all();
         output.flush(Duration::from_mins(1));
-        let text = String::from_utf8(pipe.0.0.lock().unwrap().1.clone()).unwrap();
+        let text = String::from_utf8(pipe.0.0.lock().1.clone()).unwrap();
         let said = format!("lines of test dropped lines={} cause=\"nobody read", 5_000 - taken);
         assert!(
             text.contains(&said),
@@ -318,7 +318,7 @@ mod tests {
 
     impl Write for Disk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let (room, written) = &mut *self.0.lock().unwrap();
+            let (room, written) = &mut *self.0.lock();
             let fits = bytes.len().min(*room);
             if fits == 0 {
                 return Err(io::ErrorKind::StorageFull.into());
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn lines_that_a_full_disk_refuses_are_counted_and_the_next_one_begins_a_line() {
         let disk = Disk::default();
-        let room = |bytes| disk.0.lock().unwrap().0 = bytes;
+        let room = |bytes| disk.0.lock().0 = bytes;
         let output = Output::new("test", LOG_LINES_MAX, disk.clone());
         let print = |line: &[u8]| {
             output.write(line);
@@ -352,7 +352,7 @@ mod tests {
         room(1000);
         print(b"{\"level\":\"INFO\"}\n");
         assert!(output.is_open());
-        let text = String::from_utf8(disk.0.lock().unwrap().1.clone()).unwrap();
+        let text = String::from_utf8(disk.0.lock().1.clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..3], ["first", "tor", "third"], "{text}");
         let said: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();

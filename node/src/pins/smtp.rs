@@ -79,7 +79,8 @@ impl Smtp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use supervision::TaskGroup;
@@ -107,7 +108,7 @@ mod tests {
                 _ => "250 ok\r\n",
             };
             in_letter |= said == "DATA";
-            heard.lock().unwrap().push(said);
+            heard.lock().push(said);
             stream.write_all(answer.as_bytes()).await?;
         }
         Ok(())
@@ -139,7 +140,7 @@ mod tests {
     async fn a_pin_is_mailed_to_its_address() {
         let (_group, heard, smtp) = mail_server().await;
         smtp.send(&Alias::parse("ada@example.org").unwrap(), "123456").await.unwrap();
-        let heard = heard.lock().unwrap().join("\n");
+        let heard = heard.lock().join("\n");
         for part in ["FROM:<pin@natter.example>", "TO:<ada@example.org>", "Your PIN is 123456"] {
             assert!(heard.contains(part), "{heard}");
         }
@@ -152,7 +153,7 @@ mod tests {
             let error = smtp.send(&Alias::parse(alias).unwrap(), "123456").await.unwrap_err();
             assert!(matches!(error, PinError::WrongKind { .. }), "{error}");
         }
-        assert!(heard.lock().unwrap().is_empty());
+        assert!(heard.lock().is_empty());
     }
 
     #[tokio::test]

@@ -153,7 +153,8 @@ fn setup(source: Box<dyn std::error::Error + Send + Sync>) -> PinError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
 
     use axum::Router;
     use axum::body::Bytes;
@@ -174,8 +175,8 @@ mod tests {
         answers.reverse();
         let answers = Arc::new(Mutex::new(answers));
         let answer = move |headers: HeaderMap, body: Bytes| async move {
-            kept.lock().unwrap().push((headers, body));
-            let status = answers.lock().unwrap().pop().unwrap_or(200);
+            kept.lock().push((headers, body));
+            let status = answers.lock().pop().unwrap_or(200);
             if status == 0 {
                 std::future::pending::<()>().await;
             }
@@ -203,7 +204,7 @@ mod tests {
     async fn a_pin_is_posted_with_a_signature_that_the_gateway_can_check() {
         let (_group, posts, webhook) = gateway(&[]).await;
         webhook.send(&ada(), "123456").await.unwrap();
-        let (headers, body) = posts.lock().unwrap()[0].clone();
+        let (headers, body) = posts.lock()[0].clone();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(json["alias"], "+4915112345678");
         assert_eq!((&json["kind"], &json["pin"]), (&"phone".into(), &"123456".into()));
@@ -220,7 +221,7 @@ mod tests {
     async fn a_gateway_in_trouble_is_tried_again_with_the_same_letter() {
         let (_group, posts, webhook) = gateway(&[503, 0]).await;
         webhook.send(&ada(), "123456").await.unwrap();
-        let posts = posts.lock().unwrap();
+        let posts = posts.lock();
         assert_eq!(posts.len(), 3);
         assert!(posts.iter().all(|(_, body)| *body == posts[0].1));
     }
@@ -229,7 +230,7 @@ mod tests {
     async fn tries_end_and_the_error_tells_no_pin_and_no_token() {
         let (_group, posts, webhook) = gateway(&[500, 502, 503, 504]).await;
         let error = webhook.send(&ada(), "123456").await.unwrap_err();
-        assert_eq!(posts.lock().unwrap().len(), 3);
+        assert_eq!(posts.lock().len(), 3);
         let text = format!("{error} {error:?} {webhook:?}");
         assert!(text.contains("3 tries") && text.contains("503"), "{text}");
         for hidden in ["123456", "hush", SECRET] {
@@ -242,7 +243,7 @@ mod tests {
         let (_group, posts, webhook) = gateway(&[403]).await;
         let error = webhook.send(&ada(), "123456").await.unwrap_err();
         assert!(matches!(error, PinError::GatewayRefused { status: 403 }));
-        assert_eq!(posts.lock().unwrap().len(), 1);
+        assert_eq!(posts.lock().len(), 1);
     }
 
     #[tokio::test]

@@ -2,13 +2,14 @@
 //! `sessions/actor.rs` and `sessions/shared.rs` drive it.
 
 use links::PeerId;
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::Session;
 use proto::{DeviceId, NodeId, UserId};
 use sessions::cores::{Change, Exchange, Key, Rows, Step, Table, Visit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use storage::StorageError;
 
 /// Rows of one piece of a purge: few, so that other things happen between two pieces.
@@ -23,7 +24,7 @@ pub(super) struct Disk(Arc<Mutex<(Map, Map)>>);
 impl Disk {
     /// The node dies: all writes since the last flush may be lost.
     pub(super) fn crash(&self, lost: bool) {
-        let mut rows = self.0.lock().unwrap();
+        let mut rows = self.0.lock();
         if lost {
             rows.0 = rows.1.clone();
         }
@@ -32,11 +33,11 @@ impl Disk {
 
 impl Rows for Disk {
     fn get(&self, key: Key) -> Result<Option<Session>, StorageError> {
-        Ok(self.0.lock().unwrap().0.get(&key).copied())
+        Ok(self.0.lock().0.get(&key).copied())
     }
 
     fn write(&self, rows: &[(Key, Option<Session>)]) -> Result<(), StorageError> {
-        let mut disk = self.0.lock().unwrap();
+        let mut disk = self.0.lock();
         for (key, row) in rows {
             match row {
                 Some(row) => disk.0.insert(*key, *row),
@@ -47,7 +48,7 @@ impl Rows for Disk {
     }
 
     fn visit(&self, from: Key, visit: &mut Visit<'_>) -> Result<(), StorageError> {
-        for (key, row) in self.0.lock().unwrap().0.range(from..) {
+        for (key, row) in self.0.lock().0.range(from..) {
             if visit(*key, *row).is_break() {
                 break;
             }
@@ -56,7 +57,7 @@ impl Rows for Disk {
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        let mut rows = self.0.lock().unwrap();
+        let mut rows = self.0.lock();
         rows.1 = rows.0.clone();
         Ok(())
     }
@@ -290,7 +291,7 @@ impl Node {
     }
 
     pub(super) fn rows(&self) -> Map {
-        self.disk.0.lock().unwrap().0.clone()
+        self.disk.0.lock().0.clone()
     }
 
     /// What was written so far survives.

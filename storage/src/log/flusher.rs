@@ -8,9 +8,9 @@ use crate::error::{is_full, is_out_of_files};
 use crate::space::Reserve;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tracing::{error, warn};
 
@@ -100,7 +100,7 @@ impl Flusher {
         {
             queue.asleep = true;
             idle = true;
-            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.shared.wake.wait(&mut queue);
         }
         queue.asleep = false;
         if !queue.waiting.is_empty() {

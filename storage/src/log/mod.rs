@@ -26,14 +26,15 @@ use crate::space::Space;
 use crate::{Recovered, StorageError};
 use flusher::Flusher;
 use ledger::{IdleGroup, Ledger};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::ShardId;
 use rewrite::Rewrite;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use tracing::warn;
 
@@ -125,11 +126,11 @@ pub(crate) struct Known {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock()
     }
 
     /// Moves all queued records to `waiting`; they find no space.
@@ -153,7 +154,7 @@ impl Shared {
 
     /// Unlinks the segments whose live records are all in the tables, oldest first.
     fn unlink_spent(&self) {
-        let _reaping = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reaping = self.reaper.lock();
         let mut unlinked = false;
         loop {
             let Some(path) = self.ledger().spent() else { break };
@@ -340,7 +341,7 @@ impl Handle {
         let mut queue = self.shared.queue();
         queue.shut = Some(Shut::Closing);
         self.shared.wake(queue);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         // A `done` callback may drop the last handle on the log's own thread, which cannot join itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
             && thread.join().is_err()

@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "each story file uses a part of the cast")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "used by tests only")]
 
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use supervision::{Flow, Inbox, Intensity, Process, ProcessError, QueueLimits};
@@ -39,22 +40,22 @@ impl Script {
 
     /// Notes `line`; returns how many lines there are.
     pub(crate) fn say(&self, line: impl Into<String>) -> usize {
-        let mut lines = self.lines.lock().unwrap();
+        let mut lines = self.lines.lock();
         lines.push(line.into());
         lines.len()
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.lines.lock().unwrap().len()
+        self.lines.lock().len()
     }
 
     pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.lines.lock().unwrap())
+        std::mem::take(&mut self.lines.lock())
     }
 
     /// Waits for a line that begins with `start`.
     pub(crate) async fn has(&self, start: &str) {
-        until(|| self.lines.lock().unwrap().iter().any(|line| line.starts_with(start))).await;
+        until(|| self.lines.lock().iter().any(|line| line.starts_with(start))).await;
     }
 }
 

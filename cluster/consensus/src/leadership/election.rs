@@ -30,11 +30,12 @@ use crate::convert;
 use crate::types::{Ballot, Id, SnapshotData};
 use links::Lane;
 use openraft::{ServerState, Snapshot, SnapshotMeta, Vote};
+use parking_lot::Mutex;
 use proto::cluster::{self, request, response};
 use proto::{NodeId, stored};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -65,11 +66,11 @@ impl Contact {
     /// Who has this vote spoke.
     pub(crate) fn heard(&self, vote: &Ballot) {
         let heard = Heard { at: Instant::now(), leader: vote.is_committed() };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+        *self.0.lock() = heard;
     }
 
     fn last(&self) -> Heard {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     /// Whether the leader was heard in the last `within`.

@@ -23,10 +23,11 @@ use crate::error::RaftError;
 use crate::leadership::members;
 use crate::types::Ballot;
 use openraft::ServerState;
+use parking_lot::{Mutex, MutexGuard};
 use proto::NodeId;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
@@ -58,7 +59,7 @@ struct State {
 
 impl WayOut {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A node did not take leadership over.

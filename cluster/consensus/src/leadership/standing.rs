@@ -7,10 +7,11 @@ use crate::error::ProposeError;
 use crate::proposals;
 use crate::{Inner, convert, now};
 use openraft::{RaftMetrics, ServerState};
+use parking_lot::Mutex;
 use proto::{NodeId, stored};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -74,8 +75,8 @@ struct Places {
 }
 
 impl Checkpoints {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Places> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Places> {
+        self.0.lock()
     }
 }
 

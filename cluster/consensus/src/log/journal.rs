@@ -17,14 +17,15 @@ use crate::log::held::{Held, bytes_of};
 use crate::types::{Ballot, Id, LogEntry, StoreError, Types};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::{ShardId, stored};
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage::{LogError, Storage, StorageError};
 use tokio::sync::{Notify, oneshot};
@@ -117,11 +118,11 @@ impl Journal {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.held.lock()
     }
 
     fn refused(&self) -> MutexGuard<'_, Refused> {
-        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.refused.lock()
     }
 
     /// Whether openraft waits for space and answers nobody.
@@ -310,7 +311,7 @@ impl Write {
     }
 
     fn answer(&self, outcome: io::Result<()>) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let waiting = self.waiting.lock().take();
         if let Some(waiting) = waiting {
             waiting.answer(outcome);
         }

@@ -21,13 +21,14 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, Snapshot};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::cluster::{self, request, response};
 use proto::{NodeId, ShardId, stored};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -90,7 +91,7 @@ impl Wire {
     }
 
     fn yielded(&self) -> MutexGuard<'_, Option<stored::Vote>> {
-        self.yielded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.yielded.lock()
     }
 
     /// The next election is held because this leader asked for it.
@@ -99,7 +100,7 @@ impl Wire {
     }
 
     fn answers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Answered>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answered.lock()
     }
 
     /// A member followed the leader of this term when it was asked `at` this time, or later.

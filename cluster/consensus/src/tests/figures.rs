@@ -37,7 +37,7 @@ async fn a_proposal_of_a_sole_voter_costs_little_more_than_its_record() {
     for round in 0..ROUNDS {
         let begun = Instant::now();
         let (sender, applied) = oneshot::channel();
-        *node.replica().when_applied.lock().unwrap() = Some(sender);
+        *node.replica().when_applied.lock() = Some(sender);
         let item = format!("{round}-{}", "z".repeat(300));
         node.group().propose(item.into(), Box::new(|error| panic!("{error}")));
         applied.await.unwrap();
@@ -57,7 +57,7 @@ async fn a_proposal_of_three_costs_two_records_and_a_round_trip() {
     for round in 0..ROUNDS {
         let begun = Instant::now();
         let (sender, applied) = oneshot::channel();
-        *node.replica().when_applied.lock().unwrap() = Some(sender);
+        *node.replica().when_applied.lock() = Some(sender);
         let item = format!("{round}-{}", "z".repeat(300));
         node.group().propose(item.into(), Box::new(|error| panic!("{error}")));
         applied.await.unwrap();

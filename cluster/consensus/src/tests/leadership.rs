@@ -202,7 +202,7 @@ async fn a_handover_leaves_no_proposal_in_doubt() {
         let (told, name) = (Arc::clone(&refused), item.clone());
         let failed = Box::new(move |error| {
             assert!(!matches!(error, ProposeError::Unknown), "{name} is in doubt");
-            told.lock().unwrap().insert(name);
+            told.lock().insert(name);
         });
         cluster.nodes[&leader].group().propose(Bytes::from(item.clone()), failed);
         sleep(Duration::from_millis(1)).await;
@@ -210,9 +210,8 @@ async fn a_handover_leaves_no_proposal_in_doubt() {
     taken += handovers.join_all().await.iter().filter(|yielded| yielded.is_ok()).count();
     assert!(taken > 0, "nobody took over, so this proves nothing");
     let accepted = || cluster.nodes[&1].items().len();
-    until("each is accepted or refused", || accepted() + refused.lock().unwrap().len() == 120)
-        .await;
-    let refused = refused.lock().unwrap().clone();
+    until("each is accepted or refused", || accepted() + refused.lock().len() == 120).await;
+    let refused = refused.lock().clone();
     let expected: Vec<String> = items.into_iter().filter(|item| !refused.contains(item)).collect();
     let agreed = cluster.agreed().await;
     assert_eq!(agreed, expected, "in order, none twice, none that was refused");

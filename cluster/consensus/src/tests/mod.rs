@@ -12,10 +12,10 @@ mod replication;
 use super::*;
 use links::memory::Network;
 use links::{PeerId, PeerInfo, Respond, Service};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::UserId;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 use storage::{Recovered, Row, StorageOptions};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -81,7 +81,7 @@ impl Replicated {
     }
 
     pub(super) fn list(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap()
+        self.list.lock()
     }
 
     /// Writes the tables, as a checkpoint does.
@@ -124,7 +124,7 @@ impl Replica for Replicated {
         }
         drop(list);
         done();
-        if let Some(sender) = self.when_applied.lock().unwrap().take() {
+        if let Some(sender) = self.when_applied.lock().take() {
             sender.send(()).unwrap();
         }
     }
@@ -359,12 +359,11 @@ impl Cluster {
         let node = &self.nodes[&node];
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
-        let failed = Box::new(move |error| *told.lock().unwrap() = Some(error));
+        let failed = Box::new(move |error| *told.lock() = Some(error));
         node.group().propose(Bytes::copy_from_slice(item.as_bytes()), failed);
         let applied = || node.replica().list().items.iter().any(|known| known == item);
-        until("a proposal is applied or fails", || applied() || failure.lock().unwrap().is_some())
-            .await;
-        let failure = failure.lock().unwrap().take();
+        until("a proposal is applied or fails", || applied() || failure.lock().is_some()).await;
+        let failure = failure.lock().take();
         failure.map_or(Ok(()), Err)
     }
 

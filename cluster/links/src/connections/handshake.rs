@@ -5,11 +5,12 @@
 //! **Invariant:** what comes out has proved its key under our cookie, and its number is derived from
 //! the TLS keys, so that both ends know it and nobody else.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::NodeId;
 use rustls::ConnectionCommon;
@@ -128,7 +129,7 @@ impl Handshakes {
 
     fn may_warn(&self, whom: &str) -> bool {
         let now_ms = self.clock.now_ms();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self.warned.lock();
         if warned.get(whom).is_some_and(|at_ms| now_ms < at_ms + WARN_EVERY_MS) {
             return false;
         }

@@ -2,8 +2,9 @@
 //!
 //! **Invariant:** a route in the table is that of a peer that is up; there is one for each node.
 
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,14 +50,14 @@ impl Hub {
 
     /// A peer is up.
     pub(crate) fn insert(&self, info: PeerInfo, route: Arc<Route>) {
-        let mut up = self.up.write().unwrap_or_else(PoisonError::into_inner);
+        let mut up = self.up.write();
         up.insert(info.id.node, Up { info, route });
         self.count(up.len());
     }
 
     /// This start of a peer is down.
     pub(crate) fn remove(&self, peer: PeerId) {
-        let mut up = self.up.write().unwrap_or_else(PoisonError::into_inner);
+        let mut up = self.up.write();
         if up.get(&peer.node).is_some_and(|up| up.info.id == peer) {
             up.remove(&peer.node);
             add(&self.counters.links_ended, 1);
@@ -70,11 +71,11 @@ impl Hub {
     }
 
     pub(crate) fn wanted(&self) -> Wanted {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.wanted.lock().clone()
     }
 
     pub(crate) fn change_wanted(&self, change: impl FnOnce(&mut Wanted)) {
-        change(&mut self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.wanted.lock());
         self.bell.notify_one();
     }
 
@@ -88,7 +89,7 @@ impl Hub {
     }
 
     fn read<T>(&self, read: impl FnOnce(&BTreeMap<NodeId, Up>) -> T) -> T {
-        read(&self.up.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.up.read())
     }
 }
 

@@ -3,8 +3,9 @@
 //! **Invariant:** the service hears one thing at a time, for all come through the switchboard's lock;
 //! what is decoded is decoded outside of it.
 
+use parking_lot::Mutex;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -40,7 +41,7 @@ impl Inlet {
             return;
         };
         if let Some(switchboard) = self.switchboard.upgrade() {
-            switchboard.lock().unwrap_or_else(PoisonError::into_inner).packet(packet);
+            switchboard.lock().packet(packet);
         }
     }
 }

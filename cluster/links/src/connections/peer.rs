@@ -6,8 +6,9 @@
 //!
 //! **Invariant:** only [`PeerMsg::Greeting`] can come from another node.
 
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::message::{BoxedDowncastErr, SerializedMessage};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -72,7 +73,7 @@ pub(crate) struct Desk {
 
 impl Desk {
     fn switchboard(&self) -> MutexGuard<'_, Switchboard> {
-        self.switchboard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.switchboard.lock()
     }
 }
 

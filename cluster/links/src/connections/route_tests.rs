@@ -1,6 +1,7 @@
 //! Tests of the sending side: what travels together, what is acknowledged, how calls end.
 
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +16,13 @@ const SECOND: Duration = Duration::from_secs(1);
 fn route() -> (Arc<Route>, impl Fn() -> Vec<Packet>) {
     let greeted = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&greeted);
-    let greet: Greeter = Box::new(move |hello| sink.lock().unwrap().push(hello));
+    let greet: Greeter = Box::new(move |hello| sink.lock().push(hello));
     let stamp = Stamp { incarnation: 3, link: 9 };
     let ways = (greet, Arc::default());
     let route = Arc::new(Route::new(ways, stamp, Clock::start(), Arc::default()));
     let writer = Arc::clone(&route);
     let sent = move || {
-        let mut sent = std::mem::take(&mut *greeted.lock().unwrap());
+        let mut sent = std::mem::take(&mut *greeted.lock());
         sent.extend(std::iter::from_fn(|| writer.next()));
         sent.iter().map(|bytes| Packet::decode(bytes.as_slice()).unwrap()).collect()
     };

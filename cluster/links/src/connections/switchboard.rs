@@ -15,9 +15,10 @@
 //! 2. A node is up once, with its newest incarnation; an older one never comes back.
 //! 3. `up` comes before a peer's parcels and `down` before its next `up`, also when this ends.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::NodeId;
@@ -115,7 +116,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     fn hello(&self) -> Hello {
-        self.hello.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.hello.lock().clone()
     }
 }
 

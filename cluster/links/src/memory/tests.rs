@@ -1,6 +1,6 @@
 //! Tests of the network in memory.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use super::*;
 
@@ -17,11 +17,11 @@ struct Witness(Mutex<Vec<Seen>>);
 
 impl Witness {
     fn note(&self, seen: Seen) {
-        self.0.lock().unwrap().push(seen);
+        self.0.lock().push(seen);
     }
 
     fn seen(&self) -> Vec<Seen> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Starts nodes as processes, tells them what to do and waits for what they say.
 
+use parking_lot::{Condvar, Mutex};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The variable that makes this binary a node.
@@ -51,7 +52,7 @@ impl Start {
         let hears = Arc::clone(&said);
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                hears.0.lock().unwrap().push(line);
+                hears.0.lock().push(line);
                 hears.1.notify_all();
             }
         });
@@ -84,7 +85,7 @@ impl Node {
     /// Waits until it says something that contains `text`, not looking at what was waited for before.
     pub(crate) fn wait_for(&mut self, text: &str, within: Duration) -> String {
         let deadline = Instant::now() + within;
-        let mut said = self.said.0.lock().unwrap();
+        let mut said = self.said.0.lock();
         loop {
             let found = said.iter().enumerate().skip(self.read).find(|(_, it)| it.contains(text));
             if let Some((place, line)) = found {
@@ -93,18 +94,18 @@ impl Node {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "it did not say `{text}` but {said:#?}");
-            said = self.said.1.wait_timeout(said, left).unwrap().0;
+            self.said.1.wait_for(&mut said, left);
         }
     }
 
     /// Whether it said something that contains `text`.
     pub(crate) fn has(&self, text: &str) -> bool {
-        self.said.0.lock().unwrap().iter().any(|line| line.contains(text))
+        self.said.0.lock().iter().any(|line| line.contains(text))
     }
 
     /// Tells it something that it answers.
     pub(crate) fn ask(&mut self, command: &str) -> String {
-        let place = self.said.0.lock().unwrap().len();
+        let place = self.said.0.lock().len();
         self.tell(command);
         let kept = std::mem::replace(&mut self.read, place);
         let answer = self.wait_for("= ", Duration::from_mins(1));

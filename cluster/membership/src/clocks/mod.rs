@@ -22,14 +22,15 @@ use crate::Cluster;
 use bytes::Bytes;
 use consensus::OwnClock;
 use links::{Lane, Peers};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use proto::NodeId;
 use proto::cluster::{self, request, response};
 use proto::stored::member::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use supervision::{ChildSpec, Clock};
 use tokio::task::JoinSet;
@@ -220,7 +221,7 @@ impl OwnClock for Clocks {
 
 impl Shared {
     fn core(&self) -> MutexGuard<'_, core::Clocks> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 
     fn reading(&self) -> Reading {

@@ -12,12 +12,12 @@ use super::row::{self, Key, is_spent, put_offline, rank};
 use super::rows::Rows;
 use super::standing::Standing;
 use links::PeerId;
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use proto::stored::Session;
 use proto::{NodeId, cluster};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use storage::StorageError;
 
 mod pages;
@@ -101,7 +101,7 @@ impl Counts {
     }
 
     fn online(&self) -> MutexGuard<'_, BTreeMap<PeerId, u64>> {
-        self.online.lock().unwrap_or_else(PoisonError::into_inner)
+        self.online.lock()
     }
 }
 
@@ -155,12 +155,12 @@ impl Table {
 
     /// What is known of nodes.
     pub fn standing(&self) -> RwLockReadGuard<'_, Standing> {
-        self.standing.read().unwrap_or_else(PoisonError::into_inner)
+        self.standing.read()
     }
 
     /// Changes what is known of nodes. No row is written meanwhile.
     pub fn change_standing<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
-        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing.write();
         let outcome = change(&mut standing);
         drop(standing);
         self.purge_if_needed();
@@ -252,7 +252,7 @@ impl Table {
     }
 
     fn lock(&self, stripe: usize) -> MutexGuard<'_, ()> {
-        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+        self.stripes[stripe].lock()
     }
 
     fn count(&self, Change { key, before, after }: Change) {

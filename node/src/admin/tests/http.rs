@@ -95,7 +95,7 @@ async fn what_is_no_http_and_a_head_without_end_are_refused() {
 /// the answer.
 async fn keeps(text: &str, read: bool) -> (Duration, String) {
     let fake = Arc::new(Fake::default());
-    *fake.left.lock().unwrap() = vec!["to be moved: 3 groups".to_owned()];
+    *fake.left.lock() = vec!["to be moved: 3 groups".to_owned()];
     let (mut client, server): (DuplexStream, DuplexStream) = duplex(64);
     let began = Instant::now();
     let routes = routes(fake);

@@ -2,10 +2,11 @@
 
 mod http;
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use membership::{ClusterError, Goal, Work};
@@ -86,7 +87,7 @@ impl Control for Fake {
             member(high | 1, "cy", true),
             member(high | 2, "cy", true),
         ];
-        let gone = self.gone.lock().unwrap();
+        let gone = self.gone.lock();
         for member in members.iter_mut().filter(|member| gone.contains(&member.name)) {
             member.state = "leaving".to_owned();
         }
@@ -99,7 +100,7 @@ impl Control for Fake {
     }
 
     fn set_state(&self, node: NodeId, state: State) -> Work<Result<(), ClusterError>> {
-        self.states.lock().unwrap().push((node, state));
+        self.states.lock().push((node, state));
         Box::pin(async { Ok(()) })
     }
 
@@ -109,19 +110,19 @@ impl Control for Fake {
             "split" => Err(ClusterError::NoMajority),
             _ => Ok(()),
         };
-        self.set.lock().unwrap().insert(key, value);
+        self.set.lock().insert(key, value);
         Box::pin(async { told })
     }
 
     fn settings(&self) -> BTreeMap<String, String> {
-        self.set.lock().unwrap().clone()
+        self.set.lock().clone()
     }
 
     fn rebalance(&self) {}
 
     fn left(&self, goal: Goal) -> Vec<String> {
-        self.asked.lock().unwrap().push(goal);
-        self.left.lock().unwrap().clone()
+        self.asked.lock().push(goal);
+        self.left.lock().clone()
     }
 
     fn join(&self, seed: String) -> Work<Result<String, Failure>> {
@@ -277,7 +278,7 @@ async fn who_drains_one_too_many_is_refused_unless_he_insists() {
         let (node, undo, wait) = (node.to_owned(), false, false);
         Request::Drain(Drain { node, undo, force, wait })
     };
-    *running.fake.gone.lock().unwrap() = vec!["bob".to_owned(), "cy".to_owned()];
+    *running.fake.gone.lock() = vec!["bob".to_owned(), "cy".to_owned()];
     let Reply::Failed(failure) = running.ask(drain("ada", false)).await else { panic!("drained") };
     assert_eq!(failure.code, FailureCode::Refused);
     for part in ["bob is not up", "cy is leaving", "0 of 4", "--force", "--undo"] {
@@ -337,7 +338,7 @@ async fn a_node_that_is_up_leaves_and_one_that_is_not_is_lost() {
     running.ask(Request::Leave(Wait { wait: false })).await;
     let undo = Drain { node: "ada".into(), undo: true, force: false, wait: true };
     running.ask(Request::Drain(undo)).await;
-    let states = running.fake.states.lock().unwrap().clone();
+    let states = running.fake.states.lock().clone();
     let expected = [
         (0xa1, State::Leaving),
         (0xb2, State::Lost),
@@ -353,7 +354,7 @@ async fn who_removes_a_node_is_warned_when_few_are_left() {
     let remove = |node: &str| Request::Remove(Remove { node: node.to_owned(), wait: false });
     let Reply::Done(done) = running.ask(remove("ada")).await else { panic!("not removed") };
     assert_eq!(done.get("warning"), None, "three are left");
-    *running.fake.gone.lock().unwrap() = vec!["ada".to_owned()];
+    *running.fake.gone.lock() = vec!["ada".to_owned()];
     for wait in [false, true] {
         let request = Request::Remove(Remove { node: "bob".to_owned(), wait });
         let Reply::Done(done) = running.ask(request.clone()).await else { panic!("not removed") };
@@ -369,28 +370,28 @@ async fn who_removes_a_node_is_warned_when_few_are_left() {
 #[tokio::test]
 async fn progress_is_told_until_nothing_is_left() {
     let running = Running::start();
-    *running.fake.left.lock().unwrap() = vec!["leads 3 groups".to_owned()];
+    *running.fake.left.lock() = vec!["leads 3 groups".to_owned()];
     let drain = Drain { node: "ada".into(), undo: false, force: true, wait: true };
     let mut call = running.begin(Request::Drain(drain)).await;
     let told = call.next().await.unwrap();
     assert_eq!(told, Reply::Progress(vec!["leads 3 groups".to_owned()]));
-    *running.fake.left.lock().unwrap() = vec!["leads 1 group".to_owned()];
+    *running.fake.left.lock() = vec!["leads 1 group".to_owned()];
     let told = call.next().await.unwrap();
     assert_eq!(told, Reply::Progress(vec!["leads 1 group".to_owned()]));
-    running.fake.left.lock().unwrap().clear();
+    running.fake.left.lock().clear();
     let done = json!({ "node": NodeId(0xa1), "name": "ada", "waited": true });
     assert_eq!(call.next().await.unwrap(), Reply::Done(done));
-    assert_eq!(running.fake.asked.lock().unwrap()[0], Goal::Drained(NodeId(0xa1)));
+    assert_eq!(running.fake.asked.lock()[0], Goal::Drained(NodeId(0xa1)));
 }
 
 #[tokio::test]
 async fn who_leaves_is_waited_for_no_longer() {
     let running = Running::start();
-    *running.fake.left.lock().unwrap() = vec!["to be moved: 3 groups".to_owned()];
+    *running.fake.left.lock() = vec!["to be moved: 3 groups".to_owned()];
     let mut call = running.begin(Request::Rebalance(Wait { wait: true })).await;
     assert!(matches!(call.next().await.unwrap(), Reply::Progress(_)));
     drop(call);
-    let looks = || running.fake.asked.lock().unwrap().len();
+    let looks = || running.fake.asked.lock().len();
     let (mut before, mut now) = (0, looks());
     while before < now {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -416,7 +417,7 @@ async fn settings_are_set_shown_and_refused_with_a_reason() {
 #[tokio::test]
 async fn only_so_many_may_ask_at_once() {
     let running = Running::start();
-    *running.fake.left.lock().unwrap() = vec!["to be moved: 3 groups".to_owned()];
+    *running.fake.left.lock() = vec!["to be moved: 3 groups".to_owned()];
     let mut asking = Vec::new();
     for _ in 0..8 {
         let mut call = running.begin(Request::Rebalance(Wait { wait: true })).await;

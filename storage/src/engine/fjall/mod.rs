@@ -12,12 +12,13 @@ use crate::StorageError;
 use crate::engine::{Batch, Durability, Engine, Read, Reclaim, Scan, Views, Visit};
 use crate::schema::Table;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError, Weak};
+use std::sync::{Arc, Weak};
 
 /// Bytes of the block cache. Small, since the shards hold in memory what is read often.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -122,11 +123,11 @@ impl Fjall {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Option<Open>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner)
+        self.open.read()
     }
 
     fn writer(&self) -> MutexGuard<'_, ()> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 
     /// Opens the tables again if a full disk has shut them. After any other failure the content of the disk
@@ -142,11 +143,8 @@ impl Fjall {
             return Ok(());
         }
         // Waiting for a compaction here would block all readers too.
-        let compacting = self.compacting.try_lock();
-        if matches!(compacting, Err(TryLockError::WouldBlock)) {
-            return Err(self.shut());
-        }
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(_compacting) = self.compacting.try_lock() else { return Err(self.shut()) };
+        let mut open = self.open.write();
         self.end_views();
         *open = None;
         *open = Some(open_db(&self.dir)?);
@@ -155,9 +153,9 @@ impl Fjall {
 
     /// Closes the files of all views; further reads of them fail.
     fn end_views(&self) {
-        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut views = self.views.lock();
         for held in views.drain(..).filter_map(|view| view.upgrade()) {
-            *held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *held.lock() = None;
         }
     }
 
@@ -172,7 +170,7 @@ impl Fjall {
     }
 
     fn compacting(&self) -> MutexGuard<'_, ()> {
-        self.compacting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.compacting.lock()
     }
 
     /// Waits for a running compaction if [`BESIDE_BYTES`] were written during it.
@@ -263,7 +261,7 @@ impl View {
         table: Table,
         work: impl FnOnce(&Snapshot, &Keyspace) -> Result<T, fjall::Error>,
     ) -> Result<Option<T>, StorageError> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.lock();
         let Some(held) = held.as_ref() else {
             let cause = std::io::Error::other("the tables were opened again meanwhile");
             return Err(StorageError::io(&self.dir, cause));
@@ -305,7 +303,7 @@ impl Views for Fjall {
             Ok(ViewFiles { snapshot: open.db.snapshot(), keyspaces })
         })?;
         let held = Arc::new(Mutex::new(Some(held)));
-        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut views = self.views.lock();
         views.retain(|view| view.strong_count() > 0);
         views.push(Arc::downgrade(&held));
         Ok(Box::new(View { dir: self.dir.clone(), held }))

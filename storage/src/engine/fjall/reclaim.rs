@@ -11,7 +11,6 @@ use fjall::{PersistMode, Slice};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -37,7 +36,7 @@ const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 impl Fjall {
     pub(super) fn remove_for_good(&self, reclaim: Reclaim) -> Result<(), StorageError> {
         // A flush during a compaction would wait for the worker, which is busy with the compaction.
-        let _reclaiming = self.reclaiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reclaiming = self.reclaiming.lock();
         self.fill_journal()?;
         self.flush_alone(|tree| tree.unflushed.load(Ordering::Relaxed))?;
         match reclaim {
@@ -203,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tables = Fjall::open(dir.path()).unwrap();
         tables.write(batch(5), Durability::Flushed).unwrap();
-        *tables.open.write().unwrap() = None;
+        *tables.open.write() = None;
         let read = || tables.get(Table::Messages, &[1; 10]);
         assert!(matches!(read(), Err(StorageError::DiskFull { .. })), "{:?}", read());
         let compacting = tables.compacting();

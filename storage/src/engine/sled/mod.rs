@@ -17,12 +17,13 @@ use super::{Batch, Durability, Engine, Read, Reclaim, Scan, Visit};
 use crate::StorageError;
 use crate::schema::Table;
 use backlog::{Backlog, Row, visit_over};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -152,11 +153,11 @@ impl Shared {
     }
 
     fn db(&self) -> RwLockReadGuard<'_, Option<sled::Db>> {
-        self.db.read().unwrap_or_else(PoisonError::into_inner)
+        self.db.read()
     }
 
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+        self.backlog.lock()
     }
 
     /// The backlog, if sled may lack some of its rows.
@@ -197,7 +198,7 @@ impl Shared {
         let Some(db) = db.as_ref().filter(|_| !self.refused.load(Ordering::Acquire)) else {
             return Err(self.shut());
         };
-        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _flushing = self.flushing.lock();
         if !self.backlog().begin_flush() {
             return Ok(());
         }
@@ -242,7 +243,7 @@ impl Shared {
     /// Opens sled again and writes the backlog to it. Readers wait meanwhile, a second or two for a million
     /// rows.
     fn reopen(&self) -> Result<(), StorageError> {
-        let mut open = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.db.write();
         *open = None;
         let db = try_open(&self.dir).map_err(|refused| refused.into_error(&self.dir))?;
         let mut backlog = self.backlog();
