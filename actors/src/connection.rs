@@ -194,6 +194,7 @@ impl Connection {
     pub fn drain(&self, out: &mut Vec<u8>) -> Drained {
         let mut state = self.state();
         let start = out.len();
+        out.reserve(state.queued_bytes.min(DRAIN_BYTES));
         while out.len() - start < DRAIN_BYTES {
             let Some(outgoing) = state.queue.pop_front() else { break };
             state.queued_bytes -= outgoing.bytes();

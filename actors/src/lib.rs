@@ -11,6 +11,7 @@
 //! process is given what it uses ([`shard::ShardContext`], [`user::UserContext`],
 //! [`presence::PresenceContext`]).
 
+mod actions;
 pub mod connection;
 pub mod delivery;
 pub mod hooks;

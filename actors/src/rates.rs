@@ -216,27 +216,28 @@ impl Rates {
     /// # Errors
     /// [`TooFast`].
     pub fn take(&self, who: Who, kind: Kind, now_ms: u64) -> Result<(), TooFast> {
-        let limits = *self.limits.read();
-        let (Some(rate), Some(part)) = (limits.of(kind), self.parts.get(who.part())) else {
-            return Ok(());
-        };
+        let rate = self.limits.read().of(kind);
+        let (Some(rate), Some(part)) = (rate, self.parts.get(who.part())) else { return Ok(()) };
         let mut part = part.lock();
         let time_us = now_ms.saturating_mul(1_000);
         let empty_us = time_us.saturating_add(rate.whole_us());
-        let known = part.get_mut(&(who, kind)).map(|full_us| {
-            *full_us = (*full_us).min(empty_us);
-            *full_us
-        });
-        let full_us = known.unwrap_or(0).max(time_us).saturating_add(rate.one_us());
-        if full_us > empty_us {
-            let after_ms = (full_us - empty_us).div_ceil(1_000);
-            return Err(TooFast { after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX) });
+        let known = part.get_mut(&(who, kind));
+        let before_us = known.as_deref().map_or(0, |full_us| (*full_us).min(empty_us));
+        let full_us = before_us.max(time_us).saturating_add(rate.one_us());
+        let passes = full_us <= empty_us;
+        if let Some(known) = known {
+            *known = if passes { full_us } else { before_us };
+        } else if passes {
+            if part.len() >= PART_BUCKETS {
+                make_room(&mut part, time_us);
+            }
+            part.insert((who, kind), full_us);
         }
-        if known.is_none() && part.len() >= PART_BUCKETS {
-            make_room(&mut part, time_us);
+        if passes {
+            return Ok(());
         }
-        part.insert((who, kind), full_us);
-        Ok(())
+        let after_ms = (full_us - empty_us).div_ceil(1_000);
+        Err(TooFast { after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX) })
     }
 }
 

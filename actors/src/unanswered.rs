@@ -33,7 +33,8 @@ pub enum Standing {
 /// Requests without an answer, and how far the device of a connection is.
 #[derive(Debug, Default)]
 pub struct Unanswered {
-    requests: VecDeque<ClientFrame>,
+    /// With the bytes that each takes.
+    requests: VecDeque<(ClientFrame, usize)>,
     bytes: usize,
     acknowledged: Seq,
     delivered: Seq,
@@ -42,23 +43,23 @@ pub struct Unanswered {
 impl Unanswered {
     /// A request has come.
     pub fn remember(&mut self, frame: ClientFrame) {
-        self.bytes += request_bytes(&frame);
-        self.requests.push_back(frame);
+        let bytes = request_bytes(&frame);
+        self.bytes += bytes;
+        self.requests.push_back((frame, bytes));
     }
 
     /// A request is answered. False: it was answered before.
     pub fn answer(&mut self, id: u64) -> bool {
-        let place = self.requests.iter().position(|frame| frame.id == id);
-        if let Some(place) = place {
-            let frame = self.requests.remove(place);
-            self.bytes -= frame.as_ref().map_or(0, request_bytes);
-            if self.requests.is_empty() {
-                // An idle connection keeps no room; one that has sent keeps some, or each send allocates.
-                let was_login = frame.is_some_and(|frame| frame.kind.is_none());
-                self.requests.shrink_to(if was_login { 0 } else { 4 });
-            }
+        let place = self.requests.iter().position(|(frame, _)| frame.id == id);
+        let Some((frame, bytes)) = place.and_then(|place| self.requests.remove(place)) else {
+            return false;
+        };
+        self.bytes -= bytes;
+        if self.requests.is_empty() {
+            // An idle connection keeps no room; one that has sent keeps some, or each send allocates.
+            self.requests.shrink_to(if frame.kind.is_none() { 0 } else { 4 });
         }
-        place.is_some()
+        true
     }
 
     /// A session begins whose device has everything up to `seq`.
@@ -85,15 +86,16 @@ impl Unanswered {
 
     /// Whether the login was not answered yet: it is the one request without content.
     pub fn is_opening(&self) -> bool {
-        self.requests.iter().any(|frame| frame.kind.is_none())
+        self.requests.iter().any(|(frame, _)| frame.kind.is_none())
     }
 
     /// What a new user actor must know.
     pub fn standing(&self) -> Standing {
+        let frames = self.requests.iter().map(|(frame, _)| frame);
         Standing::Known {
             acknowledged: self.acknowledged,
             delivered: self.delivered,
-            unanswered: self.requests.iter().filter(|f| f.kind.is_some()).cloned().collect(),
+            unanswered: frames.filter(|frame| frame.kind.is_some()).cloned().collect(),
         }
     }
 }

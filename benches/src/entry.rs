@@ -231,6 +231,6 @@ fn proof(person: &Person, nonce: &[u8], token: &Bytes, pin: String) -> Vec<u8> {
         ..RegisterProve::default()
     };
     let mut out = Vec::new();
-    cold::put(&mut out, 2, Kind::RegisterProve(prove));
+    cold::put(&mut out, 2, Kind::RegisterProve(prove.into()));
     out
 }

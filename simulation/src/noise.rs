@@ -72,18 +72,18 @@ impl World {
         let to = stored::AliasOwner { user, claim: user };
         let key: bytes::Bytes = vec![9; 32].into();
         let command = match chance.below(4) {
-            0 => Command::StartRegistration(stored::StartRegistration {
+            0 => Command::StartRegistration(Box::new(stored::StartRegistration {
                 alias,
                 short_digest: digest(chance),
                 long_digest: digest(chance),
                 ttl_s: 5,
                 limits,
-            }),
+            })),
             1 => {
                 let digest = digest(chance);
                 Command::PinNotSent(stored::PinNotSent { alias, digest, limits })
             }
-            2 => Command::ProvePin(stored::ProvePin {
+            2 => Command::ProvePin(Box::new(stored::ProvePin {
                 alias,
                 token: digest(chance),
                 grant: Some(stored::PinGrant {
@@ -97,13 +97,13 @@ impl World {
                 user_if_new: to.user,
                 claim_if_new: to.claim,
                 limits,
-            }),
+            })),
             _ => {
                 let from = chance.between(2_000, 2_050);
                 let from =
                     chance.one_in(2).then_some(stored::AliasOwner { user: from, claim: from });
                 let (to, name) = (Some(to), String::new());
-                Command::ClaimAlias(stored::ClaimAlias { alias, from, to, key, name })
+                Command::ClaimAlias(stored::ClaimAlias { alias, from, to, key, name }.into())
             }
         };
         (shard, command)

@@ -30,13 +30,13 @@ impl Seat {
 
     pub(crate) fn write_checkpoint(
         &mut self,
-        applied: stored::Applied,
+        applied: Box<stored::Applied>,
         rows: Vec<storage::Row>,
         stage: &mut Stage,
     ) {
         // Tables that a snapshot has replaced meanwhile are not written over.
         if place_of(&applied).index > place_of(&self.table.applied).index {
-            self.table.write(applied.clone(), rows);
+            self.table.write((*applied).clone(), rows);
         }
         self.step(Item::CheckpointWritten(applied), stage);
     }

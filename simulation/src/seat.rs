@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::cluster::{self, request};
 use proto::{NodeId, ShardId, stored};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Wait before something that failed is tried again, in ms.
 pub(crate) const AGAIN_MS: u64 = 500;
@@ -131,7 +131,7 @@ impl Seat {
     /// Hands an item to the core, as the actor does, and carries out what it decides.
     pub(crate) fn step(&mut self, item: Item, stage: &mut Stage) {
         let before = self.core.applied().id.map(|id| id.index);
-        let mut actions = VecDeque::from(self.core.step(item, stage.clock(self.me)));
+        self.core.step(item, stage.clock(self.me));
         let index = self.core.applied().id.map(|id| id.index);
         if let Some(index) = index
             && before != Some(index)
@@ -139,13 +139,12 @@ impl Seat {
         {
             self.digests.push((index, self.core.machine().digest()));
         }
-        while let Some(action) = actions.pop_front() {
-            let next = self.perform(action, stage);
-            next.into_iter().rev().for_each(|action| actions.push_front(action));
+        while let Some(action) = self.core.next_action() {
+            self.perform(action, stage);
         }
     }
 
-    fn perform(&mut self, action: Action, stage: &mut Stage) -> Vec<Action> {
+    fn perform(&mut self, action: Action, stage: &mut Stage) {
         let (me, shard) = (self.me, self.shard);
         match action {
             Action::Answer(token, outcome) => {
@@ -188,12 +187,12 @@ impl Seat {
             }
             Action::WantRound(wish) => {
                 if stage.pace(me, |rounds, now| rounds.wants(shard, wish, now)) {
-                    return self.begin_round(stage);
+                    self.begin_round(stage);
                 }
             }
             Action::EndRound(takers, wish) => {
                 if stage.pace(me, |rounds, now| rounds.ended((shard, takers), wish, now)) {
-                    return self.begin_round(stage);
+                    self.begin_round(stage);
                 }
             }
             Action::Later(wait, item) => {
@@ -207,7 +206,6 @@ impl Seat {
             Action::Stop(why) => panic!("node {me}: shard {shard}: {why}"),
             tables => self.use_tables(tables, stage),
         }
-        Vec::new()
     }
 
     fn offer(
@@ -251,9 +249,9 @@ impl Seat {
         }
     }
 
-    fn begin_round(&mut self, stage: &mut Stage) -> Vec<Action> {
+    fn begin_round(&mut self, stage: &mut Stage) {
         let around = Box::new(self.surroundings(stage));
-        self.core.step(Item::RoundBegins(around), stage.clock(self.me))
+        self.core.step(Item::RoundBegins(around), stage.clock(self.me));
     }
 
     fn surroundings(&self, stage: &mut Stage) -> Surroundings {

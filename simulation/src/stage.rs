@@ -97,7 +97,7 @@ pub(crate) enum NodeEvent {
     ReadPage(ShardId, Token, Box<PageRead>),
     ReadOrigins(ShardId, Box<OriginsRead>),
     ReadDue(ShardId, u64),
-    WriteCheckpoint(ShardId, stored::Applied, Vec<storage::Row>),
+    WriteCheckpoint(ShardId, Box<stored::Applied>, Vec<storage::Row>),
     Load(ShardId, Token),
     // The users.
     Answered(Question, Option<Answered>),

@@ -10,7 +10,7 @@ use actors::unanswered::{Standing, Unanswered};
 use actors::user::{Action, Awaited, Delivered, Item, Now, Rejected, SendAnswer, Sent, UserCore};
 use proto::wire::{self, ClientFrame, client_frame::Kind, send::To};
 use proto::{Code, DeviceId, Seq, ShardId, UserId, stored};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Wait before something that failed is tried again, in ms.
@@ -99,25 +99,24 @@ impl Users {
     /// Hands an item to a user's core, as the actor does, and carries out what it decides.
     fn step(&mut self, user: UserId, item: Item, stage: &mut Stage) {
         for item in [item, Item::Settle { missed: false }] {
-            let mut actions = VecDeque::from(self.decide(user, item, stage));
-            while let Some(action) = actions.pop_front() {
-                let next = self.carry_out(user, action, stage);
-                next.into_iter().rev().for_each(|action| actions.push_front(action));
+            self.decide(user, item, stage);
+            while let Some(action) = self.cores.get_mut(&user).and_then(UserCore::next_action) {
+                self.carry_out(user, action, stage);
             }
         }
         self.cores.retain(|_, core| !core.is_empty());
     }
 
-    fn decide(&mut self, user: UserId, item: Item, stage: &Stage) -> Vec<Action> {
+    fn decide(&mut self, user: UserId, item: Item, stage: &Stage) {
         let fault = self.fault;
         let now = Now { ms: stage.clock(self.me), message_ttl_max_s: TTL_MAX_S };
         self.cores
             .entry(user)
             .or_insert_with(|| UserCore::new(user).with_fault(fault))
-            .step(item, now)
+            .step(item, now);
     }
 
-    fn carry_out(&mut self, user: UserId, action: Action, stage: &mut Stage) -> Vec<Action> {
+    fn carry_out(&mut self, user: UserId, action: Action, stage: &mut Stage) {
         match action {
             Action::AskWhere(connection, device) => {
                 self.ask(connection, user, Ask::Attach(user, device), stage);
@@ -134,14 +133,14 @@ impl Users {
                 }
             }
             Action::Frame(connection, frame) => {
-                return self.decide(user, Item::Frame(connection, frame), stage);
+                self.decide(user, Item::Frame(connection, frame), stage);
             }
             Action::CheckSend(checking) => {
                 let too_fast = stage.chance.percent(stage.weather.too_fast_percent);
                 let after_ms = 20;
                 let verdict =
                     if too_fast { Err(Rejected::TooFast(TooFast { after_ms })) } else { Ok(()) };
-                return self.decide(user, Item::SendChecked(checking, verdict), stage);
+                self.decide(user, Item::SendChecked(checking, verdict), stage);
             }
             Action::Refuse(connection, id, refused) => {
                 let code = Code::from_number(refused.code);
@@ -176,7 +175,6 @@ impl Users {
             | Action::CaughtUp(..) => {}
             Action::ReadAccount => self.read_account(user, stage),
         }
-        Vec::new()
     }
 
     fn acknowledge(

@@ -14,7 +14,7 @@ use tests::wire::{Phone, Wire};
 async fn asks(wire: &mut Wire, tablet: &Phone, alias: &str) -> Say {
     let alias = Alias::parse(alias).unwrap();
     let ask = tablet.link_frame(&wire.welcome.nonce, &alias).unwrap();
-    wire.ask(Ask::RequestLink(ask)).await.unwrap()
+    wire.ask(Ask::RequestLink(ask.into())).await.unwrap()
 }
 
 /// The next request that somebody's device is told of.
@@ -88,11 +88,11 @@ async fn who_asks_learns_nothing_and_proves_the_key() {
     let alias = Alias::parse("ada").unwrap();
     let mut forged = tablet.link_frame(&wire.welcome.nonce, &alias).unwrap();
     forged.device_key = away.public_key().unwrap();
-    let refused = wire.refused(Ask::RequestLink(forged)).await.unwrap();
+    let refused = wire.refused(Ask::RequestLink(forged.into())).await.unwrap();
     assert_eq!(refused, Code::BadCredentials);
     let mut elsewhere = tablet.link_frame(&wire.welcome.nonce, &alias).unwrap();
     elsewhere.alias = "nobody".into();
-    let refused = wire.refused(Ask::RequestLink(elsewhere)).await.unwrap();
+    let refused = wire.refused(Ask::RequestLink(elsewhere.into())).await.unwrap();
     assert_eq!(refused, Code::BadCredentials, "the signature names the account");
     for (key, name, alias) in [
         (vec![1; 5], "tablet", "ada"),
@@ -102,7 +102,7 @@ async fn who_asks_learns_nothing_and_proves_the_key() {
         let mut ask =
             tablet.link_frame(&wire.welcome.nonce, &Alias::parse("ada").unwrap()).unwrap();
         (ask.device_key, ask.device_name, ask.alias) = (key.into(), name.into(), alias.into());
-        let refused = wire.refused(Ask::RequestLink(ask)).await.unwrap();
+        let refused = wire.refused(Ask::RequestLink(ask.into())).await.unwrap();
         assert_eq!(refused, Code::BadRequest, "{name:?} {alias:?}");
     }
 }

@@ -189,16 +189,19 @@ async fn promise_10_a_pin_opens_once_for_its_alias_and_is_not_guessed() {
     };
 
     let other = prove(&Alias::parse("bob").unwrap(), &pin);
-    assert_eq!(wire.refused(Ask::RegisterProve(other)).await.unwrap(), Code::NoPin);
+    assert_eq!(wire.refused(Ask::RegisterProve(other.into())).await.unwrap(), Code::NoPin);
     let unsigned = RegisterProve { signature: vec![0; 64].into(), ..prove(&alias, &pin) };
-    assert_eq!(wire.refused(Ask::RegisterProve(unsigned)).await.unwrap(), Code::BadCredentials);
+    assert_eq!(
+        wire.refused(Ask::RegisterProve(unsigned.into())).await.unwrap(),
+        Code::BadCredentials
+    );
     let guess = if pin == "000000" { "000001" } else { "000000" };
     for attempt in 0..5 {
-        let answer = wire.refused(Ask::RegisterProve(prove(&alias, guess))).await.unwrap();
+        let answer = wire.refused(Ask::RegisterProve(prove(&alias, guess).into())).await.unwrap();
         let may = [Code::WrongPin, Code::NoPin];
         assert!(may.contains(&answer), "attempt {attempt}: {answer:?}");
     }
-    let late = wire.refused(Ask::RegisterProve(prove(&alias, &pin))).await.unwrap();
+    let late = wire.refused(Ask::RegisterProve(prove(&alias, &pin).into())).await.unwrap();
     assert_eq!(late, Code::NoPin, "after five guesses the PIN is void");
 }
 

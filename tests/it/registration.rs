@@ -43,7 +43,7 @@ async fn prove(node: &Node, alias: &str, pin: &str, token: &Bytes) -> Say {
     let alias = Alias::parse(alias).unwrap();
     let nonce = wire.welcome.nonce.clone();
     let proof = Phone::new().proof(&nonce, &alias, (pin.to_owned(), token.clone())).unwrap();
-    wire.ask(Ask::RegisterProve(proof)).await.unwrap()
+    wire.ask(Ask::RegisterProve(proof.into())).await.unwrap()
 }
 
 /// So many PINs of six digits that are not this one.
@@ -187,7 +187,7 @@ async fn whoever_guesses_a_registration_lock_keeps_the_owners_new_phone_out_no_l
     let prove = |nonce: &[u8], lock: String| {
         let mut proof = phone.proof(nonce, &alias, (pin.clone(), token.clone())).unwrap();
         proof.lock = lock;
-        Ask::RegisterProve(proof)
+        Ask::RegisterProve(proof.into())
     };
     let mut thief = plain(&node.target(), source(6)).await.unwrap();
     let nonce = thief.welcome.nonce.clone();
@@ -277,7 +277,7 @@ async fn a_key_of_small_order_is_no_device_key() {
     let (eve, nonce) = (Alias::parse("eve").unwrap(), wire.welcome.nonce.clone());
     let mut proof = Phone::new().proof(&nonce, &eve, (pin, token)).unwrap();
     proof.device_key = device_key;
-    assert_eq!(wire.refused(Ask::RegisterProve(proof)).await.unwrap(), Code::BadRequest);
+    assert_eq!(wire.refused(Ask::RegisterProve(proof.into())).await.unwrap(), Code::BadRequest);
 }
 
 /// A device that is being unlinked links others as fast as it can. A third device hears of each in the
@@ -382,11 +382,15 @@ async fn the_registration_lock_keeps_the_account_and_survives_a_kill() {
     for (lock, answer) in [("", Code::WrongLock), ("guess", Code::WrongLock)] {
         let mut proof = phone.proof(&nonce, &alias, (pin.clone(), token.clone())).unwrap();
         proof.lock = lock.into();
-        assert_eq!(wire.refused(Ask::RegisterProve(proof)).await.unwrap(), answer, "{lock:?}");
+        assert_eq!(
+            wire.refused(Ask::RegisterProve(proof.into())).await.unwrap(),
+            answer,
+            "{lock:?}"
+        );
     }
     let mut proof = phone.proof(&nonce, &alias, (pin, token)).unwrap();
     proof.lock = "s3cret".into();
-    match wire.ask(Ask::RegisterProve(proof)).await.unwrap() {
+    match wire.ask(Ask::RegisterProve(proof.into())).await.unwrap() {
         Say::Registered(registered) => assert_eq!(registered.user, ada.user()),
         other => panic!("{other:?}"),
     }
@@ -430,7 +434,7 @@ async fn deletes_and_registers(nodes: &[Node], rounds: usize) {
             };
             let proof = (pin.clone(), token.clone());
             let proof = phone.proof(&wire.welcome.nonce, &name, proof)?;
-            match wire.ask(Ask::RegisterProve(proof)).await? {
+            match wire.ask(Ask::RegisterProve(proof.into())).await? {
                 Say::Registered(registered) => anyhow::Ok((registered, wire)),
                 other => anyhow::bail!("{other:?}"),
             }

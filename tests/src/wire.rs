@@ -347,7 +347,7 @@ impl Phone {
         let alias = Alias::parse(alias)?;
         let pin = node.pin(alias.as_str(), seen).await?;
         let prove = self.proof(&wire.welcome.nonce, &alias, (pin, sent.token))?;
-        match wire.ask(Ask::RegisterProve(prove)).await? {
+        match wire.ask(Ask::RegisterProve(prove.into())).await? {
             Say::Registered(registered) => {
                 (self.user, self.device) = (registered.user, registered.device);
                 self.ticket = registered.ticket;

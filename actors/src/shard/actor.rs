@@ -7,7 +7,7 @@ use super::proposals::Failure;
 use super::{Outbound, Query, ShardContext, ShardItem, ShardReplica};
 use consensus::{Done, Group, ProposeError, Standing};
 use proto::{Code, NodeId, ShardId, UserId};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use supervision::{Flow, Inbox, Process, ProcessError};
 use tracing::debug;
@@ -30,6 +30,11 @@ pub struct ShardActor {
     pub(super) core: ReplicaCore,
     /// Who waits for what the core was asked.
     pub(super) waiting: Waiting,
+    /// What waits to be sent to other nodes.
+    pub(super) outbound: Outbound,
+    /// When the commands came that were queued last, Unix time in ms: those that come together, with nothing
+    /// between them, come at the same time.
+    queued_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for ShardActor {
@@ -53,7 +58,9 @@ impl Process for ShardActor {
         let every_ms = context.settings().checkpoint_every_ms;
         let core = ReplicaCore::new(context.node, shard, loaded, every_ms);
         let waiting = Waiting::default();
-        let mut actor = Self { shard, context, inbox, group, core, waiting };
+        let outbound = Outbound::default();
+        let mut actor =
+            Self { shard, context, inbox, group, core, waiting, outbound, queued_ms: None };
         actor.stands(&standing)?;
         Ok(actor)
     }
@@ -62,9 +69,9 @@ impl Process for ShardActor {
         match item {
             ShardItem::Propose { command, reply } => {
                 let token = self.waiting.replies.add(reply);
-                self.step(Item::Propose(command, token))?;
+                self.queue(Item::Propose(command, token))?;
             }
-            ShardItem::ProposeLazily(command) => self.step(Item::ProposeLazily(command))?,
+            ShardItem::ProposeLazily(command) => self.queue(Item::ProposeLazily(command))?,
             ShardItem::ProposeAll { commands, answer } => {
                 let token = self.waiting.peers.add(answer);
                 self.step(Item::ProposeAll(commands, token))?;
@@ -118,34 +125,38 @@ impl Process for ShardActor {
 impl ShardActor {
     /// Hands an item to the core, and carries out what it decides, in order.
     pub(super) fn step(&mut self, item: Item) -> Result<(), ProcessError> {
+        self.queued_ms = None;
         let now_ms = self.context.clock.now_ms();
         self.step_at(item, now_ms)
     }
 
+    /// The same for a command that waits for the next batch.
+    fn queue(&mut self, item: Item) -> Result<(), ProcessError> {
+        let now_ms = *self.queued_ms.get_or_insert_with(|| self.context.clock.now_ms());
+        self.step_at(item, now_ms)
+    }
+
     fn step_at(&mut self, item: Item, now_ms: u64) -> Result<(), ProcessError> {
-        let mut outbound = Outbound::default();
-        let mut actions = VecDeque::from(self.core.step(item, now_ms));
-        while let Some(action) = actions.pop_front() {
+        self.core.step(item, now_ms);
+        while let Some(action) = self.core.next_action() {
             if matches!(action, Action::Done(_)) {
-                self.send(&mut outbound);
+                self.send();
             }
-            // What an action leads to at once comes before what was decided later.
-            let next = self.perform(action, &mut outbound)?;
-            next.into_iter().rev().for_each(|action| actions.push_front(action));
+            self.perform(action)?;
         }
-        self.send(&mut outbound);
+        self.send();
         Ok(())
     }
 
-    pub(super) fn decide(&mut self, item: Item) -> Vec<Action> {
+    pub(super) fn decide(&mut self, item: Item) {
         let now_ms = self.context.clock.now_ms();
-        self.core.step(item, now_ms)
+        self.core.step(item, now_ms);
     }
 
     /// Sends what was gathered for other nodes.
-    fn send(&mut self, outbound: &mut Outbound) {
-        if !outbound.is_empty() {
-            let lost = self.context.recipients.send(std::mem::take(outbound));
+    fn send(&mut self) {
+        if !self.outbound.is_empty() {
+            let lost = self.context.recipients.send(std::mem::take(&mut self.outbound));
             self.lost(lost);
         }
     }

@@ -301,7 +301,7 @@ impl ReplicaCore {
         }
         self.overlay = Overlay { entries: spill.entries.into_iter().collect(), gone: spill.gone };
         self.chores.checkpoint = Checkpoint::Writing;
-        self.actions.push(Action::WriteCheckpoint(self.applied.clone(), spill.rows));
+        self.actions.push(Action::WriteCheckpoint(Box::new(self.applied.clone()), spill.rows));
     }
 
     pub(super) fn checkpoint_written(&mut self, applied: &stored::Applied) {
@@ -326,7 +326,7 @@ impl ReplicaCore {
             self.overlay = Overlay::default();
             self.chores.is_written();
         } else if self.chores.tries_again(disk_is_full) {
-            self.actions.push(Action::WriteCheckpoint(applied, rows));
+            self.actions.push(Action::WriteCheckpoint(Box::new(applied), rows));
         } else {
             self.actions.push(Action::Stop("checkpoints are not written".to_owned()));
         }

@@ -17,6 +17,7 @@ use super::reads::{OriginsRead, Overlay, PageRead};
 use super::rest::Rest;
 use super::rounds::{Takers, Wish};
 use super::{AccountView, Command, NotForwarded, Outcome, ShardSettings};
+use crate::actions::Actions;
 use bytes::Bytes;
 use consensus::Committed;
 use proto::{DeviceId, NodeId, Seq, ShardId, UserId, stored};
@@ -125,11 +126,11 @@ pub enum Item {
         taken: Option<u64>,
     },
     /// The checkpoint is in the tables.
-    CheckpointWritten(stored::Applied),
+    CheckpointWritten(Box<stored::Applied>),
     /// The checkpoint could not be written; some time has passed since.
     CheckpointFailed {
         /// As of this place in the log.
-        applied: stored::Applied,
+        applied: Box<stored::Applied>,
         /// Its rows.
         rows: Vec<Row>,
         /// The disk is full: space will come.
@@ -202,7 +203,7 @@ pub enum Action {
     /// Read which entries have outlived their time at this moment, in ms: [`Item::DueRead`].
     ReadDue(u64),
     /// Write a checkpoint: [`Item::CheckpointWritten`], or later [`Item::CheckpointFailed`].
-    WriteCheckpoint(stored::Applied, Vec<Row>),
+    WriteCheckpoint(Box<stored::Applied>, Vec<Row>),
     /// The tables are as of this place: the group lets go of older entries.
     Checkpointed(stored::LogId),
     /// Offer notices to another shard: [`Item::NoticesTaken`].
@@ -290,7 +291,7 @@ pub struct ReplicaCore {
     pub(super) gatherings: u64,
     pub(super) fault: Option<Fault>,
     now_ms: u64,
-    pub(super) actions: Vec<Action>,
+    pub(super) actions: Actions<Action>,
 }
 
 impl std::fmt::Debug for ReplicaCore {
@@ -329,7 +330,7 @@ impl ReplicaCore {
             gatherings: 0,
             fault: None,
             now_ms: 0,
-            actions: Vec::new(),
+            actions: Actions::default(),
         }
     }
 
@@ -343,8 +344,9 @@ impl ReplicaCore {
         self
     }
 
-    /// Takes an item at this moment, Unix time in ms; what must be done, in this order.
-    pub fn step(&mut self, item: Item, now_ms: u64) -> Vec<Action> {
+    /// Takes an item at this moment, Unix time in ms. [`Self::next_action`] says what must be done.
+    pub fn step(&mut self, item: Item, now_ms: u64) {
+        let before = self.actions.len();
         self.now_ms = now_ms;
         match item {
             Item::Propose(command, token) => self.propose(command, token),
@@ -369,7 +371,7 @@ impl ReplicaCore {
             Item::NoticesTaken { to, which, taken } => self.notices_taken(to, which, taken),
             Item::CheckpointWritten(applied) => self.checkpoint_written(&applied),
             Item::CheckpointFailed { applied, rows, disk_is_full } => {
-                self.checkpoint_failed(applied, rows, disk_is_full);
+                self.checkpoint_failed(*applied, rows, disk_is_full);
             }
             Item::DueRead(entries) => self.due_read(entries),
             Item::LeadsElsewhere(node, term) => self.leads_elsewhere(node, term),
@@ -380,7 +382,13 @@ impl ReplicaCore {
             Item::Settle => self.settle(),
         }
         self.tell_outcomes();
-        std::mem::take(&mut self.actions)
+        self.actions.put_first(before);
+    }
+
+    /// Takes the first of what must be done. If it leads to another item at once, what that one leads to comes
+    /// next.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.next()
     }
 
     // ---- What others may look at -------------------------------------------------------------

@@ -14,6 +14,11 @@ fn replica() -> ReplicaCore {
     ReplicaCore::new(ME, shard, Loaded { machine, applied: None }, 10_000)
 }
 
+fn actions_after(core: &mut ReplicaCore, item: Item) -> Vec<Action> {
+    core.step(item, 0);
+    std::iter::from_fn(|| core.next_action()).collect()
+}
+
 fn entry(index: u64, commands: Vec<stored::Command>) -> Committed {
     let batch = stored::Batch { commands, ..stored::Batch::default() };
     let id = stored::LogId { term: 1, node: 1, index };
@@ -30,7 +35,7 @@ fn a_replica_that_meets_a_command_it_does_not_know_stops_by_name() {
     for kind in unknown {
         let ack = Some(Command::Ack(stored::Ack::default()));
         let commands = [ack, kind].map(|kind| stored::Command { kind }).to_vec();
-        let actions = core.step(Item::Committed(vec![entry(7, commands)], 5), 0);
+        let actions = actions_after(&mut core, Item::Committed(vec![entry(7, commands)], 5));
         let [Action::Forget(5), Action::Stop(why)] = actions.as_slice() else {
             panic!("it goes on");
         };
@@ -44,10 +49,11 @@ fn a_replica_that_meets_a_command_it_does_not_know_stops_by_name() {
 fn a_leader_does_not_propose_what_it_does_not_know() {
     let mut core = replica();
     let leads = Leadership { me_leads: true, term: 1, voters: 1, ..Leadership::default() };
-    core.step(Item::Stands(leads), 0);
+    actions_after(&mut core, Item::Stands(leads));
     let commands = vec![stored::Command { kind: None }];
-    let actions = core.step(Item::ProposeAll(commands, 5), 0);
+    let actions = actions_after(&mut core, Item::ProposeAll(commands, 5));
     let [Action::AnswerAll(5, outcomes)] = actions.as_slice() else { panic!("no answer") };
     assert_eq!(*outcomes, [Outcome::Refused(Code::NotSupported)]);
-    assert!(core.step(Item::Settle, 0).is_empty(), "there is nothing to propose");
+    let actions = actions_after(&mut core, Item::Settle);
+    assert!(actions.is_empty(), "there is nothing to propose");
 }

@@ -8,8 +8,8 @@ use super::propose::SOON;
 use super::reads::{OriginsRead, Page, PageRead};
 use super::translate::{answer_from_wire, answer_to_wire, outcome_from_wire, question_to_wire};
 use super::{
-    AccountView, Answer, Command, FORWARD_TIMEOUT, NotForwarded, Outbound, Outcome, Query, Reply,
-    ShardItem, origin_row,
+    AccountView, Answer, Command, FORWARD_TIMEOUT, NotForwarded, Outcome, Query, Reply, ShardItem,
+    origin_row,
 };
 use bytes::Bytes;
 use consensus::Done;
@@ -119,12 +119,8 @@ impl Waits {
 }
 
 impl ShardActor {
-    /// Carries an action out; what the core decides upon its answer, if that is known at once.
-    pub(super) fn perform(
-        &mut self,
-        action: Action,
-        outbound: &mut Outbound,
-    ) -> Result<Vec<Action>, ProcessError> {
+    /// Carries an action out. If its answer is known at once, the core hears it before its next action.
+    pub(super) fn perform(&mut self, action: Action) -> Result<(), ProcessError> {
         let (inbox, shards) = (&self.inbox, &self.context.shards);
         match action {
             Action::Answer(token, outcome) => {
@@ -157,12 +153,12 @@ impl ShardActor {
             Action::Confirm => self.confirm(),
             Action::WantRound(wish) => {
                 if shards.wants_round(self.shard, wish) {
-                    return Ok(self.begin_round());
+                    self.begin_round();
                 }
             }
             Action::EndRound(takers, wish) => {
                 if shards.round_ended((self.shard, takers), wish) {
-                    return Ok(self.begin_round());
+                    self.begin_round();
                 }
             }
             Action::Later(wait, item) if wait.is_zero() => inbox.force(ShardItem::Core(item)),
@@ -182,15 +178,15 @@ impl ShardActor {
                 });
                 shards.propose(to, Command::TakeNotices(notices), reply);
             }
-            Action::Hint(hint) => self.tell(hint, outbound),
+            Action::Hint(hint) => self.tell(hint),
             Action::Stop(why) => return Err(why.into()),
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Tells users, other nodes and the operator.
-    fn tell(&mut self, hint: Hint, outbound: &mut Outbound) {
-        let recipients = &self.context.recipients;
+    fn tell(&mut self, hint: Hint) {
+        let (recipients, outbound) = (&self.context.recipients, &mut self.outbound);
         match hint {
             Hint::Push(user, seq, envelope) => recipients.push(outbound, user, seq, envelope),
             Hint::AccountChanged(user, account) => {
@@ -240,9 +236,9 @@ impl ShardActor {
         });
     }
 
-    fn begin_round(&mut self) -> Vec<Action> {
+    fn begin_round(&mut self) {
         let around = Box::new(self.surroundings());
-        self.decide(Item::RoundBegins(around))
+        self.decide(Item::RoundBegins(around));
     }
 
     fn reply(&mut self, token: Token, answered: Option<Answered>) {
@@ -360,11 +356,11 @@ impl ShardActor {
         });
     }
 
-    fn write_checkpoint(&self, applied: stored::Applied, rows: Vec<Row>) {
+    fn write_checkpoint(&self, applied: Box<stored::Applied>, rows: Vec<Row>) {
         let (storage, inbox, shard) =
             (self.context.storage.clone(), self.inbox.clone(), self.shard);
         tokio::task::spawn_blocking(move || {
-            let write = || storage.checkpoint(shard, applied.clone(), rows.clone());
+            let write = || storage.checkpoint(shard, (*applied).clone(), rows.clone());
             let written = catch_unwind(AssertUnwindSafe(write));
             match written.unwrap_or(Err(StorageError::Closed)) {
                 // Outdated: a snapshot has replaced the tables meanwhile.

@@ -66,7 +66,7 @@ fn promise_4_what_comes_while_no_device_is_linked_waits_for_the_next_one() {
     let alias = Some(stored::AliasClaim { alias: format!("user{bob}"), claim: bob.0 });
     let (key, name) = (vec![9; 32].into(), String::new());
     let keep = stored::KeepAccount { user: bob.0, alias, key, name, lock, place: 0 };
-    assert_eq!(machine.apply(NOW, Kind::KeepAccount(keep)), Outcome::Admitted(DeviceId(2)));
+    assert_eq!(machine.apply(NOW, Kind::KeepAccount(keep.into())), Outcome::Admitted(DeviceId(2)));
     let start = machine.mailbox(bob).unwrap().cursors().get(DeviceId(2)).unwrap().start;
     assert_eq!(start.0, 0, "it is given both");
     machine.apply(NOW, ack(bob, 2, 2));

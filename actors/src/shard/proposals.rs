@@ -324,7 +324,7 @@ impl Proposals {
     /// The batch under way, if it is this one, has not come through.
     pub fn failed(&mut self, number: u64, failure: Failure) {
         let Some(batch) = self.through(number) else { return };
-        let outcomes = batch.into_parts().into_iter().map(|(waiting, lazy)| {
+        let outcomes = batch.into_parts().map(|(waiting, lazy)| {
             let again = match failure {
                 Failure::NotProposed => true,
                 Failure::Unknown => may_be_repeated(&waiting.command),
@@ -446,7 +446,7 @@ impl Proposals {
 
 impl Batch {
     /// Its commands as they waited, and whether they were lazy.
-    fn into_parts(self) -> Vec<(Waiting, bool)> {
+    fn into_parts(self) -> impl Iterator<Item = (Waiting, bool)> {
         let askers = self.askers.into_iter().map(Some).chain(std::iter::repeat(None));
         // Each has a kind: it was wrapped here.
         let commands = self.commands.into_iter().filter_map(|command| command.kind);
@@ -455,7 +455,7 @@ impl Batch {
             let (asker, since) = asker.unwrap_or((Asker::Nobody, Moment::default()));
             (Waiting { command, asker, since }, lazy)
         };
-        commands.zip(askers).map(part).collect()
+        commands.zip(askers).map(part)
     }
 }
 

@@ -11,7 +11,6 @@ use crate::rates::{Kind as Rate, Who};
 use crate::shard::{Command, Outcome, Query};
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Alias, Code, UserId, stored};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -64,6 +63,8 @@ pub struct UserActor {
     pub(super) inbox: Arc<Inbox<UserItem>>,
     pub(super) core: UserCore,
     pub(super) connections: Vec<Attached>,
+    /// The moment of this turn, if something asked for it: what came together came at the same time.
+    now: Option<Now>,
 }
 
 impl std::fmt::Debug for UserActor {
@@ -88,7 +89,7 @@ impl Process for UserActor {
             entry.connections().iter().for_each(|connection| connection.request_attach());
         }
         let (core, connections) = (UserCore::new(user), Vec::new());
-        Ok(Self { user, context, entry, inbox, core, connections })
+        Ok(Self { user, context, entry, inbox, core, connections, now: None })
     }
 
     fn handle(&mut self, item: UserItem) -> Result<Flow, ProcessError> {
@@ -96,7 +97,10 @@ impl Process for UserActor {
             UserItem::Attach(attach) => self.attach(*attach),
             UserItem::Attached(connection, attached) => self.attached(connection, attached),
             UserItem::Detach(connection, device) => return Ok(self.detach(connection, device)),
-            UserItem::Frame(connection, frame) => self.frame(connection, frame),
+            UserItem::Frame(connection, frame) => {
+                self.frame(connection, frame);
+                self.act();
+            }
             UserItem::Push(seq, envelope) => self.step(Item::Push(seq, envelope)),
             UserItem::GrownTo(seq) => self.step(Item::GrownTo(seq)),
             UserItem::ReadAgain => self.step(Item::ReadAgain),
@@ -125,6 +129,8 @@ impl Process for UserActor {
     fn settle(&mut self) -> Result<Flow, ProcessError> {
         let missed = self.entry.missed.swap(false, Ordering::AcqRel);
         self.step(Item::Settle { missed });
+        self.core.rest();
+        self.now = None;
         Ok(Flow::Continue)
     }
 }
@@ -137,22 +143,32 @@ fn poison_tag(connection: ConnectionId, id: u64) -> u64 {
 impl UserActor {
     /// Hands an item to the core, and carries out what it decides, in order.
     pub(super) fn step(&mut self, item: Item) {
-        let mut actions = VecDeque::from(self.decide(item));
-        while let Some(action) = actions.pop_front() {
-            // What a check answers comes before what was decided later.
-            let next = self.carry_out(action);
-            next.into_iter().rev().for_each(|action| actions.push_front(action));
+        self.decide(item);
+        self.act();
+    }
+
+    fn decide(&mut self, item: Item) {
+        let now = self.now();
+        self.core.step(item, now);
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.core.next_action() {
+            self.carry_out(action);
         }
+        self.entry.in_hand.store(0, Ordering::Release);
     }
 
-    fn decide(&mut self, item: Item) -> Vec<Action> {
-        let ms = self.context.clock.now_ms();
-        let message_ttl_max_s = self.context.settings().message_ttl_max_s;
-        self.core.step(item, Now { ms, message_ttl_max_s })
+    fn now(&mut self) -> Now {
+        let context = &self.context;
+        *self.now.get_or_insert_with(|| Now {
+            ms: context.clock.now_ms(),
+            message_ttl_max_s: context.settings().message_ttl_max_s,
+        })
     }
 
-    /// Carries an action out; what the core decides upon its answer, if that is known at once.
-    fn carry_out(&mut self, action: Action) -> Vec<Action> {
+    /// Carries an action out. If its answer is known at once, the core hears it before its next action.
+    fn carry_out(&mut self, action: Action) {
         match action {
             Action::AskWhere(connection, device) => self.ask_where(connection, device),
             Action::Readmit(connection, device) => self.readmit(connection, device),
@@ -168,7 +184,7 @@ impl UserActor {
             Action::Request(connection, device, frame) => self.request(connection, device, *frame),
             Action::CheckSend(checking) => {
                 let verdict = self.check_send(&checking);
-                return self.decide(Item::SendChecked(checking, verdict));
+                self.decide(Item::SendChecked(checking, verdict));
             }
             Action::Refuse(connection, id, refused) => {
                 if let Some(connection) = self.connection(connection) {
@@ -202,7 +218,6 @@ impl UserActor {
             }
             Action::ReadAccount => self.read_account(),
         }
-        Vec::new()
     }
 
     pub(super) fn connection(&self, id: ConnectionId) -> Option<&Arc<Connection>> {
@@ -216,6 +231,7 @@ impl UserActor {
         }
     }
 
+    /// Hands a frame to the core. Until all that follows from it is done, a crash counts against it.
     fn frame(&mut self, id: ConnectionId, frame: Box<ClientFrame>) {
         if self.core.has_session(id) && self.is_poison(id, &frame) {
             warn!(user = %self.user, id = frame.id, "frame refused: it crashed this actor before");
@@ -225,8 +241,7 @@ impl UserActor {
             return;
         }
         self.entry.in_hand.store(poison_tag(id, frame.id), Ordering::Release);
-        self.step(Item::Frame(id, frame));
-        self.entry.in_hand.store(0, Ordering::Release);
+        self.decide(Item::Frame(id, frame));
     }
 
     fn is_poison(&self, connection: ConnectionId, frame: &ClientFrame) -> bool {
@@ -237,9 +252,9 @@ impl UserActor {
 
     // ---- Sends and acknowledgements ----------------------------------------------------------
 
-    fn check_send(&self, checking: &Checking) -> Result<(), Rejected> {
+    fn check_send(&mut self, checking: &Checking) -> Result<(), Rejected> {
+        let now_ms = self.now().ms;
         let (context, who) = (&self.context, Who::User(self.user));
-        let now_ms = context.clock.now_ms();
         let looks_up = checking.looks_up.then_some([Rate::Lookup, Rate::LookupDaily]);
         for rate in [Rate::Send].into_iter().chain(looks_up.into_iter().flatten()) {
             if let Err(too_fast) = context.rates.take(who, rate, now_ms) {

@@ -8,6 +8,7 @@
 use super::items::{Action, Awaited, Delivered, Item, Now};
 use super::sends::{Sends, WaitingSend};
 use super::window::{News, Offer, Weight, Window};
+use crate::actions::Actions;
 use crate::connection::{ConnectionId, Refusal, is_for, refusal};
 use crate::shard::{AccountView, Attached, Fault, Page};
 use crate::unanswered::Standing;
@@ -44,7 +45,7 @@ pub struct UserCore {
     pub(super) sessions: Vec<Session>,
     attaching: Vec<Attaching>,
     pub(super) sends: Sends,
-    pub(super) actions: Vec<Action>,
+    pub(super) actions: Actions<Action>,
     fault: Option<Fault>,
 }
 
@@ -57,7 +58,7 @@ impl UserCore {
             sessions: Vec::new(),
             attaching: Vec::new(),
             sends: Sends::default(),
-            actions: Vec::new(),
+            actions: Actions::default(),
             fault: None,
         }
     }
@@ -68,8 +69,9 @@ impl UserCore {
         Self { fault, ..self }
     }
 
-    /// Takes an item; what must be done, in this order.
-    pub fn step(&mut self, item: Item, now: Now) -> Vec<Action> {
+    /// Takes an item. [`Self::next_action`] says what must be done.
+    pub fn step(&mut self, item: Item, now: Now) {
+        let before = self.actions.len();
         match item {
             Item::Attach { connection, device } => self.attach(connection, device),
             Item::Attached(connection, attached, standing) => {
@@ -97,7 +99,18 @@ impl UserCore {
             Item::RetryDue(connection) => self.try_again(connection),
             Item::Settle { missed } => self.settle(missed),
         }
-        std::mem::take(&mut self.actions)
+        self.actions.put_first(before);
+    }
+
+    /// Takes the first of what must be done. If it leads to another item at once, what that one leads to comes
+    /// next.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.next()
+    }
+
+    /// Keeps no room for actions until the next item comes.
+    pub fn rest(&mut self) {
+        self.actions.give_back();
     }
 
     /// The account as it was read last.
@@ -347,7 +360,7 @@ impl UserCore {
 
 impl Session {
     /// What its window asks for: tell the shard, read on, say that all was sent.
-    fn follow(&mut self, user: UserId, actions: &mut Vec<Action>) {
+    fn follow(&mut self, user: UserId, actions: &mut Actions<Action>) {
         let connection = self.connection;
         if let Some(News { seq, awaited }) = self.window.take_news() {
             let ack = stored::Ack { user: user.0, device: self.device.0, seq: seq.0 };

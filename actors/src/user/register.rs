@@ -73,7 +73,8 @@ pub async fn register_start(context: &UserContext, alias: Alias) -> Result<Asked
         ttl_s: settings.pin_ttl_s,
         limits: Some(limits(&settings)),
     };
-    let outcome = context.shards.call(alias.shard(), Command::StartRegistration(start)).await;
+    let outcome =
+        context.shards.call(alias.shard(), Command::StartRegistration(start.into())).await;
     let Outcome::Pin { grant, send } = outcome else { return Err(refused(&outcome)) };
     let left_ms = grant.expires_ms.saturating_sub(context.clock.now_ms());
     let mut id = [0; 16];
@@ -125,7 +126,7 @@ pub async fn register_prove(
         key: prove.device_key.clone(),
         name: prove.device_name,
     };
-    let outcome = context.shards.call(alias.shard(), Command::ClaimAlias(claim)).await;
+    let outcome = context.shards.call(alias.shard(), Command::ClaimAlias(claim.into())).await;
     if outcome != Outcome::Done {
         return Err(refused(&outcome));
     }
@@ -189,7 +190,7 @@ async fn prove_pin(
         claim_if_new: random(context),
         limits: Some(limits(&context.settings())),
     };
-    let outcome = context.shards.call(alias.shard(), Command::ProvePin(proof)).await;
+    let outcome = context.shards.call(alias.shard(), Command::ProvePin(proof.into())).await;
     if let Outcome::Proven { owner, new } = outcome {
         return Ok((owner, new));
     }
@@ -213,7 +214,7 @@ async fn keep_account(
         lock,
         place: context.secrets.place_digest(user, from),
     };
-    let outcome = context.shards.call(user.shard(), Command::KeepAccount(keep)).await;
+    let outcome = context.shards.call(user.shard(), Command::KeepAccount(keep.into())).await;
     if let Outcome::Admitted(device) = outcome {
         return Ok(Some(device));
     }

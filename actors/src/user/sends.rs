@@ -175,11 +175,11 @@ impl UserCore {
         let Checking { connection, device, id, send, .. } = checking;
         match verdict {
             Ok(()) => {
-                let waiting = WaitingSend { connection, id, send, asks_again: false };
-                self.sends.waiting.push_back(waiting);
-                if self.sends.waiting.len() == 1 {
-                    self.send_waiting(now);
+                let mut waits = Some(WaitingSend { connection, id, send, asks_again: false });
+                if self.sends.waiting.is_empty() {
+                    waits = waits.and_then(|first| self.send_unless_asked(first, now));
                 }
+                self.sends.waiting.extend(waits);
             }
             Err(Rejected::TooFast(too_fast)) => {
                 self.sends.holds.refused(device, id, Code::TooFast, now.ms);
@@ -191,26 +191,34 @@ impl UserCore {
 
     /// Proposes waiting sends in order, up to the first whose alias must be resolved.
     fn send_waiting(&mut self, now: Now) {
-        while let Some(waiting) = self.sends.waiting.pop_front() {
-            let Some(place) = self.place_of(waiting.connection) else { continue };
-            let owner = match (&waiting.send.to, alias_of(&waiting.send)) {
-                (Some(To::User(user)), _) => Some(UserId(*user)),
-                (Some(To::Alias(_)), Some(alias)) => {
-                    let owner = self.sends.owner(&alias, now.ms);
-                    if owner.is_none() {
-                        self.actions.push(Action::Resolve(alias));
-                        self.sends.waiting.push_front(waiting);
-                        return;
-                    }
-                    owner
-                }
-                (Some(To::Alias(_)), None) | (None, _) => None,
-            };
-            match owner {
-                Some(to) => self.propose_send(place, to, waiting, now),
-                None => self.refuse(waiting.connection, waiting.id, Code::BadRequest),
+        while let Some(first) = self.sends.waiting.pop_front() {
+            if let Some(first) = self.send_unless_asked(first, now) {
+                self.sends.waiting.push_front(first);
+                return;
             }
         }
+    }
+
+    /// Proposes a send, or gives it back: the owner of its alias is being asked for.
+    fn send_unless_asked(&mut self, first: WaitingSend, now: Now) -> Option<WaitingSend> {
+        let place = self.place_of(first.connection)?;
+        let owner = match (&first.send.to, alias_of(&first.send)) {
+            (Some(To::User(user)), _) => Some(UserId(*user)),
+            (Some(To::Alias(_)), Some(alias)) => {
+                let owner = self.sends.owner(&alias, now.ms);
+                if owner.is_none() {
+                    self.actions.push(Action::Resolve(alias));
+                    return Some(first);
+                }
+                owner
+            }
+            (Some(To::Alias(_)), None) | (None, _) => None,
+        };
+        match owner {
+            Some(to) => self.propose_send(place, to, first, now),
+            None => self.refuse(first.connection, first.id, Code::BadRequest),
+        }
+        None
     }
 
     /// An alias was resolved. It counts only if the first waiting send still asks for it: after a

@@ -37,11 +37,13 @@ fn admit(
     let now = Now { ms, message_ttl_max_s: 60 };
     let send = wire::Send { to: Some(To::User(9)), ..wire::Send::default() };
     let frame = Box::new(ClientFrame { id, kind: Some(Ask::Send(send)) });
-    let mut actions = core.step(Item::Frame(ConnectionId(u64::from(device)), frame), now);
-    let mut action = actions.pop();
+    while core.next_action().is_some() {}
+    core.step(Item::Frame(ConnectionId(u64::from(device)), frame), now);
+    let mut action = core.next_action();
     if let Some(Action::CheckSend(checking)) = action {
         let verdict = if left { Ok(()) } else { Err(Rejected::TooFast(TooFast { after_ms: 20 })) };
-        action = core.step(Item::SendChecked(checking, verdict), now).pop();
+        core.step(Item::SendChecked(checking, verdict), now);
+        action = core.next_action();
     }
     match action {
         Some(Action::Propose(_, append, _)) if append.send_id == id => Ok(()),

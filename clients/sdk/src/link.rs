@@ -108,14 +108,14 @@ pub async fn request_link(
     patience: Duration,
 ) -> Result<Identity, ConnectError> {
     let request = |nonce: &[u8]| {
-        client_frame::Kind::RequestLink(RequestLink {
+        client_frame::Kind::RequestLink(Box::new(RequestLink {
             alias: alias.as_str().to_owned(),
             device_key: key.public().to_vec().into(),
             signature: key.sign_link(nonce, alias).into(),
             device_name: device_name.to_owned(),
             // The client logs in next.
             away: true,
-        })
+        }))
     };
     let begun = Instant::now();
     loop {

@@ -72,7 +72,7 @@ pub async fn register_prove(
     device_name: &str,
 ) -> Result<Identity, ConnectError> {
     let prove = |nonce: &[u8]| {
-        client_frame::Kind::RegisterProve(RegisterProve {
+        client_frame::Kind::RegisterProve(Box::new(RegisterProve {
             alias: alias.as_str().to_owned(),
             pin: proof.pin.trim().to_owned(),
             token: Bytes::copy_from_slice(proof.token),
@@ -82,7 +82,7 @@ pub async fn register_prove(
             device_name: device_name.to_owned(),
             // The client logs in next.
             away: true,
-        })
+        }))
     };
     let answer = patiently(options, prove).await?;
     let server_frame::Kind::Registered(who) = answer else { return Err(ConnectError::Unexpected) };

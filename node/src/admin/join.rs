@@ -188,7 +188,7 @@ mod tests {
         let command = |kind| stored::Command { kind: Some(kind) };
         let came = |user| {
             let to = Some(stored::AliasOwner { user, claim: 1 });
-            command(Kind::ClaimAlias(stored::ClaimAlias { to, ..Default::default() }))
+            command(Kind::ClaimAlias(stored::ClaimAlias { to, ..Default::default() }.into()))
         };
         let left = |user| {
             command(Kind::DeleteAccount(stored::DeleteAccount { user, ..Default::default() }))

@@ -102,7 +102,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         text().prop_map(|alias| Ask::RegisterStart(RegisterStart { alias })),
         (text(), text(), bytes(), bytes(), text(), bytes(), text()).prop_map(
             |(alias, pin, device_key, signature, device_name, token, lock)| {
-                Ask::RegisterProve(RegisterProve {
+                Ask::RegisterProve(Box::new(RegisterProve {
                     alias,
                     pin,
                     device_key,
@@ -111,13 +111,13 @@ fn ask() -> impl Strategy<Value = Ask> {
                     away: false,
                     token,
                     lock,
-                })
+                }))
             }
         ),
         (text(), bytes(), bytes(), text(), any::<bool>()).prop_map(
             |(alias, device_key, signature, device_name, away)| {
                 let link = RequestLink { alias, device_key, signature, device_name, away };
-                Ask::RequestLink(link)
+                Ask::RequestLink(link.into())
             }
         ),
         Just(Ask::Logout(Logout {})),

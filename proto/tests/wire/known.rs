@@ -43,19 +43,19 @@ fn opening() -> Vec<Named<Ask>> {
         (
             "client-request_link",
             1,
-            Ask::RequestLink(RequestLink {
+            Ask::RequestLink(Box::new(RequestLink {
                 alias: "ada".into(),
                 device_key: counting(0x10, 32),
                 signature: counting(0x40, 64),
                 device_name: "tablet".into(),
                 away: true,
-            }),
+            })),
         ),
         ("client-register_start", 1, Ask::RegisterStart(RegisterStart { alias: "ada".into() })),
         (
             "client-register_prove",
             2,
-            Ask::RegisterProve(RegisterProve {
+            Ask::RegisterProve(Box::new(RegisterProve {
                 alias: "+4915112345678".into(),
                 pin: "012345".into(),
                 device_key: counting(0x10, 32),
@@ -64,7 +64,7 @@ fn opening() -> Vec<Named<Ask>> {
                 away: false,
                 token: counting(0xa0, 85),
                 lock: "1234".into(),
-            }),
+            })),
         ),
         (
             "client-login",

@@ -41,7 +41,7 @@ async fn others_who_ask_for_pins_do_not_keep_the_owner_from_registering() {
         for guess in 0..6 {
             let guess = (format!("00000{guess}"), token.clone());
             let prove = Phone::new().proof(&nonce, &alias, guess).unwrap();
-            drop(eve.ask(Ask::RegisterProve(prove)).await.unwrap());
+            drop(eve.ask(Ask::RegisterProve(prove.into())).await.unwrap());
         }
     }
     // Whoever asks now, the owner holds the PIN that was sent last.
@@ -51,7 +51,7 @@ async fn others_who_ask_for_pins_do_not_keep_the_owner_from_registering() {
     let pin = node.pin("ada", 0).await.unwrap();
     let alias = Alias::parse("ada").unwrap();
     let prove = Phone::new().proof(&ada.welcome.nonce, &alias, (pin, token_of(&answer))).unwrap();
-    let answer = ada.ask(Ask::RegisterProve(prove)).await.unwrap();
+    let answer = ada.ask(Ask::RegisterProve(prove.into())).await.unwrap();
     assert!(matches!(answer, Say::Registered(_)), "{answer:?}");
 }
 
@@ -69,10 +69,10 @@ async fn a_pin_that_was_sent_stays_good_whoever_asks_for_another() {
     for guess in 0..10 {
         let guess = (format!("9{guess:05}"), hers.clone());
         let prove = Phone::new().proof(&eve.welcome.nonce, &alias, guess);
-        drop(eve.ask(Ask::RegisterProve(prove.unwrap())).await.unwrap());
+        drop(eve.ask(Ask::RegisterProve(prove.unwrap().into())).await.unwrap());
     }
     let prove = Phone::new().proof(&ada.welcome.nonce, &alias, (pin, token)).unwrap();
-    let answer = ada.ask(Ask::RegisterProve(prove)).await.unwrap();
+    let answer = ada.ask(Ask::RegisterProve(prove.into())).await.unwrap();
     assert!(matches!(answer, Say::Registered(_)), "{answer:?}");
 }
 

@@ -144,13 +144,13 @@ pub fn out_of_range(other: u64) -> Vec<Malformed> {
 /// The same for a stranger.
 pub fn out_of_range_before_login() -> Vec<Malformed> {
     let prove = |alias: &str, pin: &str, key: Vec<u8>, signature: Vec<u8>| {
-        Ask::RegisterProve(RegisterProve {
+        Ask::RegisterProve(Box::new(RegisterProve {
             alias: alias.into(),
             pin: pin.into(),
             device_key: key.into(),
             signature: signature.into(),
             ..RegisterProve::default()
-        })
+        }))
     };
     let codes = &[Code::BadRequest, Code::BadCredentials, Code::NoPin, Code::WrongPin];
     let mut all: Vec<Malformed> = ODD_ALIASES

@@ -92,7 +92,7 @@ impl Town {
         };
         self.tokens += 1;
         let token = self.tokens;
-        match self.apply(shard_of(alias), Kind::StartRegistration(start)) {
+        match self.apply(shard_of(alias), Kind::StartRegistration(start.into())) {
             Outcome::Pin { grant, send } => Ok(Asked { token, grant, send }),
             Outcome::Refused(code) | Outcome::Wait { code, .. } => Err(code),
             other => panic!("{other:?}"),
@@ -111,7 +111,7 @@ impl Town {
             limits: Some(LIMITS),
         };
         self.tokens += 1;
-        self.apply(shard_of(alias), Kind::ProvePin(proof))
+        self.apply(shard_of(alias), Kind::ProvePin(proof.into()))
     }
 
     /// All that a node does for `RegisterProve`, up to the given number of steps.
@@ -166,7 +166,7 @@ impl Town {
             lock: lock.to_owned().into(),
             place: 1 << 63 | self.place,
         };
-        self.apply(UserId(owner.user).shard(), Kind::KeepAccount(keep))
+        self.apply(UserId(owner.user).shard(), Kind::KeepAccount(keep.into()))
     }
 
     fn claim(
@@ -179,7 +179,7 @@ impl Town {
         let (alias_text, name) = (alias.to_owned(), "phone".to_owned());
         let claim =
             stored::ClaimAlias { alias: alias_text, from, to: Some(to), key: bytes_of(key), name };
-        self.apply(shard_of(alias), Kind::ClaimAlias(claim))
+        self.apply(shard_of(alias), Kind::ClaimAlias(claim.into()))
     }
 
     fn register(&mut self, alias: &str, key: u64, lock: &str) -> Result<UserId, Code> {

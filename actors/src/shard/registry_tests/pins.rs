@@ -78,7 +78,7 @@ fn whoever_waits_as_long_as_a_refusal_says_is_sent_a_pin() {
             limits: Some(stored::PinLimits { sent_per_hour, ..LIMITS }),
             ..Default::default()
         };
-        town.apply(shard_of(alias), Kind::StartRegistration(start))
+        town.apply(shard_of(alias), Kind::StartRegistration(start.into()))
     };
     let others = (0..).map(|number| format!("person-{number}"));
     let mut others = others.filter(|alias| shard_of(alias) == shard_of("ada"));

@@ -46,10 +46,10 @@ impl Socket {
                 return Ok(());
             }
             Some(Ask::RegisterProve(prove)) => {
-                self.reception.registration.prove(context, address, &self.nonce, prove).await
+                self.reception.registration.prove(context, address, &self.nonce, *prove).await
             }
             Some(Ask::RequestLink(request)) => {
-                let asked = user::request_link(context, &self.nonce, request).await;
+                let asked = user::request_link(context, &self.nonce, *request).await;
                 let Some(admitted) = asked.transpose() else {
                     self.connection.answer(id, Kind::Done(wire::Done {}));
                     return Ok(());
