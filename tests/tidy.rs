@@ -41,7 +41,11 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
     ("natter", "natter", &["proto", "node", "natter-cli", "natter-sdk"]),
     ("clients/sdk", "natter-sdk", &["proto"]),
     ("clients/cli", "natter-cli", &["proto", "natter-sdk"]),
-    ("simulation", "simulation", &["proto", "storage", "links", "consensus", "sessions", "actors"]),
+    (
+        "simulation",
+        "simulation",
+        &["proto", "storage", "links", "consensus", "sessions", "membership", "actors"],
+    ),
     ("tests", "tests", &["proto", "natter-sdk", "actors", "node", "natter"]),
     ("tests/skip", "skip", &[]),
     ("benches", "benches", &["proto", "natter-sdk", "storage", "actors"]),

@@ -1,15 +1,16 @@
 //! Settings that change while the node runs. The node sets them, processes read them.
 
 use parking_lot::RwLock;
+use std::sync::Arc;
 
-/// A value that one writes and many read.
-#[derive(Debug)]
-pub struct Live<T>(RwLock<T>);
+/// A value that one process writes and many read. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Live<T>(Arc<RwLock<T>>);
 
 impl<T: Copy> Live<T> {
     /// Begins with `value`.
     pub fn new(value: T) -> Self {
-        Self(RwLock::new(value))
+        Self(Arc::new(RwLock::new(value)))
     }
 
     /// Replaces it.

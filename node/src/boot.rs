@@ -332,7 +332,7 @@ fn tree(
         ChildSpec::process::<SessionsActor>("sessions", parts.sessions.clone(), sessions),
         ChildSpec::supervisor("cluster", Strategy::OneForOne, INTENSITY, member.cluster.children()),
         parts.clocks.child(member.cluster.clone(), parts.peers.clone()),
-        member.settings(config, parts),
+        member.settings(parts),
         ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
         ChildSpec::process::<PresenceActor>("presence", parts.presence.clone(), presence),
         ChildSpec::supervisor("users", Strategy::OneForOne, INTENSITY, users),

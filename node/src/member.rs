@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::config::NodeConfig;
-use crate::parts::{Node, Parts, shard_settings, user_settings};
+use crate::parts::{Node, Parts};
 
 /// How long a start waits for leaders before it lets clients in all the same: they are told to try
 /// again.
@@ -89,17 +89,13 @@ impl Membership {
     }
 
     /// Takes over what is set for the cluster, whenever it changes.
-    pub(crate) fn settings(&self, config: &NodeConfig, parts: &Parts) -> ChildSpec {
-        let (cluster, config) = (self.cluster.clone(), Arc::new(config.clone()));
-        let (shards, users) = (parts.shards.clone(), parts.users.clone());
+    pub(crate) fn settings(&self, parts: &Parts) -> ChildSpec {
+        let (cluster, settings) = (self.cluster.clone(), parts.settings.clone());
         ChildSpec::task("settings", move |stopping| {
-            let (mut news, config) = (cluster.watch_settings(), config.clone());
-            let (shards, users) = (shards.clone(), users.clone());
+            let (mut news, settings) = (cluster.watch_settings(), settings.clone());
             async move {
                 loop {
-                    let now = *news.borrow_and_update();
-                    shards.live.set(shard_settings(&config, now));
-                    users.live.set(user_settings(now));
+                    settings.set(*news.borrow_and_update());
                     tokio::select! {
                         () = stopping.wait() => return Ok(()),
                         told = news.changed() => told?,

@@ -12,8 +12,8 @@ use actors::presence::{Presence, PresenceContext};
 use actors::rates::Rates;
 use actors::secrets::Secrets;
 use actors::service::Vitals;
-use actors::shard::{MachineLimits, ShardContext, ShardSettings, Shards};
-use actors::user::{UserContext, UserSettings, Users};
+use actors::shard::{ShardContext, Shards};
+use actors::user::{UserContext, Users};
 use consensus::{Groups, GroupsArgs, Timing};
 use links::Peers;
 use membership::ClusterSettings;
@@ -71,6 +71,8 @@ pub(crate) struct Parts {
     pub(crate) storage: Storage,
     pub(crate) groups: Groups,
     pub(crate) sessions: Sessions,
+    /// The settings of the cluster, as of now.
+    pub(crate) settings: Live<ClusterSettings>,
     /// Calls under way to other nodes.
     pub(crate) tasks: TaskGroup,
     /// The tasks of client connections.
@@ -84,14 +86,8 @@ impl Parts {
     /// Makes them. Nothing runs yet.
     pub(crate) fn new(config: &NodeConfig, opened: Opened) -> Self {
         let Opened { incarnation, peers, clocks, storage, recovered, sessions, .. } = opened;
-        let groups = Groups::new(GroupsArgs {
-            storage: storage.clone(),
-            recovered,
-            peers: peers.clone(),
-            timing: Timing::default(),
-            clock: Arc::new(clocks.clone()),
-            bootstrap: opened.bootstrap,
-        });
+        let bootstrap = opened.bootstrap;
+        let groups = groups(&storage, recovered, (&peers, &clocks), bootstrap);
         let (node, clock, tasks) = (peers.me().node, clocks.clock(), TaskGroup::new());
         let (shards, users, presence) = (Shards::default(), Users::default(), Presence::default());
         let delivery = Arc::new(Delivery {
@@ -102,7 +98,7 @@ impl Parts {
             users: users.clone(),
             presence: presence.clone(),
         });
-        let (metrics, now) = (Metrics::default(), config.cluster_settings());
+        let (metrics, settings) = (Metrics::default(), Live::new(config.cluster_settings()));
         let shard = ShardContext {
             node,
             clock: clock.clone(),
@@ -111,7 +107,8 @@ impl Parts {
             groups: groups.clone(),
             peers: peers.clone(),
             sessions: sessions.clone(),
-            live: Live::new(shard_settings(config, now)),
+            settings: settings.clone(),
+            checkpoint_every_ms: config.checkpoint_every_ms(),
             tasks: tasks.clone(),
             shards: shards.clone(),
             recipients: delivery.clone(),
@@ -129,7 +126,7 @@ impl Parts {
             clock,
             rows: storage.sessions().clone(),
             secrets: opened.secrets,
-            live: Live::new(user_settings(now)),
+            settings: settings.clone(),
             sessions: sessions.clone(),
             rates: Rates::new(config.rates.limits()),
             metrics,
@@ -147,6 +144,7 @@ impl Parts {
             storage,
             groups,
             sessions,
+            settings,
             tasks,
             connections: TaskGroup::new(),
             shards: Arc::new(shard),
@@ -165,33 +163,19 @@ impl Parts {
     }
 }
 
-/// What shards are told.
-pub(crate) fn shard_settings(config: &NodeConfig, now: ClusterSettings) -> ShardSettings {
-    let every = config.storage.checkpoint_every.as_millis();
-    ShardSettings {
-        machine: MachineLimits {
-            mailbox_messages: now.mailbox_messages,
-            mailbox_bytes: now.mailbox_bytes,
-            contact_share: now.contact_share,
-            stranger_share: now.stranger_share,
-            strangers_share: now.strangers_share,
-        },
-        stored_bytes_per_second: now.stored_bytes_per_second,
-        device_idle_max_ms: u64::from(now.device_idle_max_s) * 1000,
-        checkpoint_every_ms: u64::try_from(every).unwrap_or(u64::MAX),
-    }
-}
-
-/// What user actors are told.
-pub(crate) fn user_settings(now: ClusterSettings) -> UserSettings {
-    UserSettings {
-        message_ttl_max_s: now.message_ttl_max_s,
-        pin_digits: now.pin_digits,
-        pin_ttl_s: now.pin_ttl_s,
-        pin_attempts: now.pin_attempts,
-        pin_requests_per_hour: now.pin_requests_per_hour,
-        pins_per_hour: now.pins_per_hour,
-        wrong_pins_per_alias_per_day: now.wrong_pins_per_alias_per_day,
-        wrong_pins_per_hour: now.wrong_pins_per_hour,
-    }
+/// The Raft groups, before they are opened.
+fn groups(
+    storage: &Storage,
+    recovered: Vec<ShardRecords>,
+    (peers, clocks): (&Peers, &Clocks),
+    bootstrap: bool,
+) -> Groups {
+    Groups::new(GroupsArgs {
+        storage: storage.clone(),
+        recovered,
+        peers: peers.clone(),
+        timing: Timing::default(),
+        clock: Arc::new(clocks.clone()),
+        bootstrap,
+    })
 }

@@ -7,9 +7,10 @@ use crate::stage::{Message, NODES, NodeEvent, NotDone, Question, Stage, by};
 use crate::table::{Table, place_of};
 use actors::shard::{
     Action, Answered, Asked, Command, Failure, Fault, Hint, Item, Leadership, MachineLimits,
-    NotForwarded, Outcome, ReplicaCore, Reply, ShardSettings, Surroundings, Token,
+    NotForwarded, Outcome, ReplicaCore, Reply, Surroundings, Token,
 };
 use bytes::Bytes;
+use membership::ClusterSettings;
 use prost::Message as _;
 use proto::cluster::{self, request};
 use proto::{NodeId, ShardId, stored};
@@ -28,7 +29,7 @@ const FORWARD_MS: u64 = 3_000;
 const DIGEST_EVERY: u64 = 16;
 
 /// A device is set aside when something has waited for it this long, in ms.
-const IDLE_MS: u64 = 30 * 24 * 3_600_000;
+const IDLE_S: u32 = 30 * 24 * 3_600;
 
 /// A node by its place among all.
 pub(crate) fn number(node: NodeId) -> usize {
@@ -256,12 +257,17 @@ impl Seat {
 
     fn surroundings(&self, stage: &mut Stage) -> Surroundings {
         Surroundings {
-            settings: ShardSettings {
-                machine: self.limits,
-                checkpoint_every_ms: stage.chance.pick(&[1_000, 2_000, 6_000]),
-                device_idle_max_ms: IDLE_MS,
+            settings: ClusterSettings {
+                mailbox_messages: self.limits.mailbox_messages,
+                mailbox_bytes: self.limits.mailbox_bytes,
+                contact_share: self.limits.contact_share,
+                stranger_share: self.limits.stranger_share,
+                strangers_share: self.limits.strangers_share,
+                device_idle_max_s: IDLE_S,
                 stored_bytes_per_second: 0,
+                ..ClusterSettings::default()
             },
+            checkpoint_every_ms: stage.chance.pick(&[1_000, 2_000, 6_000]),
             nearly_full: self.full,
             free_percent: 1_000,
             followed: self.raft.has_quorum(stage.now),

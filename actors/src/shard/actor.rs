@@ -55,7 +55,7 @@ impl Process for ShardActor {
         let standing = super::replica::watch(&context, &group, &inbox);
         let index = loaded.applied.as_ref().and_then(|applied| applied.id).map_or(0, |id| id.index);
         debug!(%shard, index, "shard opened");
-        let every_ms = context.settings().checkpoint_every_ms;
+        let every_ms = context.checkpoint_every_ms;
         let core = ReplicaCore::new(context.node, shard, loaded, every_ms);
         let waiting = Waiting::default();
         let outbound = Outbound::default();
@@ -224,6 +224,7 @@ impl ShardActor {
         };
         Surroundings {
             settings,
+            checkpoint_every_ms: self.context.checkpoint_every_ms,
             nearly_full,
             free_percent,
             followed: self.group.is_followed(),

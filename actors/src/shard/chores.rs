@@ -158,13 +158,14 @@ impl ReplicaCore {
         self.chores.ticks_since_expiry += 1;
         self.offer_notices();
         // Also when nothing is dirty: what is logged keeps segments of the log on the disk.
-        let every = (around.settings.checkpoint_every_ms / TICK_MS).max(1);
+        let every = (around.checkpoint_every_ms / TICK_MS).max(1);
         let due = self.chores.ticks_since_checkpoint >= every && self.chores.logged_bytes > 0;
         if due && self.chores.begin_checkpoint() {
             self.proposals.push_spill();
         }
         if may_expire {
-            self.end_what_is_over(around.settings.device_idle_max_ms, now_ms);
+            let idle_max_ms = u64::from(around.settings.device_idle_max_s) * 1000;
+            self.end_what_is_over(idle_max_ms, now_ms);
         }
     }
 

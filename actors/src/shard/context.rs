@@ -1,9 +1,10 @@
 //! What the replicas of a node's shards use. All are given the same.
 
-use super::{MachineLimits, Recipients, Shards};
+use super::{Recipients, Shards};
 use crate::live::Live;
 use consensus::Groups;
 use links::Peers;
+use membership::ClusterSettings;
 use membership::clocks::Clocks;
 use metrics::Counter;
 use proto::NodeId;
@@ -12,19 +13,6 @@ use std::fmt;
 use std::sync::Arc;
 use storage::Storage;
 use supervision::{Clock, TaskGroup};
-
-/// What the operator has set for shards.
-#[derive(Clone, Copy, Debug)]
-pub struct ShardSettings {
-    /// Limits of mailboxes.
-    pub machine: MachineLimits,
-    /// Bytes one user may store in one shard in a second, in the long run; 0: no limit.
-    pub stored_bytes_per_second: u64,
-    /// A device is set aside when something has waited for it this long, in ms.
-    pub device_idle_max_ms: u64,
-    /// Time between two checkpoints of a shard, in ms.
-    pub checkpoint_every_ms: u64,
-}
 
 /// What a shard's replica uses.
 pub struct ShardContext {
@@ -42,8 +30,10 @@ pub struct ShardContext {
     pub peers: Peers,
     /// Where the sessions of unlinked devices are removed.
     pub sessions: Sessions,
-    /// What the operator has set, as of now.
-    pub live: Live<ShardSettings>,
+    /// The settings of the cluster, as of now.
+    pub settings: Live<ClusterSettings>,
+    /// Time between two checkpoints of a shard, in ms.
+    pub checkpoint_every_ms: u64,
     /// Calls under way to other nodes, and readers.
     pub tasks: TaskGroup,
     /// The other shards of this node: notices go to them, and they propose in turn.
@@ -63,8 +53,8 @@ impl fmt::Debug for ShardContext {
 }
 
 impl ShardContext {
-    /// What the operator has set, as of now.
-    pub fn settings(&self) -> ShardSettings {
-        self.live.get()
+    /// The settings of the cluster, as of now.
+    pub fn settings(&self) -> ClusterSettings {
+        self.settings.get()
     }
 }

@@ -16,10 +16,11 @@ use super::proposals::{Asker, Failure, Moment, Proposals};
 use super::reads::{OriginsRead, Overlay, PageRead};
 use super::rest::Rest;
 use super::rounds::{Takers, Wish};
-use super::{AccountView, Command, NotForwarded, Outcome, ShardSettings};
+use super::{AccountView, Command, NotForwarded, Outcome};
 use crate::actions::Actions;
 use bytes::Bytes;
 use consensus::Committed;
+use membership::ClusterSettings;
 use proto::{DeviceId, NodeId, Seq, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -33,8 +34,10 @@ pub type Token = u64;
 /// How things stand around a replica when it proposes, or when a second has passed.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
-    /// What the operator has set.
-    pub settings: ShardSettings,
+    /// The settings of the cluster.
+    pub settings: ClusterSettings,
+    /// Time between two checkpoints, in ms.
+    pub checkpoint_every_ms: u64,
     /// The disk has hardly any space.
     pub nearly_full: bool,
     /// Free space in hundredths of the least that should be free.

@@ -14,6 +14,7 @@ use super::command::{Command, Effect, Outcome};
 use super::mailbox::{Mailbox, Origin, origin_of};
 use super::streams::Streams;
 use super::usage::{Class, Room, Rooms, bytes_of, message_bytes};
+use membership::ClusterSettings;
 use proto::stored::{self, envelope::Content};
 use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,15 +94,18 @@ impl MachineLimits {
 
 impl Default for MachineLimits {
     fn default() -> Self {
-        use proto::limits::{
-            CONTACT_SHARE, MAILBOX_BYTES, MAILBOX_MESSAGES, STRANGER_SHARE, STRANGERS_SHARE,
-        };
+        Self::from(&ClusterSettings::default())
+    }
+}
+
+impl From<&ClusterSettings> for MachineLimits {
+    fn from(settings: &ClusterSettings) -> Self {
         Self {
-            mailbox_messages: MAILBOX_MESSAGES,
-            mailbox_bytes: MAILBOX_BYTES,
-            contact_share: CONTACT_SHARE,
-            stranger_share: STRANGER_SHARE,
-            strangers_share: STRANGERS_SHARE,
+            mailbox_messages: settings.mailbox_messages,
+            mailbox_bytes: settings.mailbox_bytes,
+            contact_share: settings.contact_share,
+            stranger_share: settings.stranger_share,
+            strangers_share: settings.strangers_share,
         }
     }
 }

@@ -64,7 +64,7 @@ pub use account::AccountView;
 pub use actor::{ShardActor, ShardArgs};
 pub use ask::{Answered, Ask, Asked};
 pub use command::{Command, Effect, Outcome, Spill};
-pub use context::{ShardContext, ShardSettings};
+pub use context::ShardContext;
 pub use core::{Action, Hint, Item, Leadership, Loaded, ReplicaCore, Surroundings, Token};
 pub use digest::Digest;
 pub use fault::Fault;

@@ -5,6 +5,7 @@ use super::admission::Admission;
 use super::apply::{Proposed, ends_in_spill};
 use super::command::{Command, knows_notices};
 use super::core::{Action, Gathering, Item, ReplicaCore, Surroundings, Token};
+use super::machine::MachineLimits;
 use super::proposals::{Asker, Failure};
 use super::rounds::Takers;
 use super::{NotForwarded, Outcome};
@@ -118,7 +119,7 @@ impl ReplicaCore {
             commands: std::mem::take(&mut batch.commands),
             proposer: self.node.0,
             number,
-            limits: Some(around.settings.machine.to_stored()),
+            limits: Some(MachineLimits::from(&around.settings).to_stored()),
         };
         let record = Bytes::from(head.encode_to_vec());
         let spills = ends_in_spill(&head);

@@ -1,6 +1,6 @@
 //! The shard's side of its Raft group: what the group commits goes into the shard's message queue.
 
-use super::machine::Machine;
+use super::machine::{Machine, MachineLimits};
 use super::{Loaded, ShardContext, ShardItem};
 use consensus::{Committed, Done, Group, Replica, Standing};
 use proto::ShardId;
@@ -30,7 +30,7 @@ pub(super) async fn load(
     context: &Arc<ShardContext>,
     shard: ShardId,
 ) -> Result<Loaded, ProcessError> {
-    let (storage, limits) = (context.storage.clone(), context.settings().machine);
+    let (storage, limits) = (context.storage.clone(), MachineLimits::from(&context.settings()));
     let read = move || -> Result<Loaded, storage::StorageError> {
         let mut machine = Machine::new(shard, limits);
         let applied = storage.load(shard, &mut |row| machine.load(row))?;

@@ -8,33 +8,13 @@ use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::secrets::Secrets;
 use crate::shard::Shards;
+use membership::ClusterSettings;
 use proto::{UserId, wire};
 use sessions::Sessions;
 use std::fmt;
 use std::sync::Arc;
 use storage::SessionTable;
 use supervision::Clock;
-
-/// What the operator has set for users.
-#[derive(Clone, Copy, Debug)]
-pub struct UserSettings {
-    /// The longest time to live of a message, in seconds.
-    pub message_ttl_max_s: u32,
-    /// Digits of a PIN.
-    pub pin_digits: u32,
-    /// How long a PIN is good, in seconds.
-    pub pin_ttl_s: u32,
-    /// Wrong PINs before a new one must be asked for.
-    pub pin_attempts: u32,
-    /// PINs that are sent to one alias in an hour.
-    pub pin_requests_per_hour: u32,
-    /// PINs that are sent to all aliases in an hour.
-    pub pins_per_hour: u32,
-    /// Wrong PINs of one alias in a day before only long ones count.
-    pub wrong_pins_per_alias_per_day: u32,
-    /// Wrong PINs of all aliases in an hour before only long ones count.
-    pub wrong_pins_per_hour: u32,
-}
 
 /// The way of signals from one user to another. `delivery` implements it.
 pub trait Signals: Send + Sync {
@@ -50,8 +30,8 @@ pub struct UserContext {
     pub clock: Clock,
     /// Chance and keys.
     pub secrets: Arc<dyn Secrets>,
-    /// What the operator has set, as of now.
-    pub live: Live<UserSettings>,
+    /// The settings of the cluster, as of now.
+    pub settings: Live<ClusterSettings>,
     /// Where it is written who is connected here.
     pub sessions: Sessions,
     /// The rows of that, of all nodes.
@@ -79,8 +59,8 @@ impl fmt::Debug for UserContext {
 }
 
 impl UserContext {
-    /// What the operator has set, as of now.
-    pub fn settings(&self) -> UserSettings {
-        self.live.get()
+    /// The settings of the cluster, as of now.
+    pub fn settings(&self) -> ClusterSettings {
+        self.settings.get()
     }
 }

@@ -24,7 +24,7 @@ mod sends;
 mod window;
 
 pub use actor::{UserActor, UserArgs};
-pub use context::{Signals, UserContext, UserSettings};
+pub use context::{Signals, UserContext};
 pub use core::UserCore;
 pub use directory::Users;
 pub use items::{Action, Awaited, Checking, Delivered, Item, Now, Rejected};

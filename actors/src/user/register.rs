@@ -15,11 +15,12 @@
 //! same new user. So a client whose answer was lost, or whose node died between two steps, sends the
 //! same `RegisterProve` again, on any node.
 
+use super::UserContext;
 use super::login::{Admission, refused};
-use super::{UserContext, UserSettings};
 use crate::connection::Refusal;
 use crate::secrets::PinToken;
 use crate::shard::{Command, Outcome};
+use membership::ClusterSettings;
 use proto::limits::{DEVICE_NAME_BYTES_MAX, LOCK_BYTES_MAX, LOCK_BYTES_MIN};
 use proto::stored::{self, AliasClaim, AliasOwner};
 use proto::wire::{self, RegisterProve};
@@ -248,7 +249,7 @@ pub(super) fn admission(user: UserId, device: DeviceId, away: bool) -> Admission
     Admission { user, device, acknowledged, ticket: None, next: 0, away, registered: true }
 }
 
-fn limits(settings: &UserSettings) -> stored::PinLimits {
+fn limits(settings: &ClusterSettings) -> stored::PinLimits {
     stored::PinLimits {
         requests_per_hour: settings.pin_requests_per_hour,
         attempts: settings.pin_attempts,

@@ -359,6 +359,11 @@ fn local(port: u16) -> Address {
 }
 
 impl NodeConfig {
+    /// Time between two checkpoints of a shard, in ms.
+    pub(crate) fn checkpoint_every_ms(&self) -> u64 {
+        u64::try_from(self.storage.checkpoint_every.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What this node says of the settings that the cluster can set for all its nodes.
     pub fn cluster_settings(&self) -> ClusterSettings {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
