@@ -99,7 +99,7 @@ async fn a_taken_port_is_named() {
         "[node]\ndata_dir = \"{{dir}}/data\"\n[listen]\nclient = \"{taken}\"\nwebsocket = \"\"\nhttp = \"\"\n[cluster]\nlisten = \"\"\n"
     );
     let mut node = Node::prepare(PROGRAM, &toml).unwrap();
-    refused_to_start(&mut node, &["listen.client", &taken]).await;
+    refused_to_start(&mut node, &["listen.client", &taken, "the port is taken"]).await;
 }
 
 #[tokio::test]

@@ -23,12 +23,15 @@ async fn silent(to: SocketAddr, host: u8) -> Option<TcpStream> {
     socket.connect(to).await.ok()
 }
 
-/// Holds the newest silent connections from four addresses, and opens more for ever.
+/// Addresses of the attacker: together they may hold more places than there are.
+const HOSTS: usize = 12;
+
+/// Holds the newest silent connections from many addresses, and opens more for ever.
 async fn besiege(doors: Vec<SocketAddr>, held: tokio::sync::watch::Sender<usize>) {
     let mut open = VecDeque::new();
     let mut paces = tokio::time::interval(std::time::Duration::from_millis(100));
     for number in 0_usize.. {
-        let host = 2 + u8::try_from(number % 4).unwrap();
+        let host = 2 + u8::try_from(number % HOSTS).unwrap();
         open.extend(silent(doors[number % doors.len()], host).await);
         if open.len() > HELD {
             open.pop_front();

@@ -152,18 +152,21 @@ pub fn out_of_range_before_login() -> Vec<Malformed> {
             ..RegisterProve::default()
         }))
     };
-    let codes = &[Code::BadRequest, Code::BadCredentials, Code::NoPin, Code::WrongPin];
+    let unproven = &[Code::BadCredentials];
     let mut all: Vec<Malformed> = ODD_ALIASES
         .iter()
         .map(|alias| {
             wrong("odd alias", Ask::RegisterStart(RegisterStart { alias: (*alias).into() }), BAD)
         })
         .collect();
-    all.push(wrong("no PIN", prove("ada", "", vec![7; 32], vec![7; 64]), codes));
-    all.push(wrong("long PIN", prove("ada", &"1".repeat(2000), vec![7; 32], vec![7; 64]), codes));
-    all.push(wrong("no signature", prove("ada", "123456", vec![7; 32], vec![]), codes));
+    // A key that is one, and a signature that is none.
+    let (key, forged) = (vec![0x55; 32], vec![7; 64]);
+    all.push(wrong("no PIN", prove("ada", "", key.clone(), forged.clone()), unproven));
+    all.push(wrong("long PIN", prove("ada", &"1".repeat(2000), key.clone(), forged.clone()), BAD));
+    all.push(wrong("no signature", prove("ada", "123456", key.clone(), vec![]), unproven));
+    all.push(wrong("forged", prove("ada", "123456", key, forged.clone()), unproven));
     for key in poor_keys() {
-        all.push(wrong("device key", prove("ada", "123456", key, vec![7; 64]), codes));
+        all.push(wrong("device key", prove("ada", "123456", key, forged.clone()), BAD));
     }
     all
 }

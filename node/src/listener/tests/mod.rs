@@ -380,12 +380,15 @@ async fn over_its_limit_an_address_gives_up_its_oldest_connection_that_is_not_lo
 
 #[tokio::test]
 async fn a_listener_that_stops_leaves_its_connections_alone() {
-    let mut server = Server::start("plain", |_| {});
-    let mut client = TcpStream::connect(server.address).await.unwrap();
-    let (mut transport, _peer) = server.accepted().await;
+    let mut server = Server::start("client", |_| {});
+    let client = TcpStream::connect(server.address).await.unwrap();
+    wait_until(|| server.gate.counts().open == 1).await;
     server.stopping.fire();
     wait_until(|| server.listening.count() == 0).await;
     TcpStream::connect(server.address).await.unwrap_err();
+    // It has come before, and has not even shaken hands yet.
+    let mut client = server.tls_over(client, ALPN_CLIENT).await.unwrap();
+    let (mut transport, _peer) = server.accepted().await;
     client.write_all(&frame(b"x")).await.unwrap();
     assert_eq!(read(&mut transport, 2).await, frame(b"x"));
 }
