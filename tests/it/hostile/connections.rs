@@ -3,7 +3,9 @@
 use super::{BOUNDS, siege};
 use crate::people::message;
 use anyhow::{Context as _, Result, ensure};
-use proto::wire::{GetAccount, client_frame::Kind as Ask};
+use proto::wire::{
+    Block, GetAccount, ServerFrame, client_frame::Kind as Ask, server_frame::Kind as Say,
+};
 use tests::hostile::budget::Bounds;
 use tests::hostile::silence::{Crowd, Silence};
 use tests::hostile::sockets::{Door, account, source, tcp};
@@ -14,6 +16,9 @@ use tokio::task::JoinSet;
 
 /// Places for people who are not logged in, in these stories.
 const STRANGERS: usize = 300;
+
+/// Users whom each deaf reader blocks: five KiB in each answer that names them.
+const BLOCKED: u64 = 600;
 
 /// Logins beside the crowd.
 const LOGINS: usize = 20;
@@ -127,6 +132,17 @@ async fn readers_who_never_read_cost_the_node_no_more_than_their_windows() {
     for number in 0..12 {
         let alias = format!("deaf-{number}");
         let (phone, mut wire) = account(&siege.node, source(number), &alias).await.unwrap();
+        // Each answer is long.
+        for user in 0..BLOCKED {
+            let block = Ask::Block(Block { user: u64::MAX / 2 - user, unblock: false });
+            wire.send(1_000 + user, block).await.unwrap();
+        }
+        let mut done = 0;
+        while done < BLOCKED {
+            let answer = |frame: &ServerFrame| matches!(frame.kind, Some(Say::Done(_)));
+            wire.expect(|frame| answer(frame).then_some(())).await.unwrap();
+            done += 1;
+        }
         // Something waits for it, so that deliveries pile up, too.
         for id in 1..=20 {
             wire.send(id, message(phone.user, &"d".repeat(60_000))).await.unwrap();
@@ -148,5 +164,6 @@ async fn readers_who_never_read_cost_the_node_no_more_than_their_windows() {
         Ok(())
     };
     siege.under(attack).await.context("deaf readers").unwrap();
-    siege.lift(BOUNDS).await.unwrap();
+    // Of each a window, what is queued for its socket, and a few frames.
+    siege.lift(Bounds { memory_kib: 32 * 1024, ..BOUNDS }).await.unwrap();
 }

@@ -135,29 +135,27 @@ async fn a_frame_full_of_one_small_field_takes_no_more_than_its_length() {
 }
 
 #[tokio::test]
-async fn the_headers_of_a_websocket_upgrade_count_as_a_strangers_bytes() {
-    let node = node("").await;
+async fn the_headers_of_a_websocket_upgrade_are_bounded() {
+    // Longer than this story waits: nothing but the length ends it.
+    let node = node("[limits]\nhandshake_timeout = \"1m\"").await;
     let target = node.target();
-    let stream = tcp(source(3), Door::WebSocket.address(&target).unwrap()).await.unwrap();
-    let mut stream = tls_on(&target, stream, &["http/1.1"]).await.unwrap();
     let begin = "GET / HTTP/1.1\r\nhost: localhost\r\n";
-    stream.write_all(begin.as_bytes()).await.unwrap();
-    let header = format!("x-endless: {}\r\n", "e".repeat(1000));
-    // More than the kernel holds for both ends of a connection: the node must have read the rest.
-    let more_than_buffers = 32 << 20;
-    let mut written = 0;
-    let flood = async {
-        while stream.write_all(header.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
-            written += header.len();
-            if written > more_than_buffers {
-                return;
-            }
+    for (header_bytes, is_too_much) in [(6 * 1024, false), (9 * 1024, true)] {
+        let stream = tcp(source(3), Door::WebSocket.address(&target).unwrap()).await.unwrap();
+        let mut stream = tls_on(&target, stream, &["http/1.1"]).await.unwrap();
+        let header = format!("{begin}x-endless: {}\r\n", "e".repeat(header_bytes));
+        stream.write_all(header.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        if !is_too_much {
+            // It is whole now, and answered: it asks for no WebSocket.
+            stream.write_all(b"\r\n").await.unwrap();
+            stream.flush().await.unwrap();
         }
-    };
-    timeout(PATIENCE, flood).await.unwrap();
-    assert!(written < more_than_buffers, "{written} bytes of headers were read");
-    let mut answer = Vec::new();
-    drop(timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap());
+        let mut answer = Vec::new();
+        drop(timeout(PATIENCE / 2, stream.read_to_end(&mut answer)).await.unwrap());
+        let is_answered = answer.starts_with(b"HTTP/1.1 400");
+        assert_eq!(is_answered, !is_too_much, "{header_bytes} bytes: {answer:?}");
+    }
     let mut ada = Person::join(&node, "ada").await;
     ada.still_served().await;
 }
