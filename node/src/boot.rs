@@ -142,7 +142,16 @@ pub async fn run(start: Start, handlers: Handlers) -> anyhow::Result<()> {
     addresses.admin = Some(admin::socket_path(&dir).display().to_string());
     let root = tree(&config, &node, &member, doors)?;
     let mut signals = Signals::catch()?;
-    let mut root = Supervisor::start("node", Strategy::RestForOne, INTENSITY, root).await?;
+    let started = Supervisor::start("node", Strategy::RestForOne, INTENSITY, root);
+    let mut root = tokio::select! {
+        biased;
+        // A group waits at its start for space on the disk, for as long as that takes.
+        signal = signals.next() => {
+            info!(signal, "stopped before it was ready");
+            return Ok(());
+        }
+        root = started => root?,
+    };
     timer_for_shards(&node.parts.shards.shards);
     let failed = tokio::select! {
         biased;

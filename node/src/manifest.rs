@@ -126,7 +126,8 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// [`PartMissing`] names the part and the cure.
 pub(crate) fn check(dir: &Path, has_cookie: bool) -> Result<(), PartMissing> {
-    let in_use = Manifest::read(dir)?.is_some();
+    let noted = Manifest::read(dir)?;
+    let in_use = noted.is_some();
     let is_file = |part: &str| dir.join(part).is_file();
     let is_filled =
         |part: &str| fs::read_dir(dir.join(part)).is_ok_and(|mut entries| entries.next().is_some());
@@ -162,7 +163,8 @@ pub(crate) fn check(dir: &Path, has_cookie: bool) -> Result<(), PartMissing> {
     if !in_use {
         return Ok(());
     }
-    if !is_filled("store/log") {
+    // A start that found no space for the log belongs to no cluster yet.
+    if noted.is_some_and(|noted| noted.cluster != 0) && !is_filled("store/log") {
         return gone("store/log", STORE_CURE);
     }
     if !dir.join("store/sessions").is_dir() {
@@ -240,7 +242,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        note(dir, ME, 0).unwrap();
+        note(dir, ME, 5).unwrap();
         folder
     }
 
@@ -294,6 +296,11 @@ mod tests {
             check(dir, false).unwrap();
         }
         check(&dir.join("nowhere"), false).unwrap();
+        let no_space = used();
+        lose(&no_space.path().join(FILE));
+        note(no_space.path(), ME, 0).unwrap();
+        lose(&no_space.path().join("store/log"));
+        check(no_space.path(), false).unwrap();
     }
 
     #[test]

@@ -57,8 +57,10 @@ fn run_to_end(serve: &Serve, handlers: Handlers) -> anyhow::Result<()> {
     tls::install_provider();
     let start = Start { config, file: serve.config.clone(), warnings, files: files::raise() };
     let runtime = workers(start.config.node.worker_threads).enable_all().build();
-    let ended =
-        runtime.context("the async runtime cannot start")?.block_on(boot::run(start, handlers));
+    let runtime = runtime.context("the async runtime cannot start")?;
+    let ended = runtime.block_on(boot::run(start, handlers));
+    // What still waits for a disk that takes nothing must not hold up the end.
+    runtime.shutdown_timeout(LAST_WORDS);
     output::stderr().flush(LAST_WORDS);
     ended
 }

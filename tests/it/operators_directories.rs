@@ -4,6 +4,8 @@ use crate::people::{Person, ada_and_bob, node};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use tests::disk::SmallDisk;
 use tests::node::{Node, PATIENCE, until};
 use tests::status::Status;
 
@@ -106,4 +108,26 @@ async fn a_node_that_stays_alone_by_its_settings_is_a_member_and_complains_of_no
     assert!(status.groups.iter().all(|group| group.leader.as_ref() == Some(&status.node)));
     let log = node.errors();
     assert!(!log.contains("does not become"), "{log}");
+}
+
+#[tokio::test]
+async fn a_first_start_without_space_ends_when_told_to_and_the_next_one_with_space_goes_on() {
+    let mut node = Node::prepare(crate::people::PROGRAM, "").unwrap();
+    let (data, aside) = (node.dir().join("data"), node.dir().join("aside"));
+    let disk = match SmallDisk::mount(&data, 8 << 20) {
+        Ok(disk) => disk,
+        Err(error) => return skip::skipped(error),
+    };
+    node.spawn().unwrap();
+    let waits = || Ok(node.errors().contains("no space for the log").then_some(()));
+    until("a node that waits for space", PATIENCE, waits).await.unwrap();
+    assert!(node.stop().await.unwrap().success(), "{}", node.errors());
+    // A larger disk.
+    let copied = Command::new("cp").arg("-a").arg(&data).arg(&aside).status().unwrap();
+    assert!(copied.success());
+    drop(disk);
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    node.restart().await.unwrap();
+    Person::join(&node, "ada").await.still_served().await;
 }

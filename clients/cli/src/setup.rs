@@ -195,6 +195,14 @@ async fn prove(
                 }
                 lock = ask("The account has a registration lock: ")?;
             }
+            Err(error) if error.code() == Some(Code::TooFast) && !lock.is_empty() => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "too many wrong registration locks of {alias}; a device that {alias} uses lets this one \
+                         in at once: add --link"
+                    )
+                });
+            }
             Err(error) => return Err(error).with_context(|| format!("registering {alias}")),
         }
     }
