@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, bail};
 use natter_sdk::{
     Alias, ClientOptions, Code, ConnectError, DeviceKey, FileStore, Identity, LinkCode, PinSent,
-    Proof, register_prove, register_start, request_link,
+    Proof, register_prove, register_start, remedy, request_link,
 };
 use std::{
     io::{self, BufRead, IsTerminal, Write},
@@ -108,7 +108,10 @@ fn server(args: &ChatArgs, profile: &Profile, alias: &Alias) -> anyhow::Result<S
         (None, true) => None,
         (None, false) => match &saved {
             Some(saved) => saved.ca.clone(),
-            None => bail!("give --ca FILE, the certificate to trust (or --plain, without TLS)"),
+            None => bail!(
+                "give --ca FILE, the certificate to trust: tls/ca.pem in the data directory of a node of your own \
+                 (or --plain, without TLS)"
+            ),
         },
     };
     let certificate_name = args
@@ -157,8 +160,8 @@ async fn ask_for_pin(
     profile: &Profile,
 ) -> anyhow::Result<PinSent> {
     let sent = register_start(options, alias).await;
-    let nodes = || options.addresses.join(" and ");
-    let sent = sent.with_context(|| format!("asking {} for a PIN for {alias}", nodes()))?;
+    let sent =
+        sent.map_err(|error| explained(error, &format!("for a PIN for {alias}"), options))?;
     profile.save_pin_token(&sent.token)?;
     let minutes = sent.expires.as_secs().div_ceil(60);
     tell(&format!(
@@ -249,10 +252,16 @@ async fn link(
         Err(ConnectError::TimedOut(waited)) if waited == LINK_PATIENCE => {
             bail!("no device of {alias} has linked this one; call again to go on waiting")
         }
-        linked => linked.with_context(|| {
-            format!("asking {} for the devices of {alias}", options.addresses.join(" and "))
-        }),
+        linked => linked
+            .map_err(|error| explained(error, &format!("for the devices of {alias}"), options)),
     }
+}
+
+/// An error of asking the nodes for something, with what a person can do about it.
+fn explained(error: ConnectError, wish: &str, options: &ClientOptions) -> anyhow::Error {
+    let nodes = options.addresses.join(" and ");
+    let remedy = remedy(&error).map_or_else(String::new, |remedy| format!(" ({remedy})"));
+    anyhow::Error::new(error).context(format!("asking {nodes} {wish}{remedy}"))
 }
 
 /// Says something on standard error.

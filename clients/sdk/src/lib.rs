@@ -68,4 +68,4 @@ pub use requests::{
 };
 pub use shared::Status;
 pub use store::{Change, FileStore, MemoryStore, Saved, Store, Unsent};
-pub use words::explain;
+pub use words::{explain, remedy};

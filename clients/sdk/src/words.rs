@@ -1,7 +1,10 @@
 //! Every code in words for the person in front of the screen. The one place for them: clients, the demo and
 //! the errors of this crate show these sentences.
 
+use crate::ConnectError;
 use proto::Code;
+use rustls::{AlertDescription, Error as TlsError};
+use std::io::{self, ErrorKind};
 
 /// The code as a sentence for a person, without a full stop: what happened, and what to do if something can
 /// be done.
@@ -41,6 +44,32 @@ pub fn explain(code: Code) -> &'static str {
         Code::Internal => "the node has a fault; try again",
         Code::Unknown(_) => "the node gave a reason that this client does not know",
     }
+}
+
+/// What a person can look at when there is no connection, in the form of a remark; `None` if the error says it.
+pub fn remedy(error: &ConnectError) -> Option<&'static str> {
+    let ConnectError::Io(error) = error else { return None };
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    match tls {
+        Some(TlsError::InvalidCertificate(_)) => Some(
+            "the node's certificate is not signed by the file that was named as trusted, or is for another \
+             host name",
+        ),
+        Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            Some("another protocol is spoken on that port; clients use listen.client, 7400")
+        }
+        Some(TlsError::InvalidMessage(_)) => {
+            Some("no TLS is spoken on that port; clients use listen.client, 7400")
+        }
+        Some(_) | None if is_refused(error) => {
+            Some("nobody listens there: compare the address, and see that the node runs")
+        }
+        Some(_) | None => None,
+    }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::ConnectionRefused
 }
 
 #[cfg(test)]
@@ -85,6 +114,25 @@ mod tests {
         ] {
             assert_eq!(shown(seconds), told);
         }
+    }
+
+    #[test]
+    fn what_keeps_a_client_from_its_node_comes_with_what_to_look_at() {
+        let unknown = rustls::CertificateError::UnknownIssuer;
+        let invalid = rustls::InvalidMessage::InvalidContentType;
+        for (error, words) in [
+            (io::Error::other(TlsError::InvalidCertificate(unknown)), "not signed"),
+            (
+                io::Error::other(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)),
+                "another protocol",
+            ),
+            (io::Error::other(TlsError::InvalidMessage(invalid)), "no TLS"),
+            (ErrorKind::ConnectionRefused.into(), "nobody listens"),
+        ] {
+            let said = remedy(&error.into()).unwrap();
+            assert!(said.contains(words), "{said}");
+        }
+        assert_eq!(remedy(&ConnectError::Unexpected), None);
     }
 
     #[test]
