@@ -2,8 +2,8 @@
 //! and what the group `meta` commits goes to the meta actor.
 
 use bytes::Bytes;
-use consensus::{Committed, Done, Group, RaftError, Replica};
-use membership::{Failed, GroupError, GroupStanding, Groups, MetaItem, Nodes, Work};
+use consensus::{Committed, Done, Group, GroupStatus, RaftError, Replica};
+use membership::{Failed, GroupError, Groups, MetaItem, Nodes, Work};
 use proto::{NodeId, ShardId, stored};
 use std::sync::Arc;
 use storage::{Row, Storage};
@@ -27,20 +27,8 @@ impl Groups for NodeGroups {
         })
     }
 
-    fn standing(&self, group: ShardId) -> Option<GroupStanding> {
-        let group = self.groups.get(group)?;
-        let standing = group.standing();
-        Some(GroupStanding {
-            leader: standing.leader,
-            leads: standing.me_leads && standing.quorum_seen,
-            is_led: standing.is_led(),
-            term: standing.term,
-            caught_up: group.caught_up(),
-            voters: standing.voters,
-            learners: standing.learners,
-            last: standing.last_index,
-            applied: standing.applied_index,
-        })
+    fn status(&self, group: ShardId) -> Option<GroupStatus> {
+        Some(self.groups.get(group)?.status())
     }
 
     fn add_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {

@@ -203,7 +203,7 @@ async fn let_in(
             manifest::note(dir, node.parts.node, cluster.meta().cluster)?;
         }
         let now = Instant::now();
-        let groups = node.parts.groups.all().map(|(_, group)| group.standing());
+        let groups = node.parts.groups.all().map(|(_, group)| group.status());
         let clock = clock_trouble(&node.parts.clocks.report());
         let reason = use_of_it.none_because(cluster.place(), groups, now);
         match (reason, &clock) {

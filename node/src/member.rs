@@ -155,8 +155,8 @@ fn is_for_others(client: &str, cluster: &str) -> bool {
 pub(crate) async fn wait_for_leaders(groups: &Groups) {
     let began = Instant::now();
     let leaderless = || {
-        let standings = groups.all().map(|(_, group)| group.standing());
-        standings.filter(|group| !group.voters.is_empty() && !group.is_led()).count()
+        let statuses = groups.all().map(|(_, group)| group.status());
+        statuses.filter(|group| !group.voters.is_empty() && !group.is_led()).count()
     };
     while leaderless() > 0 {
         if began.elapsed() >= LEADERS_WAIT {
@@ -194,11 +194,10 @@ pub(crate) async fn group_failed(groups: &Groups) -> (ShardId, String) {
 pub(crate) async fn hand_over(parts: &Parts) {
     let mut moves = Vec::new();
     for (_, group) in parts.groups.all() {
-        let standing = group.standing();
-        let caught_up = group.caught_up();
-        let mut others = standing.voters.iter().filter(|node| **node != parts.node);
-        let heir = others.find(|node| caught_up.contains(node) && parts.peers.is_up(**node));
-        if let Some(heir) = heir.filter(|_| standing.me_leads) {
+        let status = group.status();
+        let mut others = status.voters.iter().filter(|node| **node != parts.node);
+        let heir = others.find(|node| status.caught_up.contains(node) && parts.peers.is_up(**node));
+        if let Some(heir) = heir.filter(|_| status.me_leads) {
             let (group, heir) = (group.clone(), *heir);
             moves.push(async move { group.yield_to(heir).await });
         }

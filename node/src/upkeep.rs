@@ -150,11 +150,11 @@ impl Sampled {
 
     /// Publishes how the cluster stands; how many groups this node leads.
     fn record_cluster(&self) -> u32 {
-        let standings = self.groups.all().map(|(_, group)| group.standing());
+        let statuses = self.groups.all().map(|(_, group)| group.status());
         let (mut leads, mut leaderless) = (0, 0);
-        for standing in standings {
-            leads += u32::from(standing.me_leads);
-            leaderless += u32::from(!standing.voters.is_empty() && !standing.is_led());
+        for status in statuses {
+            leads += u32::from(status.me_leads);
+            leaderless += u32::from(!status.voters.is_empty() && !status.is_led());
         }
         gauge!("natter_groups_led").set(f64::from(leads));
         gauge!("natter_groups_leaderless").set(f64::from(leaderless));

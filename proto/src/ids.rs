@@ -39,9 +39,40 @@ number_id! {
     /// A place in a mailbox; the first entry has 1.
     Seq(u64)
 }
-number_id! {
-    /// A shard, below [`SHARDS`].
-    ShardId(u16)
+/// A shard, below [`SHARDS`], or [`ShardId::META`]. Written as its number, or `meta`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::META { f.pad("meta") } else { self.0.fmt(f) }
+    }
+}
+
+/// A text is no [`ShardId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a shard is a number below {SHARDS}, or `meta`")]
+pub struct NoShardId;
+
+impl FromStr for ShardId {
+    type Err = NoShardId;
+
+    fn from_str(text: &str) -> Result<Self, NoShardId> {
+        let number = text.parse().ok().filter(|number| *number < SHARDS).map(Self);
+        number.or((text == "meta").then_some(Self::META)).ok_or(NoShardId)
+    }
+}
+
+impl Serialize for ShardId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShardId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Cow::<str>::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// A node: the first eight bytes of a digest of its public key, never 0. Written as 16 hex digits, everywhere.
@@ -286,5 +317,21 @@ mod tests {
             seen[usize::from(user.shard().0)] += 1;
         }
         assert!(seen.iter().all(|n| (700..1300).contains(n)), "{seen:?}");
+    }
+
+    #[test]
+    fn ids_of_nodes_and_shards_are_read_as_they_are_written_and_nothing_else_is() {
+        for node in [1, 0xa1, u64::MAX].map(NodeId) {
+            assert_eq!(node.to_string().parse(), Ok(node));
+        }
+        for text in ["", "a1", "+0000000000000a1", "00000000000000a1x", "00000000000000g1"] {
+            assert_eq!(text.parse::<NodeId>(), Err(NoNodeId), "{text:?}");
+        }
+        for shard in (0..SHARDS).map(ShardId).chain([ShardId::META]) {
+            assert_eq!(shard.to_string().parse(), Ok(shard));
+        }
+        for text in ["", "16", "17", "-1", "Meta"] {
+            assert_eq!(text.parse::<ShardId>(), Err(NoShardId), "{text:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster, admin};
 use tests::node::{Node, eventually};
-use tests::status::{GROUPS, Group, Status};
+use tests::status::{GROUPS, GroupStatus, ReplicaStatus, Status};
 use tokio_tungstenite::tungstenite::Message;
 
 /// Generous: the machine may be compiling.
@@ -43,7 +43,7 @@ async fn until(node: &Node, what: &str, is: impl Fn(&Status) -> bool) -> Status 
 }
 
 fn whole(status: &Status, members: usize) -> bool {
-    let led = status.groups.iter().filter(|group| group.leader.is_some()).count();
+    let led = status.groups.iter().filter(|group| group.status.leader.is_some()).count();
     let up = status.members.iter().filter(|member| member.up).count();
     status.place == "member" && status.members.len() == members && up == members && led == GROUPS
 }
@@ -65,14 +65,17 @@ async fn an_empty_node_is_told_to_join_is_drained_and_leaves_and_nobody_misses_a
     new.restart().await.unwrap();
     assert!(new.errors().contains("store.given-up"), "it says what became of its store");
     let joined = until(&new, "the new node sees two members", |now| whole(now, 2)).await;
-    let has_a_copy = |group: &Group| group.learners.union(&group.voters).count() == 2;
+    let has_a_copy = |group: &ReplicaStatus| {
+        let GroupStatus { voters, learners, .. } = &group.status;
+        learners.union(voters).count() == 2
+    };
     until(&old, "the new node has a copy of all", |now| now.groups.iter().all(has_a_copy)).await;
     let (wire, _) = bob.resume(&new.target()).await.unwrap();
     let mut bob = Person::new(bob, wire);
     assert_eq!(bob.hear_text().await, "before it joined");
 
     ask(&old, &["cluster", "drain", "old"]).await.unwrap();
-    let led = |group: &Group| group.leader.as_ref() == Some(&joined.node);
+    let led = |group: &ReplicaStatus| group.status.leader == Some(joined.node);
     until(&old, "the drained node leads nothing", |now| now.groups.iter().all(led)).await;
     ada.say(bob.user(), "while it is drained").await;
     assert_eq!(bob.hear_text().await, "while it is drained");

@@ -105,7 +105,7 @@ async fn a_node_that_stays_alone_by_its_settings_is_a_member_and_complains_of_no
         tests::cluster::admin(program, node.target().data_dir(), &["cluster", "status"]).await;
     let status: Status = serde_json::from_str(&status.unwrap()).unwrap();
     assert_eq!((status.place.as_str(), status.members.len()), ("member", 1));
-    assert!(status.groups.iter().all(|group| group.leader.as_ref() == Some(&status.node)));
+    assert!(status.groups.iter().all(|group| group.status.leader == Some(status.node)));
     let log = node.errors();
     assert!(!log.contains("does not become"), "{log}");
 }

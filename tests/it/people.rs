@@ -34,7 +34,7 @@ pub(crate) async fn applied(node: &Node, user: u64) -> u64 {
     let target = node.target();
     let text = admin(PROGRAM.as_ref(), target.data_dir(), &["cluster", "status"]).await.unwrap();
     let status: Status = serde_json::from_str(&text).unwrap();
-    status.group(usize::from(UserId(user).shard().0)).unwrap().applied
+    status.group(UserId(user).shard()).unwrap().status.applied
 }
 
 /// A person with one device, logged in.

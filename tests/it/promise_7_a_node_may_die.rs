@@ -4,6 +4,7 @@
 use crate::clusters::{cluster, people, three, turn};
 use crate::people::{PROGRAM, Person, ada_and_bob, nothing_wrong, settings};
 use anyhow::ensure;
+use proto::NodeId;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster};
@@ -95,8 +96,8 @@ async fn promise_7_who_stays_away_after_a_kill_is_shown_as_gone_and_finds_everyt
 }
 
 /// How many groups a node leads, as another sees it; `None` if a group has no leader.
-fn groups_led(node: &str, seen: &Status) -> Option<usize> {
-    let leaders: Option<Vec<_>> = seen.groups.iter().map(|group| group.leader.as_ref()).collect();
+fn groups_led(node: NodeId, seen: &Status) -> Option<usize> {
+    let leaders: Option<Vec<_>> = seen.groups.iter().map(|group| group.status.leader).collect();
     Some(leaders?.into_iter().filter(|leader| *leader == node).count())
 }
 
@@ -105,7 +106,7 @@ async fn others_lead(cluster: &Cluster, node: usize) {
     let id = cluster.status(node).await.unwrap().node;
     let asked = eventually(PATIENCE, async || {
         let seen = cluster.statuses().await.unwrap();
-        let led = seen.iter().all(|seen| groups_led(&id, seen) == Some(0));
+        let led = seen.iter().all(|seen| groups_led(id, seen) == Some(0));
         ensure!(led, "node {node} still leads: {seen:?}");
         Ok(())
     });
@@ -136,7 +137,7 @@ async fn promise_7_a_full_disk_of_one_node_stops_nobody_else() {
         let id = cluster.status(node).await.unwrap().node;
         for status in cluster.statuses().await.unwrap() {
             // While the others hand over among themselves a group may have no leader.
-            let led = status.groups.iter().filter(|group| group.leader.as_ref() == Some(&id));
+            let led = status.groups.iter().filter(|group| group.status.leader == Some(id));
             assert_eq!(led.count(), 0, "{} says that the full node leads", status.node);
         }
         full.heal(&mut cluster).await.unwrap();

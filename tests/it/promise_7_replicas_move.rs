@@ -10,7 +10,7 @@ use std::fs;
 use std::time::Duration;
 use tests::cluster::{Cables, Cluster, Options};
 use tests::node::eventually;
-use tests::status::{GROUPS, Status};
+use tests::status::{Status, groups};
 use tests::wire::Phone;
 
 /// Generous: the machine may be compiling.
@@ -24,7 +24,7 @@ const GUEST: usize = 3;
 
 /// Kills the guest, empties its disk, and has it removed.
 async fn guest_goes(cluster: &mut Cluster) {
-    let id = cluster.status(GUEST).await.unwrap().node;
+    let id = cluster.status(GUEST).await.unwrap().node.to_string();
     cluster.kill(GUEST).unwrap();
     cluster.admin(0, &["cluster", "remove", &id, "--no-wait"]).await.unwrap();
     for entry in fs::read_dir(cluster.target(GUEST).data_dir()).unwrap() {
@@ -48,28 +48,30 @@ async fn statuses(cluster: &Cluster, nodes: usize) -> Vec<Status> {
 async fn misplaced(cluster: &Cluster, nodes: usize, waiting: &Waiting) -> Vec<String> {
     let mut found = Vec::new();
     let statuses = statuses(cluster, nodes).await;
-    for number in 0..GROUPS {
-        let views: Vec<_> = statuses.iter().map(|status| status.group(number).unwrap()).collect();
-        let voters: BTreeSet<_> = views.iter().map(|view| view.voters.clone()).collect();
-        let [voters] = voters.iter().collect::<Vec<_>>()[..] else {
-            found.push(format!("group {number}: nodes differ about its voters: {voters:?}"));
+    for group in groups() {
+        let views: Vec<_> = statuses.iter().map(|status| status.group(group).unwrap()).collect();
+        let voters: BTreeSet<_> = views.iter().map(|view| &view.status.voters).collect();
+        let [voters] = voters.iter().copied().collect::<Vec<_>>()[..] else {
+            found.push(format!("group {group}: nodes differ about its voters: {voters:?}"));
             continue;
         };
         let here = |status: &&Status| voters.contains(&status.node);
         if voters.len() != 3 || statuses.iter().filter(here).count() != 3 {
-            found.push(format!("group {number} has voters {voters:?}"));
+            found.push(format!("group {group} has voters {voters:?}"));
         }
         let holders = statuses.iter().zip(&views).filter(|(status, _)| here(status));
-        let contents: BTreeSet<_> = holders.map(|(_, view)| (view.applied, &view.digest)).collect();
+        let contents: BTreeSet<_> =
+            holders.map(|(_, view)| (view.status.applied, &view.digest)).collect();
         if contents.len() != 1 {
-            found.push(format!("group {number} has contents {contents:?}"));
+            found.push(format!("group {group} has contents {contents:?}"));
         }
     }
     for (phone, marker) in waiting {
-        let shard = usize::from(UserId(phone.user).shard().0);
+        let shard = UserId(phone.user).shard();
         for (node, status) in statuses.iter().enumerate() {
             let held = !cluster.nodes()[node].files_with(marker.as_bytes()).unwrap().is_empty();
-            let votes = status.group(shard).is_some_and(|view| view.voters.contains(&status.node));
+            let votes =
+                status.group(shard).is_some_and(|it| it.status.voters.contains(&status.node));
             if held != votes {
                 found
                     .push(format!("{marker} of group {shard} at node {node}: {held}, not {votes}"));

@@ -65,7 +65,10 @@ async fn promise_8_a_minority_refuses_with_retry_and_a_majority_goes_on() {
     }
     let said = eventually(PATIENCE, async || {
         let groups = cluster.status(2).await?.groups;
-        ensure!(groups.iter().all(|group| group.leader.is_none()), "leaders, it says: {groups:?}");
+        ensure!(
+            groups.iter().all(|group| group.status.leader.is_none()),
+            "leaders, it says: {groups:?}"
+        );
         Ok(())
     });
     said.await.unwrap();

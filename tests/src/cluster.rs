@@ -278,7 +278,7 @@ impl Cluster {
     /// If any of that fails.
     pub async fn wipe(&mut self, node: usize) -> Result<()> {
         let other = (node + 1) % self.size();
-        let old = self.status(node).await?.node;
+        let old = self.status(node).await?.node.to_string();
         self.kill(node)?;
         for entry in fs::read_dir(self.target(node).data_dir())? {
             let path = entry?.path();

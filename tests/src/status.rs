@@ -4,96 +4,17 @@
 //! **Invariant:** [`differences`] is empty only if every node names the same members, settings and
 //! leaders, and every replica of every group and every sessions table has the same content.
 
-use serde::Deserialize;
+use proto::{NodeId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use node::admin::{GroupStatus, ReplicaStatus, Status};
 
 /// Groups of a cluster: 16 shards and `meta`.
 pub const GROUPS: usize = 17;
 
-/// One node's answer.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-pub struct Status {
-    /// The cluster's number, as the node prints it.
-    #[serde(default)]
-    pub cluster: serde_json::Value,
-    /// Who answers.
-    pub node: String,
-    /// What it is: `member`, or why not.
-    #[serde(default)]
-    pub place: String,
-    /// Everyone it knows.
-    pub members: Vec<Member>,
-    /// Every group, as seen from there.
-    pub groups: Vec<Group>,
-    /// Its sessions table.
-    pub sessions: Sessions,
-    /// Settings of the cluster.
-    #[serde(default)]
-    pub settings: serde_json::Value,
-}
-
-/// A member.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-pub struct Member {
-    /// Its id, 16 hex digits.
-    pub node: String,
-    /// Where others reach it.
-    #[serde(default)]
-    pub address: String,
-    /// Active, draining, leaving or lost.
-    #[serde(default)]
-    pub state: String,
-    /// Whether the answering node hears it.
-    #[serde(default)]
-    pub up: bool,
-}
-
-/// A group.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-pub struct Group {
-    /// Its number; 16 is `meta`.
-    pub group: usize,
-    /// Who leads, if the answering node knows.
-    pub leader: Option<String>,
-    /// The term.
-    #[serde(default)]
-    pub term: u64,
-    /// Who votes.
-    #[serde(default)]
-    pub voters: BTreeSet<String>,
-    /// Who only follows.
-    #[serde(default)]
-    pub learners: BTreeSet<String>,
-    /// Up to where the answering node's replica has applied.
-    #[serde(default)]
-    pub applied: u64,
-    /// Of the replica's content.
-    #[serde(default)]
-    pub digest: String,
-}
-
-/// A sessions table.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-pub struct Sessions {
-    /// Rows.
-    pub rows: u64,
-    /// Of their content.
-    pub digest: String,
-    /// Rows of people who are there.
-    #[serde(default)]
-    pub online: u64,
-}
-
-impl Status {
-    /// A group as this node sees it.
-    pub fn group(&self, number: usize) -> Option<&Group> {
-        self.groups.iter().find(|group| group.group == number)
-    }
-
-    /// Groups that this node leads, as it says itself.
-    pub fn leads(&self) -> usize {
-        self.groups.iter().filter(|group| group.leader.as_ref() == Some(&self.node)).count()
-    }
+/// All of them.
+pub fn groups() -> impl Iterator<Item = ShardId> {
+    (0..=ShardId::META.0).map(ShardId)
 }
 
 /// Replicas that vote for a group in a cluster of `nodes`.
@@ -108,66 +29,65 @@ pub const DIVERGED: &str = "DIVERGED";
 /// content. A line that begins with [`DIVERGED`] will not heal with time.
 pub fn differences(statuses: &[Status]) -> Vec<String> {
     let mut found = Vec::new();
-    let nodes: BTreeSet<&str> = statuses.iter().map(|status| status.node.as_str()).collect();
+    let nodes: BTreeSet<NodeId> = statuses.iter().map(|status| status.node).collect();
     if nodes.len() != statuses.len() {
         found.push("two nodes have one id".to_owned());
     }
     for status in statuses {
-        let members: BTreeSet<&str> = status.members.iter().map(|m| m.node.as_str()).collect();
+        let members: BTreeSet<NodeId> = status.members.iter().map(|member| member.node).collect();
         if members != nodes {
             found.push(format!("{} knows {members:?}, not {nodes:?}", status.node));
         }
         let down = status.members.iter().filter(|member| !member.up);
         found.extend(down.map(|member| format!("{} does not hear {}", status.node, member.node)));
     }
-    same(statuses, "the cluster's number", &mut found, |s| s.cluster.to_string());
-    same(statuses, "settings", &mut found, |s| s.settings.to_string());
+    same(statuses, "the cluster's number", &mut found, |s| s.cluster.clone());
+    same(statuses, "settings", &mut found, |s| format!("{:?}", s.settings));
     same(statuses, "sessions", &mut found, |s| format!("{:?}", s.sessions));
-    for number in 0..GROUPS {
-        group(statuses, number, &mut found);
+    for shard in groups() {
+        compare(statuses, shard, &mut found);
     }
     found
 }
 
 fn same(statuses: &[Status], what: &str, found: &mut Vec<String>, of: impl Fn(&Status) -> String) {
-    let values: BTreeMap<&str, String> =
-        statuses.iter().map(|s| (s.node.as_str(), of(s))).collect();
+    let values: BTreeMap<NodeId, String> = statuses.iter().map(|s| (s.node, of(s))).collect();
     if values.values().collect::<BTreeSet<_>>().len() > 1 {
         found.push(format!("{what}: {values:?}"));
     }
 }
 
-fn group(statuses: &[Status], number: usize, found: &mut Vec<String>) {
-    let views: BTreeMap<&str, &Group> =
-        statuses.iter().filter_map(|s| Some((s.node.as_str(), s.group(number)?))).collect();
-    let leader = statuses.iter().find(|status| {
-        status.group(number).is_some_and(|view| view.leader.as_ref() == Some(&status.node))
-    });
-    let Some((leader, view)) = leader.and_then(|s| Some((&s.node, s.group(number)?))) else {
-        found.push(format!("group {number} has no leader"));
+fn compare(statuses: &[Status], group: ShardId, found: &mut Vec<String>) {
+    let views: BTreeMap<NodeId, &ReplicaStatus> =
+        statuses.iter().filter_map(|s| Some((s.node, s.group(group)?))).collect();
+    let leader = views.iter().find(|(node, view)| view.status.leader == Some(**node));
+    let Some((leader, view)) = leader else {
+        found.push(format!("group {group} has no leader"));
         return;
     };
-    if view.voters.len() != voters_wanted(statuses.len()) {
-        found.push(format!("group {number} has voters {:?}", view.voters));
+    let GroupStatus { voters, learners, applied, .. } = &view.status;
+    if voters.len() != voters_wanted(statuses.len()) {
+        found.push(format!("group {group} has voters {voters:?}"));
     }
-    for node in view.voters.union(&view.learners) {
-        let Some(replica) = views.get(node.as_str()) else {
-            found.push(format!("group {number}: nothing is heard of replica {node}"));
+    for node in voters.union(learners) {
+        let Some(replica) = views.get(node) else {
+            found.push(format!("group {group}: nothing is heard of replica {node}"));
             continue;
         };
-        if replica.leader.as_ref() != Some(leader) {
-            let seen = &replica.leader;
-            found.push(format!("group {number}: {node} sees leader {seen:?}, not {leader}"));
+        let there = &replica.status;
+        if there.leader != Some(*leader) {
+            let seen = &there.leader;
+            found.push(format!("group {group}: {node} sees leader {seen:?}, not {leader}"));
         }
-        if replica.applied != view.applied {
-            let (there, here) = (replica.applied, view.applied);
-            found.push(format!("group {number}: {node} has applied {there}, {leader} {here}"));
+        if there.applied != *applied {
+            let there = there.applied;
+            found.push(format!("group {group}: {node} has applied {there}, {leader} {applied}"));
         } else if replica.digest.is_empty() || view.digest.is_empty() {
-            found.push(format!("group {number}: {node} or {leader} does not tell its digest"));
+            found.push(format!("group {group}: {node} or {leader} does not tell its digest"));
         } else if replica.digest != view.digest {
-            let (there, here, at) = (&replica.digest, &view.digest, view.applied);
+            let (there, here) = (&replica.digest, &view.digest);
             found.push(format!(
-                "{DIVERGED}: group {number} at {at}: {node} has {there}, {leader} {here}"
+                "{DIVERGED}: group {group} at {applied}: {node} has {there}, {leader} {here}"
             ));
         }
     }
@@ -176,29 +96,53 @@ fn group(statuses: &[Status], number: usize, found: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use node::admin::{MemberStatus, SessionsStatus};
 
-    /// What a node prints in a healthy cluster of three.
+    const D: NodeId = NodeId(0xd);
+
+    /// The answers of the nodes of a healthy cluster of three.
     fn healthy() -> Vec<Status> {
-        let names = ["a", "b", "c"];
-        let members = names.map(|name| format!(r#"{{"node":"{name}","name":"x","up":true}}"#));
-        let groups = (0..GROUPS).map(|group| {
-            let leader = names[group % 3];
-            format!(
-                r#"{{"group":{group},"leader":"{leader}","term":3,"voters":["a","b","c"],
-                "learners":[],"applied":7,"digest":"ab"}}"#
-            )
-        });
-        let groups: Vec<String> = groups.collect();
-        let parse = |name| {
-            let json = format!(
-                r#"{{"cluster":5,"node":"{name}","members":[{}],"groups":[{}],
-                "sessions":{{"rows":2,"digest":"cd","online":1}},"settings":{{}}}}"#,
-                members.join(","),
-                groups.join(",")
-            );
-            serde_json::from_str(&json).unwrap()
+        let nodes = [0xa, 0xb, 0xc].map(NodeId);
+        let replica = |group: ShardId| ReplicaStatus {
+            group,
+            status: GroupStatus {
+                leader: Some(nodes[usize::from(group.0 % 3)]),
+                term: 3,
+                voters: nodes.into(),
+                applied: 7,
+                ..GroupStatus::default()
+            },
+            digest: "ab".to_owned(),
         };
-        names.map(parse).into()
+        let status = |node| Status {
+            cluster: "5".to_owned(),
+            node,
+            place: "member".to_owned(),
+            members: nodes.map(member).into(),
+            groups: groups().map(replica).collect(),
+            clock: "right".to_owned(),
+            sessions: SessionsStatus { rows: 2, digest: "cd".to_owned(), online: 1 },
+            settings: BTreeMap::new(),
+        };
+        nodes.map(status).into()
+    }
+
+    fn member(node: NodeId) -> MemberStatus {
+        MemberStatus {
+            node,
+            name: "x".to_owned(),
+            address: String::new(),
+            client_address: String::new(),
+            zone: String::new(),
+            state: "active".to_owned(),
+            up: true,
+            incarnation: 1,
+            version: String::new(),
+            up_s: None,
+            free_bytes: None,
+            connections: None,
+            clock_ms: None,
+        }
     }
 
     fn one(statuses: &[Status], part: &str) {
@@ -215,8 +159,8 @@ mod tests {
     #[test]
     fn a_replica_behind_or_different_is_found() {
         let mut behind = healthy();
-        behind[0].groups[4].applied = 6;
-        one(&behind, "group 4: a has applied 6");
+        behind[0].groups[4].status.applied = 6;
+        one(&behind, "group 4: 000000000000000a has applied 6");
         let mut different = healthy();
         different[2].groups[4].digest = "ff".into();
         one(&different, DIVERGED);
@@ -229,30 +173,29 @@ mod tests {
     fn a_node_without_a_replica_may_show_anything() {
         let mut statuses = healthy();
         for status in &mut statuses {
-            status.groups[0].learners.insert("d".into());
+            status.groups[0].status.learners.insert(D);
         }
         let mut fourth = statuses[0].clone();
-        fourth.node = "d".into();
-        fourth.groups[0].applied = 3;
-        fourth.groups[1].applied = 2;
+        fourth.node = D;
+        fourth.groups[0].status.applied = 3;
+        fourth.groups[1].status.applied = 2;
         statuses.push(fourth);
         for status in &mut statuses {
-            let new = Member { node: "d".into(), up: true, ..Member::default() };
-            status.members.push(new);
+            status.members.push(member(D));
         }
-        one(&statuses, "group 0: d has applied 3");
+        one(&statuses, "group 0: 000000000000000d has applied 3");
     }
 
     #[test]
     fn a_group_without_leader_or_with_too_few_voters_is_found() {
         let mut leaderless = healthy();
         for status in &mut leaderless {
-            status.groups[9].leader = None;
+            status.groups[9].status.leader = None;
         }
         one(&leaderless, "group 9 has no leader");
         let mut few = healthy();
         for status in &mut few {
-            status.groups[9].voters.pop_last();
+            status.groups[9].status.voters.pop_last();
         }
         one(&few, "group 9 has voters");
     }
@@ -261,10 +204,10 @@ mod tests {
     fn members_that_are_missing_or_silent_and_sessions_that_differ_are_found() {
         let mut missing = healthy();
         missing[0].members.pop();
-        one(&missing, "a knows");
+        one(&missing, "000000000000000a knows");
         let mut silent = healthy();
         silent[0].members[1].up = false;
-        one(&silent, "a does not hear b");
+        one(&silent, "000000000000000a does not hear 000000000000000b");
         let mut sessions = healthy();
         sessions[0].sessions.digest = "00".into();
         one(&sessions, "sessions");

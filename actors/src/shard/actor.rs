@@ -5,7 +5,7 @@ use super::core::{Action, Item, Leadership, ReplicaCore, Surroundings};
 use super::perform::{Waiting, Waits};
 use super::proposals::Failure;
 use super::{Outbound, Query, ShardContext, ShardItem, ShardReplica};
-use consensus::{Done, Group, ProposeError, Standing};
+use consensus::{Done, Group, GroupStatus, ProposeError};
 use proto::{Code, NodeId, ShardId, UserId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Process for ShardActor {
         let loaded = super::replica::load(&context, shard).await?;
         let replica = Arc::new(ShardReplica(inbox.clone()));
         let group = context.groups.open(shard, replica).await?;
-        let standing = super::replica::watch(&context, &group, &inbox);
+        let status = super::replica::watch(&context, &group, &inbox);
         let index = loaded.applied.as_ref().and_then(|applied| applied.id).map_or(0, |id| id.index);
         debug!(%shard, index, "shard opened");
         let every_ms = context.checkpoint_every_ms;
@@ -61,7 +61,7 @@ impl Process for ShardActor {
         let outbound = Outbound::default();
         let mut actor =
             Self { shard, context, inbox, group, core, waiting, outbound, queued_ms: None };
-        actor.stands(&standing)?;
+        actor.stands(&status)?;
         Ok(actor)
     }
 
@@ -89,7 +89,7 @@ impl Process for ShardActor {
             ShardItem::Reload(done) => self.hand_in(done, Item::Reload)?,
             ShardItem::Rest(done) => self.hand_in(done, Item::Rest)?,
             ShardItem::NotProposed(number, error) => self.not_proposed(number, error)?,
-            ShardItem::Stands(standing) => self.stands(&standing)?,
+            ShardItem::Stands(status) => self.stands(&status)?,
             ShardItem::RoundBegins => {
                 let around = Box::new(self.surroundings());
                 self.step(Item::RoundBegins(around))?;
@@ -184,13 +184,13 @@ impl ShardActor {
         self.step(Item::Ask { ask, token, followed })
     }
 
-    fn stands(&mut self, standing: &Standing) -> Result<(), ProcessError> {
+    fn stands(&mut self, status: &GroupStatus) -> Result<(), ProcessError> {
         self.step(Item::Stands(Leadership {
-            leader: standing.leader,
-            me_leads: standing.me_leads,
-            term: standing.term,
-            voters: standing.voters.len(),
-            last_index: self.group.standing().last_index,
+            leader: status.leader,
+            me_leads: status.me_leads,
+            term: status.term,
+            voters: status.voters.len(),
+            last_index: self.group.status().last,
         }))
     }
 

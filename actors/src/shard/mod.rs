@@ -81,7 +81,7 @@ pub(crate) use translate::account_from_wire;
 pub use translate::account_to_wire;
 pub use usage::{Usage, bytes_of};
 
-use consensus::{Committed, Done, ProposeError, Standing};
+use consensus::{Committed, Done, GroupStatus, ProposeError};
 use pacing::Pacing;
 use parking_lot::Mutex;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
@@ -197,7 +197,7 @@ pub enum ShardItem {
     /// The group tells: this batch of ours was not proposed, or nobody knows.
     NotProposed(u64, ProposeError),
     /// The group tells: who leads has changed.
-    Stands(Standing),
+    Stands(GroupStatus),
     /// The shards of this node tell: it is this one's turn to propose.
     RoundBegins,
     /// The leader elsewhere has answered a question of this node.

@@ -2,7 +2,7 @@
 
 use super::machine::{Machine, MachineLimits};
 use super::{Loaded, ShardContext, ShardItem};
-use consensus::{Committed, Done, Group, Replica, Standing};
+use consensus::{Committed, Done, Group, GroupStatus, Replica};
 use proto::ShardId;
 use std::sync::Arc;
 use supervision::{Inbox, ProcessError};
@@ -47,17 +47,17 @@ pub(super) fn watch(
     context: &Arc<ShardContext>,
     group: &Group,
     inbox: &Arc<Inbox<ShardItem>>,
-) -> Standing {
-    let mut standings = group.watch();
-    let now = standings.borrow_and_update().clone();
+) -> GroupStatus {
+    let mut statuses = group.watch();
+    let now = statuses.borrow_and_update().clone();
     let (inbox, mut told) = (Arc::downgrade(inbox), now.clone());
-    context.tasks.spawn("standing", async move {
-        while standings.changed().await.is_ok() {
-            let standing = standings.borrow_and_update().clone();
+    context.tasks.spawn("status", async move {
+        while statuses.changed().await.is_ok() {
+            let status = statuses.borrow_and_update().clone();
             let Some(inbox) = inbox.upgrade() else { return };
-            if who_is_who(&standing) != who_is_who(&told) {
-                told = standing.clone();
-                inbox.force(ShardItem::Stands(standing));
+            if who_is_who(&status) != who_is_who(&told) {
+                told = status.clone();
+                inbox.force(ShardItem::Stands(status));
             }
         }
     });
@@ -65,6 +65,6 @@ pub(super) fn watch(
 }
 
 /// What a shard must know; places in the log change with every batch.
-fn who_is_who(standing: &Standing) -> (Option<proto::NodeId>, bool, u64, usize) {
-    (standing.leader, standing.me_leads, standing.term, standing.voters.len())
+fn who_is_who(status: &GroupStatus) -> (Option<proto::NodeId>, bool, u64, usize) {
+    (status.leader, status.me_leads, status.term, status.voters.len())
 }

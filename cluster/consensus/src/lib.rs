@@ -34,14 +34,14 @@ mod tests;
 pub use error::{OpenError, ProposeError, RaftError};
 pub use groups::{Groups, GroupsArgs};
 pub use leadership::space::OwnClock;
-pub use leadership::standing::Standing;
+pub use leadership::status::GroupStatus;
 pub use proposals::describe_metrics;
 
 use bytes::Bytes;
 use leadership::confirm::Confirmations;
 use leadership::election::Contact;
 use leadership::space::WayOut;
-use leadership::standing::Checkpoints;
+use leadership::status::Checkpoints;
 use links::Peers;
 use log::journal::Journal;
 use machine::Machine;
@@ -172,7 +172,7 @@ struct Parts {
     replica: Arc<dyn Replica>,
     timing: Timing,
     clock: Arc<dyn OwnClock>,
-    standing: Arc<watch::Sender<Standing>>,
+    status: Arc<watch::Sender<GroupStatus>>,
 }
 
 pub(crate) struct Inner {
@@ -186,7 +186,7 @@ pub(crate) struct Inner {
     journal: Journal,
     wire: Arc<Wire>,
     contact: Contact,
-    standing: Arc<watch::Sender<Standing>>,
+    status: Arc<watch::Sender<GroupStatus>>,
     checkpoints: Checkpoints,
     proposals: Proposals,
     confirmations: Confirmations,
@@ -252,8 +252,8 @@ impl Group {
     /// [`RaftError::Storage`], [`RaftError::Damaged`], [`RaftError::Stopped`].
     pub async fn open(args: GroupArgs) -> Result<Self, RaftError> {
         let GroupArgs { group, storage, peers, recovered, replica, timing, clock } = args;
-        let standing = Arc::new(watch::Sender::new(Standing::default()));
-        let parts = Parts { group, storage, peers, replica, timing, clock, standing };
+        let status = Arc::new(watch::Sender::new(GroupStatus::default()));
+        let parts = Parts { group, storage, peers, replica, timing, clock, status };
         let inner = RwLock::new(Inner::open(&parts, recovered).await?);
         Ok(Self(Arc::new(Door { parts, inner, forgetting: tokio::sync::Mutex::default() })))
     }
@@ -290,26 +290,30 @@ impl Group {
     }
 
     /// The state of the group, as far as this node knows.
-    pub fn standing(&self) -> Standing {
-        self.inner().standing_now()
+    pub fn status(&self) -> GroupStatus {
+        let (inner, mut status) = (self.inner(), self.inner().status_now());
+        if status.me_leads {
+            status.caught_up = inner.caught_up();
+        }
+        status
     }
 
     /// Watches the state of the group. A change of only the two indexes wakes no watcher.
-    pub fn watch(&self) -> watch::Receiver<Standing> {
-        self.0.parts.standing.subscribe()
+    pub fn watch(&self) -> watch::Receiver<GroupStatus> {
+        self.0.parts.status.subscribe()
     }
 
     /// Waits until the group fails, because its storage or its replica failed, and returns the reason. A
     /// failed group works again only after a restart of the node.
     pub async fn failed(&self) -> String {
-        let mut standing = self.watch();
+        let mut status = self.watch();
         loop {
-            if standing.borrow_and_update().ended
+            if status.borrow_and_update().ended
                 && let Some(reason) = self.inner().failure()
             {
                 return reason;
             }
-            if standing.changed().await.is_err() {
+            if status.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -384,7 +388,7 @@ impl Group {
 
     /// The link to a node is gone. If that node leads the group, this node starts an election at once.
     pub fn peer_down(&self, node: NodeId) {
-        if self.0.parts.standing.borrow().leader == Some(node) {
+        if self.0.parts.status.borrow().leader == Some(node) {
             self.inner().nudge.notify_one();
         }
     }
@@ -421,7 +425,7 @@ impl Group {
 
 impl Inner {
     async fn open(parts: &Parts, recovered: Vec<(u64, Bytes)>) -> Result<Arc<Self>, RaftError> {
-        let Parts { group, storage, peers, replica, timing, clock, standing } = parts.clone();
+        let Parts { group, storage, peers, replica, timing, clock, status } = parts.clone();
         let me = peers.me().node.0;
         let tables = {
             let storage = storage.clone();
@@ -452,7 +456,7 @@ impl Inner {
             journal,
             wire,
             contact: Contact::new(),
-            standing,
+            status,
             checkpoints: Checkpoints::default(),
             proposals,
             confirmations: Confirmations::default(),
@@ -476,7 +480,7 @@ impl Inner {
         self.refresh();
         self.tasks.spawn("raft disk", log::journal::retry(self.journal.clone()));
         self.tasks.spawn("raft proposals", proposals::run(Arc::clone(self), waiting));
-        self.tasks.spawn("raft standing", leadership::standing::run(Arc::clone(self)));
+        self.tasks.spawn("raft status", leadership::status::run(Arc::clone(self)));
         self.tasks.spawn("raft election", leadership::election::run(Arc::clone(self)));
         self.tasks.spawn("raft space", leadership::space::run(Arc::clone(self)));
     }

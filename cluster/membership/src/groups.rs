@@ -3,7 +3,7 @@
 
 use super::placement::Nodes;
 use bytes::Bytes;
-use consensus::{ProposeError, RaftError};
+use consensus::{GroupStatus, ProposeError, RaftError};
 use proto::stored;
 use proto::{NodeId, ShardId};
 use std::fmt;
@@ -16,29 +16,6 @@ use super::meta_actor::MetaItem;
 
 /// Something that takes a while.
 pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// How a group stands, as its replica here sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupStanding {
-    /// Who leads it, if that is known.
-    pub leader: Option<NodeId>,
-    /// Whether this node does, and most voters have agreed lately.
-    pub leads: bool,
-    /// Whether the leader was heard lately; if it is this node, by most voters.
-    pub is_led: bool,
-    /// The term.
-    pub term: u64,
-    /// Who votes.
-    pub voters: Nodes,
-    /// Who listens.
-    pub learners: Nodes,
-    /// The leader's knowledge: who of both has the log but for its end.
-    pub caught_up: Nodes,
-    /// The last entry of the log here.
-    pub last: u64,
-    /// The last entry applied here.
-    pub applied: u64,
-}
 
 /// Why a group did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -88,8 +65,8 @@ pub trait Groups: Send + Sync + fmt::Debug + 'static {
     /// Opens the group `meta`; from then on it tells `inbox` what is committed. If this start
     /// founds a cluster, this node becomes its only voter.
     fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>>;
-    /// How a group stands; `None` before it is open.
-    fn standing(&self, group: ShardId) -> Option<GroupStanding>;
+    /// The state of a group as this node sees it; `None` before it is open.
+    fn status(&self, group: ShardId) -> Option<GroupStatus>;
     /// Lets a node listen; ends when it has caught up, or in time.
     fn add_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>>;
     /// Lets a node listen no longer.

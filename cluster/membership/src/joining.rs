@@ -54,15 +54,15 @@ struct Membership {
 
 impl Cluster {
     fn is_alone_in(&self, group: ShardId) -> bool {
-        let standing = self.0.groups.standing(group);
-        standing.is_some_and(|standing| standing.voters == Nodes::from([self.me()]))
+        let status = self.0.groups.status(group);
+        status.is_some_and(|status| status.voters == Nodes::from([self.me()]))
     }
 }
 
 impl Membership {
     async fn look(&mut self) {
         let cluster = self.cluster.clone();
-        let Some(standing) = cluster.0.groups.standing(ShardId::META) else { return };
+        let Some(status) = cluster.0.groups.status(ShardId::META) else { return };
         if cluster.place() == Place::Removed {
             return;
         }
@@ -71,7 +71,7 @@ impl Membership {
             // The number is given last: a node that has it founds no group ever again.
             if placement::groups().all(|group| cluster.is_alone_in(group)) {
                 self.found().await;
-            } else if standing.voters.is_empty() && cluster.0.joins {
+            } else if status.voters.is_empty() && cluster.0.joins {
                 self.join().await;
             }
             return;
@@ -88,7 +88,7 @@ impl Membership {
                     self.propose(Kind::SetMember(about), "this node's address is not told").await;
                 }
             }
-            None if standing.leads => self.propose_me().await,
+            None if status.leads_a_majority() => self.propose_me().await,
             None => {
                 let since = *self.missing_since.get_or_insert_with(Instant::now);
                 if cluster.place() == Place::Member || since.elapsed() > DOUBT {

@@ -31,11 +31,11 @@ mod status;
 mod tests;
 pub mod units;
 
-pub use groups::{Failed, GroupError, GroupStanding, Groups, Work};
+pub use groups::{Failed, GroupError, Groups, Work};
 pub use meta_actor::{MetaDigest, MetaItem};
 pub use placement::Nodes;
 pub use settings::{ClusterSettings, SettingError, keys};
-pub use status::{Goal, GroupReport};
+pub use status::Goal;
 
 use balance::balancer::{BalancerActor, BalancerItem};
 use balance::standings::Standings;
@@ -226,11 +226,11 @@ impl Cluster {
 
     /// Who leads a group, as far as this node knows; it need not hold the group.
     pub fn leader_of(&self, group: ShardId) -> Option<NodeId> {
-        let here = self.0.groups.standing(group).unwrap_or_default();
+        let here = self.0.groups.status(group).unwrap_or_default();
         let standings = self.0.standings();
-        let told = standings.get(group).filter(|report| report.term > here.term);
-        let told = told.and_then(|report| report.view.leader);
-        told.or(here.leader).or_else(|| standings.get(group)?.view.leader)
+        let told = standings.get(group).filter(|report| report.status.term > here.term);
+        let told = told.and_then(|report| report.status.leader);
+        told.or(here.leader).or_else(|| standings.get(group)?.status.leader)
     }
 
     /// Makes known what was decided.

@@ -6,11 +6,11 @@
 //! 2. A proposal is answered after it was applied here, or when it certainly came to nothing; one
 //!    of which nothing is known is not answered.
 
-use super::groups::{GroupError, GroupStanding};
+use super::groups::GroupError;
 use super::meta::{self, MetaRefusal};
 use super::{Cluster, settings};
 use bytes::Bytes;
-use consensus::{Committed, Done};
+use consensus::{Committed, Done, GroupStatus};
 use prost::Message as _;
 use proto::ShardId;
 use proto::stored::{self, meta_command::Kind};
@@ -189,8 +189,8 @@ impl Process for MetaActor {
 impl MetaActor {
     fn propose(&mut self, mut command: stored::MetaCommand, reply: oneshot::Sender<Decision>) {
         let shared = &self.cluster.0;
-        let standing = shared.groups.standing(ShardId::META).unwrap_or_default();
-        if let Err(refusal) = self.checked(&standing, &mut command) {
+        let status = shared.groups.status(ShardId::META).unwrap_or_default();
+        if let Err(refusal) = self.checked(&status, &mut command) {
             drop(reply.send(Err(refusal)));
             return;
         }
@@ -209,15 +209,15 @@ impl MetaActor {
 
     fn checked(
         &self,
-        standing: &GroupStanding,
+        status: &GroupStatus,
         command: &mut stored::MetaCommand,
     ) -> Result<(), NotDecided> {
-        if !standing.leads {
-            return Err(NotDecided::Elsewhere(GroupError::NotLeader(standing.leader)));
+        if !status.leads_a_majority() {
+            return Err(NotDecided::Elsewhere(GroupError::NotLeader(status.leader)));
         }
         if let Err(refusal) = meta::check(&self.meta, command) {
             // A new leader may not have applied everything: then nobody can say yet.
-            if standing.applied < standing.last {
+            if status.applied < status.last {
                 return Err(NotDecided::Elsewhere(GroupError::NotLeader(None)));
             }
             return Err(NotDecided::Refused(refusal));

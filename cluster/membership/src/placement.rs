@@ -7,6 +7,7 @@
 //! 3. Nothing new is put on a node that is not up, nor on one that is not active while others are.
 //! 4. Every group has an active member among its voters, for somebody has to lead it.
 
+use consensus::GroupStatus;
 use proto::ids::SHARDS;
 use proto::stored::member::State;
 use proto::{NodeId, ShardId};
@@ -39,26 +40,13 @@ pub(super) struct MemberView {
     pub(super) up: bool,
 }
 
-/// A group as its leader tells of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct GroupView {
-    /// Who leads it; `None`: nobody, or nobody knows.
-    pub(super) leader: Option<NodeId>,
-    /// Who votes.
-    pub(super) voters: Nodes,
-    /// Who listens.
-    pub(super) learners: Nodes,
-    /// Of both, who has the log but for its end.
-    pub(super) caught_up: Nodes,
-}
-
 /// All that a plan is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Picture {
     /// The members.
     pub(super) members: BTreeMap<NodeId, MemberView>,
     /// The groups that are known.
-    pub(super) groups: BTreeMap<ShardId, GroupView>,
+    pub(super) groups: BTreeMap<ShardId, GroupStatus>,
     /// The plan so far.
     pub(super) placements: Plan,
 }
@@ -124,7 +112,7 @@ impl Picture {
         self.zones(&kept.chain(with).collect())
     }
 
-    fn view(&self, group: ShardId) -> Option<&GroupView> {
+    fn view(&self, group: ShardId) -> Option<&GroupStatus> {
         self.groups.get(&group)
     }
 

@@ -1,7 +1,8 @@
 //! What placement promises, from any state that is alive.
 
-use super::placement::{GroupView, MemberView, Nodes, Picture, groups, plan};
+use super::placement::{MemberView, Nodes, Picture, groups, plan};
 use crate::balance::steps::{MOVES_MAX, Step, YIELDS_MAX, steps};
+use consensus::GroupStatus;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use proto::ids::SHARDS;
@@ -36,11 +37,11 @@ impl World {
     fn founded(members: &[u64]) -> Self {
         let members = members.iter().map(|node| (NodeId(*node), active())).collect();
         let first = nodes(&[1]);
-        let group = GroupView {
+        let group = GroupStatus {
             leader: Some(NodeId(1)),
             voters: first.clone(),
             caught_up: first,
-            ..GroupView::default()
+            ..GroupStatus::default()
         };
         let groups = groups().map(|shard| (shard, group.clone())).collect();
         let picture = Picture { members, groups, ..Picture::default() };
@@ -165,7 +166,7 @@ impl World {
         self.picture.groups.values().filter(|view| view.leader == Some(node)).count()
     }
 
-    fn group(&self, group: ShardId) -> &GroupView {
+    fn group(&self, group: ShardId) -> &GroupStatus {
         &self.picture.groups[&group]
     }
 
@@ -338,7 +339,7 @@ fn any_member(zones: bool) -> impl Strategy<Value = MemberView> {
 }
 
 /// A group with a living majority among its voters, of which one may be late.
-fn any_group(members: BTreeMap<NodeId, MemberView>) -> impl Strategy<Value = GroupView> {
+fn any_group(members: BTreeMap<NodeId, MemberView>) -> impl Strategy<Value = GroupStatus> {
     let ids: Vec<_> = members.keys().copied().collect();
     let many = ids.len().min(5);
     let voters = subsequence(ids.clone(), 1..=many);
@@ -361,11 +362,12 @@ fn any_group(members: BTreeMap<NodeId, MemberView>) -> impl Strategy<Value = Gro
             if Some(late) != leader && caught_up.contains(&late) && enough {
                 caught_up.remove(&late);
             }
-            GroupView {
+            GroupStatus {
                 leader,
                 voters: voters.into_iter().collect(),
                 learners: learners.into_iter().collect(),
                 caught_up,
+                ..GroupStatus::default()
             }
         },
     )

@@ -1,31 +1,15 @@
 //! What an operator wants to know: how the groups stand, and what is left to do until a wish is
 //! fulfilled.
 
-use super::placement::{self, GroupView, Nodes, plan};
+use super::placement::{self, plan};
 use super::{Cluster, MetaDigest, MetaItem, Place, meta};
 use crate::balance::steps::steps;
+use consensus::GroupStatus;
 use proto::{NodeId, ShardId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-
-/// How a group stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupReport {
-    /// Who leads it, as far as this node knows; `None` also if a majority was not seen to follow lately.
-    pub leader: Option<NodeId>,
-    /// The term.
-    pub term: u64,
-    /// Who votes.
-    pub voters: Nodes,
-    /// Who listens.
-    pub learners: Nodes,
-    /// The last entry applied here, or where it is led if it is not held here.
-    pub applied: u64,
-    /// Whether it is held here.
-    pub held: bool,
-}
 
 /// What an operator waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +23,28 @@ pub enum Goal {
 }
 
 impl Cluster {
-    /// How all groups stand: as seen here if this node holds them, else as their leaders tell.
-    pub fn groups(&self) -> BTreeMap<ShardId, GroupReport> {
-        let standings = self.0.standings().clone();
-        let report = |group| {
-            let here = self.0.groups.standing(group).unwrap_or_default();
-            let me = self.me();
-            let held = here.voters.contains(&me) || here.learners.contains(&me);
-            let heard = standings.get(group).filter(|report| !held || report.term >= here.term);
+    /// The state of all groups: as this node sees those it holds, as their leaders tell of the others. No leader
+    /// if a majority was not seen to follow it lately.
+    pub fn groups(&self) -> BTreeMap<ShardId, GroupStatus> {
+        let reports = self.0.standings().clone();
+        let status = |group| {
+            let here = self.0.groups.status(group).unwrap_or_default();
+            let held = here.has_member(self.me());
+            let heard =
+                reports.get(group).filter(|report| !held || report.status.term >= here.term);
             let Some(heard) = heard else {
-                return GroupReport {
-                    leader: here.leader.filter(|_| here.is_led),
-                    term: here.term,
-                    voters: here.voters,
-                    learners: here.learners,
-                    applied: here.applied,
-                    held,
-                };
+                return GroupStatus { leader: here.leader.filter(|_| here.is_led()), ..here };
             };
-            GroupReport {
-                leader: heard.view.leader,
-                term: heard.term,
-                voters: heard.view.voters.clone(),
-                learners: heard.view.learners.clone(),
-                applied: if held { here.applied } else { heard.applied },
-                held,
-            }
+            let applied = if held { here.applied } else { heard.status.applied };
+            GroupStatus { applied, ..heard.status.clone() }
         };
-        placement::groups().map(|group| (group, report(group))).collect()
+        placement::groups().map(|group| (group, status(group))).collect()
+    }
+
+    /// True if this node holds a replica of a group.
+    pub fn holds(&self, group: ShardId) -> bool {
+        let here = self.0.groups.status(group);
+        here.is_some_and(|here| here.has_member(self.me()))
     }
 
     /// What is left to do until `goal` is reached, in words; empty: nothing.
@@ -88,9 +66,7 @@ impl Cluster {
                 count("leads", views().filter(|view| view.leader == Some(node)).count());
             }
             Goal::Gone(node) => {
-                let holds = |view: &&GroupView| {
-                    view.voters.contains(&node) || view.learners.contains(&node)
-                };
+                let holds = |view: &&GroupStatus| view.has_member(node);
                 // Who is gone is told so, and hears nothing of members and groups any longer.
                 let told = node == self.me() && self.place() == Place::Removed;
                 if told || meta::member(&meta, node).is_none() {

@@ -1,11 +1,11 @@
 //! Several nodes of one cluster in one process: real doors, actors and links in memory, over groups
 //! that agree at once.
 
-use super::groups::{Failed, GroupError, GroupStanding, Groups, Work};
+use super::groups::{Failed, GroupError, Groups, Work};
 use super::placement::groups as all_groups;
 use super::*;
 use bytes::Bytes;
-use consensus::Committed;
+use consensus::{Committed, GroupStatus};
 use links::memory::Network;
 use links::{PeerId, PeerInfo, Respond, Service};
 use prost::Message as _;
@@ -18,7 +18,7 @@ use supervision::{Intensity, ProcessError, Strategy, Supervisor};
 /// All groups of a cluster, agreed upon at once.
 #[derive(Debug, Default)]
 struct Raft {
-    groups: BTreeMap<ShardId, GroupStanding>,
+    groups: BTreeMap<ShardId, GroupStatus>,
     /// Entries of `meta`.
     log: Vec<Bytes>,
     /// Who hears of them, and how many they have.
@@ -57,21 +57,21 @@ impl FakeGroups {
     fn change(
         &self,
         group: ShardId,
-        change: impl FnOnce(&mut GroupStanding) + Send + 'static,
+        change: impl FnOnce(&mut GroupStatus) + Send + 'static,
     ) -> Work<Result<(), GroupError>> {
         let (me, raft) = (self.me, self.raft.clone());
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let mut raft = raft.lock();
-            let standing = raft.groups.get_mut(&group).unwrap();
-            if standing.leader != Some(me) {
-                return Err(GroupError::NotLeader(standing.leader));
+            let status = raft.groups.get_mut(&group).unwrap();
+            if status.leader != Some(me) {
+                return Err(GroupError::NotLeader(status.leader));
             }
-            change(standing);
-            if !standing.leader.is_some_and(|leader| standing.voters.contains(&leader)) {
-                standing.leader = standing.voters.first().copied();
+            change(status);
+            if !status.leader.is_some_and(|leader| status.voters.contains(&leader)) {
+                status.leader = status.voters.first().copied();
             }
-            standing.term += 1;
+            status.term += 1;
             raft.spread();
             Ok(())
         })
@@ -86,31 +86,31 @@ impl Groups for FakeGroups {
         raft.listeners.insert(self.me, (inbox, have));
         if self.founds {
             let me = Nodes::from([self.me]);
-            let standing = GroupStanding {
+            let status = GroupStatus {
                 leader: Some(self.me),
-                is_led: true,
+                quorum_seen: true,
                 term: 1,
                 voters: me.clone(),
                 caught_up: me,
-                ..GroupStanding::default()
+                ..GroupStatus::default()
             };
-            raft.groups = all_groups().map(|group| (group, standing.clone())).collect();
+            raft.groups = all_groups().map(|group| (group, status.clone())).collect();
         }
         raft.spread();
         Box::pin(async { Ok(()) })
     }
 
-    fn standing(&self, group: ShardId) -> Option<GroupStanding> {
+    fn status(&self, group: ShardId) -> Option<GroupStatus> {
         let raft = self.raft.lock();
-        let standing = raft.groups.get(&group).cloned().unwrap_or_default();
-        let holds = standing.voters.contains(&self.me) || standing.learners.contains(&self.me);
-        let leads = standing.leader == Some(self.me);
-        Some(if holds { GroupStanding { leads, ..standing } } else { GroupStanding::default() })
+        let status = raft.groups.get(&group).cloned().unwrap_or_default();
+        let me_leads = status.leader == Some(self.me);
+        let holds = status.has_member(self.me);
+        Some(if holds { GroupStatus { me_leads, ..status } } else { GroupStatus::default() })
     }
 
     fn has_left(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
-        self.change(group, move |standing| {
-            assert!(!standing.voters.contains(&node) && !standing.learners.contains(&node));
+        self.change(group, move |status| {
+            assert!(!status.voters.contains(&node) && !status.learners.contains(&node));
         })
     }
 
@@ -119,32 +119,32 @@ impl Groups for FakeGroups {
     }
 
     fn add_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
-        self.change(group, move |standing| {
-            standing.learners.insert(node);
-            standing.caught_up.insert(node);
+        self.change(group, move |status| {
+            status.learners.insert(node);
+            status.caught_up.insert(node);
         })
     }
 
     fn remove_learner(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
-        self.change(group, move |standing| {
-            standing.learners.remove(&node);
+        self.change(group, move |status| {
+            status.learners.remove(&node);
         })
     }
 
     fn change_voters(&self, group: ShardId, voters: Nodes) -> Work<Result<(), GroupError>> {
-        self.change(group, move |standing| {
-            standing.learners.retain(|node| !voters.contains(node));
-            standing.voters = voters;
+        self.change(group, move |status| {
+            status.learners.retain(|node| !voters.contains(node));
+            status.voters = voters;
         })
     }
 
     fn yield_to(&self, group: ShardId, node: NodeId) -> Work<Result<(), GroupError>> {
-        self.change(group, move |standing| standing.leader = Some(node))
+        self.change(group, move |status| status.leader = Some(node))
     }
 
     fn propose(&self, content: Bytes, failed: Failed) {
         let mut raft = self.raft.lock();
-        let leader = raft.groups.get(&ShardId::META).and_then(|standing| standing.leader);
+        let leader = raft.groups.get(&ShardId::META).and_then(|status| status.leader);
         if leader != Some(self.me) {
             failed(GroupError::NotLeader(leader));
             return;
@@ -259,13 +259,13 @@ impl Story {
         .await;
     }
 
-    fn standing(&self, group: ShardId) -> GroupStanding {
+    fn status(&self, group: ShardId) -> GroupStatus {
         self.raft.lock().groups[&group].clone()
     }
 
     fn leads(&self, node: u64) -> usize {
         let raft = self.raft.lock();
-        raft.groups.values().filter(|standing| standing.leader == Some(NodeId(node))).count()
+        raft.groups.values().filter(|status| status.leader == Some(NodeId(node))).count()
     }
 }
 
@@ -283,14 +283,14 @@ async fn a_first_node_founds_and_others_join_and_get_their_share() {
     let (mut story, doors) = Story::of_three().await;
     assert_eq!(doors[0].meta().cluster, 4711);
     for group in all_groups() {
-        assert_eq!(story.standing(group).voters.len(), 3, "{group}");
+        assert_eq!(story.status(group).voters.len(), 3, "{group}");
     }
     for node in 1..=3 {
         assert!((5..=6).contains(&story.leads(node)), "leaders are spread");
         let door = &story.nodes[&node].door;
         until(|| door.place() == Place::Member).await;
         for group in all_groups() {
-            let leader = story.standing(group).leader;
+            let leader = story.status(group).leader;
             until(|| door.leader_of(group) == leader).await;
         }
     }
@@ -298,7 +298,7 @@ async fn a_first_node_founds_and_others_join_and_get_their_share() {
     story.settles(&doors[0], 4).await;
     until(|| fourth.meta().members.len() == 4).await;
     let reports = fourth.groups();
-    let held = reports.values().filter(|report| report.held).count();
+    let held = reports.keys().filter(|group| fourth.holds(**group)).count();
     assert!((12..=14).contains(&held), "its share and meta: {held}");
     assert!(reports.values().all(|report| report.leader.is_some()), "it knows who leads the rest");
 }
@@ -325,7 +325,7 @@ async fn a_node_drains_and_leads_again() {
     doors[1].set_state(NodeId(1), State::Draining).await.unwrap();
     until(|| story.leads(1) == 0).await;
     until(|| doors[1].left(Goal::Drained(NodeId(1))).is_empty()).await;
-    assert_eq!(story.standing(ShardId(0)).voters.len(), 3, "it keeps its replicas");
+    assert_eq!(story.status(ShardId(0)).voters.len(), 3, "it keeps its replicas");
     doors[1].set_state(NodeId(1), State::Active).await.unwrap();
     until(|| story.leads(1) >= 5).await;
     let unknown = doors[1].set_state(NodeId(9), State::Draining).await;
@@ -340,17 +340,17 @@ async fn a_lost_node_is_removed_and_told_so_when_it_returns() {
     until(|| story.nodes[&4].door.place() == Place::Member).await;
     story.network.remove(NodeId(4));
     story.nodes.remove(&4);
-    for standing in story.raft.lock().groups.values_mut() {
-        if standing.leader == Some(NodeId(4)) {
-            standing.leader = standing.voters.first().copied();
-            standing.term += 1;
+    for status in story.raft.lock().groups.values_mut() {
+        if status.leader == Some(NodeId(4)) {
+            status.leader = status.voters.first().copied();
+            status.term += 1;
         }
     }
     doors[1].set_state(NodeId(4), State::Lost).await.unwrap();
     until(|| doors[0].left(Goal::Gone(NodeId(4))).is_empty()).await;
     story.settles(&doors[0], 3).await;
     for group in all_groups() {
-        assert_eq!(story.standing(group).voters.len(), 3, "rebuilt elsewhere: {group}");
+        assert_eq!(story.status(group).voters.len(), 3, "rebuilt elsewhere: {group}");
     }
     let back = story.start(4, 2, "10.0.0.4:7403").await;
     until(|| back.place() == Place::Removed).await;
@@ -386,8 +386,8 @@ async fn a_new_address_is_told_at_the_next_start() {
 #[tokio::test(start_paused = true)]
 async fn without_a_majority_a_change_is_refused_with_retry() {
     let (story, doors) = Story::of_three().await;
-    for standing in story.raft.lock().groups.values_mut() {
-        standing.leader = None;
+    for status in story.raft.lock().groups.values_mut() {
+        status.leader = None;
     }
     let refused = doors[0].set_setting("limits.contact_share", "5").await;
     assert_eq!(refused, Err(ClusterError::NoMajority));

@@ -1,7 +1,8 @@
 //! What the nodes say of the cluster (`natter admin cluster status`), and what the story wants to
 //! know of it. Asked by the painter, read by the story.
 
-use node::admin::{GroupStatus, Status};
+use node::admin::{ReplicaStatus, Status};
+use proto::ShardId;
 
 /// Shards of users and the group of members and settings.
 const GROUPS: usize = proto::ids::SHARDS as usize + 1;
@@ -9,14 +10,15 @@ const GROUPS: usize = proto::ids::SHARDS as usize + 1;
 /// Whether a node has applied everything that another one had.
 pub(super) fn has_all(ours: &Status, theirs: &Status) -> bool {
     theirs.groups.iter().all(|theirs| {
-        let ours = ours.groups.iter().find(|ours| ours.group == theirs.group);
-        ours.is_some_and(|ours| ours.applied >= theirs.applied)
+        let ours = ours.group(theirs.group);
+        ours.is_some_and(|ours| ours.status.applied >= theirs.status.applied)
     })
 }
 
 /// Whether a node hears all of `nodes` nodes, and each group has its leader and its replicas.
 fn is_whole(said: &Status, nodes: usize) -> bool {
-    let is_whole = |group: &GroupStatus| group.leader.is_some() && group.voters.len() == nodes;
+    let is_whole =
+        |group: &ReplicaStatus| group.status.leader.is_some() && group.status.voters.len() == nodes;
     said.members.len() == nodes
         && said.members.iter().all(|member| member.up)
         && said.groups.len() == GROUPS
@@ -33,10 +35,10 @@ pub(super) fn are_whole(answers: &Answers) -> bool {
 
 /// Who leads a shard: the node that says so itself, in the latest term. (A node that was just started
 /// again may still believe in its last one.)
-pub(super) fn leader(answers: &Answers, shard: proto::ShardId) -> Option<usize> {
+pub(super) fn leader(answers: &Answers, shard: ShardId) -> Option<usize> {
     let claims = answers.iter().enumerate().filter_map(|(node, said)| {
         let said = said.as_ref()?;
-        let group = said.groups.iter().find(|group| group.group == shard.0)?;
+        let group = &said.group(shard)?.status;
         (group.leader == Some(said.node)).then_some((group.term, node))
     });
     claims.max().map(|(_, node)| node)
@@ -44,14 +46,14 @@ pub(super) fn leader(answers: &Answers, shard: proto::ShardId) -> Option<usize> 
 
 /// How many shards of users a node leads.
 pub(super) fn shards_led(answers: &Answers, node: usize) -> usize {
-    let shards = (0..proto::ids::SHARDS).map(proto::ShardId);
+    let shards = (0..proto::ids::SHARDS).map(ShardId);
     shards.filter(|shard| leader(answers, *shard) == Some(node)).count()
 }
 
 /// Whether every group is led by a node other than `without`.
 pub(super) fn are_led(answers: &Answers, without: usize) -> bool {
     (0..=proto::ids::SHARDS).all(|group| {
-        let leader = leader(answers, proto::ShardId(group));
+        let leader = leader(answers, ShardId(group));
         leader.is_some_and(|leader| leader != without)
     })
 }
@@ -60,8 +62,9 @@ pub(super) fn are_led(answers: &Answers, without: usize) -> bool {
 pub(super) fn are_equal(answers: &Answers) -> bool {
     let mut contents = answers.iter().map(|said| {
         let said = said.as_ref()?;
-        let mut groups: Vec<(u16, u64, &str)> =
-            said.groups.iter().map(|it| (it.group, it.applied, it.digest.as_str())).collect();
+        let contents =
+            said.groups.iter().map(|it| (it.group, it.status.applied, it.digest.as_str()));
+        let mut groups: Vec<(ShardId, u64, &str)> = contents.collect();
         groups.sort_unstable();
         // An empty digest says nothing.
         let is_told = groups.len() == GROUPS && groups.iter().all(|group| !group.2.is_empty());
@@ -86,8 +89,10 @@ mod tests {
         let status = |name: NodeId| {
             let groups: Vec<serde_json::Value> = (0..GROUPS)
                 .map(|group| {
-                    serde_json::json!({"group": group, "leader": names[group % 3], "term": 3,
-                        "voters": names, "learners": [], "applied": 7, "digest": "ab"})
+                    let shard = ShardId(u16::try_from(group).unwrap());
+                    serde_json::json!({"group": shard, "leader": names[group % 3], "term": 3,
+                        "voters": names, "learners": [], "caught_up": [], "last": 7, "applied": 7,
+                        "digest": "ab"})
                 })
                 .collect();
             let status = serde_json::json!({"cluster": "5", "node": name, "groups": groups,
@@ -108,8 +113,8 @@ mod tests {
     fn a_cluster_is_whole_only_with_all_members_leaders_and_replicas() {
         assert!(are_whole(&healthy()));
         assert!(!are_whole(&changed(|status| status.members[2].up = false)));
-        assert!(!are_whole(&changed(|status| status.groups[16].leader = None)));
-        assert!(!are_whole(&changed(|status| status.groups[3].voters.truncate(2))));
+        assert!(!are_whole(&changed(|status| status.groups[16].status.leader = None)));
+        assert!(!are_whole(&changed(|status| status.groups[3].status.voters.clear())));
         let mut silent = healthy();
         silent[0] = None;
         assert!(!are_whole(&silent) && !are_equal(&silent));
@@ -120,7 +125,7 @@ mod tests {
         assert!(are_equal(&healthy()));
         assert!(!are_equal(&changed(|status| status.groups[4].digest = "00".into())));
         assert!(!are_equal(&changed(|status| status.groups[4].digest = String::new())));
-        assert!(!are_equal(&changed(|status| status.groups[4].applied = 8)));
+        assert!(!are_equal(&changed(|status| status.groups[4].status.applied = 8)));
         assert!(!are_equal(&changed(|status| status.sessions.digest = "00".into())));
         assert!(!are_equal(&changed(|status| drop(status.groups.pop()))));
     }
@@ -128,19 +133,19 @@ mod tests {
     #[test]
     fn a_leader_counts_when_it_says_so_itself() {
         let answers = healthy();
-        assert_eq!(leader(&answers, proto::ShardId(4)), Some(1));
+        assert_eq!(leader(&answers, ShardId(4)), Some(1));
         assert_eq!(shards_led(&answers, 0), 6);
-        let returned = changed(|status| status.groups[3].leader = Some(NodeId(0xb)));
+        let returned = changed(|status| status.groups[3].status.leader = Some(NodeId(0xb)));
         assert_eq!(shards_led(&returned, 0) + shards_led(&returned, 1), 11, "one leads each");
         let earlier = changed(|status| {
-            (status.groups[3].leader, status.groups[3].term) = (Some(NodeId(0xb)), 2);
+            (status.groups[3].status.leader, status.groups[3].status.term) = (Some(NodeId(0xb)), 2);
         });
-        assert_eq!(leader(&earlier, proto::ShardId(3)), Some(0), "the latest term counts");
+        assert_eq!(leader(&earlier, ShardId(3)), Some(0), "the latest term counts");
         assert!(!are_led(&answers, 1));
         let mut killed = healthy();
         killed[1] = None;
         assert!(!are_led(&killed, 1), "the others only believe that it leads");
-        let said = changed(|status| status.groups[4].applied = 6);
+        let said = changed(|status| status.groups[4].status.applied = 6);
         assert!(!has_all(said[1].as_ref().unwrap(), said[0].as_ref().unwrap()));
         assert!(has_all(said[0].as_ref().unwrap(), said[1].as_ref().unwrap()));
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actors::service::Vitals;
 use actors::shard::Shards;
+use consensus::GroupStatus;
 use links::Peers;
 use membership::clocks::{Clocks, Standing};
 use membership::{Cluster, ClusterError, Goal, Place, Work};
@@ -52,23 +53,16 @@ pub struct MemberStatus {
     pub clock_ms: Option<i64>,
 }
 
-/// A group, as a status shows it.
+/// A group, with the content of the replica on the node that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupStatus {
-    /// Its number; 16 is `meta`.
-    pub group: u16,
-    /// Who leads it, if that is known here.
-    pub leader: Option<NodeId>,
-    /// The term.
-    pub term: u64,
-    /// Who votes.
-    pub voters: Vec<NodeId>,
-    /// Who listens.
-    pub learners: Vec<NodeId>,
-    /// The last entry that is in `digest`.
-    pub applied: u64,
-    /// Of what is held here, 16 hex digits; the same on all replicas that have applied as much. Empty
-    /// if nothing is held here, or it was not told in time.
+pub struct ReplicaStatus {
+    /// The shard of the group, or `meta`.
+    pub group: ShardId,
+    /// The state of the group; `applied` is the last entry that is in `digest`.
+    #[serde(flatten)]
+    pub status: GroupStatus,
+    /// Digest of the replica, 16 hex digits; the same on all replicas that have applied as much. Empty if this
+    /// node holds none, or it was not told in time.
     pub digest: String,
 }
 
@@ -95,13 +89,25 @@ pub struct Status {
     /// All members.
     pub members: Vec<MemberStatus>,
     /// All groups.
-    pub groups: Vec<GroupStatus>,
+    pub groups: Vec<ReplicaStatus>,
     /// What is to be said of this node's clock: right, astray, differs or jumped.
     pub clock: String,
     /// The sessions table here.
     pub sessions: SessionsStatus,
     /// What is set for the whole cluster.
     pub settings: BTreeMap<String, String>,
+}
+
+impl Status {
+    /// A group as this node sees it.
+    pub fn group(&self, group: ShardId) -> Option<&ReplicaStatus> {
+        self.groups.iter().find(|known| known.group == group)
+    }
+
+    /// How many groups this node says that it leads.
+    pub fn leads(&self) -> usize {
+        self.groups.iter().filter(|group| group.status.leader == Some(self.node)).count()
+    }
 }
 
 fn clock_word(standing: Standing) -> &'static str {
@@ -153,23 +159,17 @@ impl NodeControl {
         let cluster = &self.cluster;
         let (digests, meta_digest, members) =
             tokio::join!(self.shards.digests(), cluster.meta_digest(), self.members_and_vitals());
-        let groups = cluster.groups().into_iter().map(|(group, report)| {
+        let groups = cluster.groups().into_iter().map(|(group, mut status)| {
             let told = if group == ShardId::META {
                 meta_digest.map(|told| (told.applied, told.digest))
             } else {
                 let told = digests.get(usize::from(group.0)).copied().flatten();
                 told.map(|told| (told.applied, told.digest))
             };
-            let told = told.filter(|_| report.held);
-            GroupStatus {
-                group: group.0,
-                leader: report.leader,
-                term: report.term,
-                voters: report.voters.into_iter().collect(),
-                learners: report.learners.into_iter().collect(),
-                applied: told.map_or(report.applied, |(applied, _)| applied),
-                digest: told.map(|(_, digest)| format!("{digest:016x}")).unwrap_or_default(),
-            }
+            let told = told.filter(|_| cluster.holds(group));
+            status.applied = told.map_or(status.applied, |(applied, _)| applied);
+            let digest = told.map(|(_, digest)| format!("{digest:016x}")).unwrap_or_default();
+            ReplicaStatus { group, status, digest }
         });
         let groups = groups.collect();
         let meta = cluster.meta();

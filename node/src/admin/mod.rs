@@ -26,7 +26,8 @@ mod tests;
 
 pub use call::{CallError, status};
 pub use client::run;
-pub use control::{Control, GroupStatus, MemberStatus, SessionsStatus, Status};
+pub use consensus::GroupStatus;
+pub use control::{Control, MemberStatus, ReplicaStatus, SessionsStatus, Status};
 pub use join::{joins, seeds};
 pub use socket::socket_path;
 

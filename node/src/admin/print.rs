@@ -6,7 +6,8 @@ use std::io::{self, Write as _};
 use proto::NodeId;
 use serde_json::{Value, json};
 
-use super::control::{GroupStatus, Status};
+use super::GroupStatus;
+use super::control::Status;
 use super::{Drain, Request};
 
 /// How replies to a request are printed: outcomes on standard output, progress on standard error.
@@ -97,8 +98,8 @@ fn table(status: &Status) -> String {
         "differs" => line(&mut out, format_args!("CLOCKS DIFFER: nothing expires")),
         _ => line(&mut out, format_args!("THIS NODE'S CLOCK JUMPED: nothing expires for a while")),
     }
-    let silent = status.groups.iter().filter(|group| group.leader.is_none());
-    let silent: Vec<_> = silent.map(|group| name(group.group)).collect();
+    let silent = status.groups.iter().filter(|group| group.status.leader.is_none());
+    let silent: Vec<_> = silent.map(|group| group.group.to_string()).collect();
     if silent.is_empty() {
         line(&mut out, format_args!("groups: all {} have a leader", status.groups.len()));
     } else {
@@ -134,7 +135,7 @@ fn members(out: &mut String, status: &Status) {
             known(member.connections.map(|count| count.to_string())),
         ]);
         let count = |of: fn(&GroupStatus, NodeId) -> bool| {
-            status.groups.iter().filter(|group| of(group, member.node)).count().to_string()
+            status.groups.iter().filter(|group| of(&group.status, member.node)).count().to_string()
         };
         places.push([
             short(&member.name, NAME_CHARS),
@@ -198,10 +199,6 @@ fn bytes(bytes: u64) -> String {
         0..10_240 => format!("{} MiB", bytes >> 20),
         10_240.. => format!("{} GiB", bytes >> 30),
     }
-}
-
-fn name(group: u16) -> String {
-    if group == proto::ShardId::META.0 { "meta".to_owned() } else { group.to_string() }
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {

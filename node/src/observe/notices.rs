@@ -182,7 +182,7 @@ impl UseOfNode {
     pub(crate) fn none_because(
         &mut self,
         place: Place,
-        groups: impl Iterator<Item = consensus::Standing>,
+        groups: impl Iterator<Item = consensus::GroupStatus>,
         now: Instant,
     ) -> Option<&'static str> {
         match place {
@@ -298,11 +298,13 @@ mod tests {
         let (mut node, start) = (UseOfNode::default(), Instant::now());
         let at = |second| start + Duration::from_secs(second);
         let voters: BTreeSet<_> = [NodeId(1), NodeId(2)].into();
-        let leaderless =
-            || consensus::Standing { voters: voters.clone(), ..consensus::Standing::default() };
-        let unseen = || consensus::Standing { leader: Some(NodeId(2)), ..leaderless() };
-        let led = || consensus::Standing { quorum_seen: true, ..unseen() };
-        let mut ask = |groups: [consensus::Standing; 2], second| {
+        let leaderless = || consensus::GroupStatus {
+            voters: voters.clone(),
+            ..consensus::GroupStatus::default()
+        };
+        let unseen = || consensus::GroupStatus { leader: Some(NodeId(2)), ..leaderless() };
+        let led = || consensus::GroupStatus { quorum_seen: true, ..unseen() };
+        let mut ask = |groups: [consensus::GroupStatus; 2], second| {
             node.none_because(Place::Member, groups.into_iter(), at(second))
         };
         assert_eq!(ask([unseen(), led()], 0), None, "it serves half of them");

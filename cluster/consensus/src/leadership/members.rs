@@ -35,11 +35,11 @@ pub(crate) async fn found(inner: &Inner) -> Result<(), RaftError> {
 
 /// Only the leader changes members.
 fn leads(inner: &Inner) -> Result<(), RaftError> {
-    let standing = inner.standing_now();
-    if standing.ended {
+    let status = inner.status_now();
+    if status.ended {
         return Err(RaftError::Stopped);
     }
-    if standing.me_leads { Ok(()) } else { Err(RaftError::NotLeader(standing.leader)) }
+    if status.me_leads { Ok(()) } else { Err(RaftError::NotLeader(status.leader)) }
 }
 
 async fn change(
@@ -81,8 +81,8 @@ fn failed(error: &ChangeFailed) -> RaftError {
 
 pub(crate) async fn add_learner(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
     leads(inner)?;
-    let standing = inner.standing_now();
-    if !standing.voters.contains(&node) && !standing.learners.contains(&node) {
+    let status = inner.status_now();
+    if !status.voters.contains(&node) && !status.learners.contains(&node) {
         let nodes = [(node.0, EmptyNode::new())].into();
         change(inner, ChangeMembers::AddNodes(nodes), true).await?;
     }
@@ -104,11 +104,11 @@ pub(crate) async fn add_learner(inner: &Inner, node: NodeId) -> Result<(), RaftE
 
 pub(crate) async fn remove_learner(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
     leads(inner)?;
-    let standing = inner.standing_now();
-    if standing.voters.contains(&node) {
+    let status = inner.status_now();
+    if status.voters.contains(&node) {
         return Err(RaftError::Refused);
     }
-    if !standing.learners.contains(&node) {
+    if !status.learners.contains(&node) {
         return Ok(());
     }
     change(inner, ChangeMembers::RemoveNodes(BTreeSet::from([node.0])), true).await
@@ -142,7 +142,7 @@ pub(crate) async fn change_voters(
     }
     let me = NodeId(inner.me);
     for node in voters.iter().filter(|node| **node != me) {
-        if !inner.standing_now().voters.contains(node) {
+        if !inner.status_now().voters.contains(node) {
             add_learner(inner, *node).await?;
         }
     }
@@ -169,7 +169,7 @@ pub(crate) async fn yield_to(inner: &Inner, node: NodeId) -> Result<(), RaftErro
     if node.0 == inner.me {
         return Ok(());
     }
-    if !inner.standing_now().voters.contains(&node) {
+    if !inner.status_now().voters.contains(&node) {
         return Err(RaftError::Refused);
     }
     // Nobody should have to wait for one who does not answer, or has just refused.
@@ -221,8 +221,8 @@ async fn hand_over(inner: &Inner, node: NodeId) -> Result<(), RaftError> {
         last: last.as_ref().map(convert::stored_id),
     };
     ask_to_lead(inner, node, asked, until).await?;
-    let mut standing = inner.raft.server_metrics();
-    let taken = standing.wait_for(|server| server.current_leader == Some(node.0));
+    let mut server = inner.raft.server_metrics();
+    let taken = server.wait_for(|server| server.current_leader == Some(node.0));
     match timeout(until.saturating_duration_since(Instant::now()), taken).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) => Err(RaftError::Stopped),

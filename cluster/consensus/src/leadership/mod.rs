@@ -4,4 +4,4 @@ pub(crate) mod confirm;
 pub(crate) mod election;
 pub(crate) mod members;
 pub(crate) mod space;
-pub(crate) mod standing;
+pub(crate) mod status;

@@ -24,7 +24,7 @@ async fn a_follower_whose_disk_is_full_lags_and_catches_up() {
     refuse(&cluster.nodes[&lagging], 0);
     let all = [vec!["before".to_owned()], named("during", 0..5)].concat();
     assert_eq!(cluster.agreed().await, all);
-    assert!(!cluster.nodes[&lagging].group().standing().ended);
+    assert!(!cluster.nodes[&lagging].group().status().ended);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,7 +39,7 @@ async fn a_leader_whose_disk_is_full_is_replaced_and_goes_on_as_a_follower() {
     cluster.add("during").await;
     refuse(&cluster.nodes[&old], 0);
     until("it follows", || cluster.nodes[&old].items() == ["during"]).await;
-    assert!(cluster.nodes[&old].group().standing().leader.is_some());
+    assert!(cluster.nodes[&old].group().status().leader.is_some());
     cluster.add("after").await;
     assert_eq!(cluster.agreed().await, ["during", "after"]);
 }
@@ -78,7 +78,7 @@ async fn a_group_that_waits_for_space_can_be_stopped() {
     until("it waits for space", || cluster.nodes[&1].group().inner().journal.is_stuck()).await;
     tokio::time::timeout(PATIENCE, cluster.nodes[&1].group().stop()).await.unwrap();
     assert_eq!(told.load(Ordering::SeqCst), 1, "who waited was told, once");
-    assert!(cluster.nodes[&1].group().standing().ended);
+    assert!(cluster.nodes[&1].group().status().ended);
     cluster.kill(1).await;
     cluster.start(1).await;
     cluster.add("after").await;
@@ -89,7 +89,7 @@ fn pretend_full(cluster: &Cluster, node: u64, full: bool) {
 }
 
 fn term(cluster: &Cluster, node: u64) -> u64 {
-    cluster.nodes[&node].group().standing().term
+    cluster.nodes[&node].group().status().term
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,8 +107,8 @@ async fn a_stuck_leader_is_replaced_before_anybody_misses_it() {
     // It remembers for some seconds whom it asked; who leads it hears for as long as it is full.
     cluster.nodes[&old].group().inner().way_out.forget();
     let follows = || {
-        let standing = cluster.nodes[&old].group().standing();
-        !standing.me_leads && standing.leader == Some(NodeId(new)) && standing.is_led()
+        let status = cluster.nodes[&old].group().status();
+        !status.me_leads && status.leader == Some(NodeId(new)) && status.is_led()
     };
     until("it knows who leads in its place", follows).await;
     cluster.add("during").await;
@@ -163,7 +163,7 @@ async fn when_the_leader_dies_the_one_with_space_leads() {
         cluster.add(&format!("before {round}")).await;
         cluster.kill(leader).await;
         until("the one with space leads", || cluster.leader() == Some(heir)).await;
-        assert!(!cluster.nodes[&full].group().standing().me_leads);
+        assert!(!cluster.nodes[&full].group().status().me_leads);
         pretend_full(&cluster, full, false);
         cluster.start(leader).await;
         cluster.add(&format!("after {round}")).await;
@@ -214,7 +214,7 @@ async fn a_group_whose_log_is_shut_says_why_it_ended_and_the_others_go_on() {
     }
     let group = cluster.nodes[&leader].group().clone();
     group.stop().await;
-    assert!(group.standing().ended);
+    assert!(group.status().ended);
     let failed = tokio::time::timeout(quick().election.1, group.failed()).await;
     assert!(failed.is_err(), "it was told to end: {failed:?}");
 }

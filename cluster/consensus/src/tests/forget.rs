@@ -22,8 +22,8 @@ async fn forget(cluster: &Cluster, node: u64) -> bool {
 }
 
 fn is_empty(node: &Node) -> bool {
-    let standing = node.group().standing();
-    let known = !standing.voters.is_empty() || standing.last_index > 0;
+    let status = node.group().status();
+    let known = !status.voters.is_empty() || status.last > 0;
     let applied = node.storage.applied(GROUP).unwrap();
     !known
         && applied.is_none()
@@ -45,7 +45,7 @@ async fn what_a_node_held_is_forgotten_when_it_has_left_and_comes_back_from_the_
     leader.change_voters(ids(&[1, 2, 4])).await.unwrap();
     assert!(forget(&cluster, 3).await);
     assert!(is_empty(&cluster.nodes[&3]));
-    let term = leader.standing().term;
+    let term = leader.status().term;
     let vote = cluster.nodes[&3].storage.vote(GROUP).unwrap().unwrap();
     assert_eq!(vote.term, term, "what it promised it remembers");
 
@@ -116,11 +116,11 @@ async fn who_has_forgotten_does_not_help_to_elect_one_that_has_not_heard_of_the_
         cluster.network.cut(NodeId(a), NodeId(b));
     }
     cluster.network.heal(NodeId(2), NodeId(3));
-    let term = cluster.nodes[&2].group().standing().term;
+    let term = cluster.nodes[&2].group().status().term;
     sleep(unhurried().election.1 * 4).await;
-    let standing = cluster.nodes[&2].group().standing();
-    assert!(!standing.me_leads && standing.term == term, "{standing:?}");
-    assert_eq!(standing.voters, ids(&[1, 2, 3]), "this proves nothing");
+    let status = cluster.nodes[&2].group().status();
+    assert!(!status.me_leads && status.term == term, "{status:?}");
+    assert_eq!(status.voters, ids(&[1, 2, 3]), "this proves nothing");
     cluster.add("after").await;
     cluster.network.heal_all();
     cluster.agreed_by(&[1, 2, 4]).await;

@@ -14,7 +14,7 @@ async fn a_sole_voter_leads_as_soon_as_it_is_open() {
     cluster.start(1).await;
     let opened = Instant::now();
     let group = cluster.nodes[&1].group();
-    until("it leads", || group.standing().me_leads).await;
+    until("it leads", || group.status().me_leads).await;
     println!("a sole voter leads {:?} after it is open", opened.elapsed());
     until("it has applied its log", || cluster.nodes[&1].items() == ["first"]).await;
     group.confirm_leadership().await.unwrap();
@@ -31,7 +31,7 @@ async fn founding_again_changes_nothing() {
     }
     cluster.add("only").await;
     assert_eq!(cluster.nodes[&1].items(), ["only"]);
-    assert_eq!(cluster.nodes[&1].group().standing().term, 1);
+    assert_eq!(cluster.nodes[&1].group().status().term, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +44,7 @@ async fn a_dead_leader_is_replaced_at_once_when_its_links_are_gone() {
         let died = Instant::now();
         let rest: Vec<u64> = cluster.nodes.keys().copied().filter(|n| *n != leader).collect();
         until("another leads", || {
-            rest.iter().any(|node| cluster.nodes[node].group().standing().me_leads)
+            rest.iter().any(|node| cluster.nodes[node].group().status().me_leads)
         })
         .await;
         let took = died.elapsed();
@@ -73,17 +73,17 @@ async fn a_leader_that_is_silent_is_replaced_after_the_election_time() {
 async fn a_node_that_was_cut_off_does_not_disturb_the_others_when_it_is_back() {
     let cluster = Cluster::of_three(unhurried()).await;
     let leader = cluster.wait_for_leader().await;
-    let term = cluster.nodes[&leader].group().standing().term;
+    let term = cluster.nodes[&leader].group().status().term;
     let other = if leader == 3 { 2 } else { 3 };
     cluster.cut_off(other);
     // Several election times.
     sleep(unhurried().election.1 * 3).await;
-    assert_eq!(cluster.nodes[&other].group().standing().term, term, "it began no term alone");
+    assert_eq!(cluster.nodes[&other].group().status().term, term, "it began no term alone");
     cluster.network.heal_all();
     cluster.add("after").await;
     cluster.agreed().await;
     assert_eq!(cluster.leader(), Some(leader));
-    assert_eq!(cluster.nodes[&leader].group().standing().term, term);
+    assert_eq!(cluster.nodes[&leader].group().status().term, term);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,7 +119,7 @@ async fn leadership_is_handed_over_within_a_moment() {
         // One under way, and one that waits for the new leader.
         let begun = Instant::now();
         cluster.hand_over(leader, heir).await;
-        until("the heir leads", || cluster.nodes[&heir].group().standing().me_leads).await;
+        until("the heir leads", || cluster.nodes[&heir].group().status().me_leads).await;
         slowest = slowest.max(begun.elapsed());
         cluster.add(&format!("item{round}")).await;
     }
@@ -174,7 +174,7 @@ async fn a_leader_that_hears_nobody_gives_way() {
     // Its heartbeats arrive all the time.
     until("another leads", || cluster.leader().is_some_and(|leader| leader != old)).await;
     cluster.add("during").await;
-    assert!(!cluster.nodes[&old].group().standing().quorum_seen);
+    assert!(!cluster.nodes[&old].group().status().quorum_seen);
     assert_eq!(cluster.propose(old, "refused").await, Err(ProposeError::NoMajority));
     cluster.network.heal_all();
     cluster.add("after").await;
@@ -224,25 +224,25 @@ async fn a_leader_that_is_started_again_leads_nothing_until_it_is_elected_again(
     cluster.add("before").await;
     cluster.agreed().await;
     let old = cluster.wait_for_leader().await;
-    let term = cluster.nodes[&old].group().standing().term;
+    let term = cluster.nodes[&old].group().status().term;
     for node in 1..=3 {
         cluster.kill(node).await;
     }
     cluster.start(old).await;
     let group = cluster.nodes[&old].group().clone();
     let mut told = group.watch();
-    let leads = told.wait_for(|standing| standing.me_leads);
+    let leads = told.wait_for(|status| status.me_leads);
     assert!(
         tokio::time::timeout(quick().election.1 * 2, leads).await.is_err(),
         "nobody elected it"
     );
     assert!(!group.is_followed());
     assert!(matches!(group.confirm_leadership().await, Err(ProposeError::NotLeader(_))));
-    assert_eq!(group.standing().term, term, "nor did it begin a term");
+    assert_eq!(group.status().term, term, "nor did it begin a term");
     // Nor does it say so when it is asked by nobody but learns of the next leader.
     cluster.start(old % 3 + 1).await;
     let leader = cluster.wait_for_leader().await;
-    assert!(cluster.nodes[&leader].group().standing().term > term);
+    assert!(cluster.nodes[&leader].group().status().term > term);
     cluster.add("after").await;
     assert_eq!(cluster.agreed().await, ["before", "after"]);
 }
@@ -256,9 +256,9 @@ async fn a_leader_that_comes_back_when_another_leads_never_says_that_it_does() {
         cluster.add(&format!("item{round}")).await;
         cluster.start(old).await;
         let group = cluster.nodes[&old].group().clone();
-        assert!(!group.standing().me_leads);
+        assert!(!group.status().me_leads);
         let mut told = group.watch();
-        let any = told.wait_for(|standing| standing.me_leads || standing.leader.is_some()).await;
+        let any = told.wait_for(|status| status.me_leads || status.leader.is_some()).await;
         assert!(!any.unwrap().me_leads, "it follows first");
         until("it has all", || cluster.nodes[&old].items().len() == round + 1).await;
     }
@@ -280,7 +280,7 @@ async fn a_leader_is_followed_as_long_as_a_majority_answers_it() {
     assert!(group.is_followed(), "one of two is enough");
     cluster.network.cut(NodeId(leader), NodeId(followers[1]));
     until("another leads", || {
-        followers.iter().any(|node| cluster.nodes[node].group().standing().me_leads)
+        followers.iter().any(|node| cluster.nodes[node].group().status().me_leads)
     })
     .await;
     assert!(!group.is_followed(), "it must not answer when another leads");

@@ -18,14 +18,14 @@ async fn a_learner_gets_all_and_becomes_a_voter() {
     }
     let group = cluster.nodes[&1].group();
     group.add_learner(NodeId(2)).await.unwrap();
-    let standing = group.standing();
-    assert_eq!((standing.voters, standing.learners), (ids(&[1]), ids(&[2])));
+    let status = group.status();
+    assert_eq!((status.voters, status.learners), (ids(&[1]), ids(&[2])));
     assert_eq!(group.caught_up(), ids(&[1, 2]));
     assert_eq!(cluster.agreed().await, named("a", 0..10));
 
     group.change_voters(ids(&[1, 2])).await.unwrap();
-    let standing = group.standing();
-    assert_eq!((standing.voters, standing.learners), (ids(&[1, 2]), ids(&[])));
+    let status = group.status();
+    assert_eq!((status.voters, status.learners), (ids(&[1, 2]), ids(&[])));
     cluster.add("both").await;
     cluster.agreed().await;
 }
@@ -60,7 +60,7 @@ async fn a_learner_that_never_answers_is_given_up() {
     let added = cluster.nodes[&1].group().add_learner(NodeId(2)).await;
     assert!(matches!(added, Err(RaftError::NoProgress(NodeId(2)))), "{added:?}");
     cluster.nodes[&1].group().remove_learner(NodeId(2)).await.unwrap();
-    assert_eq!(cluster.nodes[&1].group().standing().learners, ids(&[]));
+    assert_eq!(cluster.nodes[&1].group().status().learners, ids(&[]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,11 +71,11 @@ async fn a_voter_is_replaced_and_the_one_that_left_keeps_quiet() {
     let leader = cluster.wait_for_leader().await;
     assert_eq!(leader, 1);
     cluster.nodes[&1].group().change_voters(ids(&[1, 2, 4])).await.unwrap();
-    let standing = cluster.nodes[&1].group().standing();
-    assert_eq!((standing.voters, standing.learners), (ids(&[1, 2, 4]), ids(&[])));
+    let status = cluster.nodes[&1].group().status();
+    assert_eq!((status.voters, status.learners), (ids(&[1, 2, 4]), ids(&[])));
     sleep(unhurried().election.1 * 3).await;
     assert_eq!(cluster.leader(), Some(1));
-    assert_eq!(cluster.nodes[&1].group().standing().term, standing.term);
+    assert_eq!(cluster.nodes[&1].group().status().term, status.term);
     cluster.kill(2).await;
     cluster.add("after").await;
     until("the new voter has it", || cluster.nodes[&4].items() == ["before", "after"]).await;
@@ -89,10 +89,10 @@ async fn a_leader_that_leaves_hands_over_first() {
     let changed = cluster.nodes[&1].group().change_voters(ids(&[2, 3, 4])).await;
     let Err(RaftError::NotLeader(Some(heir))) = changed else { panic!("{changed:?}") };
     let group = cluster.nodes[&heir.0].group();
-    until("the heir leads", || group.standing().me_leads).await;
+    until("the heir leads", || group.status().me_leads).await;
     group.change_voters(ids(&[2, 3, 4])).await.unwrap();
-    let standing = group.standing();
-    assert_eq!((standing.voters, standing.learners), (ids(&[2, 3, 4]), ids(&[])));
+    let status = group.status();
+    assert_eq!((status.voters, status.learners), (ids(&[2, 3, 4]), ids(&[])));
     cluster.kill(1).await;
     cluster.add("after").await;
     assert_eq!(cluster.agreed().await, ["before", "after"]);

@@ -284,7 +284,7 @@ impl Cluster {
         }
         for group in self.nodes[&1].groups.values() {
             group.found().await.unwrap();
-            until("the founder leads", || group.standing().me_leads).await;
+            until("the founder leads", || group.status().me_leads).await;
             group.change_voters([1, 2, 3].map(NodeId).into()).await.unwrap();
         }
     }
@@ -307,8 +307,8 @@ impl Cluster {
     /// The one node that leads with a majority.
     pub(super) fn leader(&self) -> Option<u64> {
         let leads = |node: &Node| {
-            let standing = node.group().standing();
-            standing.me_leads && standing.quorum_seen
+            let status = node.group().status();
+            status.me_leads && status.quorum_seen
         };
         let mut leaders = self.nodes.iter().filter(|(_, node)| leads(node));
         leaders.next().map(|(node, _)| *node).filter(|_| leaders.next().is_none())
@@ -345,7 +345,7 @@ impl Cluster {
         let group = self.nodes[&leader].group();
         let end = Instant::now() + PATIENCE;
         while let Err(error) = group.yield_to(NodeId(heir)).await {
-            if self.nodes[&heir].group().standing().me_leads {
+            if self.nodes[&heir].group().status().me_leads {
                 return;
             }
             assert!(Instant::now() < end, "not taken: {error}");

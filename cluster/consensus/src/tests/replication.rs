@@ -105,7 +105,7 @@ async fn a_minority_accepts_nothing_and_joins_again_by_itself() {
     assert_eq!(cluster.propose(old, "lost").await, Err(ProposeError::Unknown));
     until("the others have a leader", || {
         let others = cluster.nodes.iter().filter(|(node, _)| **node != old);
-        others.into_iter().any(|(_, node)| node.group().standing().me_leads)
+        others.into_iter().any(|(_, node)| node.group().status().me_leads)
     })
     .await;
     let refused = cluster.propose(old, "refused").await.unwrap_err();
@@ -132,7 +132,7 @@ async fn what_was_taken_back_stays_away_after_a_restart() {
         let failed = Box::new(|_| {});
         cluster.nodes[&old].group().propose(Bytes::from(item), failed);
     }
-    until("they are in its log", || cluster.nodes[&old].group().standing().last_index >= 5).await;
+    until("they are in its log", || cluster.nodes[&old].group().status().last >= 5).await;
     until("others lead", || cluster.leader().is_some_and(|leader| leader != old)).await;
     cluster.network.heal_all();
     cluster.add("kept").await;
@@ -179,12 +179,12 @@ async fn a_member_that_applies_slowly_takes_a_bounded_amount_and_catches_up() {
     for item in 0..ITEMS {
         cluster.add(&format!("{item:02}").repeat(512 * 1024)).await;
     }
-    let taken = || slow.group().standing().last_index;
-    let offered = cluster.nodes[&leader].group().standing().last_index;
+    let taken = || slow.group().status().last;
+    let offered = cluster.nodes[&leader].group().status().last;
     until("it takes some", || taken() > 60).await;
     sleep(3 * quick().request).await;
     assert!(taken() < offered - 10, "{} of {offered}", taken());
-    assert!(slow.group().standing().leader.is_some(), "it hears heartbeats");
+    assert!(slow.group().status().leader.is_some(), "it hears heartbeats");
     drop(go_on);
     busy.join().unwrap();
     until("it has all", || slow.replica().list().items.len() == ITEMS).await;

@@ -12,6 +12,7 @@ use crate::balance::steps::{Step, steps};
 use crate::groups::GroupError;
 use crate::placement::{MemberView, Nodes, Picture, Plan, plan};
 use crate::{Cluster, ClusterError, Place, placement};
+use consensus::GroupStatus;
 use links::CallError;
 use proto::cluster::{self, cast, request, response};
 use proto::stored::{self, meta_command::Kind};
@@ -133,22 +134,21 @@ impl BalancerActor {
     fn report(&mut self) {
         let now = Instant::now();
         let shared = &self.cluster.0;
-        let standings = placement::groups().filter_map(|group| {
-            let standing = shared.groups.standing(group).filter(|standing| standing.leads)?;
-            Some((group, standing))
+        let led_here = placement::groups().filter_map(|group| {
+            Some((group, shared.groups.status(group).filter(GroupStatus::leads_a_majority)?))
         });
-        let standings: Vec<_> = standings.collect();
-        let led = |(group, standing): &(ShardId, crate::GroupStanding)| {
-            let (voters, learners) = (standing.voters.clone(), standing.learners.clone());
-            (*group, standing.term, voters, learners, standing.caught_up.clone())
+        let led_here: Vec<_> = led_here.collect();
+        let led = |(group, status): &(ShardId, GroupStatus)| {
+            let (voters, learners) = (status.voters.clone(), status.learners.clone());
+            (*group, status.term, voters, learners, status.caught_up.clone())
         };
-        let led: Vec<Led> = standings.iter().map(led).collect();
+        let led: Vec<Led> = led_here.iter().map(led).collect();
         let is_due = self.told_at.is_none_or(|at| now.duration_since(at) >= EVERY);
         if led == self.told && !is_due {
             return;
         }
         (self.told, self.told_at, self.looks) = (led, Some(now), true);
-        let groups = standings.iter().map(|(group, standing)| told(*group, standing)).collect();
+        let groups = led_here.iter().map(|(group, status)| told(*group, status)).collect();
         let report = cluster::Standings { groups };
         let mut heard = shared.standings();
         heard.heard(self.cluster.me(), report.clone(), now);
@@ -164,7 +164,8 @@ impl BalancerActor {
     /// Where `meta` is led: sees what is to do, and begins it.
     fn balance(&mut self) {
         let meta = self.cluster.meta();
-        let leads = self.cluster.0.groups.standing(ShardId::META).is_some_and(|s| s.leads);
+        let meta_status = self.cluster.0.groups.status(ShardId::META);
+        let leads = meta_status.is_some_and(|status| status.leads_a_majority());
         if !leads || meta.cluster == 0 {
             self.under_way.clear();
             self.ended.clear();

@@ -68,23 +68,22 @@ pub(crate) async fn carry_out(
     let Some(group) = group.ok().filter(|group| *group <= ShardId::META) else {
         return failed("there is no such group");
     };
-    let Some(standing) = groups.standing(group) else { return Err(GroupError::NotLeader(None)) };
-    if !standing.leads {
-        return Err(GroupError::NotLeader(standing.leader));
+    let Some(status) = groups.status(group) else { return Err(GroupError::NotLeader(None)) };
+    if !status.leads_a_majority() {
+        return Err(GroupError::NotLeader(status.leader));
     }
-    let listens =
-        |node: &NodeId| standing.voters.contains(node) || standing.learners.contains(node);
+    let listens = |node: &NodeId| status.has_member(*node);
     match order.kind {
         Some(order::Kind::AddLearner(add)) => {
             let node = NodeId(add.node);
-            if listens(&node) && standing.caught_up.contains(&node) {
+            if listens(&node) && status.caught_up.contains(&node) {
                 return Ok(());
             }
             within(CATCH_UP, groups.add_learner(group, node)).await
         }
         Some(order::Kind::ChangeVoters(change)) => {
             let voters: Nodes = change.voters.into_iter().map(NodeId).collect();
-            if voters == standing.voters {
+            if voters == status.voters {
                 return Ok(());
             }
             if voters.is_empty() || !voters.iter().all(listens) {
@@ -92,11 +91,11 @@ pub(crate) async fn carry_out(
             }
             within(CHANGE, groups.change_voters(group, voters)).await
         }
-        Some(order::Kind::RemoveLearner(node)) if standing.learners.contains(&NodeId(node)) => {
+        Some(order::Kind::RemoveLearner(node)) if status.learners.contains(&NodeId(node)) => {
             within(CHANGE, groups.remove_learner(group, NodeId(node))).await
         }
         Some(order::Kind::RemoveLearner(_)) => Ok(()),
-        Some(order::Kind::YieldLeadership(_)) if standing.voters.contains(&NodeId(order.to)) => {
+        Some(order::Kind::YieldLeadership(_)) if status.voters.contains(&NodeId(order.to)) => {
             within(CHANGE, groups.yield_to(group, NodeId(order.to))).await
         }
         Some(order::Kind::YieldLeadership(_)) => failed("only a voter can lead"),

@@ -11,7 +11,8 @@
 
 use crate::balance::standings::Report;
 use crate::placement::groups;
-use crate::{Cluster, GroupStanding, Place};
+use crate::{Cluster, Place};
+use consensus::GroupStatus;
 use proto::cluster::{self, order, request, response};
 use proto::stored;
 use proto::{NodeId, ShardId};
@@ -52,7 +53,7 @@ pub(crate) async fn run(cluster: Cluster, stopping: Stopping) -> Result<(), Proc
 /// Forgets what has been elsewhere for long enough.
 async fn look(cluster: &Cluster, since: &mut BTreeMap<ShardId, Instant>) {
     for group in groups().filter(|group| *group != ShardId::META) {
-        let here = cluster.0.groups.standing(group).unwrap_or_default();
+        let here = cluster.0.groups.status(group).unwrap_or_default();
         let told = cluster.0.standings().get(group).cloned();
         let Some(leader) = leader_elsewhere(cluster.me(), (group, &cluster.meta()), &here, told)
         else {
@@ -70,16 +71,16 @@ async fn look(cluster: &Cluster, since: &mut BTreeMap<ShardId, Instant>) {
 fn leader_elsewhere(
     me: NodeId,
     (group, meta): (ShardId, &stored::Meta),
-    here: &GroupStanding,
+    here: &GroupStatus,
     told: Option<Report>,
 ) -> Option<NodeId> {
     let holds = here.last > 0 || !here.voters.is_empty();
     let placed = meta.placements.iter().find(|placed| placed.group == u32::from(group.0))?;
-    let report = told.filter(|report| report.term >= here.term)?;
-    let view = report.view;
-    let takes_part = view.voters.contains(&me) || view.learners.contains(&me);
-    let gone = holds && !here.leads && !takes_part && !placed.voters.contains(&me.0);
-    view.leader.filter(|leader| gone && *leader != me)
+    let there = told.map(|report| report.status).filter(|there| there.term >= here.term)?;
+    let takes_part = there.has_member(me);
+    let leads = here.leads_a_majority();
+    let gone = holds && !leads && !takes_part && !placed.voters.contains(&me.0);
+    there.leader.filter(|leader| gone && *leader != me)
 }
 
 async fn retire(cluster: &Cluster, group: ShardId, (leader, term): (NodeId, u64)) {
@@ -102,7 +103,7 @@ async fn retire(cluster: &Cluster, group: ShardId, (leader, term): (NodeId, u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::{GroupView, Nodes};
+    use crate::placement::Nodes;
 
     const ME: NodeId = NodeId(4);
 
@@ -116,23 +117,26 @@ mod tests {
     }
 
     fn told(term: u64, voters: &[u64], learners: &[u64]) -> Report {
-        let view = GroupView {
+        let status = GroupStatus {
             leader: Some(NodeId(1)),
             voters: nodes(voters),
             learners: nodes(learners),
             caught_up: nodes(voters),
+            term,
+            applied: 9,
+            ..GroupStatus::default()
         };
-        Report { term, at: Instant::now(), applied: 9, view }
+        Report { at: Instant::now(), status }
     }
 
-    fn asks(here: &GroupStanding, meta: &stored::Meta, told: impl Into<Option<Report>>) -> bool {
+    fn asks(here: &GroupStatus, meta: &stored::Meta, told: impl Into<Option<Report>>) -> bool {
         let told = told.into();
         leader_elsewhere(ME, (ShardId(3), meta), here, told) == Some(NodeId(1))
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_what_is_held_planned_and_led_elsewhere_is_asked_about() {
-        let here = GroupStanding { voters: nodes(&[1, 2, 4]), term: 5, ..Default::default() };
+        let here = GroupStatus { voters: nodes(&[1, 2, 4]), term: 5, ..Default::default() };
         let away = meta(&[1, 2, 3]);
         assert!(asks(&here, &away, told(5, &[1, 2, 3], &[])));
         assert!(!asks(&here, &away, None), "nobody tells");
@@ -141,7 +145,7 @@ mod tests {
         assert!(!asks(&here, &away, told(5, &[1, 2, 3], &[4])), "it listens");
         assert!(!asks(&here, &meta(&[1, 2, 4]), told(5, &[1, 2, 3], &[])), "it should come back");
         assert!(!asks(&here, &stored::Meta::default(), told(5, &[1, 2, 3], &[])), "no plan");
-        let empty = GroupStanding { term: 5, ..Default::default() };
+        let empty = GroupStatus { term: 5, ..Default::default() };
         assert!(!asks(&empty, &away, told(5, &[1, 2, 3], &[])), "there is nothing to forget");
     }
 }

@@ -4,8 +4,8 @@
 //! 1. Of two reports of a group the one of the later term counts; of the same term, the later one.
 //! 2. A report that is not repeated is forgotten: its leader may be gone.
 
-use crate::groups::GroupStanding;
-use crate::placement::{GroupView, Nodes};
+use crate::placement::Nodes;
+use consensus::GroupStatus;
 use proto::cluster;
 use proto::{NodeId, ShardId};
 use std::collections::BTreeMap;
@@ -18,10 +18,8 @@ pub(crate) const REPORT_HOLDS: Duration = Duration::from_secs(5);
 /// What a leader told of its group, and when it was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
-    pub(crate) term: u64,
     pub(crate) at: Instant,
-    pub(crate) applied: u64,
-    pub(crate) view: GroupView,
+    pub(crate) status: GroupStatus,
 }
 
 /// All reports.
@@ -35,15 +33,19 @@ impl Standings {
             let group = u16::try_from(told.group).map(ShardId);
             let Some(group) = group.ok().filter(|group| *group <= ShardId::META) else { continue };
             let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect::<Nodes>();
-            let view = GroupView {
+            let status = GroupStatus {
                 leader: Some(from),
+                term: told.term,
                 voters: nodes(told.voters),
                 learners: nodes(told.learners),
                 caught_up: nodes(told.caught_up),
+                last: told.last,
+                applied: told.applied,
+                ..GroupStatus::default()
             };
-            let report = Report { term: told.term, at: now, applied: told.applied, view };
+            let report = Report { at: now, status };
             match self.0.get_mut(&group) {
-                Some(known) if known.term > report.term => {}
+                Some(known) if known.status.term > report.status.term => {}
                 Some(known) => *known = report,
                 None => drop(self.0.insert(group, report)),
             }
@@ -59,22 +61,22 @@ impl Standings {
         self.0.get(&group)
     }
 
-    pub(crate) fn views(&self) -> BTreeMap<ShardId, GroupView> {
-        self.0.iter().map(|(group, report)| (*group, report.view.clone())).collect()
+    pub(crate) fn views(&self) -> BTreeMap<ShardId, GroupStatus> {
+        self.0.iter().map(|(group, report)| (*group, report.status.clone())).collect()
     }
 }
 
 /// What this node tells of a group that it leads.
-pub(crate) fn told(group: ShardId, standing: &GroupStanding) -> cluster::GroupStanding {
+pub(crate) fn told(group: ShardId, status: &GroupStatus) -> cluster::GroupStatus {
     let ids = |nodes: &Nodes| nodes.iter().map(|node| node.0).collect();
-    cluster::GroupStanding {
+    cluster::GroupStatus {
         group: group.0.into(),
-        term: standing.term,
-        voters: ids(&standing.voters),
-        learners: ids(&standing.learners),
-        caught_up: ids(&standing.caught_up),
-        last: standing.last,
-        applied: standing.applied,
+        term: status.term,
+        voters: ids(&status.voters),
+        learners: ids(&status.learners),
+        caught_up: ids(&status.caught_up),
+        last: status.last,
+        applied: status.applied,
     }
 }
 
@@ -83,9 +85,8 @@ mod tests {
     use super::*;
 
     fn told_of(group: u32, term: u64) -> cluster::Standings {
-        let standing =
-            cluster::GroupStanding { group, term, voters: vec![1, 2], ..Default::default() };
-        cluster::Standings { groups: vec![standing] }
+        let status = cluster::GroupStatus { group, term, voters: vec![1, 2], ..Default::default() };
+        cluster::Standings { groups: vec![status] }
     }
 
     #[tokio::test(start_paused = true)]
@@ -96,9 +97,9 @@ mod tests {
         standings.heard(NodeId(2), told_of(3, 6), now);
         standings.heard(NodeId(2), told_of(99, 6), now);
         assert_eq!(standings.views().len(), 1);
-        assert_eq!(standings.get(ShardId(3)).unwrap().view.leader, Some(NodeId(1)));
+        assert_eq!(standings.get(ShardId(3)).unwrap().status.leader, Some(NodeId(1)));
         standings.heard(NodeId(2), told_of(3, 8), now + Duration::from_secs(1));
-        assert_eq!(standings.get(ShardId(3)).unwrap().view.leader, Some(NodeId(2)));
+        assert_eq!(standings.get(ShardId(3)).unwrap().status.leader, Some(NodeId(2)));
         standings.forget_old(now + REPORT_HOLDS);
         assert!(standings.get(ShardId(3)).is_some());
         standings.forget_old(now + REPORT_HOLDS + Duration::from_secs(1));

@@ -6,7 +6,8 @@
 //!    and have caught up.
 //! 3. Where everything is as planned there is nothing to do.
 
-use crate::placement::{GroupView, Nodes, Picture, Plan, groups};
+use crate::placement::{Nodes, Picture, Plan, groups};
+use consensus::GroupStatus;
 use proto::stored::member::State;
 use proto::{NodeId, ShardId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -143,7 +144,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn look_at(&mut self, group: ShardId, view: &GroupView) {
+    fn look_at(&mut self, group: ShardId, view: &GroupStatus) {
         let target = self.target(group, view);
         if self.leader_must_go(view, &target)
             && let Some(to) = self.successor(view, &target)
@@ -161,7 +162,7 @@ impl<'a> Round<'a> {
     }
 
     /// Who should vote now. Where the plan lacks a node that is up, who should go stays for a while.
-    fn target(&self, group: ShardId, view: &GroupView) -> Nodes {
+    fn target(&self, group: ShardId, view: &GroupStatus) -> Nodes {
         let wanted = self.picture.wanted_voters(group);
         let mut target = self.plan.get(&group).cloned().unwrap_or_default();
         let stand_ins = view.voters.iter().filter(|node| !target.contains(node));
@@ -171,7 +172,7 @@ impl<'a> Round<'a> {
         if target.len() < wanted { view.voters.clone() } else { target }
     }
 
-    fn leader_must_go(&self, view: &GroupView, target: &Nodes) -> bool {
+    fn leader_must_go(&self, view: &GroupStatus, target: &Nodes) -> bool {
         view.leader.is_some_and(|leader| {
             let state = self.picture.members.get(&leader).map(|member| member.state);
             state != Some(State::Active) || !target.contains(&leader)
@@ -180,7 +181,7 @@ impl<'a> Round<'a> {
 
     /// Who may lead in place of the leader: one of those who stay, or anyone if the leader must
     /// not lead at all.
-    fn successor(&self, view: &GroupView, target: &Nodes) -> Option<NodeId> {
+    fn successor(&self, view: &GroupStatus, target: &Nodes) -> Option<NodeId> {
         let may_lead = view.leader.is_some_and(|leader| self.picture.is_ready(leader));
         let able = self
             .able(view)
@@ -188,13 +189,13 @@ impl<'a> Round<'a> {
         able.min_by_key(|node| (!target.contains(node), self.leads.get(node), *node))
     }
 
-    fn able(&self, view: &'a GroupView) -> impl Iterator<Item = NodeId> {
+    fn able(&self, view: &'a GroupStatus) -> impl Iterator<Item = NodeId> {
         let picture = self.picture;
         let able = move |node: &NodeId| picture.is_ready(*node) && view.caught_up.contains(node);
         view.voters.iter().copied().filter(able)
     }
 
-    fn hand_over(&mut self, group: ShardId, view: &GroupView, to: NodeId) {
+    fn hand_over(&mut self, group: ShardId, view: &GroupStatus, to: NodeId) {
         self.yields_left -= 1;
         if let Some(leader) = view.leader {
             self.leads.entry(leader).and_modify(|count| *count = count.saturating_sub(1));
@@ -203,7 +204,7 @@ impl<'a> Round<'a> {
         self.steps.push(Step::Yield { group, to });
     }
 
-    fn move_voters(&mut self, group: ShardId, view: &GroupView, target: Nodes) {
+    fn move_voters(&mut self, group: ShardId, view: &GroupStatus, target: Nodes) {
         let ready = |node: &NodeId| view.learners.contains(node) && view.caught_up.contains(node);
         let late = target.difference(&view.voters).copied().find(|node| !ready(node));
         if let Some(node) = late {
@@ -224,7 +225,7 @@ impl<'a> Round<'a> {
     }
 
     /// Says whether there is something to do about the learners.
-    fn tend_learners(&mut self, group: ShardId, view: &GroupView) -> bool {
+    fn tend_learners(&mut self, group: ShardId, view: &GroupStatus) -> bool {
         let mut wanted = Nodes::new();
         if self.picture.everyone_learns(group) {
             wanted = self.picture.holders();
@@ -285,8 +286,7 @@ impl<'a> Round<'a> {
         }
         for (node, member) in &self.picture.members {
             let goes = matches!(member.state, State::Leaving | State::Lost);
-            let holds =
-                |view: &GroupView| view.voters.contains(node) || view.learners.contains(node);
+            let holds = |view: &GroupStatus| view.has_member(*node);
             let comes =
                 |step: &Step| matches!(step, Step::AddLearner { node: to, .. } if to == node);
             let held = self.picture.groups.values().any(holds);

@@ -145,3 +145,17 @@ async fn a_body_that_does_not_come_is_a_failure_with_a_code() {
     let (status, body) = parse(&answer);
     assert_eq!((status, &body["code"]), (408, &json!("too_slow")));
 }
+
+#[tokio::test]
+async fn every_id_in_the_answers_is_a_string_and_names_what_it_is() {
+    let running = Running::start();
+    let (_, status) = parse(&exchange(&running, &request("GET", "/cluster", "")).await);
+    let meta = &status["groups"][16];
+    assert_eq!(meta["group"], "meta", "{meta}");
+    assert_eq!(status["groups"][3]["group"], "3");
+    assert_eq!(status["node"], "00000000000000a1");
+    assert_eq!(meta["leader"], "00000000000000a1");
+    assert_eq!(meta["learners"], json!(["00000000000000b2"]));
+    assert_eq!(status["members"][1]["node"], "00000000000000b2");
+    assert!(status["cluster"].is_string(), "{status}");
+}

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use membership::{ClusterError, Goal, Work};
-use proto::NodeId;
 use proto::stored::member::State;
+use proto::{NodeId, ShardId};
 use serde_json::json;
 use supervision::{StopSource, TaskGroup};
 
 use super::call::Call;
-use super::control::{Control, MemberStatus, SessionsStatus, Status};
+use super::control::{Control, MemberStatus, ReplicaStatus, SessionsStatus, Status};
 use super::print::Printed;
 use super::socket::{Socket, connect};
 use super::{
@@ -53,13 +53,16 @@ fn member(node: u64, name: &str, up: bool) -> MemberStatus {
 }
 
 fn status(members: Vec<MemberStatus>) -> Status {
-    let group = |group| GroupStatus {
-        group,
-        leader: (group != 7).then_some(NodeId(0xa1)),
-        term: 3,
-        voters: vec![NodeId(0xa1)],
-        learners: vec![NodeId(0xb2)],
-        applied: 9,
+    let group = |group| ReplicaStatus {
+        group: ShardId(group),
+        status: GroupStatus {
+            leader: (group != 7).then_some(NodeId(0xa1)),
+            term: 3,
+            voters: [NodeId(0xa1)].into(),
+            learners: [NodeId(0xb2)].into(),
+            applied: 9,
+            ..GroupStatus::default()
+        },
         digest: "00000000000000ff".to_owned(),
     };
     Status {
@@ -229,7 +232,17 @@ async fn a_status_has_the_keys_that_programs_read() {
     );
     assert_eq!(
         keys(&value["groups"][0]),
-        set(&["applied", "digest", "group", "leader", "learners", "term", "voters"])
+        set(&[
+            "applied",
+            "caught_up",
+            "digest",
+            "group",
+            "last",
+            "leader",
+            "learners",
+            "term",
+            "voters"
+        ])
     );
     assert_eq!(keys(&value["sessions"]), set(&["digest", "online", "rows"]));
     assert_eq!(value["members"][0]["node"], "00000000000000a1");

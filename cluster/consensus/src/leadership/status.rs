@@ -9,6 +9,7 @@ use crate::{Inner, convert, now};
 use openraft::{RaftMetrics, ServerState};
 use parking_lot::Mutex;
 use proto::{NodeId, stored};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,38 +25,53 @@ const KEPT_FOR: Duration = Duration::from_mins(1);
 /// Entries that a caught-up member may lack: they are on their way to it.
 const LAG: u64 = 8;
 
-/// The state of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+/// The state of a group: as this node sees it, or as its leader told. Its JSON is part of the admin API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
     /// The leader; `None` if there is none, or it is unknown.
     pub leader: Option<NodeId>,
-    /// This node is the leader.
-    pub me_leads: bool,
     /// The term.
     pub term: u64,
     /// The voters; during a joint membership the old and the new ones.
     pub voters: BTreeSet<NodeId>,
     /// The learners: members with a copy and no vote.
     pub learners: BTreeSet<NodeId>,
-    /// Index of the last entry in the log of this node.
-    pub last_index: u64,
-    /// Index of the last entry that the replica has applied.
-    pub applied_index: u64,
+    /// Members that have the log but for its last entries. Only the leader knows them.
+    pub caught_up: BTreeSet<NodeId>,
+    /// Index of the last entry in the log.
+    pub last: u64,
+    /// Index of the last applied entry.
+    pub applied: u64,
+    /// This node is the leader.
+    #[serde(skip)]
+    pub me_leads: bool,
     /// On the leader: a majority has answered within the shortest election timeout. On others: this node
     /// heard the leader within the longest one.
+    #[serde(skip)]
     pub quorum_seen: bool,
     /// The group has ended on this node: it was stopped, or its storage failed.
+    #[serde(skip)]
     pub ended: bool,
 }
 
-impl Standing {
+impl GroupStatus {
     /// True if there is a leader and this node heard it lately, or leads itself with a majority.
     pub fn is_led(&self) -> bool {
         self.leader.is_some() && self.quorum_seen
     }
 
+    /// True if this node leads, and a majority has answered lately.
+    pub fn leads_a_majority(&self) -> bool {
+        self.me_leads && self.quorum_seen
+    }
+
+    /// True if a node is a voter or a learner.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
+
     fn without_indexes(&self) -> Self {
-        Self { last_index: 0, applied_index: 0, ..self.clone() }
+        Self { last: 0, applied: 0, ..self.clone() }
     }
 }
 
@@ -108,16 +124,16 @@ impl Inner {
         if self.resting.load(Ordering::Acquire) {
             return;
         }
-        let next = self.standing_now();
+        let next = self.status_now();
         let lost = next.me_leads && !next.quorum_seen;
         self.wire.weak.store(lost, Ordering::Relaxed);
-        let led = self.standing.borrow().me_leads;
+        let led = self.status.borrow().me_leads;
         if lost || (led && !next.me_leads) {
             self.proposals.give_up();
         }
-        self.standing.send_if_modified(|standing| {
-            let changed = standing.without_indexes() != next.without_indexes();
-            *standing = next;
+        self.status.send_if_modified(|status| {
+            let changed = status.without_indexes() != next.without_indexes();
+            *status = next;
             changed
         });
         self.purge();
@@ -135,7 +151,7 @@ impl Inner {
         state.err().map(|error| error.to_string()).or(unsaid)
     }
 
-    pub(crate) fn standing_now(&self) -> Standing {
+    pub(crate) fn status_now(&self) -> GroupStatus {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow();
         let ended = metrics.running_state.is_err() || receiver.has_changed().is_err();
@@ -144,14 +160,15 @@ impl Inner {
         let me_leads = metrics.state == ServerState::Leader && !ended && !left;
         let known = if left { successor } else { metrics.current_leader.map(NodeId) };
         let members = metrics.membership_config.membership();
-        Standing {
+        GroupStatus {
             leader: known.filter(|_| !ended),
             me_leads,
             term: metrics.current_term,
             voters: nodes(members.voter_ids()),
             learners: nodes(members.learner_ids()),
-            last_index: metrics.last_log_index.unwrap_or_default(),
-            applied_index: metrics.last_applied.map(|id| id.index).unwrap_or_default(),
+            last: metrics.last_log_index.unwrap_or_default(),
+            applied: metrics.last_applied.map(|id| id.index).unwrap_or_default(),
+            caught_up: BTreeSet::new(),
             quorum_seen: !ended && self.quorum_seen(&metrics, me_leads),
             ended,
         }
@@ -224,14 +241,14 @@ impl Inner {
 
     /// Checks, as far as this node knows, that the log would accept a proposal.
     pub(crate) fn may_propose(&self) -> Result<(), ProposeError> {
-        let standing = self.standing.borrow();
-        if standing.ended {
+        let status = self.status.borrow();
+        if status.ended {
             Err(ProposeError::Failed)
-        } else if !standing.me_leads {
-            Err(ProposeError::NotLeader(standing.leader))
+        } else if !status.me_leads {
+            Err(ProposeError::NotLeader(status.leader))
         } else if self.journal.is_stuck() {
             Err(ProposeError::Full)
-        } else if !standing.quorum_seen {
+        } else if !status.quorum_seen {
             Err(ProposeError::NoMajority)
         } else {
             Ok(())
@@ -252,8 +269,8 @@ impl Inner {
     }
 
     pub(crate) fn caught_up(&self) -> BTreeSet<NodeId> {
-        let standing = self.standing_now();
-        let members = standing.voters.into_iter().chain(standing.learners);
+        let status = self.status_now();
+        let members = status.voters.into_iter().chain(status.learners);
         let ready = |node: &NodeId| {
             let refuses = self.way_out.is_refused_by(*node);
             self.answers(*node) && !refuses && self.has_nearly_all(*node)
