@@ -110,6 +110,7 @@ async fn keeps(text: &str, read: bool) -> (Duration, String) {
     tokio::select! {
         ended = converse(server, routes) => drop(ended),
         () = talk => {}
+        () = tokio::time::sleep(Duration::from_hours(1)) => {}
     }
     drop(client);
     (began.elapsed(), String::from_utf8(answer).unwrap())
