@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::super::routes::routes;
 use super::super::server::converse;
 use super::super::socket::connect;
-use super::super::{Reply, Request, Set};
+use super::super::{Reply, Request, Set, Wait};
 use super::{Fake, Running};
 
 /// An answer: its status, and its body as JSON.
@@ -139,12 +139,34 @@ async fn a_body_that_does_not_come_is_a_failure_with_a_code() {
     let (mut client, server) = duplex(4096);
     let half = "POST /cluster/join HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{\"seed\":";
     client.write_all(half.as_bytes()).await.unwrap();
-    let mut answer = String::new();
+    let (began, mut answer) = (Instant::now(), String::new());
     let (ended, read) =
         tokio::join!(converse(server, routes(fake)), client.read_to_string(&mut answer));
     drop((ended, read)); // An unread body may end both with an error.
     let (status, body) = parse(&answer);
     assert_eq!((status, &body["code"]), (408, &json!("too_slow")));
+    assert!(began.elapsed() <= Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn connections_beyond_those_that_are_told_so_are_closed_at_once() {
+    let running = Running::start();
+    *running.fake.left.lock() = vec!["to be moved: 3 groups".to_owned()];
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut call = running.begin(Request::Rebalance(Wait { wait: true })).await;
+        assert!(matches!(call.next().await.unwrap(), Reply::Progress(_)));
+        held.push(call);
+    }
+    let status = request("GET", "/cluster", "");
+    let (told, _) = parse(&exchange(&running, &status).await);
+    assert_eq!(told, 429);
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(connect(running.folder.path()).await.unwrap());
+    }
+    assert_eq!(exchange(&running, &status).await, "");
+    drop(silent);
 }
 
 #[tokio::test]
