@@ -3,10 +3,12 @@
 use crate::clusters::{cluster, three, turn};
 use crate::people::{Person, node};
 use proto::wire::{
-    LinkDevice, LinkRequested, client_frame::Kind as Ask, server_frame::Kind as Say,
+    LinkDevice, LinkRequested, RegisterStart, SetRegistrationLock, client_frame::Kind as Ask,
+    server_frame::Kind as Say,
 };
 use proto::{Alias, Code};
 use tests::cluster::Cables;
+use tests::hostile::sockets::{plain, source};
 use tests::node::{Node, PATIENCE, eventually};
 use tests::wire::{Phone, Wire};
 
@@ -60,6 +62,41 @@ async fn is_linked(here: &Node, there: &Node, alias: &str) {
     tablet.wire = tablet.phone.login(&there.target()).await.unwrap();
     tablet.still_served().await;
     ada.still_served().await;
+}
+
+#[tokio::test]
+async fn whoever_has_a_device_links_a_new_phone_though_thieves_use_up_all_tries_at_the_lock() {
+    let node = node("").await;
+    let mut ada = Person::join(&node, "ada").await;
+    let (lock, current) = ("s3cret".into(), String::new());
+    ada.done(Ask::SetRegistrationLock(SetRegistrationLock { lock, current })).await;
+    let (thief, alias) = (Phone::new(), Alias::parse("ada").unwrap());
+    let seen = node.output().len();
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    let Say::PinSent(sent) =
+        wire.ask(Ask::RegisterStart(RegisterStart { alias: "ada".into() })).await.unwrap()
+    else {
+        panic!("no PIN")
+    };
+    let pin = node.pin("ada", seen).await.unwrap();
+    let mut wrong = 0;
+    for number in 0..6 {
+        let mut wire = plain(&node.target(), source(number)).await.unwrap();
+        for guess in 0..5 {
+            let proof = (pin.clone(), sent.token.clone());
+            let mut proof = thief.proof(&wire.welcome.nonce, &alias, proof).unwrap();
+            proof.lock = format!("guess {guess}");
+            let code = wire.refused(Ask::RegisterProve(proof.into())).await.unwrap();
+            wrong += u32::from(code == Code::WrongLock);
+        }
+    }
+    assert_eq!(wrong, 20, "of all addresses in a day");
+    let phone = Phone::new();
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    assert!(matches!(asks(&mut wire, &phone, "ada").await, Say::Done(_)));
+    let asked = told(&mut ada).await;
+    links(&mut ada, asked).await;
+    assert!(matches!(asks(&mut wire, &phone, "ada").await, Say::Registered(_)));
 }
 
 #[tokio::test]

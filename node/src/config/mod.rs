@@ -160,8 +160,8 @@ section! {
         /// PINs that the cluster sends to all aliases together in an hour, 16 to 1000000000: what SMS
         /// can cost. Counted in 16 parts. Up to twice as many go out in the first hour of a flood.
         pins_per_hour: u32 = 8_000;
-        /// Wrong PINs for one alias in a day after which only PINs of ten digits count for it, 1 to
-        /// 1000. Nobody is locked out, but nobody guesses on.
+        /// Wrong PINs for one alias in a day after which only PINs of ten digits count for it, and those
+        /// that were sent before to who asked, 1 to 1000. Nobody is locked out, but nobody guesses on.
         wrong_pins_per_alias_per_day: u32 = 20;
         /// Wrong PINs for all aliases in an hour after which only PINs of ten digits count, 16 to
         /// 10000000. Counted in 16 parts. With six digits one guess in a million opens an alias.
