@@ -2,7 +2,7 @@
 //! and what the group `meta` commits goes to the meta actor.
 
 use bytes::Bytes;
-use consensus::{Committed, Done, Group, GroupStatus, RaftError, Replica};
+use consensus::{Committed, Done, Group, GroupStatus, Handed, RaftError, Replica};
 use membership::{Failed, GroupError, Groups, MetaItem, Nodes, Work};
 use proto::{NodeId, ShardId, stored};
 use std::sync::Arc;
@@ -19,12 +19,20 @@ pub struct NodeGroups {
 }
 
 impl Groups for NodeGroups {
-    fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>> {
+    fn open_meta(
+        &self,
+        inbox: Arc<Inbox<MetaItem>>,
+        handed: Arc<Handed>,
+    ) -> Work<Result<(), ProcessError>> {
         let groups = self.groups.clone();
         Box::pin(async move {
-            groups.open(ShardId::META, Arc::new(MetaReplica(inbox))).await?;
+            groups.open(ShardId::META, Arc::new(MetaReplica { inbox, handed })).await?;
             Ok(())
         })
+    }
+
+    fn committed(&self, after: Option<u64>, up_to: u64) -> Option<Vec<Committed>> {
+        self.groups.get(ShardId::META)?.committed(after, up_to)
     }
 
     fn status(&self, group: ShardId) -> Option<GroupStatus> {
@@ -112,15 +120,20 @@ impl NodeGroups {
 
 /// What the group `meta` commits goes to its actor.
 #[derive(Debug)]
-struct MetaReplica(Arc<Inbox<MetaItem>>);
+struct MetaReplica {
+    inbox: Arc<Inbox<MetaItem>>,
+    handed: Arc<Handed>,
+}
 
 impl Replica for MetaReplica {
     fn apply(&self, entries: Vec<Committed>, done: Done) {
-        self.0.force(MetaItem::Apply(entries, done));
+        let number = self.handed.apply(&entries, done);
+        self.inbox.force(MetaItem::Apply(entries, number));
     }
 
     fn reload(&self, done: Done) {
-        self.0.force(MetaItem::Reload(done));
+        let number = self.handed.reload(done);
+        self.inbox.force(MetaItem::Reload(number));
     }
 
     fn rest(&self, done: Done) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use actors::hooks::Handler;
 use actors::presence::PresenceActor;
-use actors::shard::{ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
+use actors::shard::{Seat, ShardActor, ShardArgs, ShardItem, Shards, TICK_MS};
 use anyhow::Context as _;
 use consensus::Group;
 use membership::clocks::Clocks;
@@ -57,6 +57,10 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// How often it is asked whether clients are better off elsewhere.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// A fault may meet each shard of a node once, and some of them again.
+const SHARDS_INTENSITY: Intensity =
+    Intensity { restarts: SHARDS as u32 + INTENSITY.restarts, within: INTENSITY.within };
 
 /// How often shards look after their chores.
 const TICK: Duration = Duration::from_millis(TICK_MS);
@@ -325,8 +329,10 @@ fn tree(
 ) -> anyhow::Result<Vec<ChildSpec>> {
     let parts = &node.parts;
     let shard = |shard| {
-        let args = ShardArgs { shard, context: parts.shards.clone() };
-        ChildSpec::process::<ShardActor>("shard", args, parts.shards.shards.inbox(shard).clone())
+        let inbox = parts.shards.shards.inbox(shard).clone();
+        let seat = Arc::new(Seat::new(inbox.clone()));
+        let args = ShardArgs { shard, context: parts.shards.clone(), seat };
+        ChildSpec::process::<ShardActor>("shard", args, inbox)
     };
     let shards = (0..SHARDS).map(ShardId).map(shard).collect();
     let users = parts.users.users.partitions().iter();
@@ -342,7 +348,7 @@ fn tree(
         ChildSpec::supervisor("cluster", Strategy::OneForOne, INTENSITY, member.cluster.children()),
         parts.clocks.child(member.cluster.clone(), parts.peers.clone()),
         member.settings(parts),
-        ChildSpec::supervisor("shards", Strategy::OneForOne, INTENSITY, shards),
+        ChildSpec::supervisor("shards", Strategy::OneForOne, SHARDS_INTENSITY, shards),
         ChildSpec::process::<PresenceActor>("presence", parts.presence.clone(), presence),
         ChildSpec::supervisor("users", Strategy::OneForOne, INTENSITY, users),
         member.admin(config, node)?,

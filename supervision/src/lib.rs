@@ -66,7 +66,7 @@ pub mod timer;
 pub use child_spec::ChildSpec;
 pub use clock::Clock;
 pub use dynamic::Dynamic;
-pub use monitor::{Counts, LongQueue, QueueMonitor, QueueReport, QueueSummary, Rates};
+pub use monitor::{Counts, LongQueue, QueueMonitor, QueueReport, QueueSummary, Rates, kill};
 pub use outline::{Outline, Role};
 pub use paced::Paced;
 pub use process::{Flow, Process, ProcessError};

@@ -35,6 +35,8 @@ static RETIRED: Mutex<BTreeMap<&'static str, Counts>> = Mutex::new(BTreeMap::new
 /// A queue whose length is sampled.
 pub(crate) trait Gauge: Send + Sync {
     fn read(&self) -> Reading;
+    /// The process of this queue fails before its next item.
+    fn kill(&self);
 }
 
 /// One sample of one queue.
@@ -60,6 +62,19 @@ pub(crate) fn retire(kind: &'static str, entered: u64, left: u64) {
     counts.enqueued += entered;
     counts.dequeued += left;
     counts.dropped += entered.saturating_sub(left);
+}
+
+/// Lets the process whose queue has this kind and number fail before its next item, as if it had panicked. For
+/// tests: no part of natter calls it. Says whether there is such a queue.
+pub fn kill(kind: &str, id: u64) -> bool {
+    let queues = REGISTRY.iter().flat_map(|shard| shard.lock().clone());
+    let queues = queues.filter_map(|queue| queue.upgrade());
+    let mut named = queues.filter(|queue| {
+        let reading = queue.read();
+        (reading.kind, reading.id) == (kind, id)
+    });
+    let found = named.next();
+    found.inspect(|queue| queue.kill()).is_some()
 }
 
 fn sweep(shard: &mut Vec<Weak<dyn Gauge>>) {

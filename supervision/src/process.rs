@@ -20,6 +20,9 @@ use crate::queue::Inbox;
 /// Why a process failed: a bug, or memory that may no longer match disk. Asks for a restart.
 pub type ProcessError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Why a process failed that a test has killed.
+const KILLED: &str = "killed by a test";
+
 /// Tells the runner to go on or to stop the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -113,9 +116,11 @@ impl<P: Process> RunnerState<P> {
         let mut batch = self.inbox.take(self.incarnation, std::mem::take(&mut self.spare));
         let mut flow = Flow::Continue;
         let mut handled = 0;
-        while flow == Flow::Continue
-            && let Some(item) = batch.next()
-        {
+        while flow == Flow::Continue {
+            if self.inbox.takes_doom() {
+                return Err(KILLED.into());
+            }
+            let Some(item) = batch.next() else { break };
             flow = process.handle(item)?;
             handled += 1;
         }

@@ -14,7 +14,7 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use ractor::ActorRef;
@@ -61,6 +61,8 @@ pub struct Inbox<T> {
     entered: AtomicU64,
     /// Items ever handed to a process.
     left: AtomicU64,
+    /// The process fails before its next item: a test wants it.
+    doomed: AtomicBool,
     queue: Mutex<Queue<T>>,
 }
 
@@ -83,6 +85,7 @@ impl<T: Send + 'static> Inbox<T> {
             limits,
             entered: AtomicU64::new(0),
             left: AtomicU64::new(0),
+            doomed: AtomicBool::new(false),
             queue: Mutex::new(Queue {
                 items: VecDeque::new(),
                 actor: None,
@@ -220,6 +223,11 @@ impl<T: Send + 'static> Inbox<T> {
         Batch { inbox: self, items: spare }
     }
 
+    /// Whether the process must fail now; once for each [`monitor::kill`].
+    pub(crate) fn takes_doom(&self) -> bool {
+        self.doomed.load(Relaxed) && self.doomed.swap(false, Relaxed)
+    }
+
     /// Ends a turn of `incarnation`. `true`: items wait, and it must wake itself. `false`: the next item
     /// wakes it, and the queue's buffer is freed.
     pub(crate) fn end_turn(&self, incarnation: u32) -> bool {
@@ -267,6 +275,11 @@ impl<T: Send + 'static> Gauge for Inbox<T> {
         let left = self.left.load(Relaxed);
         let entered = self.entered.load(Relaxed).max(left);
         Reading { kind: self.kind, id: self.id, entered, left, limits: self.limits }
+    }
+
+    fn kill(&self) {
+        self.doomed.store(true, Relaxed);
+        wake(self.lock());
     }
 }
 

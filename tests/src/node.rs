@@ -4,9 +4,11 @@
 //! **Invariants:** a node that was started is gone when its [`Node`] is dropped; its directory stays
 //! if the test fails, and is named.
 
+use crate::under_test::KILLS_FILE;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,6 +16,9 @@ use tempfile::TempDir;
 
 /// How long a node may take to start or to stop. Generous: the machine may be compiling.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The file in a node's directory that says which actors are killed.
+const KILLS: &str = "kills";
 
 /// Stories that are not about rates ask as fast as they can, so that they end soon.
 const NO_RATES: &str = "[rates]\nsends = \"\"\nsignals = \"\"\nlookups = \"\"\nlookups_daily = \"\"\n\
@@ -129,10 +134,11 @@ impl Node {
     /// If the directory cannot be made.
     pub fn prepare(program: &str, settings: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("natter-it-").tempdir()?;
+        let kills = folder.path().join(KILLS).to_string_lossy().into_owned();
         let node = Self {
             program: program.into(),
             launcher: Vec::new(),
-            environment: Vec::new(),
+            environment: vec![(KILLS_FILE.to_owned(), kills)],
             folder: Some(folder),
             child: None,
         };
@@ -265,6 +271,16 @@ impl Node {
         child.kill()?;
         child.wait()?;
         self.forget_addresses()
+    }
+
+    /// The actor that serves the queue of this kind and number fails, as if it had panicked.
+    ///
+    /// # Errors
+    /// If that cannot be written where the program reads it.
+    pub fn kill_actor(&self, kind: &str, id: u64) -> Result<()> {
+        let kills = self.dir().join(KILLS);
+        let mut kills = File::options().append(true).create(true).open(kills)?;
+        Ok(kills.write_all(format!("{kind} {id}\n").as_bytes())?)
     }
 
     /// Sends a signal.

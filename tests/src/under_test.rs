@@ -5,6 +5,8 @@
 //!   this device sends this body; when it is handed on again it goes through.
 //! - If the environment names a file in [`CLOCK_FILE`], the node's wall clock is ahead of the
 //!   system's by the milliseconds written in it (behind, if negative).
+//! - If it names a file in [`KILLS_FILE`], each line that is added there, such as `shard 3`, kills the actor that
+//!   serves the queue of that kind and number.
 
 use actors::hooks::{Handler, Verdict};
 use parking_lot::Mutex;
@@ -22,7 +24,10 @@ pub const PANIC: &[u8] = b"natter-under-test:panic";
 /// The environment variable with the path of the file that sets the clock.
 pub const CLOCK_FILE: &str = "NATTER_TEST_CLOCK_FILE";
 
-/// How often that file is looked at.
+/// The environment variable with the path of the file that says which actors are killed.
+pub const KILLS_FILE: &str = "NATTER_TEST_KILLS_FILE";
+
+/// How often those files are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Who has panicked over what.
@@ -66,10 +71,36 @@ fn follow(file: PathBuf) {
     drop(std::thread::spawn(look));
 }
 
+fn kill(file: PathBuf) {
+    let look = move || {
+        // What was asked of an earlier start is done. A line is there when its end is.
+        let read = || std::fs::read_to_string(&file).unwrap_or_default();
+        let mut done = read().matches('\n').count();
+        loop {
+            let text = read();
+            let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            for line in lines.skip(done) {
+                done += 1;
+                let named = line.trim().split_once(' ');
+                if let Some((kind, id)) =
+                    named.and_then(|(kind, id)| Some((kind, id.parse().ok()?)))
+                {
+                    supervision::kill(kind, id);
+                }
+            }
+            std::thread::sleep(LOOK);
+        }
+    };
+    drop(std::thread::spawn(look));
+}
+
 /// The whole program, with the hooks.
 pub fn run() -> ExitCode {
     if let Some(file) = std::env::var_os(CLOCK_FILE) {
         follow(file.into());
+    }
+    if let Some(file) = std::env::var_os(KILLS_FILE) {
+        kill(file.into());
     }
     natter::main_with(vec![Arc::new(PanicOnce::default())])
 }

@@ -4,13 +4,18 @@ use super::admission::PLENTY_PERCENT;
 use super::core::{Action, Item, Leadership, ReplicaCore, Surroundings};
 use super::perform::{Waiting, Waits};
 use super::proposals::Failure;
-use super::{Outbound, Query, ShardContext, ShardItem, ShardReplica};
-use consensus::{Done, Group, GroupStatus, ProposeError};
+use super::rounds::Takers;
+use super::seat::{Begin, Left, Line, Seat};
+use super::{Came, Outbound, Outcome, Query, ShardContext, ShardItem};
+use consensus::{Committed, Group, GroupStatus, ProposeError, Task, Unfinished};
 use proto::{Code, NodeId, ShardId, UserId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use supervision::{Flow, Inbox, Process, ProcessError};
 use tracing::debug;
+
+/// The number of no task: nobody waits until it is finished.
+const NO_TASK: u64 = 0;
 
 /// What a shard actor is started with.
 #[derive(Clone, Debug)]
@@ -19,13 +24,17 @@ pub struct ShardArgs {
     pub shard: ShardId,
     /// What it may touch.
     pub context: Arc<ShardContext>,
+    /// What outlives it.
+    pub seat: Arc<Seat>,
 }
 
 /// One replica of one shard.
 pub struct ShardActor {
     pub(super) shard: ShardId,
     pub(super) context: Arc<ShardContext>,
-    pub(super) inbox: Arc<Inbox<ShardItem>>,
+    pub(super) seat: Arc<Seat>,
+    /// For what comes of its actions.
+    pub(super) line: Line,
     pub(super) group: Group,
     pub(super) core: ReplicaCore,
     /// Who waits for what the core was asked.
@@ -47,21 +56,26 @@ impl Process for ShardActor {
     type Item = ShardItem;
     type Args = ShardArgs;
 
-    async fn start(args: ShardArgs, inbox: Arc<Inbox<ShardItem>>) -> Result<Self, ProcessError> {
-        let ShardArgs { shard, context } = args;
-        let loaded = super::replica::load(&context, shard).await?;
-        let replica = Arc::new(ShardReplica(inbox.clone()));
-        let group = context.groups.open(shard, replica).await?;
-        let status = super::replica::watch(&context, &group, &inbox);
+    async fn start(args: ShardArgs, _inbox: Arc<Inbox<ShardItem>>) -> Result<Self, ProcessError> {
+        let ShardArgs { shard, context, seat } = args;
+        let group = context.groups.open(shard, seat.clone()).await?;
+        let begin = seat.read((&context, shard), &group).await?;
+        let Begin { unfinished, loaded, entries } = begin;
         let index = loaded.applied.as_ref().and_then(|applied| applied.id).map_or(0, |id| id.index);
-        debug!(%shard, index, "shard opened");
+        debug!(%shard, index, after = entries.len(), "shard opened");
+        let status = seat.watch(&context, &group);
         let every_ms = context.checkpoint_every_ms;
         let core = ReplicaCore::new(context.node, shard, loaded, every_ms);
-        let waiting = Waiting::default();
-        let outbound = Outbound::default();
+        let (waiting, outbound) = (Waiting::default(), Outbound::default());
+        let (line, queued_ms) = (seat.line(), None);
         let mut actor =
-            Self { shard, context, inbox, group, core, waiting, outbound, queued_ms: None };
+            Self { shard, context, seat, line, group, core, waiting, outbound, queued_ms };
+        if let Some(left) = actor.seat.take_left() {
+            actor.inherit(left);
+        }
+        actor.finish(unfinished, entries)?;
         actor.stands(&status)?;
+        actor.leave_round();
         Ok(actor)
     }
 
@@ -82,22 +96,21 @@ impl Process for ShardActor {
                 let token = self.waiting.questions.add(Waits::Peer(answer));
                 self.step(Item::AskOfPeer { ask, token, followed })?;
             }
-            ShardItem::Apply(entries, done) => {
-                let token = self.waiting.done.add(done);
-                self.step(Item::Committed(entries, token))?;
+            ShardItem::Apply(entries, number) if self.is_current(number) => {
+                self.step(Item::Committed(entries, number))?;
             }
-            ShardItem::Reload(done) => self.hand_in(done, Item::Reload)?,
-            ShardItem::Rest(done) => self.hand_in(done, Item::Rest)?,
-            ShardItem::NotProposed(number, error) => self.not_proposed(number, error)?,
+            ShardItem::Reload(number) if self.is_current(number) => {
+                self.step(Item::Reload(number))?;
+            }
+            ShardItem::Rest(number) if self.is_current(number) => self.step(Item::Rest(number))?,
+            // Finished when this actor started.
+            ShardItem::Apply(..) | ShardItem::Reload(_) | ShardItem::Rest(_) => {}
+            ShardItem::Came(actor, came) if self.line.is_of(actor) => self.came(came)?,
+            ShardItem::Came(..) => {}
             ShardItem::Stands(status) => self.stands(&status)?,
             ShardItem::RoundBegins => {
                 let around = Box::new(self.surroundings());
                 self.step(Item::RoundBegins(around))?;
-            }
-            ShardItem::Replied(token, answered) => {
-                if let Some(waits) = self.waiting.questions.take(token) {
-                    waits.tell(Some(answered));
-                }
             }
             ShardItem::Core(item) => self.step(*item)?,
             ShardItem::Digest(answer) => answer(super::Digest {
@@ -122,7 +135,74 @@ impl Process for ShardActor {
     }
 }
 
+impl Drop for ShardActor {
+    fn drop(&mut self) {
+        let (waiting, inheritance) = (std::mem::take(&mut self.waiting), self.core.leave());
+        self.seat.leave(Left { waiting, inheritance });
+    }
+}
+
 impl ShardActor {
+    // ---- After another actor -----------------------------------------------------------------
+
+    /// Takes over what the actor before has left. Its commands are proposed once more; who waits for anything
+    /// else is told that nobody knows, and asks again.
+    fn inherit(&mut self, left: Left) {
+        let known = self.core.inherit(left.inheritance);
+        self.waiting = left.waiting;
+        for reply in self.waiting.replies.take_all_but(&known) {
+            reply(Outcome::Refused(Code::Unavailable));
+        }
+        let none = BTreeSet::new();
+        self.waiting.peers.take_all_but(&none).for_each(|answer| answer(Vec::new()));
+        self.waiting.questions.take_all_but(&none).for_each(|waits| waits.tell(None));
+    }
+
+    /// Applies what is committed and not in the tables, and finishes what the group has handed over.
+    fn finish(
+        &mut self,
+        unfinished: Unfinished,
+        entries: Vec<Committed>,
+    ) -> Result<(), ProcessError> {
+        match unfinished.task {
+            // The tables were read after they were replaced.
+            Some((number, Task::Reload)) => self.seat.handed.finish(number),
+            Some((number, Task::Rest)) => self.step(Item::Rest(number))?,
+            Some((number, Task::Apply)) => self.step(Item::Committed(entries, number))?,
+            None if unfinished.resting => self.step(Item::Rest(NO_TASK))?,
+            None if !entries.is_empty() => self.step(Item::Committed(entries, NO_TASK))?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// If the actor before died in a round, the others of this node need not wait for it.
+    fn leave_round(&mut self) {
+        let takers = if self.core.leads_several() { Takers::Several } else { Takers::Alone };
+        if self.context.shards.round_ended((self.shard, takers), None) {
+            self.line.round_begins();
+        }
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.seat.handed.is_current(number)
+    }
+
+    fn came(&mut self, came: Came) -> Result<(), ProcessError> {
+        match came {
+            Came::NotProposed(number, error) => self.not_proposed(number, error)?,
+            Came::Replied(token, answered) => {
+                if let Some(waits) = self.waiting.questions.take(token) {
+                    waits.tell(Some(answered));
+                }
+            }
+            Came::Item(item) => self.step(*item)?,
+        }
+        Ok(())
+    }
+
+    // ---- Its core ----------------------------------------------------------------------------
+
     /// Hands an item to the core, and carries out what it decides, in order.
     pub(super) fn step(&mut self, item: Item) -> Result<(), ProcessError> {
         self.queued_ms = None;
@@ -166,11 +246,6 @@ impl ShardActor {
             // Nothing follows from that at once.
             self.decide(Item::Lost(nodes));
         }
-    }
-
-    fn hand_in(&mut self, done: Done, item: fn(u64) -> Item) -> Result<(), ProcessError> {
-        let token = self.waiting.done.add(done);
-        self.step(item(token))
     }
 
     fn is_followed(&self) -> bool {

@@ -11,6 +11,8 @@
 //! 2. Commands are applied in the order of the log. What must keep its order is not under way twice.
 //! 3. Only the leader acts on what follows from a command; all replicas write checkpoints.
 //! 4. Everybody else holds [`Shards`], never an actor.
+//! 5. A replica whose actor dies goes on with the tables, the log and what the actor left in its [`Seat`]: nothing
+//!    that was handed over or asked for is lost, and what comes of an action of the dead actor is dropped.
 
 mod account;
 mod actor;
@@ -27,6 +29,7 @@ mod cursors;
 mod digest;
 mod fault;
 mod few;
+mod inheritance;
 mod kinds;
 mod leadership;
 mod lock;
@@ -49,9 +52,9 @@ mod recipients;
 mod registry;
 #[cfg(test)]
 mod registry_tests;
-mod replica;
 mod rest;
 mod rounds;
+mod seat;
 mod set_aside;
 mod streams;
 #[cfg(test)]
@@ -69,19 +72,20 @@ pub use core::{Action, Hint, Item, Leadership, Loaded, ReplicaCore, Surroundings
 pub use digest::Digest;
 pub use fault::Fault;
 pub use few::FewMap;
+pub use inheritance::Inheritance;
 pub use machine::{Machine, MachineLimits, origin_row};
 pub use mailbox::{Entry, Origin};
 pub use privacy::{Audience, Privacy};
 pub use proposals::{Asker, Batch, Failure, Moment, Proposals};
 pub use reads::{Attached, OriginsRead, Page, PageRead};
 pub use recipients::{Outbound, Recipients};
-pub use replica::ShardReplica;
 pub use rounds::{Rounds, Takers, Turn, Wish};
+pub use seat::Seat;
 pub(crate) use translate::account_from_wire;
 pub use translate::account_to_wire;
 pub use usage::{Usage, bytes_of};
 
-use consensus::{Committed, Done, GroupStatus, ProposeError};
+use consensus::{Committed, GroupStatus, ProposeError};
 use pacing::Pacing;
 use parking_lot::Mutex;
 use proto::{Alias, Code, DeviceId, NodeId, Seq, ShardId, UserId, cluster, ids::SHARDS, stored};
@@ -115,6 +119,7 @@ opaque_debug!(Batch);
 opaque_debug!(Proposals);
 opaque_debug!(Query);
 opaque_debug!(ShardItem);
+opaque_debug!(Came);
 opaque_debug!(Item);
 opaque_debug!(Action);
 
@@ -188,26 +193,35 @@ pub enum ShardItem {
     Query(Query),
     /// Another node asks the leader about the state. Called with `None` if the leader is elsewhere.
     Ask(Ask, Answer<Option<cluster::Answer>>),
-    /// The group tells: these entries are committed. `Done` when they are applied.
-    Apply(Vec<Committed>, Done),
+    /// The group tells: these entries are committed. The number of this task, see [`consensus::Handed`]: it is
+    /// finished when they are applied.
+    Apply(Vec<Committed>, u64),
     /// The group tells: the tables were replaced by a snapshot, or emptied.
-    Reload(Done),
-    /// The group tells: it has ended and is about to be forgotten. `Done` when nothing more is written.
-    Rest(Done),
-    /// The group tells: this batch of ours was not proposed, or nobody knows.
-    NotProposed(u64, ProposeError),
+    Reload(u64),
+    /// The group tells: it has ended and is about to be forgotten. Finished when nothing more is written.
+    Rest(u64),
     /// The group tells: who leads has changed.
     Stands(GroupStatus),
     /// The shards of this node tell: it is this one's turn to propose.
     RoundBegins,
-    /// The leader elsewhere has answered a question of this node.
-    Replied(Token, Answered),
+    /// This has come of an action of the actor with this number.
+    Came(u64, Came),
     /// Something else happens to the replica, as its core has it.
     Core(Box<Item>),
     /// An operator asks what this replica holds.
     Digest(Answer<Digest>),
     /// The clock tells, about once a second.
     TickDue,
+}
+
+/// What comes of an action. It concerns only the actor that has carried the action out.
+pub enum Came {
+    /// This batch of ours was not proposed, or nobody knows.
+    NotProposed(u64, ProposeError),
+    /// The leader elsewhere has answered a question of this node.
+    Replied(Token, Answered),
+    /// Anything else, as the core has it.
+    Item(Box<Item>),
 }
 
 /// Why the leader elsewhere has not answered a batch.

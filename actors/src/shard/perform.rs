@@ -8,11 +8,10 @@ use super::propose::SOON;
 use super::reads::{OriginsRead, Page, PageRead};
 use super::translate::{answer_from_wire, answer_to_wire, outcome_from_wire, question_to_wire};
 use super::{
-    AccountView, Answer, Command, FORWARD_TIMEOUT, NotForwarded, Outcome, Query, Reply, ShardItem,
+    AccountView, Answer, Came, Command, FORWARD_TIMEOUT, NotForwarded, Outcome, Query, Reply,
     origin_row,
 };
 use bytes::Bytes;
-use consensus::Done;
 use links::{CallError, Lane};
 use prost::Message;
 use proto::cluster::{self, request, response};
@@ -22,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Row, Storage, StorageError};
-use supervision::{Paced, ProcessError, timer};
+use supervision::{Paced, ProcessError};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -41,7 +40,6 @@ pub(super) struct Waiting {
     pub(super) replies: Tokens<Reply>,
     pub(super) peers: Tokens<Answer<Vec<Outcome>>>,
     pub(super) questions: Tokens<Waits>,
-    pub(super) done: Tokens<Done>,
 }
 
 /// What tokens stand for. A place is used again once its token was taken.
@@ -70,6 +68,13 @@ impl<T> Tokens<T> {
         let value = self.place(token).and_then(Option::take)?;
         self.free.push(token);
         Some(value)
+    }
+
+    /// Takes all whose tokens are not among these.
+    pub(super) fn take_all_but(&mut self, kept: &BTreeSet<Token>) -> impl Iterator<Item = T> {
+        let tokens = (0..self.places.len() as Token).filter(|token| !kept.contains(token));
+        let taken: Vec<T> = tokens.filter_map(|token| self.take(token)).collect();
+        taken.into_iter()
     }
 
     fn place(&mut self, token: Token) -> Option<&mut Option<T>> {
@@ -121,7 +126,7 @@ impl Waits {
 impl ShardActor {
     /// Carries an action out. If its answer is known at once, the core hears it before its next action.
     pub(super) fn perform(&mut self, action: Action) -> Result<(), ProcessError> {
-        let (inbox, shards) = (&self.inbox, &self.context.shards);
+        let (line, shards) = (&self.line, &self.context.shards);
         match action {
             Action::Answer(token, outcome) => {
                 if let Some(reply) = self.waiting.replies.take(token) {
@@ -137,16 +142,12 @@ impl ShardActor {
             Action::ReplyNothing(token) => self.reply(token, None),
             Action::ReadPage(token, read) => self.read_page(token, *read),
             Action::AskLeader(leader, asked) => self.ask_leader(leader, asked),
-            Action::Done(token) => {
-                if let Some(done) = self.waiting.done.take(token) {
-                    done();
-                }
-            }
-            Action::Forget(token) => drop(self.waiting.done.take(token)),
+            Action::Done(token) => self.seat.handed.finish(token),
+            Action::Forget(token) => self.seat.handed.give_up(token),
             Action::Load(token) => self.load(token),
             Action::Log(number, record) => {
-                let inbox = inbox.clone();
-                let failed = move |error| inbox.force(ShardItem::NotProposed(number, error));
+                let line = line.clone();
+                let failed = move |error| line.came(Came::NotProposed(number, error));
                 self.group.propose(record, Box::new(failed));
             }
             Action::Forward(leader, number, parcel) => self.forward(leader, number, parcel),
@@ -161,20 +162,16 @@ impl ShardActor {
                     self.begin_round();
                 }
             }
-            Action::Later(wait, item) if wait.is_zero() => inbox.force(ShardItem::Core(item)),
-            Action::Later(wait, item) => {
-                timer::push_after(inbox, wait, ShardItem::Core(item));
-            }
+            Action::Later(wait, item) => line.tell_after(wait, item),
             Action::ReadOrigins(read) => self.read_origins(*read),
             Action::ReadDue(now_ms) => self.read_due(now_ms),
             Action::WriteCheckpoint(applied, rows) => self.write_checkpoint(applied, rows),
             Action::Checkpointed(id) => self.group.checkpointed(id),
             Action::Offer { to, which, number, notices } => {
-                let inbox = inbox.clone();
+                let line = line.clone();
                 let reply = Box::new(move |outcome| {
                     let taken = (outcome == Outcome::Done).then_some(number);
-                    let item = Item::NoticesTaken { to, which, taken };
-                    inbox.force(ShardItem::Core(Box::new(item)));
+                    line.tell(Item::NoticesTaken { to, which, taken });
                 });
                 shards.propose(to, Command::TakeNotices(notices), reply);
             }
@@ -229,10 +226,9 @@ impl ShardActor {
     }
 
     fn confirm(&self) {
-        let (group, inbox) = (self.group.clone(), self.inbox.clone());
+        let (group, line) = (self.group.clone(), self.line.clone());
         self.context.tasks.spawn("confirm", async move {
-            let leads = group.confirm_leadership().await.is_ok();
-            inbox.force(ShardItem::Core(Box::new(Item::Confirmed(leads))));
+            line.tell(Item::Confirmed(group.confirm_leadership().await.is_ok()));
         });
     }
 
@@ -252,10 +248,8 @@ impl ShardActor {
     /// Passes a batch on.
     fn forward(&self, leader: NodeId, number: u64, parcel: Bytes) {
         let call = self.context.peers.call(leader, Lane::Normal, parcel, FORWARD_TIMEOUT);
-        let inbox = self.inbox.clone();
-        let forwarded = move |outcomes| {
-            inbox.force(ShardItem::Core(Box::new(Item::Forwarded(number, outcomes))));
-        };
+        let line = self.line.clone();
+        let forwarded = move |outcomes| line.tell(Item::Forwarded(number, outcomes));
         let told = forwarded.clone();
         let spawned = self.context.tasks.spawn("forward", async move {
             told(match call.await {
@@ -275,7 +269,7 @@ impl ShardActor {
         let request = cluster::Request { kind: Some(request::Kind::Ask(ask)) };
         let parcel = Bytes::from(request.encode_to_vec());
         let call = self.context.peers.call(leader, Lane::Normal, parcel, FORWARD_TIMEOUT);
-        let inbox = self.inbox.clone();
+        let line = self.line.clone();
         self.context.tasks.spawn("ask", async move {
             let response =
                 call.await.ok().and_then(|parcel| cluster::Response::decode(parcel).ok());
@@ -284,10 +278,9 @@ impl ShardActor {
                 _ => None,
             };
             if let Some(answered) = answered {
-                inbox.force(ShardItem::Replied(asked.token, answered));
+                line.came(Came::Replied(asked.token, answered));
             } else {
-                let again = ShardItem::Core(Box::new(Item::AskAgain(asked)));
-                timer::push_after(&inbox, SOON, again);
+                line.tell_after(SOON, Box::new(Item::AskAgain(asked)));
             }
         });
     }
@@ -295,16 +288,16 @@ impl ShardActor {
     // ---- The tables --------------------------------------------------------------------------
 
     fn load(&self, token: Token) {
-        let (context, shard, inbox) = (self.context.clone(), self.shard, self.inbox.clone());
+        let (context, shard, line) = (self.context.clone(), self.shard, self.line.clone());
         self.context.tasks.spawn("reload", async move {
-            let item = match super::replica::load(&context, shard).await {
+            let item = match super::seat::load(&context, shard).await {
                 Ok(loaded) => Item::Loaded(Box::new(loaded), token),
                 Err(error) => {
                     error!(%shard, %error, "snapshot not loaded");
                     Item::NotLoaded(token)
                 }
             };
-            inbox.force(ShardItem::Core(Box::new(item)));
+            line.tell(item);
         });
     }
 
@@ -326,22 +319,19 @@ impl ShardActor {
     }
 
     fn read_origins(&self, read: OriginsRead) {
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
+        let (storage, line, shard) = (self.context.storage.clone(), self.line.clone(), self.shard);
         tokio::task::spawn_blocking(move || {
             let user = read.user;
             let rows = origins_of(&storage, user, (read.after, read.up_to));
             let release = rows.map(|rows| read.finish(rows)).inspect_err(|error| {
                 error!(%shard, %user, %error, "released rows not read");
             });
-            let item = Item::OriginsRead(user, release.ok());
-            inbox.force(ShardItem::Core(Box::new(item)));
+            line.tell(Item::OriginsRead(user, release.ok()));
         });
     }
 
     fn read_due(&self, now_ms: u64) {
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
+        let (storage, line, shard) = (self.context.storage.clone(), self.line.clone(), self.shard);
         tokio::task::spawn_blocking(move || {
             let due = storage.due(shard, now_ms, EXPIRY_BATCH).unwrap_or_else(|error| {
                 error!(%shard, %error, "expired messages not read");
@@ -351,28 +341,28 @@ impl ShardActor {
                 user: user.0,
                 origin: Some(origin_row(seq, &envelope)),
             };
-            let item = Item::DueRead(due.into_iter().map(entry).collect());
-            inbox.force(ShardItem::Core(Box::new(item)));
+            line.tell(Item::DueRead(due.into_iter().map(entry).collect()));
         });
     }
 
     fn write_checkpoint(&self, applied: Box<stored::Applied>, rows: Vec<Row>) {
-        let (storage, inbox, shard) =
-            (self.context.storage.clone(), self.inbox.clone(), self.shard);
+        let writes = self.seat.writes();
+        let (storage, line, shard) = (self.context.storage.clone(), self.line.clone(), self.shard);
         tokio::task::spawn_blocking(move || {
             let write = || storage.checkpoint(shard, (*applied).clone(), rows.clone());
             let written = catch_unwind(AssertUnwindSafe(write));
+            drop(writes);
             match written.unwrap_or(Err(StorageError::Closed)) {
                 // Outdated: a snapshot has replaced the tables meanwhile.
                 Ok(()) | Err(StorageError::Outdated { .. }) => {
-                    inbox.force(ShardItem::Core(Box::new(Item::CheckpointWritten(applied))));
+                    line.tell(Item::CheckpointWritten(applied));
                 }
                 Err(error) => {
                     error!(%shard, %error, "checkpoint not written");
                     let full = matches!(error, StorageError::DiskFull { .. });
                     let disk_is_full = full || storage.nearly_full();
                     let item = Item::CheckpointFailed { applied, rows, disk_is_full };
-                    timer::push_after(&inbox, RETRY, ShardItem::Core(Box::new(item)));
+                    line.tell_after(RETRY, Box::new(item));
                 }
             }
         });

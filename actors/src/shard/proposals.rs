@@ -371,6 +371,27 @@ impl Proposals {
         }
     }
 
+    /// The replica is read again: nobody knows what became of what is under way. What others want of the leader
+    /// is theirs again, and what the shard wanted itself is void.
+    pub(super) fn left(mut self) -> Self {
+        while let Some(number) = self.under_way.last().map(|batch| batch.number) {
+            self.failed(number, Failure::Unknown);
+        }
+        self.not_leading();
+        self.outcomes.retain(|(asker, _)| asker.is_caller());
+        self
+    }
+
+    /// Who on this node is to be told something.
+    pub(super) fn callers(&self) -> impl Iterator<Item = Token> {
+        let told = self.outcomes.iter().map(|(asker, _)| asker);
+        let askers = self.waiting.iter().map(|waiting| &waiting.asker).chain(told);
+        askers.filter_map(|asker| match asker {
+            Asker::Caller(token) => Some(*token),
+            Asker::Peer { .. } | Asker::Origins(_) | Asker::Nobody => None,
+        })
+    }
+
     /// Nobody takes commands: everything is refused if the oldest has waited since `tick`.
     pub fn give_up(&mut self, tick: u64) {
         if self.waiting.front().is_some_and(|oldest| oldest.since.tick <= tick) {

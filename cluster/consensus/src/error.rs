@@ -66,7 +66,7 @@ pub enum RaftError {
 /// Why a group of this node was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It was open before, and its state is lost: restart the node, which reads the log again.
+    /// It could not be opened before: restart the node, which reads the log again.
     #[error("group {0} has failed: the node must start again to read its log")]
     Twice(ShardId),
     /// The group did not start.

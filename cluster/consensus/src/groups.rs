@@ -1,5 +1,5 @@
-//! The Raft groups of this node. Each is opened once in the life of a process: what the log holds beyond
-//! the tables was read when the node started.
+//! The Raft groups of this node. Each is opened once in the life of a node, since what the log holds beyond
+//! the tables is read when the node starts. It stays open while the process that owns its replica restarts.
 
 use super::{Group, GroupArgs, OpenError, OwnClock, Replica, Timing};
 use bytes::Bytes;
@@ -67,16 +67,20 @@ impl Groups {
         Self(Arc::new(Shared { storage, peers, timing, clock, bootstrap, recovered, open }))
     }
 
-    /// Opens a group, whose committed entries go to `replica`.
+    /// Opens a group, whose committed entries go to `replica`. A group that is open stays as it is, and its
+    /// entries go to the replica with which it was opened.
     ///
     /// # Errors
-    /// [`OpenError::Twice`]: it was open before. [`OpenError::Raft`] as of [`Group::open`].
+    /// [`OpenError::Raft`] as of [`Group::open`]. [`OpenError::Twice`]: it could not be opened before.
     pub async fn open(
         &self,
         group: ShardId,
         replica: Arc<dyn Replica>,
     ) -> Result<Group, OpenError> {
         let shared = &self.0;
+        if let Some(open) = self.get(group) {
+            return Ok(open.clone());
+        }
         let recovered = self.recovered().remove(&group).ok_or(OpenError::Twice(group))?;
         let opened = Group::open(GroupArgs {
             group,

@@ -20,6 +20,7 @@ mod convert;
 mod error;
 mod forget;
 mod groups;
+mod handed;
 mod leadership;
 mod log;
 mod machine;
@@ -33,6 +34,7 @@ mod tests;
 
 pub use error::{OpenError, ProposeError, RaftError};
 pub use groups::{Groups, GroupsArgs};
+pub use handed::{Handed, Task, Unfinished};
 pub use leadership::space::OwnClock;
 pub use leadership::status::GroupStatus;
 pub use proposals::describe_metrics;
@@ -74,7 +76,7 @@ pub type Failed = Box<dyn FnOnce(ProposeError) + Send>;
 /// The process that owns the state machine.
 pub trait Replica: Send + Sync + 'static {
     /// Applies committed entries. They come in order and without a gap; the next ones come after the
-    /// replica called `done`. If it drops `done` without a call, the group ends: the state is lost.
+    /// replica called `done`. If it drops `done` without a call, the group ends: see [`Handed`].
     fn apply(&self, entries: Vec<Committed>, done: Done);
 
     /// Loads the tables again: a snapshot replaced them, or they were emptied. No other call comes before
@@ -391,6 +393,14 @@ impl Group {
         if self.0.parts.status.borrow().leader == Some(node) {
             self.inner().nudge.notify_one();
         }
+    }
+
+    /// The committed entries after index `after` (`None`: from the first on), up to index `up_to`, which must be
+    /// committed. For a replica whose process has died: it applies again what is not in the tables. `None`: some
+    /// of them are purged, because newer tables hold them.
+    pub fn committed(&self, after: Option<u64>, up_to: u64) -> Option<Vec<Committed>> {
+        let entries = self.inner().journal.between(after, up_to)?;
+        Some(entries.into_iter().map(machine::committed).collect())
     }
 
     /// The tables on disk have all entries up to this one: older entries may be purged.

@@ -60,7 +60,7 @@ fn read_error(error: &StorageError) -> StoreError {
     StorageIOError::read_snapshot(None, AnyError::new(error)).into()
 }
 
-fn committed(entry: LogEntry) -> Committed {
+pub(super) fn committed(entry: LogEntry) -> Committed {
     let (content, membership) = match entry.payload {
         EntryPayload::Blank => (None, None),
         EntryPayload::Normal(proposal) => (Some(proposal.content), None),

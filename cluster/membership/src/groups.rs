@@ -3,7 +3,7 @@
 
 use super::placement::Nodes;
 use bytes::Bytes;
-use consensus::{GroupStatus, ProposeError, RaftError};
+use consensus::{Committed, GroupStatus, Handed, ProposeError, RaftError};
 use proto::stored;
 use proto::{NodeId, ShardId};
 use std::fmt;
@@ -62,9 +62,16 @@ pub type Failed = Box<dyn FnOnce(GroupError) + Send>;
 
 /// The groups of this node.
 pub trait Groups: Send + Sync + fmt::Debug + 'static {
-    /// Opens the group `meta`; from then on it tells `inbox` what is committed. If this start
-    /// founds a cluster, this node becomes its only voter.
-    fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>>;
+    /// Opens the group `meta`, unless it is open; from then on it tells `inbox` what is committed, and `handed`
+    /// keeps it until it is finished. If this start founds a cluster, this node becomes its only voter.
+    fn open_meta(
+        &self,
+        inbox: Arc<Inbox<MetaItem>>,
+        handed: Arc<Handed>,
+    ) -> Work<Result<(), ProcessError>>;
+    /// The entries that `meta` has committed after index `after`, up to `up_to`: see
+    /// [`consensus::Group::committed`].
+    fn committed(&self, after: Option<u64>, up_to: u64) -> Option<Vec<Committed>>;
     /// The state of a group as this node sees it; `None` before it is open.
     fn status(&self, group: ShardId) -> Option<GroupStatus>;
     /// Lets a node listen; ends when it has caught up, or in time.

@@ -39,6 +39,7 @@ pub use status::Goal;
 
 use balance::balancer::{BalancerActor, BalancerItem};
 use balance::standings::Standings;
+use consensus::Handed;
 use links::Peers;
 use meta_actor::MetaActor;
 use parking_lot::{Mutex, MutexGuard};
@@ -123,6 +124,8 @@ struct Shared {
     place: watch::Sender<Place>,
     standings: Mutex<Standings>,
     meta_inbox: Arc<Inbox<MetaItem>>,
+    /// What `meta` has committed and its actor has not applied.
+    meta_handed: Arc<Handed>,
     balancer_inbox: Arc<Inbox<BalancerItem>>,
 }
 
@@ -165,6 +168,7 @@ impl Cluster {
             settings: watch::Sender::new(own),
             place: watch::Sender::new(Place::Starting),
             standings: Mutex::default(),
+            meta_handed: Arc::default(),
             meta_inbox: Inbox::new("meta", 0, meta_actor::QUEUE),
             balancer_inbox: Inbox::new("balancer", 0, balance::balancer::QUEUE),
         }))

@@ -5,12 +5,14 @@
 //! 1. What is published was committed by a majority.
 //! 2. A proposal is answered after it was applied here, or when it certainly came to nothing; one
 //!    of which nothing is known is not answered.
+//! 3. An actor that dies costs nothing: its successor reads the tables, applies what was committed after them,
+//!    and finishes what was handed over.
 
 use super::groups::GroupError;
 use super::meta::{self, MetaRefusal};
 use super::{Cluster, settings};
 use bytes::Bytes;
-use consensus::{Committed, Done, GroupStatus};
+use consensus::{Committed, GroupStatus, Task};
 use prost::Message as _;
 use proto::ShardId;
 use proto::stored::{self, meta_command::Kind};
@@ -30,6 +32,9 @@ pub(super) const QUEUE: QueueLimits = QueueLimits { high: 1_000, critical: 10_00
 /// Why a replica of `meta` stops rather than skip a command: it would hold another state than the others.
 const UNKNOWN_COMMAND: &str = "meta stops: its log holds a command that this version of natter does not \
                                know; start a newer version on this node";
+
+/// Why a start fails that meets newer tables: the next one reads those.
+const PURGED: &str = "the tables of meta were replaced while they were read";
 
 /// Entries after which a checkpoint is written.
 const CHECKPOINT_ENTRIES: u64 = 64;
@@ -62,12 +67,12 @@ pub enum MetaItem {
     },
     /// Someone asks for a digest.
     Digest(oneshot::Sender<MetaDigest>),
-    /// The group tells: these were committed.
-    Apply(Vec<Committed>, Done),
+    /// The group tells: these were committed. The number of this task, see [`consensus::Handed`].
+    Apply(Vec<Committed>, u64),
     /// The group tells: the tables were replaced.
-    Reload(Done),
+    Reload(u64),
     /// A reader tells: this is what the tables hold.
-    Loaded(Result<Box<(stored::Applied, stored::Meta)>, ProcessError>, Done),
+    Loaded(Result<Box<(stored::Applied, stored::Meta)>, ProcessError>, u64),
     /// The group tells: a proposal came to nothing.
     NotProposed(u64, GroupError),
     /// A writer tells: the checkpoint is in the tables, or is not.
@@ -119,14 +124,20 @@ impl Process for MetaActor {
     type Args = Cluster;
 
     async fn start(cluster: Cluster, inbox: Arc<Inbox<MetaItem>>) -> Result<Self, ProcessError> {
-        let groups = cluster.0.groups.clone();
-        let (applied, meta) = tokio::task::spawn_blocking(move || groups.load()).await??;
-        cluster.publish(&meta);
-        let index = applied.id.as_ref().map_or(0, |id| id.index);
+        let (groups, handed) = (cluster.0.groups.clone(), cluster.0.meta_handed.clone());
+        groups.open_meta(inbox.clone(), handed.clone()).await?;
+        // Before the tables are read: what is handed over later comes to the message queue.
+        let unfinished = handed.unfinished();
+        let reader = groups.clone();
+        let (applied, meta) = tokio::task::spawn_blocking(move || reader.load()).await??;
+        let index = applied.id.as_ref().map(|id| id.index);
         debug!(index, cluster = meta.cluster, members = meta.members.len(), "meta recovered");
+        let not_in_tables =
+            unfinished.up_to.filter(|up_to| index.is_none_or(|index| index < *up_to));
+        let entries = not_in_tables.map(|up_to| groups.committed(index, up_to).ok_or(PURGED));
+        let entries = entries.transpose()?.unwrap_or_default();
         let timer = timer::push_every(&inbox, CHECKPOINT_EVERY, || MetaItem::TickDue);
-        let open = cluster.0.groups.open_meta(inbox.clone());
-        let actor = Self {
+        let mut actor = Self {
             cluster,
             inbox,
             meta,
@@ -136,7 +147,12 @@ impl Process for MetaActor {
             writing: false,
             timer,
         };
-        open.await?;
+        match unfinished.task {
+            Some((number, Task::Apply)) => actor.apply_all(entries, number)?,
+            Some((number, Task::Reload | Task::Rest)) => handed.finish(number),
+            None => actor.apply(entries)?,
+        }
+        actor.cluster.publish(&actor.meta);
         Ok(actor)
     }
 
@@ -149,17 +165,18 @@ impl Process for MetaActor {
                 hasher.write(&self.meta.encode_to_vec());
                 answer.send(MetaDigest { applied, digest: hasher.finish() }).ok();
             }
-            MetaItem::Apply(entries, done) => {
-                self.apply(entries)?;
-                done();
+            MetaItem::Apply(entries, number) if self.is_current(number) => {
+                self.apply_all(entries, number)?;
             }
-            MetaItem::Reload(done) => self.reload(done),
-            MetaItem::Loaded(loaded, done) => {
+            MetaItem::Reload(number) if self.is_current(number) => self.reload(number),
+            MetaItem::Loaded(loaded, number) if self.is_current(number) => {
                 (self.applied, self.meta) = *loaded?;
                 self.unwritten = 0;
                 self.cluster.publish(&self.meta);
-                done();
+                self.cluster.0.meta_handed.finish(number);
             }
+            // This actor finished it when it started.
+            MetaItem::Apply(..) | MetaItem::Reload(_) | MetaItem::Loaded(..) => {}
             MetaItem::NotProposed(number, error) => {
                 if let Some(reply) = self.waiting.remove(&number) {
                     drop(reply.send(Err(NotDecided::Elsewhere(error))));
@@ -230,6 +247,19 @@ impl MetaActor {
         Ok(())
     }
 
+    fn is_current(&self, number: u64) -> bool {
+        self.cluster.0.meta_handed.is_current(number)
+    }
+
+    /// Applies what the group has handed over under this number. What this version cannot apply no other actor
+    /// of it can: then the group ends.
+    fn apply_all(&mut self, entries: Vec<Committed>, number: u64) -> Result<(), ProcessError> {
+        let handed = self.cluster.0.meta_handed.clone();
+        self.apply(entries).inspect_err(|_| handed.give_up(number))?;
+        handed.finish(number);
+        Ok(())
+    }
+
     fn apply(&mut self, entries: Vec<Committed>) -> Result<(), ProcessError> {
         let before = self.meta.version;
         for Committed { id, content, membership } in entries {
@@ -273,12 +303,12 @@ impl MetaActor {
         Ok(())
     }
 
-    fn reload(&self, done: Done) {
+    fn reload(&self, number: u64) {
         let (groups, inbox) = (self.cluster.0.groups.clone(), self.inbox.clone());
         self.cluster.0.tasks.spawn("meta reader", async move {
             let read = tokio::task::spawn_blocking(move || groups.load()).await;
             let read = read.unwrap_or_else(|error| Err(error.into()));
-            inbox.force(MetaItem::Loaded(read.map(Box::new), done));
+            inbox.force(MetaItem::Loaded(read.map(Box::new), number));
         });
     }
 

@@ -5,13 +5,14 @@ use super::groups::{Failed, GroupError, Groups, Work};
 use super::placement::groups as all_groups;
 use super::*;
 use bytes::Bytes;
-use consensus::{Committed, GroupStatus};
+use consensus::{Committed, GroupStatus, Handed};
 use links::memory::Network;
 use links::{PeerId, PeerInfo, Respond, Service};
 use prost::Message as _;
 use proto::cluster::{self, cast, request};
 use proto::stored::member::State;
 use std::collections::BTreeMap;
+use std::sync::Weak;
 use std::time::Duration;
 use supervision::{Intensity, ProcessError, Strategy, Supervisor};
 
@@ -22,27 +23,37 @@ struct Raft {
     /// Entries of `meta`.
     log: Vec<Bytes>,
     /// Who hears of them, and how many they have.
-    listeners: BTreeMap<NodeId, (Arc<Inbox<MetaItem>>, usize)>,
+    listeners: BTreeMap<NodeId, (Arc<Inbox<MetaItem>>, Arc<Handed>, usize)>,
+    myself: Weak<Mutex<Raft>>,
     tables: BTreeMap<NodeId, (stored::Applied, stored::Meta)>,
 }
 
 impl Raft {
     fn spread(&mut self) {
         let meta = self.groups.get(&ShardId::META).cloned().unwrap_or_default();
-        for (node, (inbox, have)) in &mut self.listeners {
-            if !meta.voters.contains(node) && !meta.learners.contains(node) {
+        for (node, (inbox, handed, have)) in &mut self.listeners {
+            let takes_part = meta.voters.contains(node) || meta.learners.contains(node);
+            if !takes_part || handed.unfinished().task.is_some() || *have == self.log.len() {
                 continue;
             }
-            let new: Vec<_> = self.log.iter().enumerate().skip(*have).collect();
-            let entries = new.into_iter().map(|(index, content)| Committed {
-                id: stored::LogId { term: 1, node: 1, index: index as u64 },
-                content: Some(content.clone()),
-                membership: None,
-            });
-            let entries: Vec<_> = entries.collect();
+            let new = self.log.iter().enumerate().skip(*have);
+            let entries: Vec<_> = new.map(Self::entry).collect();
             *have += entries.len();
-            inbox.force(MetaItem::Apply(entries, Box::new(|| ())));
+            let raft = self.myself.clone();
+            let number = handed.apply(&entries, Box::new(move || Self::spread_more(&raft)));
+            inbox.force(MetaItem::Apply(entries, number));
         }
+    }
+
+    fn spread_more(raft: &Weak<Mutex<Self>>) {
+        if let Some(raft) = raft.upgrade() {
+            raft.lock().spread();
+        }
+    }
+
+    fn entry((index, content): (usize, &Bytes)) -> Committed {
+        let id = stored::LogId { term: 1, node: 1, index: index as u64 };
+        Committed { id, content: Some(content.clone()), membership: None }
     }
 }
 
@@ -79,11 +90,18 @@ impl FakeGroups {
 }
 
 impl Groups for FakeGroups {
-    fn open_meta(&self, inbox: Arc<Inbox<MetaItem>>) -> Work<Result<(), ProcessError>> {
+    fn open_meta(
+        &self,
+        inbox: Arc<Inbox<MetaItem>>,
+        handed: Arc<Handed>,
+    ) -> Work<Result<(), ProcessError>> {
         let mut raft = self.raft.lock();
+        if raft.listeners.get(&self.me).is_some_and(|(_, open, _)| Arc::ptr_eq(open, &handed)) {
+            return Box::pin(async { Ok(()) });
+        }
         let applied = raft.tables.get(&self.me).and_then(|(applied, _)| applied.id);
         let have = applied.map_or(0, |id| usize::try_from(id.index).unwrap() + 1);
-        raft.listeners.insert(self.me, (inbox, have));
+        raft.listeners.insert(self.me, (inbox, handed, have));
         if self.founds {
             let me = Nodes::from([self.me]);
             let status = GroupStatus {
@@ -98,6 +116,13 @@ impl Groups for FakeGroups {
         }
         raft.spread();
         Box::pin(async { Ok(()) })
+    }
+
+    fn committed(&self, after: Option<u64>, up_to: u64) -> Option<Vec<Committed>> {
+        let after = after.map_or(0, |index| usize::try_from(index).unwrap() + 1);
+        let raft = self.raft.lock();
+        let entries = raft.log.iter().enumerate().skip(after);
+        Some(entries.map(Raft::entry).take_while(|entry| entry.id.index <= up_to).collect())
     }
 
     fn status(&self, group: ShardId) -> Option<GroupStatus> {
@@ -209,7 +234,9 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self { network: Network::new(7), raft: Arc::default(), nodes: BTreeMap::new() }
+        let raft =
+            |myself: &Weak<_>| Mutex::new(Raft { myself: myself.clone(), ..Raft::default() });
+        Self { network: Network::new(7), raft: Arc::new_cyclic(raft), nodes: BTreeMap::new() }
     }
 
     /// Starts a node; the first founds the cluster.

@@ -229,6 +229,15 @@ impl Journal {
         purged.or_else(|| held.range(index, index + 1).next().map(|entry| entry.log_id))
     }
 
+    /// The entries after index `after`, up to `up_to`, if none of them is purged.
+    pub(crate) fn between(&self, after: Option<u64>, up_to: u64) -> Option<Vec<LogEntry>> {
+        let start = after.map_or(0, |index| index + 1);
+        let entries: Vec<_> = self.held().range(start, up_to + 1).cloned().collect();
+        let all = entries.len() as u64 == (up_to + 1).saturating_sub(start);
+        let first = entries.first().is_none_or(|first| first.log_id.index == start);
+        (all && first).then_some(entries)
+    }
+
     /// Runs `attempt` on a thread that may block, again and again while the disk is full.
     pub(crate) async fn outlast<T: Send + 'static>(
         &self,
