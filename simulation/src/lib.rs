@@ -40,6 +40,7 @@ mod noise;
 mod plan;
 mod raft;
 mod reads;
+mod restart;
 mod scenes;
 mod seat;
 mod seeds;

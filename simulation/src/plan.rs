@@ -249,6 +249,14 @@ impl World {
                 let user = self.devices[device].user;
                 self.stage.local(node, 0, NodeEvent::UserCrash(user));
             }
+            13 => {
+                let shards = self.stage.shards();
+                let shard = self.stage.chance.pick(&shards);
+                let actions = self.stage.chance.below(40);
+                if let Some(seat) = self.nodes[node].seats.get_mut(&shard) {
+                    seat.dies_after(actions);
+                }
+            }
             _ => {
                 let device = self.stage.chance.index(self.devices.len());
                 self.stage.after(0, Event::Device { device, what: DeviceEvent::Lose });

@@ -108,11 +108,19 @@ impl Raft {
             return None;
         }
         self.handed += 1;
-        let entry = &self.entries[self.at(self.handed)];
-        let place = Place { term: entry.term, index: self.handed };
-        self.pending.retain(|(index, _)| *index > place.index);
-        let id = stored::LogId { term: place.term, node: 0, index: place.index };
-        Some(Committed { id, content: entry.record.clone(), membership: None })
+        self.pending.retain(|(index, _)| *index > self.handed);
+        Some(self.committed_at(self.handed))
+    }
+
+    /// What was handed over after this index.
+    pub(crate) fn handed_after(&self, index: u64) -> Vec<Committed> {
+        (index + 1..=self.handed).map(|index| self.committed_at(index)).collect()
+    }
+
+    fn committed_at(&self, index: u64) -> Committed {
+        let entry = &self.entries[self.at(index)];
+        let id = stored::LogId { term: entry.term, node: 0, index };
+        Committed { id, content: entry.record.clone(), membership: None }
     }
 
     // ---- Leading -----------------------------------------------------------------------------

@@ -42,7 +42,7 @@ pub(crate) fn id(node: usize) -> NodeId {
 }
 
 /// Who put a question.
-enum By {
+pub(crate) enum By {
     Here(Question),
     /// Another node, under its number.
     Peer(usize, u64),
@@ -52,19 +52,23 @@ pub(crate) struct Seat {
     pub(crate) me: usize,
     pub(crate) shard: ShardId,
     pub(crate) limits: MachineLimits,
-    fault: Option<Fault>,
+    pub(crate) fault: Option<Fault>,
     pub(crate) raft: Raft,
     pub(crate) table: Table,
     pub(crate) core: ReplicaCore,
+    /// Which actor of the replica this is, in this life of the node.
+    pub(crate) actor: u64,
+    /// It dies after so many actions.
+    pub(crate) dies_after: Option<u64>,
     tokens: Token,
-    replies: BTreeMap<Token, Reply>,
+    pub(crate) replies: BTreeMap<Token, Reply>,
     /// Batches of other nodes, and their numbers there.
-    peers: BTreeMap<Token, (usize, u64)>,
-    questions: BTreeMap<Token, By>,
+    pub(crate) peers: BTreeMap<Token, (usize, u64)>,
+    pub(crate) questions: BTreeMap<Token, By>,
     /// Our batches that a leader elsewhere has.
-    forwarding: BTreeSet<u64>,
+    pub(crate) forwarding: BTreeSet<u64>,
     /// Questions that a leader elsewhere has.
-    asking: BTreeMap<u64, Asked>,
+    pub(crate) asking: BTreeMap<u64, Asked>,
     /// The group waits until an entry is applied, or until the tables are read.
     pub(crate) busy: Option<Token>,
     /// The disk is nearly full.
@@ -98,6 +102,8 @@ impl Seat {
             raft,
             table,
             core: ReplicaCore::new(id(me), shard, loaded, 2_000).with_fault(fault),
+            actor: 0,
+            dies_after: None,
             tokens: 0,
             replies: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -141,7 +147,11 @@ impl Seat {
             self.digests.push((index, self.core.machine().digest()));
         }
         while let Some(action) = self.core.next_action() {
-            self.perform(action, stage);
+            if self.dies() {
+                self.restart(stage);
+            } else {
+                self.perform(action, stage);
+            }
         }
     }
 
@@ -162,7 +172,7 @@ impl Seat {
             Action::ReplyNothing(token) => self.reply(token, None, stage),
             Action::ReadPage(token, read) => {
                 let late = stage.table_delay();
-                stage.local(me, late, NodeEvent::ReadPage(shard, token, read));
+                self.comes(late, NodeEvent::ReadPage(shard, token, read), stage);
             }
             Action::AskLeader(leader, asked) => self.ask_leader(number(leader), asked, stage),
             Action::Done(token) | Action::Forget(token) => {
@@ -172,19 +182,19 @@ impl Seat {
             }
             Action::Load(token) => {
                 let late = stage.table_delay();
-                stage.local(me, late, NodeEvent::Load(shard, token));
+                self.comes(late, NodeEvent::Load(shard, token), stage);
             }
             Action::Log(number, record) => {
                 let batch = || stored::Batch::decode(record.clone()).unwrap();
                 stage.note(|| by(me, format_args!("shard {shard}: {}", list(&batch()))));
-                self.raft.propose(record.clone(), number, stage);
+                self.raft.propose(record.clone(), self.actor << 32 | number, stage);
             }
             Action::Forward(leader, number, parcel) => {
                 self.forward(crate::seat::number(leader), number, parcel, stage);
             }
             Action::Confirm => {
                 let late = stage.chance.between(1, 2 * stage.weather.delay_ms + 1);
-                stage.local(me, late, NodeEvent::Confirm(shard));
+                self.comes(late, NodeEvent::Confirm(shard), stage);
             }
             Action::WantRound(wish) => {
                 if stage.pace(me, |rounds, now| rounds.wants(shard, wish, now)) {
@@ -198,7 +208,7 @@ impl Seat {
             }
             Action::Later(wait, item) => {
                 let late = u64::try_from(wait.as_millis()).unwrap();
-                stage.local(me, late, NodeEvent::Core(shard, item));
+                self.comes(late, NodeEvent::Core(shard, item), stage);
             }
             Action::Offer { to, which, number, notices } => {
                 self.offer(to, (which, number), notices, stage);
@@ -219,23 +229,24 @@ impl Seat {
         if !stage.shards().contains(&to) {
             return; // Nobody of this story lives there.
         }
-        let (voice, shard) = (stage.voice(self.me), self.shard);
+        let (voice, shard, actor) = (stage.voice(self.me), self.shard, self.actor);
         let reply = Box::new(move |outcome| {
             let taken = (outcome == Outcome::Done).then_some(number);
             let item = Item::NoticesTaken { to, which, taken };
-            voice.say(NodeEvent::Core(shard, Box::new(item)));
+            let taken = Box::new(NodeEvent::Core(shard, Box::new(item)));
+            voice.say(NodeEvent::Came(shard, actor, taken));
         });
         let take = Command::TakeNotices(notices);
         stage.local(self.me, 0, NodeEvent::Propose(to, take, reply));
     }
 
     fn use_tables(&mut self, action: Action, stage: &mut Stage) {
-        let (me, shard, late) = (self.me, self.shard, stage.table_delay());
+        let (shard, late) = (self.shard, stage.table_delay());
         match action {
             Action::ReadOrigins(read) => {
-                stage.local(me, late, NodeEvent::ReadOrigins(shard, read));
+                self.comes(late, NodeEvent::ReadOrigins(shard, read), stage);
             }
-            Action::ReadDue(now_ms) => stage.local(me, late, NodeEvent::ReadDue(shard, now_ms)),
+            Action::ReadDue(now_ms) => self.comes(late, NodeEvent::ReadDue(shard, now_ms), stage),
             Action::WriteCheckpoint(applied, rows) => {
                 let event = if stage.chance.one_in(30) {
                     let item = Item::CheckpointFailed { applied, rows, disk_is_full: false };
@@ -243,7 +254,7 @@ impl Seat {
                 } else {
                     NodeEvent::WriteCheckpoint(shard, applied, rows)
                 };
-                stage.local(me, late, event);
+                self.comes(late, event, stage);
             }
             Action::Checkpointed(log_id) => self.raft.purge(crate::table::place(&log_id)),
             _ => {}
@@ -374,7 +385,9 @@ impl Seat {
             NotDone::NotLeader => Failure::NotProposed,
             NotDone::Unknown => Failure::Unknown,
         };
-        self.step(Item::NotProposed(number, failure), stage);
+        if number >> 32 == self.actor {
+            self.step(Item::NotProposed(number & u64::from(u32::MAX), failure), stage);
+        }
     }
 
     pub(crate) fn question(&mut self, question: Question, stage: &mut Stage) {
@@ -415,7 +428,7 @@ impl Seat {
             self.reply(asked.token, answered, stage);
         } else {
             let again = NodeEvent::Core(self.shard, Box::new(Item::AskAgain(asked)));
-            stage.local(self.me, SOON_MS, again);
+            self.comes(SOON_MS, again, stage);
         }
     }
 

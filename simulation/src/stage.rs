@@ -87,6 +87,8 @@ pub(crate) enum NodeEvent {
     ProposeLazily(ShardId, Command),
     NotProposed(ShardId, u64, NotDone),
     Forwarded(ShardId, u64, Result<Vec<Outcome>, NotForwarded>),
+    /// Something that comes of an action of this actor of a replica.
+    Came(ShardId, u64, Box<NodeEvent>),
     /// Something that the core of a replica waits for.
     Core(ShardId, Box<Item>),
     Confirm(ShardId),

@@ -200,6 +200,11 @@ impl World {
                 let (seat, stage) = self.seat(node, shard);
                 seat.apply(stage);
             }
+            NodeEvent::Came(shard, actor, what) => {
+                if self.seat(node, shard).0.actor == actor {
+                    self.within(node, *what);
+                }
+            }
             NodeEvent::Stands(shard) => {
                 let (seat, stage) = self.seat(node, shard);
                 seat.stands(stage);
