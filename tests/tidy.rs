@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &str, &[&str])] = &[
         "simulation",
         &["proto", "storage", "links", "consensus", "sessions", "membership", "actors"],
     ),
-    ("tests", "tests", &["proto", "natter-sdk", "actors", "node", "natter"]),
+    ("tests", "tests", &["proto", "supervision", "natter-sdk", "actors", "node", "natter"]),
     ("tests/skip", "skip", &[]),
     ("benches", "benches", &["proto", "natter-sdk", "storage", "actors"]),
 ];

@@ -103,10 +103,12 @@ impl Process for ShardActor {
                 self.step(Item::Reload(number))?;
             }
             ShardItem::Rest(number) if self.is_current(number) => self.step(Item::Rest(number))?,
-            // Finished when this actor started.
-            ShardItem::Apply(..) | ShardItem::Reload(_) | ShardItem::Rest(_) => {}
             ShardItem::Came(actor, came) if self.line.is_of(actor) => self.came(came)?,
-            ShardItem::Came(..) => {}
+            // Finished when this actor started, or meant for the one before.
+            ShardItem::Apply(..)
+            | ShardItem::Reload(_)
+            | ShardItem::Rest(_)
+            | ShardItem::Came(..) => {}
             ShardItem::Stands(status) => self.stands(&status)?,
             ShardItem::RoundBegins => {
                 let around = Box::new(self.surroundings());

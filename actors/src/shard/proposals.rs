@@ -72,8 +72,8 @@ pub enum Asker {
 }
 
 impl Asker {
-    fn is_caller(self) -> bool {
-        matches!(self, Self::Caller(_))
+    fn caller(self) -> Option<Token> {
+        if let Self::Caller(token) = self { Some(token) } else { None }
     }
 
     fn is_peer(self) -> bool {
@@ -363,7 +363,7 @@ impl Proposals {
         self.spill = false;
         let waiting = std::mem::take(&mut self.waiting);
         for waiting in waiting {
-            if waiting.asker.is_caller() {
+            if waiting.asker.caller().is_some() {
                 self.waiting.push_back(waiting);
             } else {
                 self.outcomes.push_back((waiting.asker, Outcome::Elsewhere));
@@ -371,25 +371,21 @@ impl Proposals {
         }
     }
 
-    /// The replica is read again: nobody knows what became of what is under way. What others want of the leader
-    /// is theirs again, and what the shard wanted itself is void.
+    /// The replica is read again: nobody knows what became of what is under way.
     pub(super) fn left(mut self) -> Self {
         while let Some(number) = self.under_way.last().map(|batch| batch.number) {
             self.failed(number, Failure::Unknown);
         }
         self.not_leading();
-        self.outcomes.retain(|(asker, _)| asker.is_caller());
+        self.outcomes.retain(|(asker, _)| asker.caller().is_some());
         self
     }
 
     /// Who on this node is to be told something.
     pub(super) fn callers(&self) -> impl Iterator<Item = Token> {
-        let told = self.outcomes.iter().map(|(asker, _)| asker);
-        let askers = self.waiting.iter().map(|waiting| &waiting.asker).chain(told);
-        askers.filter_map(|asker| match asker {
-            Asker::Caller(token) => Some(*token),
-            Asker::Peer { .. } | Asker::Origins(_) | Asker::Nobody => None,
-        })
+        let told = self.outcomes.iter().map(|(asker, _)| *asker);
+        let askers = self.waiting.iter().map(|waiting| waiting.asker).chain(told);
+        askers.filter_map(Asker::caller)
     }
 
     /// Nobody takes commands: everything is refused if the oldest has waited since `tick`.
@@ -489,7 +485,7 @@ fn conversation_of(command: &stored::Command) -> Option<Conversation> {
 /// What a send of someone on this node is called.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
-    waiting.asker.is_caller().then(|| (conversation(append), append.send_id))
+    waiting.asker.caller().is_some().then(|| (conversation(append), append.send_id))
 }
 
 fn conversation(append: &stored::Append) -> Conversation {

@@ -5,7 +5,7 @@
 //! 1. At most one task is unfinished, and it is finished once.
 //! 2. A task whose number is not the current one was finished by another process: nothing is to be done for it.
 
-use super::{Committed, Done};
+use super::{Committed, Done, Group, machine};
 use parking_lot::Mutex;
 use std::fmt;
 
@@ -107,6 +107,16 @@ impl Handed {
     /// What is unfinished now. Read it before the tables.
     pub fn unfinished(&self) -> Unfinished {
         self.0.lock().found
+    }
+}
+
+impl Group {
+    /// The committed entries after index `after` (`None`: from the first on), up to index `up_to`, which must be
+    /// committed. For a replica whose process has died: it applies again what is not in the tables. `None`: some
+    /// of them are purged, because newer tables hold them.
+    pub fn committed(&self, after: Option<u64>, up_to: u64) -> Option<Vec<Committed>> {
+        let entries = self.inner().journal.between(after, up_to)?;
+        Some(entries.into_iter().map(machine::committed).collect())
     }
 }
 

@@ -56,7 +56,6 @@ use proto::{NodeId, ShardId, cluster, stored};
 use serve::InHand;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -393,14 +392,6 @@ impl Group {
         if self.0.parts.status.borrow().leader == Some(node) {
             self.inner().nudge.notify_one();
         }
-    }
-
-    /// The committed entries after index `after` (`None`: from the first on), up to index `up_to`, which must be
-    /// committed. For a replica whose process has died: it applies again what is not in the tables. `None`: some
-    /// of them are purged, because newer tables hold them.
-    pub fn committed(&self, after: Option<u64>, up_to: u64) -> Option<Vec<Committed>> {
-        let entries = self.inner().journal.between(after, up_to)?;
-        Some(entries.into_iter().map(machine::committed).collect())
     }
 
     /// The tables on disk have all entries up to this one: older entries may be purged.

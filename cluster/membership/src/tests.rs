@@ -16,6 +16,9 @@ use std::sync::Weak;
 use std::time::Duration;
 use supervision::{Intensity, ProcessError, Strategy, Supervisor};
 
+/// The actor of `meta` on a node, and how many entries it has.
+type Listener = (Arc<Inbox<MetaItem>>, Arc<Handed>, usize);
+
 /// All groups of a cluster, agreed upon at once.
 #[derive(Debug, Default)]
 struct Raft {
@@ -23,7 +26,7 @@ struct Raft {
     /// Entries of `meta`.
     log: Vec<Bytes>,
     /// Who hears of them, and how many they have.
-    listeners: BTreeMap<NodeId, (Arc<Inbox<MetaItem>>, Arc<Handed>, usize)>,
+    listeners: BTreeMap<NodeId, Listener>,
     myself: Weak<Mutex<Raft>>,
     tables: BTreeMap<NodeId, (stored::Applied, stored::Meta)>,
 }
