@@ -103,7 +103,7 @@ async fn promise_6_replicas_of_a_cluster_that_die_lose_double_and_disorder_nothi
         }
         load.progress(100, PATIENCE).await.unwrap();
     }
-    for kind in ["meta", "balancer", "presence"] {
+    for kind in ["meta", "balancer", "presence", "sessions"] {
         kill(&cluster.nodes()[2], kind, 0).await;
         load.progress(20, PATIENCE).await.unwrap();
     }
