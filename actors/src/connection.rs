@@ -15,6 +15,7 @@ use proto::stored::{self, envelope::Content};
 use proto::wire::{self, ClientFrame, ServerFrame, server_frame::Kind};
 use proto::{Code, DeviceId, Seq, frame};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -42,6 +43,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 pub struct Connection {
     id: ConnectionId,
+    source: IpAddr,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -90,10 +92,15 @@ pub struct Drained {
 }
 
 impl Connection {
-    /// A door to a new socket.
-    pub fn new() -> Arc<Self> {
+    /// A door to a new socket. `source`: the address that its requests count for.
+    pub fn new(source: IpAddr) -> Arc<Self> {
         let id = ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Self { id, state: Mutex::default(), wake: Notify::new() })
+        Arc::new(Self { id, source, state: Mutex::default(), wake: Notify::new() })
+    }
+
+    /// The address that its requests count for; for IPv6 the network of one subscriber.
+    pub fn source(&self) -> IpAddr {
+        self.source
     }
 
     /// Which connection this is.
@@ -359,7 +366,7 @@ mod tests {
 
     #[test]
     fn only_what_was_delivered_and_not_yet_acknowledged_is_news() {
-        let connection = Connection::new();
+        let connection = Connection::new([127, 0, 0, 1].into());
         connection.begins_at(Seq(5));
         assert!(!connection.acknowledge(Seq(5)));
         assert!(!connection.acknowledge(Seq(u64::MAX)), "nothing was delivered");
@@ -371,7 +378,7 @@ mod tests {
 
     #[test]
     fn requests_count_with_all_their_bytes_and_signals_are_dropped_by_bytes() {
-        let connection = Connection::new();
+        let connection = Connection::new([127, 0, 0, 1].into());
         let alias = "a".repeat(200_000);
         for id in 1..=3 {
             assert!(!connection.is_full(), "{id}");

@@ -1,5 +1,5 @@
-//! How fast one user, and one address, may ask. A pure core, by the generic cell rate algorithm: of each
-//! bucket only the time is kept at which it will be full.
+//! How fast one user, and one address, may ask and store. A pure core, by the generic cell rate algorithm:
+//! of each bucket only the time is kept at which it will be full.
 //!
 //! # Invariants
 //! 1. The buckets belong to the node: a new connection or a new user actor finds them as they were.
@@ -19,7 +19,8 @@ use membership::units::{format_duration, parse_duration};
 /// Parts of the table, so that threads seldom wait for each other.
 const PARTS: usize = 64;
 
-/// Buckets in one part that are not full: 65,536 in all, three for each of 19,000 connections, in 4 MiB.
+/// Buckets in one part that are not full: 65,536 in all, three for each of 19,000 connections, in 4 MiB. A
+/// bucket of bytes is full again after half a minute.
 const PART_BUCKETS: usize = 1_024;
 
 /// Most requests that a bucket may hold.
@@ -28,7 +29,10 @@ const COUNT_MAX: u32 = 1_000_000;
 /// Shortest and longest time in which a bucket fills.
 const WHOLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(30 * 24));
 
-/// A bucket of so many requests and the time in which all of it fills again.
+/// A bucket of bytes holds those of so many seconds: a device that was offline sends what it has written.
+const BYTES_BURST: Duration = Duration::from_secs(32);
+
+/// A bucket of so many requests, or bytes, and the time in which all of it fills again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     count: u32,
@@ -64,9 +68,17 @@ impl Rate {
         u64::try_from(self.whole.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The time in which one request comes back, in microseconds.
-    fn one_us(self) -> u64 {
-        self.whole_us() / u64::from(self.count)
+    /// So many bytes a second in the long run, and those of [`BYTES_BURST`] at once; `None` for 0: no limit.
+    pub fn of_bytes(per_second: u64) -> Option<Self> {
+        let count = per_second.saturating_mul(BYTES_BURST.as_secs()).min(u32::MAX.into());
+        let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
+        Some(Self { count, whole: BYTES_BURST })
+    }
+
+    /// The time in which so many come back, in microseconds.
+    fn some_us(self, some: u64) -> u64 {
+        let us = u128::from(self.whole_us()) * u128::from(some) / u128::from(self.count);
+        u64::try_from(us).unwrap_or(u64::MAX)
     }
 }
 
@@ -102,6 +114,8 @@ pub enum Kind {
     Link,
     /// The same from one address.
     LinkAddress,
+    /// Bytes of bodies that are sent; their rate comes with each send.
+    Bytes,
 }
 
 /// The rates that an operator has set; `None`: no limit.
@@ -154,6 +168,7 @@ impl RateLimits {
             Kind::LoginAddress => self.logins_per_address,
             Kind::Link => self.links,
             Kind::LinkAddress => self.links_per_address,
+            Kind::Bytes => None,
         }
     }
 }
@@ -217,21 +232,46 @@ impl Rates {
     /// [`TooFast`].
     pub fn take(&self, who: Who, kind: Kind, now_ms: u64) -> Result<(), TooFast> {
         let rate = self.limits.read().of(kind);
-        let (Some(rate), Some(part)) = (rate, self.parts.get(who.part())) else { return Ok(()) };
+        rate.map_or(Ok(()), |rate| self.take_some(who, kind, (rate, 1), now_ms))
+    }
+
+    /// Counts so many bytes that are sent, unless they come too fast. A full bucket has room for one body,
+    /// however long it is.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub fn take_bytes(
+        &self,
+        who: Who,
+        rate: Option<Rate>,
+        bytes: u64,
+        now_ms: u64,
+    ) -> Result<(), TooFast> {
+        rate.map_or(Ok(()), |rate| self.take_some(who, Kind::Bytes, (rate, bytes), now_ms))
+    }
+
+    fn take_some(
+        &self,
+        who: Who,
+        kind: Kind,
+        (rate, some): (Rate, u64),
+        now_ms: u64,
+    ) -> Result<(), TooFast> {
+        let Some(part) = self.parts.get(who.part()) else { return Ok(()) };
         let mut part = part.lock();
         let time_us = now_ms.saturating_mul(1_000);
         let empty_us = time_us.saturating_add(rate.whole_us());
         let known = part.get_mut(&(who, kind));
         let before_us = known.as_deref().map_or(0, |full_us| (*full_us).min(empty_us));
-        let full_us = before_us.max(time_us).saturating_add(rate.one_us());
-        let passes = full_us <= empty_us;
+        let full_us = before_us.max(time_us).saturating_add(rate.some_us(some));
+        let passes = full_us <= empty_us || before_us <= time_us;
         if let Some(known) = known {
-            *known = if passes { full_us } else { before_us };
+            *known = if passes { full_us.min(empty_us) } else { before_us };
         } else if passes {
             if part.len() >= PART_BUCKETS {
                 make_room(&mut part, time_us);
             }
-            part.insert((who, kind), full_us);
+            part.insert((who, kind), full_us.min(empty_us));
         }
         if passes {
             return Ok(());
@@ -323,6 +363,28 @@ mod tests {
             assert_eq!(look(&rates, Who::User(UserId(user)), NOW + 60_000), Ok(()));
         }
         assert_eq!(buckets(&rates), 1_000, "nobody else's bucket was less than full");
+    }
+
+    #[test]
+    fn bytes_go_through_in_a_burst_and_then_at_their_rate() {
+        let (rates, rate) = (Rates::new(RateLimits::default()), Rate::of_bytes(1_000));
+        let house = Who::Address([127, 0, 0, 1].into());
+        let stored = |who, now_ms, count| {
+            let takes = |_: &i32| rates.take_bytes(who, rate, 1_000, now_ms).is_ok();
+            (0..count).filter(takes).count()
+        };
+        assert_eq!(stored(ADA, NOW, 100), 32);
+        assert_eq!(stored(house, NOW, 100), 32, "others have their own");
+        assert_eq!(stored(ADA, NOW + 5_000, 100), 5);
+        assert_eq!(
+            rates.take_bytes(ADA, rate, 3_000, NOW + 5_000),
+            Err(TooFast { after_ms: 3_000 })
+        );
+        assert_eq!(rates.take_bytes(ADA, Rate::of_bytes(0), 1 << 40, NOW), Ok(()), "no limit");
+        let bob = Who::User(UserId(2));
+        assert_eq!(rates.take_bytes(bob, rate, 100_000, NOW), Ok(()), "a long body fits once");
+        assert!(rates.take_bytes(bob, rate, 1, NOW + 31_999).is_ok());
+        assert!(rates.take_bytes(bob, rate, 40_000, NOW + 32_000).is_err(), "not full");
     }
 
     #[test]

@@ -251,6 +251,7 @@ fn settings(
          stranger_share = 100\n\
          strangers_share = 100\n\
          stored_bytes_per_second = \"0B\"\n\
+         stored_bytes_per_second_per_address = \"0B\"\n\
          [rates]\n\
          sends = \"\"\n\
          signals = \"\"\n\

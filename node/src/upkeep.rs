@@ -162,7 +162,8 @@ impl Sampled {
         gauge!("natter_members").set(self.cluster.meta().members.len() as f64);
         record_links(&self.links.counts());
         let sessions = self.sessions.figures();
-        gauge!("natter_session_rows").set(sessions.rows as f64);
+        let rows = sessions.rows.saturating_sub(sessions.tombstones);
+        gauge!("natter_session_rows").set(rows as f64);
         gauge!("natter_sessions_online").set(sessions.online as f64);
         leads
     }

@@ -6,7 +6,7 @@ use crate::raft::Raft;
 use crate::stage::{Message, NODES, NodeEvent, NotDone, Question, Stage, by};
 use crate::table::{Table, place_of};
 use actors::shard::{
-    Action, Answered, Asked, Command, Failure, Fault, Hint, Item, Leadership, MachineLimits,
+    Action, Answered, Asked, Command, Disk, Failure, Fault, Hint, Item, Leadership, MachineLimits,
     NotForwarded, Outcome, ReplicaCore, Reply, Surroundings, Token,
 };
 use bytes::Bytes;
@@ -275,21 +275,20 @@ impl Seat {
                 stranger_share: self.limits.stranger_share,
                 strangers_share: self.limits.strangers_share,
                 device_idle_max_s: IDLE_S,
-                stored_bytes_per_second: 0,
                 ..ClusterSettings::default()
             },
             checkpoint_every_ms: stage.chance.pick(&[1_000, 2_000, 6_000]),
-            nearly_full: self.full,
+            disk: if self.full { Disk::NearlyFull } else { Disk::HasSpace },
             free_percent: 1_000,
             followed: self.raft.has_quorum(stage.now),
-            gives_way: false,
+            may_expire: true,
             away: BTreeSet::new(),
         }
     }
 
     pub(crate) fn tick(&mut self, stage: &mut Stage) {
         let around = Box::new(self.surroundings(stage));
-        self.step(Item::Tick { around, may_expire: true }, stage);
+        self.step(Item::Tick(around), stage);
     }
 
     /// It is this shard's turn to propose.

@@ -1,13 +1,19 @@
 //! Stories of several devices: copies of what the others sent and read.
 
-use crate::people::{Person, ada_and_bob, node};
+use crate::clusters::{cluster, three, turn};
+use crate::people::{PROGRAM, Person, ada_and_bob, node};
+use anyhow::ensure;
 use proto::Code;
 use proto::limits::DEVICES_MAX;
 use proto::wire::{
-    LinkDevice, MarkRead, ReadCopy, SentCopy, client_frame::Kind as Ask, deliver::Content,
-    receipt::Kind,
+    LinkDevice, MarkRead, ReadCopy, SentCopy, UnlinkDevice, client_frame::Kind as Ask,
+    deliver::Content, receipt::Kind,
 };
-use tests::node::Node;
+use std::path::Path;
+use std::time::Duration;
+use tests::cluster::{Cables, admin};
+use tests::node::{Node, eventually};
+use tests::status::Status;
 use tests::workload::link;
 
 async fn tablet_of(node: &Node, owner: &mut Person) -> Person {
@@ -92,4 +98,52 @@ async fn there_is_a_limit_to_devices() {
     assert_eq!(ada.wire.refused(one_more).await.unwrap(), Code::TooMany);
     let broken = LinkDevice { device_key: vec![1; 5].into(), device_name: String::new() };
     assert_eq!(ada.wire.refused(Ask::LinkDevice(broken)).await.unwrap(), Code::BadRequest);
+}
+
+/// Waits until a node's sessions table has so many rows.
+async fn has_session_rows(node: &Node, rows: u64) {
+    let asked = eventually(Duration::from_mins(1), async || {
+        let said =
+            admin(Path::new(PROGRAM), node.target().data_dir(), &["cluster", "status"]).await?;
+        let status: Status = serde_json::from_str(&said)?;
+        ensure!(status.sessions.rows == rows, "{:?}", status.sessions);
+        Ok(())
+    });
+    asked.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_session_row_of_an_unlinked_device_goes_though_the_node_dies_before_its_checkpoint() {
+    let mut node = node("[storage]\ncheckpoint_every = \"10m\"").await;
+    let mut ada = Person::join(&node, "ada").await;
+    let tablet = tablet_of(&node, &mut ada).await.hang_up();
+    assert!(node.stop().await.unwrap().success());
+    node.restart().await.unwrap();
+    ada.again(&node.target()).await;
+    has_session_rows(&node, 2).await;
+    ada.done(Ask::UnlinkDevice(UnlinkDevice { device: tablet.device })).await;
+    node.kill().unwrap();
+    node.restart().await.unwrap();
+    has_session_rows(&node, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_was_just_linked_gets_copies_of_what_is_sent_next_in_a_cluster() {
+    let _turn = turn().await;
+    let cluster = cluster(three(Cables::Loopback)).await;
+    let (here, there) = (&cluster.nodes()[0], &cluster.nodes()[1]);
+    let bob = Person::join(here, "bob").await.user();
+    for number in 0..24 {
+        let mut ada = Person::join(here, &format!("ada-{number}")).await;
+        let mut tablet = link(&mut ada.wire, &ada.phone).await.unwrap();
+        let id = ada.say(bob, "at once").await;
+        let wire = tablet.login(&there.target()).await.unwrap();
+        let mut tablet = Person::new(tablet, wire);
+        loop {
+            if let Some(Content::SentCopy(copy)) = tablet.entry().await.unwrap().content {
+                assert_eq!(copy.send_id, id);
+                break;
+            }
+        }
+    }
 }

@@ -6,8 +6,10 @@ use proto::wire::{
     Block, DeleteAccount, MarkRead, client_frame::Kind as Ask, deliver::Content,
     device_notice::Kind as What, receipt::Kind, server_frame::Kind as Say,
 };
+use tests::hostile::sockets::{account, source};
 use tests::wire::Wire;
 use tests::workload::link;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_send_by_alias_reaches_the_new_owner_and_is_not_refused_because_of_the_old_one() {
@@ -72,23 +74,50 @@ async fn promise_5_a_stranger_who_fills_a_mailbox_leaves_room_for_friends() {
     }
 }
 
-#[tokio::test]
-async fn promise_5_a_sender_who_stores_too_many_bytes_is_slowed() {
-    let node = node("[limits]\nstored_bytes_per_second = \"1KiB\"\nstranger_share = 100").await;
-    let (mut ada, mut bob) = ada_and_bob(&node).await;
-    let body = "b".repeat(4_000);
-    let mut refused = 0;
-    for _ in 0..20 {
-        match ada.wire.ask(message(bob.user(), &body)).await.unwrap() {
-            Say::Accepted(_) => {}
-            other => {
-                assert_eq!(code(&other), Code::TooFast);
-                refused += 1;
-            }
+/// Sends 4,000 bytes to each of them in turn, so often; how many were accepted.
+async fn flood(sender: &mut Wire, to: &[u64], count: usize) -> u64 {
+    let (body, mut accepted) = ("b".repeat(4_000), 0);
+    for to in to.iter().cycle().take(count) {
+        match sender.ask(message(*to, &body)).await.unwrap() {
+            Say::Accepted(_) => accepted += 1,
+            other => assert_eq!(code(&other), Code::TooFast),
         }
     }
-    assert!(refused > 0, "80 KB went through, 32 KiB are allowed at once");
+    accepted
+}
+
+#[tokio::test]
+async fn promise_5_a_sender_who_stores_too_many_bytes_is_slowed_whoever_they_are_for() {
+    let node = node("[limits]\nstored_bytes_per_second = \"1KiB\"\nstranger_share = 100").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let mut others = vec![bob.user()];
+    for number in 0..8 {
+        others.push(Person::join(&node, &format!("person-{number}")).await.user());
+    }
+    let begun = Instant::now();
+    let accepted = flood(&mut ada.wire, &others, 60).await;
+    let allowed = (32 + begun.elapsed().as_secs() + 1) * 1024 / 4_000;
+    assert!(accepted >= 8, "{accepted} accepted, 32 KiB are allowed at once");
+    assert!(accepted <= allowed, "{accepted} of {allowed} accepted over all shards");
     bob.say(ada.user(), "others are not slowed").await;
+}
+
+#[tokio::test]
+async fn promise_5_all_accounts_of_one_address_share_what_it_may_store() {
+    let limit = "[limits]\nstored_bytes_per_second_per_address = \"1KiB\"\nstranger_share = 100";
+    let node = node(limit).await;
+    let bob = Person::join(&node, "bob").await.user();
+    let begun = Instant::now();
+    let mut accepted = 0;
+    for number in 0..6 {
+        let (_, mut wire) = account(&node, source(1), &format!("eve-{number}")).await.unwrap();
+        accepted += flood(&mut wire, &[bob], 10).await;
+    }
+    let allowed = (32 + begun.elapsed().as_secs() + 1) * 1024 / 4_000;
+    assert!(accepted >= 8, "{accepted} accepted, 32 KiB are allowed at once");
+    assert!(accepted <= allowed, "{accepted} of {allowed} accepted from one address");
+    let (_, mut ada) = account(&node, source(2), "ada").await.unwrap();
+    assert_eq!(flood(&mut ada, &[bob], 5).await, 5, "another address is not slowed");
 }
 
 #[tokio::test]
@@ -131,4 +160,24 @@ async fn promise_4_a_device_that_stays_away_holds_nothing_back_and_is_told_when_
     let mut tablet = Person::new(tablet, wire);
     ada.say(bob.user(), "now it is back").await;
     assert_eq!(tablet.hear_text().await, "now it is back");
+}
+
+#[tokio::test]
+async fn promise_2_a_send_that_was_accepted_is_accepted_again_while_another_is_held_back() {
+    let limits = "mailbox_messages = 3\ncontact_share = 100\nstranger_share = 100";
+    let node = node(&format!("[limits]\n{limits}\nstrangers_share = 100")).await;
+    let (mut ada, bob) = ada_and_bob(&node).await;
+    let bob = bob.hang_up();
+    for id in [10, 11, 12] {
+        ada.say_as(id, bob.user, "fits").await.unwrap();
+    }
+    for id in [5, 13] {
+        let answer = ada.wire.ask_as(id, message(bob.user, "too much")).await.unwrap();
+        assert_eq!(code(&answer), Code::MailboxFull);
+    }
+    for id in [10, 11, 12] {
+        ada.say_as(id, bob.user, "fits").await.unwrap();
+    }
+    let answer = ada.wire.ask_as(14, message(bob.user, "too much")).await.unwrap();
+    assert_eq!(code(&answer), Code::MailboxFull);
 }

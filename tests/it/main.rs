@@ -34,6 +34,7 @@ mod promise_2_nothing_accepted_is_lost;
 mod promise_3_seen_once_in_order;
 mod promise_4_deleted_on_delivery;
 mod promise_5_bounded;
+mod promise_5_small_disk;
 mod promise_6_let_it_crash;
 mod promise_7_a_node_may_die;
 mod promise_7_replicas_move;

@@ -21,7 +21,8 @@ fn grown(node: &Node, before_kib: u64) -> u64 {
 #[tokio::test]
 async fn promise_5_a_slow_reader_costs_disk_and_not_memory() {
     let limits = "write_timeout = \"10m\"\nheartbeat = \"10m\"\nmailbox_bytes = \"1GiB\"\n\
-                  stored_bytes_per_second = \"0B\"";
+                  stored_bytes_per_second = \"0B\"\n\
+                  stored_bytes_per_second_per_address = \"0B\"";
     let storage = "checkpoint_every = \"500ms\"";
     let node = node(&format!("[limits]\n{limits}\n{UNSHARED}\n[storage]\n{storage}")).await;
     let (mut ada, mut bob) = ada_and_bob(&node).await;

@@ -3,8 +3,9 @@
 use crate::people::{Person, ada_and_bob, code, message, node};
 use proto::Code;
 use proto::wire::{
-    Ack, GetAccount, Logout, Lookup, MarkRead, Ping, RegisterStart, Resume, UnlinkDevice,
-    client_frame::Kind as Ask, deliver::Content, lookup, receipt::Kind, server_frame::Kind as Say,
+    Ack, GetAccount, Logout, Lookup, MarkRead, Ping, RegisterStart, Resume, Send, UnlinkDevice,
+    client_frame::Kind as Ask, deliver::Content, lookup, receipt::Kind, send::To,
+    server_frame::Kind as Say,
 };
 use tests::node::Node;
 use tests::wire::{Wire, tls};
@@ -124,6 +125,27 @@ async fn a_login_that_claims_more_than_the_mailbox_ever_held_deletes_nothing_and
     let wire = phone.login(&node.target()).await.unwrap();
     Person::new(phone, wire).ack().await;
     ada.told(Kind::Delivered, id).await;
+}
+
+#[tokio::test]
+async fn what_has_outlived_its_time_is_not_delivered_though_nobody_was_told_yet() {
+    let node = node("[storage]\ncheckpoint_every = \"1s\"").await;
+    let (mut ada, bob) = ada_and_bob(&node).await;
+    let mut phone = bob.hang_up();
+    let to = Some(To::User(phone.user));
+    let send = Ask::Send(Send { to, body: "too late".into(), ttl_s: 3 });
+    let answer = ada.wire.ask_as(2, send).await.unwrap();
+    let Say::Accepted(accepted) = answer else { panic!("{answer:?}") };
+    ada.say_as(3, phone.user, "in time").await.unwrap();
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    while wire.welcome.server_time_ms < accepted.at_ms + 3_000 {
+        wire = Wire::connect(&node.target()).await.unwrap();
+    }
+    phone.login_on(&mut wire).await.unwrap();
+    let mut bob = Person::new(phone, wire);
+    assert_eq!(bob.drain().await, ["in time"]);
+    bob.ack().await;
+    ada.told(Kind::Expired, 2).await;
 }
 
 #[tokio::test]

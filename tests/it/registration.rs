@@ -492,3 +492,51 @@ async fn the_other_devices_are_told_of_one_that_is_linked() {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn promise_4_the_next_device_gets_what_came_while_none_was_linked_and_a_later_one_does_not() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let set = SetRegistrationLock { lock: "s3cret".into(), current: String::new() };
+    bob.done(Ask::SetRegistrationLock(set)).await;
+    // One message waits for the phone when it is unlinked, the other comes when there is no device.
+    let first = ada.say(bob.user(), "before").await;
+    let device = bob.phone.device;
+    bob.wire.send(1_000, Ask::UnlinkDevice(UnlinkDevice { device })).await.unwrap();
+    bob.wire.ended().await.unwrap();
+    let second = ada.say(bob.user(), "while there is none").await;
+
+    let seen = node.output().len();
+    let token = asked(&node, "bob").await;
+    let pin = node.pin("bob", seen).await.unwrap();
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    let (alias, nonce) = (Alias::parse("bob").unwrap(), wire.welcome.nonce.clone());
+    let mut phone = Phone::new();
+    let mut proof = phone.proof(&nonce, &alias, (pin, token)).unwrap();
+    proof.lock = "s3cret".into();
+    match wire.ask(Ask::RegisterProve(proof.into())).await.unwrap() {
+        Say::Registered(registered) => {
+            assert_eq!(registered.user, bob.user(), "the lock keeps the account");
+            (phone.user, phone.device) = (registered.user, registered.device);
+            phone.last = registered.acknowledged;
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut bob = Person::new(phone, wire);
+    let mut tablet = link(&mut bob.wire, &bob.phone).await.unwrap();
+    for text in ["before", "while there is none"] {
+        assert_eq!(bob.hear_text().await, text);
+    }
+    bob.ack().await;
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let receipt = ada.receipt().await;
+        assert_eq!(receipt.kind(), Kind::Delivered);
+        told.extend(receipt.send_ids);
+    }
+    assert_eq!(told, [first, second]);
+    ada.say(bob.user(), "now there are two").await;
+    let wire = tablet.login(&node.target()).await.unwrap();
+    let mut tablet = Person::new(tablet, wire);
+    assert_eq!(tablet.hear_text().await, "now there are two", "what comes from then on");
+}

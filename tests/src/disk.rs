@@ -55,6 +55,23 @@ impl SmallDisk {
         Ok(())
     }
 
+    /// Fills it, or makes room, until `bytes` are free.
+    ///
+    /// # Errors
+    /// If the filler cannot be made so long.
+    pub fn leave(&self, bytes: u64) -> Result<()> {
+        let filler = File::options().create(true).append(true).open(self.filler())?;
+        let disk = rustix::fs::statvfs(&self.path)?;
+        let (free, length) = (disk.f_bavail * disk.f_frsize, filler.metadata()?.len());
+        if free > bytes {
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&filler, flags, length, free - bytes)?;
+        } else {
+            filler.set_len(length.saturating_sub(bytes - free))?;
+        }
+        Ok(())
+    }
+
     /// Takes the filler away.
     ///
     /// # Errors

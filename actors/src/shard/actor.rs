@@ -1,14 +1,15 @@
 //! The shard process: hands items to its core, and carries out what the core decides.
 
 use super::admission::PLENTY_PERCENT;
-use super::core::{Action, Item, Leadership, ReplicaCore, Surroundings};
+use super::core::{Action, Item, ReplicaCore};
 use super::perform::{Waiting, Waits};
 use super::proposals::Failure;
 use super::rounds::Takers;
 use super::seat::{Begin, Left, Line, Seat};
+use super::surroundings::{Disk, Leadership, Surroundings};
 use super::{Came, Outbound, Outcome, Query, ShardContext, ShardItem};
 use consensus::{Committed, Group, GroupStatus, ProposeError, Task, Unfinished};
-use proto::{Code, NodeId, ShardId, UserId};
+use proto::{Code, DeviceId, NodeId, ShardId, UserId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use supervision::{Flow, Inbox, Process, ProcessError};
@@ -44,6 +45,10 @@ pub struct ShardActor {
     /// When the commands came that were queued last, Unix time in ms: those that come together, with nothing
     /// between them, come at the same time.
     queued_ms: Option<u64>,
+    /// Free space on the scarcest disk among the replicas, as of the last tick: [`Group::free_percent`].
+    pub(super) free_percent: u64,
+    /// The row of the sessions table that the sweep read last.
+    pub(super) swept_to: Option<(UserId, DeviceId)>,
 }
 
 impl std::fmt::Debug for ShardActor {
@@ -66,10 +71,21 @@ impl Process for ShardActor {
         let status = seat.watch(&context, &group);
         let every_ms = context.checkpoint_every_ms;
         let core = ReplicaCore::new(context.node, shard, loaded, every_ms);
-        let (waiting, outbound) = (Waiting::default(), Outbound::default());
-        let (line, queued_ms) = (seat.line(), None);
-        let mut actor =
-            Self { shard, context, seat, line, group, core, waiting, outbound, queued_ms };
+        let line = seat.line();
+        let free_percent = context.storage.free_percent_of_min();
+        let mut actor = Self {
+            shard,
+            context,
+            seat,
+            line,
+            group,
+            core,
+            waiting: Waiting::default(),
+            outbound: Outbound::default(),
+            queued_ms: None,
+            free_percent,
+            swept_to: None,
+        };
         if let Some(left) = actor.seat.take_left() {
             actor.inherit(left);
         }
@@ -111,8 +127,8 @@ impl Process for ShardActor {
             | ShardItem::Came(..) => {}
             ShardItem::Stands(status) => self.stands(&status)?,
             ShardItem::RoundBegins => {
-                let around = Box::new(self.surroundings());
-                self.step(Item::RoundBegins(around))?;
+                let (around, now_ms) = self.surroundings();
+                self.step_at(Item::RoundBegins(around), now_ms)?;
             }
             ShardItem::Core(item) => self.step(*item)?,
             ShardItem::Digest(answer) => answer(super::Digest {
@@ -121,11 +137,9 @@ impl Process for ShardActor {
                 accounts: self.core.machine().accounts(),
             }),
             ShardItem::TickDue => {
-                // Asked after the clock was read: a jump is seen by whoever asks.
-                let now_ms = self.context.clock.now_ms();
-                let may_expire = self.context.clocks.may_expire();
-                let around = Box::new(self.surroundings());
-                self.step_at(Item::Tick { around, may_expire }, now_ms)?;
+                self.free_percent = self.group.free_percent();
+                let (around, now_ms) = self.surroundings();
+                self.step_at(Item::Tick(around), now_ms)?;
             }
         }
         Ok(Flow::Continue)
@@ -289,24 +303,33 @@ impl ShardActor {
         Ok(())
     }
 
-    /// How things stand around the replica.
-    pub(super) fn surroundings(&self) -> Surroundings {
+    /// The situation around the replica, and the moment, Unix time in ms.
+    pub(super) fn surroundings(&self) -> (Box<Surroundings>, u64) {
+        // The clock is read before its members are asked: whoever asks sees a jump.
+        let now_ms = self.context.clock.now_ms();
+        let may_expire = self.context.clocks.may_expire();
         let (storage, settings) = (&self.context.storage, self.context.settings());
-        let (nearly_full, free_percent) = (storage.nearly_full(), storage.free_percent_of_min());
+        let free_percent = self.free_percent;
+        let disk = match storage.nearly_full() {
+            false => Disk::HasSpace,
+            true if self.group.gives_way() => Disk::GivesWay,
+            true => Disk::NearlyFull,
+        };
         let away = |user: &UserId| !self.context.recipients.is_connected(*user);
         let away = if free_percent < PLENTY_PERCENT {
             self.core.recipients().filter(away).collect()
         } else {
             BTreeSet::new()
         };
-        Surroundings {
+        let around = Surroundings {
             settings,
             checkpoint_every_ms: self.context.checkpoint_every_ms,
-            nearly_full,
+            disk,
             free_percent,
             followed: self.group.is_followed(),
-            gives_way: nearly_full && self.group.gives_way(),
+            may_expire,
             away,
-        }
+        };
+        (Box::new(around), now_ms)
     }
 }

@@ -1,14 +1,13 @@
 //! Sends that a leader refuses before it writes them into the log: to nobody, from a blocked sender,
-//! into a full mailbox, by a sender who stores too much, or for want of space on the disk.
+//! into a full mailbox, or for want of space on a disk.
 //!
-//! When the disk of the leader grows scarce, mail is refused in stages: first what strangers write to
-//! people who are away, then what strangers write at all, then what contacts write to people who are
+//! When the scarcest disk among the replicas fills, mail is refused in stages: first what strangers write
+//! to people who are away, then what strangers write at all, then what contacts write to people who are
 //! away, and at last everything.
 
-use super::buckets::ByteRates;
-use super::command::Outcome;
-use super::core::Surroundings;
+use super::command::Judgment;
 use super::machine::Machine;
+use super::surroundings::Surroundings;
 use proto::{Code, UserId, stored};
 
 /// A send may be refused for want of space only below this, in hundredths of the least free space.
@@ -29,36 +28,24 @@ fn is_too_scarce(free_percent: u64, stranger: bool, away: bool) -> bool {
 pub(super) struct Admission<'a> {
     machine: &'a Machine,
     around: &'a Surroundings,
-    byte_rates: &'a mut ByteRates,
-    now_ms: u64,
 }
 
 impl<'a> Admission<'a> {
-    pub(super) fn new(
-        machine: &'a Machine,
-        around: &'a Surroundings,
-        byte_rates: &'a mut ByteRates,
-        now_ms: u64,
-    ) -> Self {
-        Self { machine, around, byte_rates, now_ms }
+    pub(super) fn new(machine: &'a Machine, around: &'a Surroundings) -> Self {
+        Self { machine, around }
     }
 
-    /// Why a send is not proposed.
-    pub(super) fn refuses(&mut self, append: &stored::Append) -> Option<Outcome> {
-        if let Some(code) = self.machine.would_refuse(append) {
-            return Some(Outcome::Refused(code));
-        }
-        if self.around.free_percent < PLENTY_PERCENT {
+    /// The leader's judgment of a send.
+    pub(super) fn judge(&self, append: &stored::Append) -> Judgment {
+        let judgment = self.machine.judge(append);
+        if judgment == Judgment::New && self.around.free_percent < PLENTY_PERCENT {
             let stranger = self.machine.is_from_stranger(append);
             let away = self.around.away.contains(&UserId(append.to));
             if is_too_scarce(self.around.free_percent, stranger, away) {
-                return Some(Outcome::Refused(Code::StorageFull));
+                return Judgment::Refused(Code::StorageFull);
             }
         }
-        let (from, bytes) = (UserId(append.from), append.body.len() as u64);
-        let rate = self.around.settings.stored_bytes_per_second;
-        let admitted = self.byte_rates.admit(from, bytes, rate, self.now_ms);
-        admitted.err().map(|after_ms| Outcome::wait(Code::TooFast, after_ms))
+        judgment
     }
 }
 

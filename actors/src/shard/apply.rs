@@ -86,7 +86,8 @@ impl ReplicaCore {
 
     fn apply_batch(&mut self, committing: Committing) {
         let Committing { batch, ours, .. } = committing;
-        let stored::Batch { now_ms, commands, number, limits, .. } = batch;
+        let stored::Batch { now_ms, commands, number, limits, may_expire, .. } = batch;
+        self.machine.set_may_expire(may_expire);
         self.machine.set_limits(MachineLimits::from_stored(limits.unwrap_or_default()));
         if ours {
             self.proposed = None;

@@ -2,10 +2,11 @@
 //! live, origins of released rows. Checkpoints are written by every replica.
 
 use super::command::{Command, Spill};
-use super::core::{Action, Hint, Item, ReplicaCore, Surroundings};
+use super::core::{Action, Hint, Item, ReplicaCore};
 use super::fault::Fault;
 use super::proposals::Asker;
 use super::reads::{Overlay, Reader};
+use super::surroundings::Surroundings;
 use super::{Outcome, TICK_MS};
 use proto::{Seq, ShardId, UserId, ids::SHARDS, stored};
 use std::collections::BTreeSet;
@@ -61,6 +62,8 @@ pub(super) struct Chores {
     logged_bytes: usize,
     ticks_since_checkpoint: u64,
     ticks_since_expiry: u64,
+    /// Seconds of Unix time in which stored entries end that came with less than an hour to live.
+    ends_s: BTreeSet<u64>,
     reading_due: bool,
     /// What is being read was asked for in an earlier term: it may be from before a checkpoint.
     due_outdated: bool,
@@ -83,6 +86,7 @@ impl Chores {
             logged_bytes: 0,
             ticks_since_checkpoint: spread / TICK_MS,
             ticks_since_expiry: u64::from(shard.0),
+            ends_s: BTreeSet::new(),
             reading_due: false,
             due_outdated: false,
             offers: [Offer::default(); SHARDS as usize],
@@ -140,6 +144,20 @@ impl Chores {
         self.logged_bytes >= CHECKPOINT_BYTES && self.begin_checkpoint()
     }
 
+    /// Starts a search of the stored entries for times to live that have ended: now and then, and at once when
+    /// some are known to have ended.
+    fn start_search_if_due(&mut self, now_ms: u64) -> bool {
+        let free = self.checkpoint == Checkpoint::Idle && !self.reading_due;
+        let is_known = self.ends_s.first().is_some_and(|end_s| end_s * 1_000 <= now_ms);
+        let starts = free && (is_known || self.ticks_since_expiry >= EXPIRY_EVERY_TICKS);
+        if starts {
+            self.ticks_since_expiry = 0;
+            self.ends_s = self.ends_s.split_off(&(now_ms / 1_000 + 1));
+            self.reading_due = true;
+        }
+        starts
+    }
+
     fn begin_checkpoint(&mut self) -> bool {
         let free = self.checkpoint == Checkpoint::Idle && !self.reading_due;
         if free {
@@ -152,7 +170,7 @@ impl Chores {
 
 impl ReplicaCore {
     /// What a leader does each second.
-    pub(super) fn do_chores(&mut self, around: &Surroundings, may_expire: bool) {
+    pub(super) fn do_chores(&mut self, around: &Surroundings) {
         let now_ms = self.moment().ms;
         self.chores.ticks_since_checkpoint += 1;
         self.chores.ticks_since_expiry += 1;
@@ -163,7 +181,7 @@ impl ReplicaCore {
         if due && self.chores.begin_checkpoint() {
             self.proposals.push_spill();
         }
-        if may_expire {
+        if around.may_expire {
             let idle_max_ms = u64::from(around.settings.device_idle_max_s) * 1000;
             self.end_what_is_over(idle_max_ms, now_ms);
         }
@@ -175,10 +193,7 @@ impl ReplicaCore {
             self.expire(Vec::new(), now_ms);
         }
         self.look_for_idle_devices(idle_ms, now_ms);
-        let idle = self.chores.checkpoint == Checkpoint::Idle && !self.chores.reading_due;
-        if self.chores.ticks_since_expiry >= EXPIRY_EVERY_TICKS && idle {
-            self.chores.ticks_since_expiry = 0;
-            self.chores.reading_due = true;
+        if self.chores.start_search_if_due(now_ms) {
             self.actions.push(Action::ReadDue(now_ms));
         }
     }
@@ -300,6 +315,7 @@ impl ReplicaCore {
                 }
             }
         }
+        self.chores.ends_s.extend(spill.ends_s);
         self.overlay = Overlay { entries: spill.entries.into_iter().collect(), gone: spill.gone };
         self.chores.checkpoint = Checkpoint::Writing;
         self.actions.push(Action::WriteCheckpoint(Box::new(self.applied.clone()), spill.rows));
@@ -335,8 +351,14 @@ impl ReplicaCore {
 
     // ---- Ends of times to live ---------------------------------------------------------------
 
-    pub(super) fn due_read(&mut self, entries: Vec<stored::Expired>) {
+    pub(super) fn due_read(&mut self, mut entries: Vec<stored::Expired>) {
         self.chores.reading_due = false;
+        // A row is found again until a checkpoint deletes it.
+        entries.retain(|entry| {
+            let mailbox = self.machine.mailbox(UserId(entry.user));
+            let seq = entry.origin.as_ref().map(|origin| Seq(origin.seq));
+            mailbox.zip(seq).is_some_and(|(mailbox, seq)| !mailbox.is_expired(seq))
+        });
         let outdated = std::mem::take(&mut self.chores.due_outdated);
         if !entries.is_empty() && !outdated {
             self.expire(entries, 0);
@@ -355,6 +377,27 @@ impl ReplicaCore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_entries_are_searched_as_soon_as_some_have_ended_and_now_and_then() {
+        let mut chores = Chores::new(ShardId(0), 10_000);
+        chores.ends_s.extend([100, 101, 200]);
+        let starts = |chores: &mut Chores, now_ms| {
+            let starts = chores.start_search_if_due(now_ms);
+            chores.reading_due = false;
+            starts
+        };
+        assert!(!starts(&mut chores, 99_999));
+        assert!(starts(&mut chores, 100_000) && !starts(&mut chores, 100_500));
+        assert!(starts(&mut chores, 150_000), "101 has passed");
+        assert!(!starts(&mut chores, 160_000));
+        chores.ticks_since_expiry = EXPIRY_EVERY_TICKS;
+        assert!(starts(&mut chores, 160_000) && !starts(&mut chores, 199_000));
+        chores.checkpoint = Checkpoint::Writing;
+        assert!(!starts(&mut chores, 200_000), "none is found twice");
+        chores.is_written();
+        assert!(starts(&mut chores, 200_000));
+    }
 
     #[test]
     fn a_checkpoint_waits_for_space_as_long_as_it_takes_and_for_nothing_else() {

@@ -4,6 +4,7 @@
 //! numbers become ids in the first lines of each step of the machine.
 
 use super::account::AccountView;
+use bytes::Bytes;
 use proto::stored::{self, command::Kind, notice::What};
 use proto::{Code, DeviceId, Seq, ShardId, UserId};
 use std::collections::{BTreeSet, VecDeque};
@@ -75,6 +76,19 @@ impl Outcome {
     }
 }
 
+/// What a leader knows of a send before it is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgment {
+    /// Nothing: only the log tells.
+    Unknown,
+    /// It is stored already, and is to be accepted.
+    Stored,
+    /// It is new, and nothing speaks against it.
+    New,
+    /// It is new, and is to be refused without being logged.
+    Refused(Code),
+}
+
 /// What the world must do after a command was applied. The shard actor of the leader does it.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -125,6 +139,8 @@ pub struct Spill {
     /// Entries that have expired and whose rows go: nobody reads them until the rows are gone, or
     /// they would be counted out twice.
     pub gone: BTreeSet<(UserId, Seq)>,
+    /// Seconds of Unix time in which entries end that left memory and came with less than an hour to live.
+    pub ends_s: BTreeSet<u64>,
 }
 
 /// A replica met a command that this version does not know. It stops: one that skipped the command would
@@ -213,4 +229,25 @@ pub(super) fn may_be_repeated(command: &Command) -> bool {
 /// Wraps a command for the log.
 pub(super) fn to_stored(command: Command) -> stored::Command {
     stored::Command { kind: Some(command) }
+}
+
+/// A send that an earlier one holds back: only where its mailbox is led it is known whether it is stored
+/// already.
+pub(super) fn held(command: Command, code: Code) -> Command {
+    let Command::Append(append) = command else { return command };
+    Command::Append(stored::Append { held: code.number(), body: Bytes::new(), ..append })
+}
+
+/// Sender, device and recipient.
+pub(super) type Conversation = (u64, u32, u64);
+
+/// The conversation of a send.
+pub(super) fn conversation(append: &stored::Append) -> Conversation {
+    (append.from, append.from_device, append.to)
+}
+
+/// The conversation of a send that is under way.
+pub(super) fn conversation_of(command: &stored::Command) -> Option<Conversation> {
+    let Some(Command::Append(append)) = &command.kind else { return None };
+    Some(conversation(append))
 }

@@ -8,7 +8,6 @@
 //! 3. Each token is named by one action at the end: what waits for it is told, or forgotten.
 
 use super::ask::{Answered, Ask, Asked};
-use super::buckets::ByteRates;
 use super::chores::Chores;
 use super::fault::Fault;
 use super::machine::Machine;
@@ -16,11 +15,11 @@ use super::proposals::{Asker, Failure, Moment, Proposals};
 use super::reads::{OriginsRead, Overlay, PageRead};
 use super::rest::Rest;
 use super::rounds::{Takers, Wish};
+use super::surroundings::{Leadership, Surroundings};
 use super::{AccountView, Command, NotForwarded, Outcome};
 use crate::actions::Actions;
 use bytes::Bytes;
 use consensus::Committed;
-use membership::ClusterSettings;
 use proto::{DeviceId, NodeId, Seq, ShardId, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,40 +29,6 @@ use storage::Row;
 /// Names what waits for an answer, or must be told that something is done. Whoever hands it in knows what it
 /// means.
 pub type Token = u64;
-
-/// How things stand around a replica when it proposes, or when a second has passed.
-#[derive(Clone, Debug)]
-pub struct Surroundings {
-    /// The settings of the cluster.
-    pub settings: ClusterSettings,
-    /// Time between two checkpoints, in ms.
-    pub checkpoint_every_ms: u64,
-    /// The disk has hardly any space.
-    pub nearly_full: bool,
-    /// Free space in hundredths of the least that should be free.
-    pub free_percent: u64,
-    /// A majority followed this leader a moment ago.
-    pub followed: bool,
-    /// This leader is about to hand over to a node with space.
-    pub gives_way: bool,
-    /// Recipients of waiting sends who are nowhere, if space is scarce: [`ReplicaCore::recipients`].
-    pub away: BTreeSet<UserId>,
-}
-
-/// How the group stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// Who leads, if this replica knows.
-    pub leader: Option<NodeId>,
-    /// This replica leads.
-    pub me_leads: bool,
-    /// In which term.
-    pub term: u64,
-    /// How many members vote.
-    pub voters: usize,
-    /// Last index of the log.
-    pub last_index: u64,
-}
 
 /// What happens to a replica.
 pub enum Item {
@@ -141,6 +106,8 @@ pub enum Item {
     },
     /// These stored entries have outlived their time.
     DueRead(Vec<stored::Expired>),
+    /// These devices of the shard have session rows.
+    SessionsRead(Vec<(UserId, DeviceId)>),
     /// Another node leads in this term.
     LeadsElsewhere(NodeId, u64),
     /// A node came (true) or went.
@@ -150,12 +117,7 @@ pub enum Item {
     /// Hints to these nodes were lost.
     Lost(BTreeSet<NodeId>),
     /// A second has passed.
-    Tick {
-        /// How things stand.
-        around: Box<Surroundings>,
-        /// A majority of the members agrees about the time.
-        may_expire: bool,
-    },
+    Tick(Box<Surroundings>),
     /// The items that waited are through.
     Settle,
 }
@@ -205,6 +167,8 @@ pub enum Action {
     ReadOrigins(Box<OriginsRead>),
     /// Read which entries have outlived their time at this moment, in ms: [`Item::DueRead`].
     ReadDue(u64),
+    /// Read the next rows of the sessions table: [`Item::SessionsRead`].
+    ReadSessions,
     /// Write a checkpoint: [`Item::CheckpointWritten`], or later [`Item::CheckpointFailed`].
     WriteCheckpoint(Box<stored::Applied>, Vec<Row>),
     /// The tables are as of this place: the group lets go of older entries.
@@ -286,7 +250,6 @@ pub struct ReplicaCore {
     /// Nodes to which hints were lost.
     pub(super) lost: BTreeSet<NodeId>,
     pub(super) ticks: u64,
-    pub(super) byte_rates: ByteRates,
     /// Since when nobody takes our commands, in ticks.
     pub(super) stuck_since: Option<u64>,
     /// Commands of other nodes, by the number that [`Asker::Peer`] names.
@@ -327,7 +290,6 @@ impl ReplicaCore {
             hint: None,
             lost: BTreeSet::new(),
             ticks: 0,
-            byte_rates: ByteRates::default(),
             stuck_since: None,
             gathering: BTreeMap::new(),
             gatherings: 0,
@@ -377,11 +339,12 @@ impl ReplicaCore {
                 self.checkpoint_failed(*applied, rows, disk_is_full);
             }
             Item::DueRead(entries) => self.due_read(entries),
+            Item::SessionsRead(found) => self.sessions_read(found),
             Item::LeadsElsewhere(node, term) => self.leads_elsewhere(node, term),
             Item::PeerChanged(node, up) => self.peer_changed(node, up),
             Item::SessionOpened(user, node) => self.session_opened(user, node),
             Item::Lost(mut nodes) => self.lost.append(&mut nodes),
-            Item::Tick { around, may_expire } => self.tick(&around, may_expire),
+            Item::Tick(around) => self.tick(&around),
             Item::Settle => self.settle(),
         }
         self.tell_outcomes();
@@ -435,7 +398,7 @@ impl ReplicaCore {
         self.actions.push(Action::Later(wait, Box::new(item)));
     }
 
-    fn tick(&mut self, around: &Surroundings, may_expire: bool) {
+    fn tick(&mut self, around: &Surroundings) {
         self.ticks += 1;
         if !self.standing.me_leads && self.leader().is_none() {
             self.stuck_since.get_or_insert(self.ticks);
@@ -452,7 +415,11 @@ impl ReplicaCore {
             for node in lost {
                 self.hint(Hint::TellLeader(node, term));
             }
-            self.do_chores(around, may_expire);
+            self.do_chores(around);
+            // Another leader may have linked a device that this one does not know.
+            if around.followed {
+                self.actions.push(Action::ReadSessions);
+            }
         }
         self.lazy_due = true;
     }

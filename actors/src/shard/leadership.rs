@@ -1,8 +1,9 @@
 //! Who leads a shard, and what this replica does when that changes.
 
-use super::core::{Hint, Leadership, ReplicaCore};
+use super::core::{Hint, ReplicaCore};
 use super::fault::Fault;
 use super::mailbox::Mailbox;
+use super::surroundings::Leadership;
 use proto::{NodeId, UserId};
 use tracing::debug;
 

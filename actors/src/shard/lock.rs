@@ -8,7 +8,7 @@
 //! 1. Whether a lock is right is not said while there is no try left.
 //! 2. The same wrong lock from the same place does not count again: its answer may have been lost.
 
-use super::buckets::Bucket;
+use super::bucket::Bucket;
 use super::command::Outcome;
 use bytes::Bytes;
 use proto::{Code, DeviceId, stored};

@@ -10,7 +10,7 @@
 //! 3. What is dirty is written by the next [`Command::Spill`], and only then.
 
 use super::account::Account;
-use super::command::{Command, Effect, Outcome};
+use super::command::{Command, Effect, Judgment, Outcome};
 use super::mailbox::{Mailbox, Origin, origin_of};
 use super::streams::Streams;
 use super::usage::{Class, Room, Rooms, bytes_of, message_bytes};
@@ -137,6 +137,9 @@ pub struct Machine {
     pub(super) shard: ShardId,
     pub(super) limits: MachineLimits,
     pub(super) now_ms: u64,
+    /// Times to live up to here are over, Unix time in ms.
+    pub(super) ends_by_ms: u64,
+    may_expire: bool,
     /// How long it has run, by steps of at most [`STEP_MS_MAX`].
     pub(super) steady_ms: u64,
     pub(super) users: BTreeMap<UserId, Box<User>>,
@@ -160,6 +163,8 @@ impl Machine {
             shard,
             limits,
             now_ms: 0,
+            ends_by_ms: 0,
+            may_expire: false,
             steady_ms: 0,
             users: BTreeMap::new(),
             aliases: BTreeMap::new(),
@@ -178,16 +183,21 @@ impl Machine {
         self.limits = limits;
     }
 
+    /// Takes over whether a majority of the members agrees with the clock of the commands that follow.
+    pub fn set_may_expire(&mut self, may_expire: bool) {
+        self.may_expire = may_expire;
+    }
+
     /// Takes over the clocks of the tables, and up to where PINs are paid for.
     pub fn set_clock(&mut self, applied: &stored::Applied) {
         (self.now_ms, self.steady_ms) = (applied.now_ms, applied.steady_ms);
-        self.pins_paid_to_us = applied.pins_paid_to_us;
+        (self.ends_by_ms, self.pins_paid_to_us) = (applied.ends_by_ms, applied.pins_paid_to_us);
     }
 
     /// Writes them into what a checkpoint keeps.
     pub fn note_clock(&self, applied: &mut stored::Applied) {
         (applied.now_ms, applied.steady_ms) = (self.now_ms, self.steady_ms);
-        applied.pins_paid_to_us = self.pins_paid_to_us;
+        (applied.ends_by_ms, applied.pins_paid_to_us) = (self.ends_by_ms, self.pins_paid_to_us);
     }
 
     /// The proposer says that it is `now_ms`. Proposers' clocks differ a little, and time stands still
@@ -196,6 +206,9 @@ impl Machine {
         self.steady_ms += now_ms.saturating_sub(self.now_ms).min(STEP_MS_MAX);
         let corrected = now_ms.saturating_add(BACK_MS) < self.now_ms;
         self.now_ms = if corrected { now_ms } else { self.now_ms.max(now_ms) };
+        if self.may_expire {
+            self.ends_by_ms = self.now_ms;
+        }
     }
 
     /// How many accounts there are.
@@ -275,17 +288,16 @@ impl Machine {
 
     fn append(&mut self, append: stored::Append) -> Result<Outcome, Code> {
         let (now_ms, steady_ms) = (self.now_ms, self.steady_ms);
-        let to = UserId(append.to);
-        let origin = Origin {
-            from: UserId(append.from),
-            device: DeviceId(append.from_device),
-            send_id: proto::SendId(append.send_id),
-        };
+        let (to, origin) = (UserId(append.to), origin_of_send(&append));
+        let owes_too_much = self.owes_too_much(origin.from);
         let user = self.users.get_mut(&to).filter(|user| !user.account.closing);
         let user = user.ok_or(Code::UnknownUser)?;
         if user.mailbox.recognize(origin, steady_ms) {
             self.dirty.recent.insert((to, origin.from, origin.device));
             return Ok(Outcome::Accepted { at_ms: now_ms });
+        }
+        if append.held != 0 {
+            return Err(Code::from_number(append.held));
         }
         if user.account.blocked.contains(&origin.from) {
             return Err(Code::Blocked);
@@ -293,10 +305,14 @@ impl Machine {
         if let Some(code) = user.mailbox.holds_back(origin, steady_ms) {
             return Err(code);
         }
+        if owes_too_much {
+            user.mailbox.refuse(origin, Code::Unavailable, steady_ms);
+            return Err(Code::Unavailable);
+        }
         let stranger = user.account.is_stranger(to, origin.from);
         let bytes = message_bytes(append.body.len());
         if !user.mailbox.usage().fits(origin.from, bytes, self.limits.rooms(stranger)) {
-            user.mailbox.refuse(origin, steady_ms);
+            user.mailbox.refuse(origin, Code::MailboxFull, steady_ms);
             self.dirty.mailboxes.insert(to);
             if !stranger {
                 self.crowded.insert(to);
@@ -327,9 +343,27 @@ impl Machine {
         Ok(Outcome::Accepted { at_ms: now_ms })
     }
 
-    /// Why a send would be refused without a change of anything, as far as this replica knows. A leader
-    /// asks before it writes the send into the log.
-    pub fn would_refuse(&self, append: &stored::Append) -> Option<Code> {
+    /// Whether a send is stored already.
+    pub fn knows(&self, append: &stored::Append) -> bool {
+        let mailbox = self.mailbox(UserId(append.to));
+        mailbox.is_some_and(|mailbox| mailbox.knows(origin_of_send(append)))
+    }
+
+    /// What this replica knows of a send. A leader asks before it writes the send into the log.
+    pub fn judge(&self, append: &stored::Append) -> Judgment {
+        if self.knows(append) {
+            return Judgment::Stored;
+        }
+        self.would_refuse(append).map_or(Judgment::New, Judgment::Refused)
+    }
+
+    /// Whether the shard of a user has not taken for so long what it is owed that nothing is done that
+    /// would add to it.
+    pub(super) fn owes_too_much(&self, to: UserId) -> bool {
+        to.shard() != self.shard && self.streams.is_full(to.shard())
+    }
+
+    fn would_refuse(&self, append: &stored::Append) -> Option<Code> {
         let (to, from) = (UserId(append.to), UserId(append.from));
         let Some(user) = self.users.get(&to).filter(|user| !user.account.closing) else {
             return Some(Code::UnknownUser);
@@ -337,18 +371,17 @@ impl Machine {
         let stranger = user.account.is_stranger(to, from);
         let bytes = message_bytes(append.body.len());
         let mailbox = &user.mailbox;
-        let code = if user.account.blocked.contains(&from) {
-            Code::Blocked
+        if user.account.blocked.contains(&from) {
+            Some(Code::Blocked)
+        } else if self.owes_too_much(from) {
+            Some(Code::Unavailable)
         } else if mailbox.usage().fits(from, bytes, self.limits.rooms(stranger))
             || !stranger && !mailbox.cursors().laggards(mailbox.last()).is_empty()
         {
-            return None;
+            None
         } else {
-            Code::MailboxFull
-        };
-        let send_id = proto::SendId(append.send_id);
-        let origin = Origin { from, device: DeviceId(append.from_device), send_id };
-        (!mailbox.knows(origin)).then_some(code)
+            Some(Code::MailboxFull)
+        }
     }
 
     /// Whether a send comes from somebody whom the recipient does not know.
@@ -392,6 +425,14 @@ impl Machine {
     }
 }
 
+fn origin_of_send(append: &stored::Append) -> Origin {
+    Origin {
+        from: UserId(append.from),
+        device: DeviceId(append.from_device),
+        send_id: proto::SendId(append.send_id),
+    }
+}
+
 /// The origin that a `Release` or `Expire` command names, if anyone waits for news of it.
 pub(super) fn named_origin(origin: &stored::Origin) -> Option<Origin> {
     (origin.from != 0).then_some(Origin {
@@ -411,5 +452,6 @@ pub fn origin_row(seq: Seq, envelope: &stored::Envelope) -> stored::Origin {
         send_id: origin.map_or(0, |origin| origin.send_id.0),
         bytes: bytes_of(envelope) as u64,
         class: Class::of(envelope).number(),
+        expires_ms: envelope.expires_ms,
     }
 }

@@ -68,7 +68,7 @@ pub struct Mailbox {
     usage: Usage,
     cursors: Cursors,
     recent: BTreeMap<(UserId, DeviceId), RecentIds>,
-    /// Sends that were refused for lack of room. Forgotten by each checkpoint.
+    /// Sends that were refused and may come again. Forgotten by each checkpoint.
     holds: RetryOrder<(UserId, DeviceId)>,
     /// Stored entries that expired and whose rows the next checkpoint deletes.
     expired: BTreeSet<Seq>,
@@ -167,10 +167,10 @@ impl Mailbox {
         sent.into_iter().filter(|(id, _)| recent.mark_read(*id)).collect()
     }
 
-    /// Notes that a send was refused for lack of room.
-    pub fn refuse(&mut self, origin: Origin, now_ms: u64) {
+    /// Notes that a send was refused with this code, and may come again.
+    pub fn refuse(&mut self, origin: Origin, code: Code, now_ms: u64) {
         let sender = (origin.from, origin.device);
-        self.holds.refused(sender, origin.send_id.0, Code::MailboxFull, now_ms);
+        self.holds.refused(sender, origin.send_id.0, code, now_ms);
     }
 
     /// The code with which a send must be refused, because an earlier one of its device was refused

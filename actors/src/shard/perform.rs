@@ -165,6 +165,7 @@ impl ShardActor {
             Action::Later(wait, item) => line.tell_after(wait, item),
             Action::ReadOrigins(read) => self.read_origins(*read),
             Action::ReadDue(now_ms) => self.read_due(now_ms),
+            Action::ReadSessions => self.read_sessions(),
             Action::WriteCheckpoint(applied, rows) => self.write_checkpoint(applied, rows),
             Action::Checkpointed(id) => self.group.checkpointed(id),
             Action::Offer { to, which, number, notices } => {
@@ -233,8 +234,8 @@ impl ShardActor {
     }
 
     fn begin_round(&mut self) {
-        let around = Box::new(self.surroundings());
-        self.decide(Item::RoundBegins(around));
+        let (around, now_ms) = self.surroundings();
+        self.core.step(Item::RoundBegins(around), now_ms);
     }
 
     fn reply(&mut self, token: Token, answered: Option<Answered>) {

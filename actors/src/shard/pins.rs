@@ -14,7 +14,7 @@
 //! - Wrong PINs of all aliases of the shard in an hour. Beyond it only long PINs count. Nobody is locked
 //!   out: whoever asks again is sent a long one.
 
-use super::buckets::Bucket;
+use super::bucket::Bucket;
 use super::command::{Effect, Outcome};
 use super::machine::Machine;
 use proto::stored::{self, AliasPins, PinGrant, PinLimits};

@@ -1,11 +1,11 @@
 //! What the machine promises of receipts, of devices that stay away and of room that nobody takes from
 //! others.
 
-use super::command::{Command, Outcome};
+use super::command::{Command, Judgment, Outcome};
 use super::machine::MachineLimits;
 use super::tests::{NOW, ack, admit, append, checkpoint, machine, people, pushed, read_origins};
 use proto::stored::{self, command::Kind};
-use proto::{Code, DeviceId, UserId};
+use proto::{Code, DeviceId, ShardId, UserId};
 use std::collections::BTreeMap;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -48,6 +48,32 @@ fn promise_4_what_no_device_got_is_undeliverable_and_never_delivered() {
         machine.apply(NOW, ack(bob, 2, 3));
         let told = pushed(&mut machine);
         assert!(told.iter().any(|(_, _, text)| text == "Delivered [2]"), "{told:?}");
+    }
+}
+
+#[test]
+fn promise_4_what_was_acknowledged_after_its_time_is_expired_unless_the_clocks_disagree() {
+    let [ada, bob, _] = people();
+    let (ttl_ms, mut table) = (100_000, BTreeMap::new());
+    for in_tables in [false, true] {
+        for (now_ms, clocks_agree, fate) in [
+            (NOW + ttl_ms - 1, true, "Delivered [1]"),
+            (NOW + ttl_ms, true, "Expired [1]"),
+            (NOW + ttl_ms, false, "Delivered [1]"),
+        ] {
+            let mut machine = machine(MachineLimits::default());
+            machine.apply(NOW, append(bob, ada, 1, "in time or not"));
+            if in_tables {
+                checkpoint(&mut machine, &mut table);
+            }
+            pushed(&mut machine);
+            machine.set_may_expire(clocks_agree);
+            machine.apply(now_ms, ack(bob, 1, 1));
+            if in_tables {
+                assert_eq!(read_origins(&mut machine, &table), 1);
+            }
+            assert_eq!(pushed(&mut machine), [(ada, 1, fate.to_owned())], "{in_tables}");
+        }
     }
 }
 
@@ -183,9 +209,10 @@ fn promise_5_a_stranger_leaves_room_for_contacts() {
     assert_eq!(fits(&mut machine, eve, 1..90), 10, "a tenth");
     assert_eq!(fits(&mut machine, ada, 1..90), 50, "half of it");
     let Kind::Append(refused) = append(bob, eve, 99, "x") else { unreachable!() };
-    assert_eq!(machine.would_refuse(&refused), Some(Code::MailboxFull), "before it is logged");
+    let full = Judgment::Refused(Code::MailboxFull);
+    assert_eq!(machine.judge(&refused), full, "before it is logged");
     let again = stored::Append { send_id: 1, ..refused };
-    assert_eq!(machine.would_refuse(&again), None, "what was stored is recognized");
+    assert_eq!(machine.judge(&again), Judgment::Stored);
     machine.apply(NOW, befriend(bob, eve));
     assert_eq!(fits(&mut machine, eve, 100..200), 0, "held back for ten seconds");
 }
@@ -201,4 +228,75 @@ fn promise_5_linking_and_unlinking_in_a_circle_costs_no_memory() {
         }
     }
     assert_eq!(machine.mailbox(bob).unwrap().recent_senders().count(), 16);
+}
+
+#[test]
+fn promise_5_a_shard_without_a_leader_is_owed_a_bounded_number_of_receipts() {
+    let [_, bob, eve] = people();
+    let limits = MachineLimits { mailbox_messages: 1 << 20, ..MachineLimits::default() };
+    let mut machine = machine(limits.unshared());
+    let of_shard =
+        |shard| (1..1_000).map(UserId).find(|user| user.shard() == ShardId(shard)).unwrap();
+    let (far, further) = (of_shard(5), of_shard(6));
+    let accepted = Outcome::Accepted { at_ms: NOW };
+    machine.apply(NOW, append(eve, far, 1, "waits"));
+    let mut id = 0;
+    while machine.apply(NOW, append(bob, far, id + 1, "hello")) == accepted {
+        id += 1;
+        assert!(id <= 20_000, "a receipt is owed for each");
+        machine.apply(NOW, ack(bob, 1, id));
+        machine.take_effects();
+    }
+    let refused = Outcome::Refused(Code::Unavailable);
+    assert_eq!(machine.apply(NOW, append(bob, far, id + 1, "hello")), refused);
+    let Kind::Append(next) = append(bob, far, id + 1, "hello") else { unreachable!() };
+    assert_eq!(machine.judge(&next), Judgment::Refused(Code::Unavailable), "before it is logged");
+    assert_eq!(machine.apply(NOW, append(bob, far, id, "hello")), accepted, "it was stored");
+    let read = mark_read(bob, far, &[id]);
+    assert_eq!(machine.apply(NOW, read.clone()), refused);
+    assert_eq!(machine.apply(NOW, append(bob, further, 1, "hello")), accepted, "another shard");
+    let owed = |machine: &super::Machine| machine.streams().offer(ShardId(5), id - 1).len();
+    machine.apply(NOW, ack(eve, 1, 1));
+    assert_eq!(owed(&machine), 2, "what was accepted is told");
+
+    let number = id + 1;
+    machine.apply(NOW, Kind::SettleNotices(stored::SettleNotices { to_shard: 5, number }));
+    assert_eq!(machine.apply(NOW, append(bob, far, number, "hello")), accepted);
+    assert_eq!(machine.apply(NOW, read), Outcome::Done);
+}
+
+#[test]
+fn promise_2_a_send_that_is_held_back_is_accepted_if_it_is_stored_and_else_changes_nothing() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    machine.apply(NOW, append(bob, ada, 9, "hello"));
+    pushed(&mut machine);
+    let held = |id| {
+        let Kind::Append(sent) = append(bob, ada, id, "") else { unreachable!() };
+        Kind::Append(stored::Append { held: Code::MailboxFull.number(), ..sent })
+    };
+    assert_eq!(machine.apply(NOW, held(9)), Outcome::Accepted { at_ms: NOW });
+    assert_eq!(machine.apply(NOW, held(10)), Outcome::Refused(Code::MailboxFull));
+    assert_eq!(pushed(&mut machine), []);
+    assert_eq!(
+        machine.apply(NOW, append(bob, ada, 11, "later")),
+        Outcome::Accepted { at_ms: NOW },
+        "it holds nothing back itself"
+    );
+}
+
+#[test]
+fn a_copy_is_for_other_devices_that_are_there_when_it_comes() {
+    let [ada, bob, _] = people();
+    let mut machine = machine(MachineLimits::default());
+    let copied = |id| {
+        let Kind::Append(sent) = append(bob, ada, id, "hello") else { unreachable!() };
+        Kind::Append(stored::Append { copy: true, ..sent })
+    };
+    machine.apply(NOW, copied(1));
+    assert_eq!(pushed(&mut machine), [(bob, 1, "hello".to_owned())]);
+    admit(&mut machine, ada, 99);
+    pushed(&mut machine);
+    machine.apply(NOW, copied(2));
+    assert!(pushed(&mut machine).iter().any(|(user, _, text)| *user == ada && text == "sent 2"));
 }

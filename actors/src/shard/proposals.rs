@@ -9,9 +9,12 @@
 //!    what [`may_overtake`], and no two batches have a conversation in common.
 //! 2. A `Spill` is the last command of its batch, so that a checkpoint holds whole records.
 //! 3. A send that was refused for want of a leader or of space is not overtaken by a later one of
-//!    its device to the same user ([`RetryOrder`]).
+//!    its device to the same user ([`RetryOrder`]). One that is stored already is accepted all the same.
 
-use super::command::{Command, can_wait, may_be_repeated, may_overtake, stores, to_stored};
+use super::command::{
+    Command, Conversation, Judgment, can_wait, conversation, conversation_of, held,
+    may_be_repeated, may_overtake, stores, to_stored,
+};
 use super::core::Token;
 use super::rounds::Wish;
 use super::{FORWARD_TIMEOUT, Outcome, TICK_MS};
@@ -101,9 +104,6 @@ impl Waiting {
         }
     }
 }
-
-/// Sender, device and recipient.
-type Conversation = (u64, u32, u64);
 
 /// A conversation and the id of one of its sends.
 type Name = (Conversation, u64);
@@ -219,18 +219,18 @@ impl Proposals {
     /// commands are reason enough. Sends that may not overtake a refused one are refused here: when
     /// they came, that one may still have been under way. So are those that have waited too long.
     pub fn next(&mut self, lazily: bool, now: Moment) -> Option<&mut Batch> {
-        self.next_admitted(lazily, now, |_| None)
+        self.next_judged(lazily, now, |_| Judgment::Unknown)
     }
 
-    /// The same for a leader, who refuses sends before they are logged: `refuses` says why. Later ones
-    /// of their conversations wait for their retry, wherever they come from.
-    pub fn next_admitted(
+    /// The same for a leader, who judges sends before they are logged. Those that come later than one
+    /// that it refused wait for its retry, wherever they come from.
+    pub fn next_judged(
         &mut self,
         lazily: bool,
         now: Moment,
-        mut refuses: impl FnMut(&stored::Append) -> Option<Outcome>,
+        judge: impl Fn(&stored::Append) -> Judgment,
     ) -> Option<&mut Batch> {
-        if self.is_idle() { self.make(lazily, now, |_| true, &mut refuses) } else { None }
+        if self.is_idle() { self.make(lazily, now, |_| true, &judge) } else { None }
     }
 
     /// The same for a leader elsewhere. Beside what is under way go sends of other conversations and what
@@ -249,7 +249,7 @@ impl Proposals {
         let may_go = |command: &Command| {
             may_overtake(command) || matches!(command, Command::Append(a) if may_go(a))
         };
-        self.make(false, now, may_go, &mut |_| None)
+        self.make(false, now, may_go, &|_| Judgment::Unknown)
     }
 
     fn make(
@@ -257,7 +257,7 @@ impl Proposals {
         lazily: bool,
         now: Moment,
         may_go: impl Fn(&Command) -> bool,
-        refuses: &mut impl FnMut(&stored::Append) -> Option<Outcome>,
+        judge: &impl Fn(&stored::Append) -> Judgment,
     ) -> Option<&mut Batch> {
         self.now = now.tick;
         let likely = self.waiting.len().min(BATCH_COMMANDS);
@@ -266,17 +266,16 @@ impl Proposals {
         let mut bytes = 0;
         while bytes < BATCH_BYTES && askers.len() < BATCH_COMMANDS {
             let next = self.waiting.pop_front_if(|waiting| may_go(&waiting.command));
-            let Some(waiting) = next else { break };
+            let Some(mut waiting) = next else { break };
             if let Some(outcome) = waiting.is_stale(now) {
                 self.tell(&waiting, outcome);
                 continue;
             }
             if let Some(code) = self.holds_back(&waiting) {
-                self.outcomes.push_back((waiting.asker, Outcome::Refused(code)));
-                continue;
+                waiting.command = held(waiting.command, code);
             }
-            if let Some(outcome) = self.turns_away(&waiting.command, refuses) {
-                self.tell(&waiting, outcome);
+            if let Some(code) = self.turns_away(&waiting.command, judge) {
+                self.tell(&waiting, Outcome::Refused(code));
                 continue;
             }
             bytes += waiting.command.encoded_len();
@@ -395,9 +394,10 @@ impl Proposals {
         }
     }
 
-    /// There is no space: refuses what would store something new.
-    pub fn refuse_storing(&mut self) {
-        self.refuse_waiting(Code::StorageFull, stores);
+    /// There is no space: refuses what would store something new. `knows`: a send is stored already.
+    pub fn refuse_storing(&mut self, knows: impl Fn(&stored::Append) -> bool) {
+        let is_known = |command: &Command| matches!(command, Command::Append(a) if knows(a));
+        self.refuse_waiting(Code::StorageFull, |command| stores(command) && !is_known(command));
     }
 
     fn refuse_waiting(&mut self, code: Code, which: impl Fn(&Command) -> bool) {
@@ -427,16 +427,23 @@ impl Proposals {
     fn turns_away(
         &mut self,
         command: &Command,
-        refuses: &mut impl FnMut(&stored::Append) -> Option<Outcome>,
-    ) -> Option<Outcome> {
+        judge: &impl Fn(&stored::Append) -> Judgment,
+    ) -> Option<Code> {
         let Command::Append(append) = command else { return None };
-        let (conversation, now_ms) = (conversation(append), self.now * TICK_MS);
+        let (judgment, now_ms) = (judge(append), self.now * TICK_MS);
+        if judgment == Judgment::Stored {
+            return None;
+        }
+        if append.held != 0 {
+            let is_new = judgment != Judgment::Unknown;
+            return is_new.then(|| Code::from_number(append.held));
+        }
+        let conversation = conversation(append);
         let held = self.turned_away.holds_back(&conversation, append.send_id, now_ms);
-        held.map(Outcome::Refused).or_else(|| {
-            let outcome = refuses(append)?;
-            let code = outcome.refusal()?;
+        held.or_else(|| {
+            let Judgment::Refused(code) = judgment else { return None };
             self.turned_away.refused(conversation, append.send_id, code, now_ms);
-            Some(outcome)
+            Some(code)
         })
     }
 
@@ -476,20 +483,12 @@ impl Batch {
     }
 }
 
-/// The conversation of a send that is under way.
-fn conversation_of(command: &stored::Command) -> Option<Conversation> {
-    let Some(Command::Append(append)) = &command.kind else { return None };
-    Some(conversation(append))
-}
-
-/// What a send of someone on this node is called.
+/// The name of a send of someone on this node, unless it is held back.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
-    waiting.asker.caller().is_some().then(|| (conversation(append), append.send_id))
-}
-
-fn conversation(append: &stored::Append) -> Conversation {
-    (append.from, append.from_device, append.to)
+    let is_held = append.held != 0;
+    let is_named = waiting.asker.caller().is_some() && !is_held;
+    is_named.then(|| (conversation(append), append.send_id))
 }
 
 #[cfg(test)]

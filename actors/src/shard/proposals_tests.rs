@@ -96,25 +96,76 @@ fn a_send_that_comes_back_again_and_again_is_held_for_twenty_seconds_and_no_long
         proposals.failed(number, Failure::Unknown);
         assert_eq!(outcomes(&mut proposals), []);
     }
-    assert!(proposals.next(false, Moment { tick: 1, ms: HELD_MS + 1 }).is_none());
+    let batch = proposals.next(false, Moment { tick: 1, ms: HELD_MS + 1 }).unwrap();
+    let (sends, number) = (ids(batch), batch.number);
     let refused = Outcome::Refused(Code::Unavailable);
-    let both = [(Asker::Caller(1), refused.clone()), (Asker::Caller(2), refused)];
-    assert_eq!(outcomes(&mut proposals), both);
+    assert_eq!(sends, [2]);
+    assert_eq!(outcomes(&mut proposals), [(Asker::Caller(1), refused.clone())]);
+    proposals.failed(number, Failure::Unknown);
+    assert!(proposals.next(false, Moment { tick: 1, ms: 2 * HELD_MS }).is_none());
+    assert_eq!(outcomes(&mut proposals), [(Asker::Caller(2), refused)]);
 }
 
 #[test]
 fn what_a_leader_refuses_is_not_logged_and_holds_later_sends_back_for_ten_seconds() {
     let mut proposals = Proposals::default();
     let at = |tick| Moment { tick, ms: tick * TICK_MS };
-    let refused = Outcome::Refused(Code::MailboxFull);
-    let full = |append: &stored::Append| (append.send_id == 5).then_some(refused.clone());
+    let full = |append: &stored::Append| match append.send_id {
+        5 => Judgment::Refused(Code::MailboxFull),
+        _ => Judgment::New,
+    };
     push(&mut proposals, 5, TICK_MS);
     push(&mut proposals, 6, TICK_MS);
-    assert!(proposals.next_admitted(false, at(1), full).is_none(), "nothing is proposed");
+    assert!(proposals.next_judged(false, at(1), full).is_none(), "nothing is proposed");
     let refused = Outcome::Refused(Code::MailboxFull);
     let both = [(Asker::Caller(5), refused.clone()), (Asker::Caller(6), refused)];
     assert_eq!(outcomes(&mut proposals), both);
     push(&mut proposals, 7, 11 * TICK_MS);
-    let batch = proposals.next_admitted(false, at(11), full).unwrap();
+    let batch = proposals.next_judged(false, at(11), full).unwrap();
     assert_eq!(ids(batch), [7]);
+}
+
+#[test]
+fn a_send_that_is_stored_already_is_accepted_while_its_conversation_is_held() {
+    let at = |tick| Moment { tick, ms: tick * TICK_MS };
+    let judge = |append: &stored::Append| match append.send_id {
+        9 => Judgment::Stored,
+        _ => Judgment::Refused(Code::MailboxFull),
+    };
+    let refused = Outcome::Refused(Code::MailboxFull);
+    let mut leader = Proposals::default();
+    push(&mut leader, 5, TICK_MS);
+    assert!(leader.next_judged(false, at(1), judge).is_none());
+    assert_eq!(outcomes(&mut leader), [(Asker::Caller(5), refused.clone())]);
+    push(&mut leader, 9, TICK_MS);
+    push(&mut leader, 10, TICK_MS);
+    let batch = leader.next_judged(false, at(1), judge).unwrap();
+    let (sends, number) = (ids(batch), batch.number);
+    assert_eq!(sends, [9]);
+    assert_eq!(outcomes(&mut leader), [(Asker::Caller(10), refused.clone())]);
+    let accepted = Outcome::Accepted { at_ms: 7 };
+    leader.apply(number, |_| accepted.clone());
+    assert_eq!(outcomes(&mut leader), [(Asker::Caller(9), accepted)]);
+
+    // Elsewhere nobody knows what is stored: the leader is asked, and its answer prolongs nothing.
+    let mut other = Proposals::default();
+    let forward = |proposals: &mut Proposals, tick| {
+        let batch = proposals.next_beside(false, at(tick)).unwrap();
+        let Some(Command::Append(append)) = batch.commands[0].kind.clone() else {
+            panic!("no send")
+        };
+        (batch.number, append)
+    };
+    push(&mut other, 5, TICK_MS);
+    let (number, append) = forward(&mut other, 1);
+    assert_eq!(append.held, 0);
+    other.answered(number, vec![refused.clone()]);
+    assert_eq!(outcomes(&mut other), [(Asker::Caller(5), refused.clone())]);
+    push(&mut other, 6, 9 * TICK_MS);
+    let (number, append) = forward(&mut other, 9);
+    assert_eq!(append.held, Code::MailboxFull.number());
+    other.answered(number, vec![refused.clone()]);
+    assert_eq!(outcomes(&mut other), [(Asker::Caller(6), refused)]);
+    push(&mut other, 7, 11 * TICK_MS);
+    assert_eq!(forward(&mut other, 11).1.held, 0, "ten seconds after the first refusal");
 }

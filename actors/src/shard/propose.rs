@@ -3,11 +3,12 @@
 
 use super::admission::Admission;
 use super::apply::{Proposed, ends_in_spill};
-use super::command::{Command, knows_notices};
-use super::core::{Action, Gathering, Item, ReplicaCore, Surroundings, Token};
+use super::command::{Command, Judgment, knows_notices};
+use super::core::{Action, Gathering, Item, ReplicaCore, Token};
 use super::machine::MachineLimits;
 use super::proposals::{Asker, Failure};
 use super::rounds::Takers;
+use super::surroundings::{Disk, Surroundings};
 use super::{NotForwarded, Outcome};
 use bytes::Bytes;
 use prost::Message;
@@ -100,19 +101,22 @@ impl ReplicaCore {
         if !may || !self.proposals.is_idle() {
             return;
         }
-        if around.nearly_full {
-            if around.gives_way {
+        match around.disk {
+            Disk::HasSpace => {}
+            Disk::GivesWay => {
                 self.try_soon();
                 return;
             }
-            self.proposals.refuse_storing();
+            Disk::NearlyFull => self.proposals.refuse_storing(|append| self.machine.knows(append)),
         }
         // Only a leader that is followed may refuse by what it knows: another may know better.
         let knows = self.is_ready() && around.followed && self.is_unrivaled();
         let now = self.moment();
-        let mut admission = Admission::new(&self.machine, around, &mut self.byte_rates, now.ms);
-        let refuses = |append: &stored::Append| knows.then(|| admission.refuses(append)).flatten();
-        let Some(batch) = self.proposals.next_admitted(true, now, refuses) else { return };
+        let admission = Admission::new(&self.machine, around);
+        let judge = |append: &stored::Append| {
+            if knows { admission.judge(append) } else { Judgment::Unknown }
+        };
+        let Some(batch) = self.proposals.next_judged(true, now, judge) else { return };
         let number = batch.number;
         let mut head = stored::Batch {
             now_ms: now.ms,
@@ -120,6 +124,7 @@ impl ReplicaCore {
             proposer: self.node.0,
             number,
             limits: Some(MachineLimits::from(&around.settings).to_stored()),
+            may_expire: around.may_expire,
         };
         let record = Bytes::from(head.encode_to_vec());
         let spills = ends_in_spill(&head);

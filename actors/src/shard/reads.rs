@@ -5,6 +5,7 @@ use super::account::AccountView;
 use super::fault::Fault;
 use super::machine::{Machine, origin_row};
 use super::mailbox::Entry;
+use super::receipts::is_over;
 use super::usage::bytes_of;
 use proto::{DeviceId, Seq, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -86,6 +87,7 @@ pub struct PageRead {
     /// So many rows at most, and so many bytes of bodies.
     pub limits: (usize, usize),
     expired: Vec<Seq>,
+    ends_by_ms: u64,
     in_memory: Vec<Entry>,
     ends: Ends,
 }
@@ -101,6 +103,7 @@ pub struct OriginsRead {
     pub up_to: Seq,
     released_to: Seq,
     expired: BTreeSet<u64>,
+    ended_by_ms: u64,
     in_overlay: Vec<stored::Origin>,
 }
 
@@ -128,8 +131,10 @@ impl Reader<'_> {
         let overlay = overlay.filter(|_| self.fault != Some(Fault::StalePage));
         let in_overlay = overlay.into_iter().flatten().filter(|entry| entry.seq > after);
         let in_overlay = in_overlay.filter(|entry| !mailbox.is_expired(entry.seq));
-        let in_memory: Vec<Entry> =
-            in_overlay.chain(mailbox.tail_after(after)).take(limits.0).cloned().collect();
+        let ends_by_ms = self.machine.ends_by_ms;
+        let lasts = |entry: &&Entry| !is_over(entry.envelope.expires_ms, ends_by_ms);
+        let in_memory = in_overlay.chain(mailbox.tail_after(after)).filter(lasts);
+        let in_memory: Vec<Entry> = in_memory.take(limits.0).cloned().collect();
         let table_to = overlay
             .and_then(|entries| entries.front())
             .map_or(mailbox.stored_to, |entry| Seq(entry.seq.0 - 1));
@@ -140,7 +145,16 @@ impl Reader<'_> {
         let expired = (after_released.0 + 1..=table_to.0).map(Seq);
         let expired = expired.take(CHUNK).filter(|seq| self.is_expired(user, *seq)).collect();
         let (after, up_to) = (after_released, table_to);
-        PageOf::Tables(Box::new(PageRead { user, after, up_to, limits, expired, in_memory, ends }))
+        PageOf::Tables(Box::new(PageRead {
+            user,
+            after,
+            up_to,
+            limits,
+            expired,
+            ends_by_ms,
+            in_memory,
+            ends,
+        }))
     }
 
     /// Whether an entry has expired that may still be a row.
@@ -161,7 +175,8 @@ impl Reader<'_> {
         let range = (first.0..=released_to.0).map(Seq);
         let expired = range.filter(|seq| self.is_expired(user, *seq)).map(|seq| seq.0).collect();
         let after = Seq(first.0.saturating_sub(1));
-        OriginsRead { user, after, up_to, released_to, expired, in_overlay }
+        let ended_by_ms = self.machine.ends_by_ms;
+        OriginsRead { user, after, up_to, released_to, expired, ended_by_ms, in_overlay }
     }
 }
 
@@ -170,7 +185,8 @@ impl OriginsRead {
     pub fn finish(self, rows: Vec<stored::Origin>) -> stored::Release {
         let origins = rows.into_iter().chain(self.in_overlay);
         let origins = origins.filter(|origin| !self.expired.contains(&origin.seq)).collect();
-        stored::Release { user: self.user.0, up_to: self.released_to.0, origins }
+        let (up_to, ended_by_ms) = (self.released_to.0, self.ended_by_ms);
+        stored::Release { user: self.user.0, up_to, origins, ended_by_ms }
     }
 }
 
@@ -180,7 +196,9 @@ impl PageRead {
         let Ends { last, released } = self.ends;
         let read_to = rows.last().map_or(self.up_to, |(seq, _)| *seq);
         let whole = read_to == self.up_to;
-        let entries = rows.into_iter().filter(|(seq, _)| !self.expired.contains(seq));
+        let entries = rows.into_iter().filter(|(seq, envelope)| {
+            !self.expired.contains(seq) && !is_over(envelope.expires_ms, self.ends_by_ms)
+        });
         let entries = entries.map(|(seq, envelope)| Entry { seq, envelope: Arc::new(envelope) });
         if whole {
             Page::of(entries.chain(self.in_memory).collect(), self.ends, self.limits)

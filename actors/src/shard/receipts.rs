@@ -21,6 +21,11 @@ const UNSURE_PART: u64 = 10;
 /// Send ids in one receipt: it stays below 4 KiB, however many are told of at once.
 const RECEIPT_IDS_MAX: usize = READ_IDS_MAX;
 
+/// Whether a time to live that ends at `expires_ms` is over by `ends_by_ms`; 0 never ends.
+pub(super) fn is_over(expires_ms: u64, ends_by_ms: u64) -> bool {
+    expires_ms != 0 && expires_ms <= ends_by_ms
+}
+
 impl Machine {
     pub(super) fn take_notices(&mut self, taken: stored::TakeNotices) -> Outcome {
         if !taken.notices.iter().all(is_known_notice) {
@@ -42,8 +47,9 @@ impl Machine {
     }
 
     /// Puts a notice into a mailbox here, if its class has room: read receipts and copies as many as
-    /// messages, other receipts ten times that. A blocked user's reading is not told. While a device
-    /// far behind holds the room, it is set aside and nothing is dropped.
+    /// messages, other receipts ten times that. A blocked user's reading is not told, and nobody gets a copy
+    /// whose only device sent it. While a device far behind holds the room, it is set aside and nothing is
+    /// dropped.
     pub(super) fn take_envelope(&mut self, to: UserId, content: Content) {
         let Some(user) = self.users.get(&to).filter(|user| !user.account.closing) else { return };
         let (usage, limit) = (user.mailbox.usage(), self.limits.mailbox_messages);
@@ -62,6 +68,9 @@ impl Machine {
             && receipt.kind == ReceiptKind::Read as u32
             && user.account.blocked.contains(&UserId(receipt.user))
         {
+            return;
+        }
+        if matches!(content, Content::SentCopy(_)) && user.account.devices().len() <= 1 {
             return;
         }
         if full {
@@ -112,10 +121,15 @@ impl Machine {
         }
     }
 
-    /// What became of an entry that the mailbox let go of.
-    pub(super) fn fate(&self, user: UserId, seq: Seq) -> ReceiptKind {
+    /// The receipt for an entry that the mailbox let go of. `is_over`: its time to live was over then. Such
+    /// an entry is not sent any longer, and a device that acknowledges a later one says nothing about it.
+    pub(super) fn fate(&self, user: UserId, seq: Seq, is_over: bool) -> ReceiptKind {
         let delivered = self.mailbox(user).is_some_and(|m| m.cursors().was_acknowledged(seq));
-        if delivered { ReceiptKind::Delivered } else { ReceiptKind::Undeliverable }
+        match (delivered, is_over) {
+            (true, false) => ReceiptKind::Delivered,
+            (true, true) => ReceiptKind::Expired,
+            (false, _) => ReceiptKind::Undeliverable,
+        }
     }
 
     /// Entries that were let go of: receipts for those in memory, a request to read the others.
@@ -130,7 +144,8 @@ impl Machine {
             self.read_origins(user, up_to);
         }
         let origins = released.entries.iter().filter_map(|entry| {
-            origin_of(&entry.envelope).map(|origin| (origin, self.fate(user, entry.seq)))
+            let is_over = is_over(entry.envelope.expires_ms, self.ends_by_ms);
+            origin_of(&entry.envelope).map(|origin| (origin, self.fate(user, entry.seq, is_over)))
         });
         let origins: Vec<_> = origins.collect();
         self.tell_origins(user, origins);
@@ -149,6 +164,9 @@ impl Machine {
         self.check_asker(read.user, read.device)?;
         let (reader, from) = (UserId(read.user), UserId(read.from));
         let device = DeviceId(read.from_device);
+        if self.owes_too_much(from) {
+            return Err(Code::Unavailable);
+        }
         let user = self.users.get_mut(&reader).ok_or(Code::UnknownUser)?;
         let news = user.mailbox.mark_read(from, device, &read.send_ids);
         if news.is_empty() {

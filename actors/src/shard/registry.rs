@@ -3,6 +3,7 @@
 use super::command::{Effect, Outcome};
 use super::machine::{Machine, named_origin};
 use super::privacy::Privacy;
+use super::receipts::is_over;
 use super::usage::Counted;
 use proto::stored;
 use proto::wire::device_notice::Kind as NoticeKind;
@@ -134,7 +135,10 @@ impl Machine {
             .collect();
         let origins = release.origins.iter().filter(|origin| held.contains(&origin.seq));
         let told: Vec<_> = origins
-            .filter_map(|o| named_origin(o).map(|origin| (origin, self.fate(user_id, Seq(o.seq)))))
+            .filter_map(|o| {
+                let is_over = is_over(o.expires_ms, release.ended_by_ms);
+                named_origin(o).map(|origin| (origin, self.fate(user_id, Seq(o.seq), is_over)))
+            })
             .collect();
         let user = self.users.get_mut(&user_id).ok_or(Code::UnknownUser)?;
         if let Some((first, last)) = user.mailbox.stored_gone(Seq(release.up_to)) {

@@ -19,6 +19,12 @@ use storage::Row;
 /// Notices offered to another shard at once, which bounds the record that they make in its log.
 const OFFER_MAX: usize = 512;
 
+/// Notices, and their bytes, that one shard may owe another when it takes more sends from there: each send
+/// is told of later. With 16 shards that wait for 15 others in vain a GiB, where half of them do 256 MiB. A
+/// shard that has a leader is owed a few dozen.
+const OWED_MAX: usize = 10_000;
+const OWED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Bytes of bodies in one offer, or one notice if that is longer.
 const OFFER_BYTES: usize = 512 * 1024;
 
@@ -45,6 +51,7 @@ struct Stream {
     settled: u64,
     received: u64,
     owed: VecDeque<stored::Notice>,
+    owed_bytes: usize,
     /// Notices with numbers in `stored_from ..= stored_to` are rows of table `notices`.
     stored_from: u64,
     stored_to: u64,
@@ -64,7 +71,7 @@ impl Streams {
         stream.sent += 1;
         stream.dirty = true;
         let number = stream.sent;
-        stream.owed.push_back(stored::Notice { number, user: user.0, what: Some(what) });
+        stream.push(stored::Notice { number, user: user.0, what: Some(what) });
     }
 
     /// Shard `to` has confirmed everything up to `number`.
@@ -73,8 +80,17 @@ impl Streams {
         if number > stream.settled && number <= stream.sent {
             stream.settled = number;
             stream.dirty = true;
-            while stream.owed.pop_front_if(|notice| notice.number <= number).is_some() {}
+            while let Some(notice) = stream.owed.pop_front_if(|notice| notice.number <= number) {
+                stream.owed_bytes = stream.owed_bytes.saturating_sub(notice.encoded_len());
+            }
         }
+    }
+
+    /// Whether shard `to` is owed so much that nothing should be done that adds to it. What was accepted
+    /// before may still add a receipt for each message: so no more is owed than this and what is held.
+    pub fn is_full(&self, to: ShardId) -> bool {
+        let stream = &self.streams[usize::from(to.0)];
+        stream.owed.len() >= OWED_MAX || stream.owed_bytes >= OWED_BYTES_MAX
     }
 
     /// What `number` from shard `from` is; the next one counts as taken.
@@ -143,7 +159,7 @@ impl Streams {
 
     /// Puts back what table `notices` holds; rows come in the order of their numbers.
     pub fn load_notice(&mut self, to: ShardId, notice: stored::Notice) {
-        self.stream(to).owed.push_back(notice);
+        self.stream(to).push(notice);
     }
 
     /// Feeds a digest with the numbers that all replicas share.
@@ -156,6 +172,13 @@ impl Streams {
 
     fn stream(&mut self, shard: ShardId) -> &mut Stream {
         &mut self.streams[usize::from(shard.0)]
+    }
+}
+
+impl Stream {
+    fn push(&mut self, notice: stored::Notice) {
+        self.owed_bytes += notice.encoded_len();
+        self.owed.push_back(notice);
     }
 }
 
@@ -185,6 +208,24 @@ mod tests {
         assert_eq!(taken(&mut taking, &first), 1, "the repeated two are not taken again");
         owing.settle(there, 3);
         assert!(owing.offer(there, 0).is_empty());
+    }
+
+    #[test]
+    fn a_stream_is_full_by_number_or_by_bytes_and_has_room_again_once_it_is_settled() {
+        let (mut streams, to) = (Streams::default(), ShardId(3));
+        let long = "a".repeat(64 * 1024);
+        for (alias, full_at) in [("ada", OWED_MAX), (long.as_str(), OWED_BYTES_MAX / long.len())] {
+            let begun = streams.streams[3].sent;
+            let mut owed = 0;
+            while !streams.is_full(to) {
+                streams.owe(to, UserId(7), freed(alias));
+                owed += 1;
+            }
+            assert!(owed <= full_at, "{owed} for {full_at}");
+            assert!(!streams.is_full(ShardId(4)), "another shard");
+            streams.settle(to, begun + owed as u64);
+            assert_eq!((streams.is_full(to), streams.streams[3].owed_bytes), (false, 0));
+        }
     }
 
     #[test]
@@ -219,5 +260,6 @@ mod tests {
         }
         assert_eq!(back.offer(to, 0), streams.offer(to, 0));
         assert_eq!(back.offer(to, 0).len(), 3);
+        assert_eq!(back.streams[3].owed_bytes, streams.streams[3].owed_bytes);
     }
 }

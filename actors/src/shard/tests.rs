@@ -131,8 +131,8 @@ pub(super) fn read_origins(
     for (user, first, up_to) in &asked {
         let rows = table.range((*user, *first)..=(*user, *up_to));
         let origins = rows.map(|((_, seq), row)| super::machine::origin_row(*seq, row)).collect();
-        machine
-            .apply(NOW, Kind::Release(stored::Release { user: user.0, up_to: up_to.0, origins }));
+        let (user, up_to, ended_by_ms) = (user.0, up_to.0, machine.ends_by_ms);
+        machine.apply(NOW, Kind::Release(stored::Release { user, up_to, origins, ended_by_ms }));
     }
     asked.len()
 }

@@ -7,7 +7,7 @@ use super::sends::{SendAnswer, Sent};
 use super::{Login, UserContext, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending};
 use crate::hooks::Verdict;
-use crate::rates::{Kind as Rate, Who};
+use crate::rates::{self, Rate, TooFast, Who};
 use crate::shard::{Command, Outcome, Query};
 use proto::wire::{self, ClientFrame, server_frame::Kind};
 use proto::{Alias, Code, UserId, stored};
@@ -104,6 +104,7 @@ impl Process for UserActor {
             UserItem::Push(seq, envelope) => self.step(Item::Push(seq, envelope)),
             UserItem::GrownTo(seq) => self.step(Item::GrownTo(seq)),
             UserItem::ReadAgain => self.step(Item::ReadAgain),
+            UserItem::DeviceLinked => self.step(Item::DeviceLinked),
             UserItem::AccountNotRead => self.read_account(),
             UserItem::Displaced(device) => self.step(Item::Displaced(device)),
             UserItem::Page(connection, page) => self.step(Item::Page(connection, page)),
@@ -255,12 +256,16 @@ impl UserActor {
     fn check_send(&mut self, checking: &Checking) -> Result<(), Rejected> {
         let now_ms = self.now().ms;
         let (context, who) = (&self.context, Who::User(self.user));
-        let looks_up = checking.looks_up.then_some([Rate::Lookup, Rate::LookupDaily]);
-        for rate in [Rate::Send].into_iter().chain(looks_up.into_iter().flatten()) {
-            if let Err(too_fast) = context.rates.take(who, rate, now_ms) {
+        let looks_up = checking.looks_up.then_some([rates::Kind::Lookup, rates::Kind::LookupDaily]);
+        for kind in [rates::Kind::Send].into_iter().chain(looks_up.into_iter().flatten()) {
+            if let Err(too_fast) = context.rates.take(who, kind, now_ms) {
                 context.metrics.too_fast.increment(1);
                 return Err(Rejected::TooFast(too_fast));
             }
+        }
+        if let Err(too_fast) = self.take_bytes(checking, now_ms) {
+            context.metrics.too_fast.increment(1);
+            return Err(Rejected::TooFast(too_fast));
         }
         for handler in &context.handlers {
             match handler.user_send(self.user, checking.device, &checking.send) {
@@ -269,6 +274,18 @@ impl UserActor {
             }
         }
         Ok(())
+    }
+
+    /// Counts the bytes of a send for its user and for the address that it comes from.
+    fn take_bytes(&self, checking: &Checking, now_ms: u64) -> Result<(), TooFast> {
+        let (rates, settings) = (&self.context.rates, self.context.settings());
+        let bytes = checking.send.body.len() as u64;
+        let take =
+            |who, per_second| rates.take_bytes(who, Rate::of_bytes(per_second), bytes, now_ms);
+        take(Who::User(self.user), settings.stored_bytes_per_second)?;
+        let Some(connection) = self.connection(checking.connection) else { return Ok(()) };
+        let address = Who::Address(connection.source());
+        take(address, settings.stored_bytes_per_second_per_address)
     }
 
     fn resolve(&self, alias: Alias) {

@@ -93,6 +93,7 @@ impl UserCore {
                 self.grow_windows(Window::more_waits);
                 self.actions.push(Action::ReadAccount);
             }
+            Item::DeviceLinked => self.sends.has_linked = true,
             Item::Displaced(device) => self.displaced(device),
             Item::Page(connection, page) => self.page(connection, &page),
             Item::Account(account) => self.account_changed(account),

@@ -70,6 +70,8 @@ pub enum Item {
     GrownTo(Seq),
     /// The shard has a new leader: pushes and news of the account may have been lost.
     ReadAgain,
+    /// A device of this user, connected here, has linked another.
+    DeviceLinked,
     /// The device is connected elsewhere now.
     Displaced(DeviceId),
     /// Answers [`Action::ReadPage`].

@@ -64,6 +64,8 @@ pub enum UserItem {
     ReadAgain,
     /// The account as it is now; it was asked for.
     AccountRead(Option<Arc<AccountView>>),
+    /// A device of this user, connected here, has linked another.
+    DeviceLinked,
     /// Some time has passed since the account could not be read.
     AccountNotRead,
     /// The sessions table tells: this device is connected elsewhere now.

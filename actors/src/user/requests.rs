@@ -1,10 +1,10 @@
 //! What a logged-in client asks for, other than sending.
 
-use super::UserContext;
 use super::actor::{Attached, UserActor};
 use super::login::refused;
 use super::opening::{done, random_ticket};
 use super::register::{LOCK_RULE, check_device, is_lock, lock_digest};
+use super::{UserContext, UserItem};
 use crate::connection::{Connection, ConnectionId, Ending, Refusal};
 use crate::shard::{AccountView, Command, Outcome, Privacy, Query};
 use proto::limits::{LOCK_BYTES_MAX, READ_IDS_MAX, SIGNAL_BYTES_MAX};
@@ -182,7 +182,7 @@ impl UserActor {
         link: wire::LinkDevice,
     ) -> Result<(), Refusal> {
         check_device(&link.device_key, &link.device_name)?;
-        let (connection, user) = (connection.clone(), self.user.0);
+        let (connection, user, inbox) = (connection.clone(), self.user.0, self.inbox.clone());
         let admit = stored::AdmitDevice {
             user,
             by_device: device.0,
@@ -191,6 +191,7 @@ impl UserActor {
         };
         let reply = Box::new(move |outcome| match outcome {
             Outcome::Admitted(device) => {
+                inbox.force(UserItem::DeviceLinked);
                 let linked = wire::Linked { user, device: device.0 };
                 connection.answer(id, Kind::Linked(linked));
             }

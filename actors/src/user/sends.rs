@@ -43,6 +43,8 @@ pub(super) struct Sends {
     owners: BTreeMap<Alias, (UserId, u64)>,
     /// Sends of each device that came too fast and have not come again.
     holds: RetryOrder<DeviceId>,
+    /// A device was linked from here: news of the account may come later than what is sent next.
+    pub(super) has_linked: bool,
 }
 
 impl Default for Sends {
@@ -51,6 +53,7 @@ impl Default for Sends {
             waiting: VecDeque::new(),
             owners: BTreeMap::new(),
             holds: RetryOrder::new(DEVICES_MAX),
+            has_linked: false,
         }
     }
 }
@@ -256,7 +259,8 @@ impl UserCore {
     fn propose_send(&mut self, place: usize, to: UserId, waiting: WaitingSend, now: Now) {
         let WaitingSend { connection, id, send, asks_again } = waiting;
         let longest_s = now.message_ttl_max_s;
-        let others = self.account.as_ref().is_some_and(|account| account.devices.len() > 1);
+        let linked = self.account.as_ref().is_none_or(|account| account.devices.len() > 1);
+        let others = linked || self.sends.has_linked;
         let append = stored::Append {
             to: to.0,
             from: self.user.0,
@@ -265,6 +269,7 @@ impl UserCore {
             ttl_s: if send.ttl_s == 0 { longest_s } else { send.ttl_s.min(longest_s) },
             body: own(&send.body),
             copy: others && to != self.user,
+            held: 0,
         };
         let by_alias = matches!(send.to, Some(To::Alias(_)));
         let named = if by_alias { to.0 } else { 0 };

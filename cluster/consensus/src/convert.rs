@@ -103,7 +103,11 @@ pub(super) fn append_request(append: cluster::Append) -> Option<AppendEntriesReq
     })
 }
 
-pub(super) fn append_answer(response: &AppendEntriesResponse<u64>) -> cluster::AppendAnswer {
+/// `free_percent`: space on this node's disk, in hundredths of what should be free.
+pub(super) fn append_answer(
+    response: &AppendEntriesResponse<u64>,
+    free_percent: u64,
+) -> cluster::AppendAnswer {
     use cluster::append_answer::Kind;
     let kind = match response {
         AppendEntriesResponse::Success => Some(Kind::Success(true)),
@@ -113,7 +117,8 @@ pub(super) fn append_answer(response: &AppendEntriesResponse<u64>) -> cluster::A
         AppendEntriesResponse::HigherVote(vote) => Some(Kind::HigherVote(stored_vote(vote))),
         AppendEntriesResponse::Conflict => Some(Kind::Conflict(true)),
     };
-    cluster::AppendAnswer { kind }
+    let free_percent = u32::try_from(free_percent).unwrap_or(u32::MAX);
+    cluster::AppendAnswer { kind, free_percent }
 }
 
 pub(super) fn append_response(
@@ -237,11 +242,12 @@ mod tests {
             AppendEntriesResponse::HigherVote(Vote::new(4, 1)),
         ];
         for answer in answers {
-            assert_eq!(append_response(&append_answer(&answer)), Some(answer));
+            let wire = append_answer(&answer, 150);
+            assert_eq!((append_response(&wire), wire.free_percent), (Some(answer), 150));
         }
         let granted = VoteResponse::new(Vote::new(4, 1), Some(some_id(2)), true);
         assert_eq!(vote_response(&vote_answer(&granted)), Some(granted));
-        assert_eq!(append_response(&cluster::AppendAnswer { kind: None }), None);
+        assert_eq!(append_response(&cluster::AppendAnswer::default()), None);
     }
 
     #[test]

@@ -106,7 +106,7 @@ async fn append(inner: &Inner, asked: cluster::Append) -> Option<cluster::Append
     if let (AppendEntriesResponse::Success, Some(committed)) = (&response, committed) {
         inner.in_hand.commits(committed.index);
     }
-    let answer = convert::append_answer(&response);
+    let answer = convert::append_answer(&response, inner.storage.free_percent_of_min());
     if !weak && !matches!(response, AppendEntriesResponse::HigherVote(_)) {
         inner.contact.heard(&vote);
     }

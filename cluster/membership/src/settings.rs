@@ -22,8 +22,10 @@ pub struct ClusterSettings {
     pub stranger_share: u32,
     /// `limits.strangers_share`: hundredths that all strangers together may fill.
     pub strangers_share: u32,
-    /// `limits.stored_bytes_per_second`: of one sender in one shard, in the long run; 0: no limit.
+    /// `limits.stored_bytes_per_second`: of one sender through one node, in the long run; 0: no limit.
     pub stored_bytes_per_second: u64,
+    /// `limits.stored_bytes_per_second_per_address`: the same for one address.
+    pub stored_bytes_per_second_per_address: u64,
     /// `limits.device_idle_max`: a device is set aside when something has waited for it this long, in
     /// seconds.
     pub device_idle_max_s: u32,
@@ -54,6 +56,7 @@ impl Default for ClusterSettings {
             stranger_share: proto::limits::STRANGER_SHARE,
             strangers_share: proto::limits::STRANGERS_SHARE,
             stored_bytes_per_second: 256 << 10,
+            stored_bytes_per_second_per_address: 4 << 20,
             device_idle_max_s: proto::limits::DEVICE_IDLE_S_MAX,
             message_ttl_max_s: proto::limits::TTL_S_MAX,
             pin_digits: 6,
@@ -131,7 +134,7 @@ fn small(number: u64) -> u32 {
 
 const U32_MAX: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 15] = [
+static FIELDS: [Field; 16] = [
     Field {
         key: "limits.mailbox_messages",
         kind: Kind::Count,
@@ -173,6 +176,13 @@ static FIELDS: [Field; 15] = [
         range: (0, 1 << 40),
         get: |settings| settings.stored_bytes_per_second,
         set: |settings, number| settings.stored_bytes_per_second = number,
+    },
+    Field {
+        key: "limits.stored_bytes_per_second_per_address",
+        kind: Kind::Bytes,
+        range: (0, 1 << 40),
+        get: |settings| settings.stored_bytes_per_second_per_address,
+        set: |settings, number| settings.stored_bytes_per_second_per_address = number,
     },
     Field {
         key: "limits.device_idle_max",
@@ -384,6 +394,7 @@ mod tests {
             stranger_share: 0,
             strangers_share: 0,
             stored_bytes_per_second: 9,
+            stored_bytes_per_second_per_address: 9,
             device_idle_max_s: 0,
             message_ttl_max_s: 0,
             pin_digits: 0,

@@ -183,7 +183,7 @@ impl NodeControl {
             groups,
             clock: clock_word(self.clocks.report().standing).to_owned(),
             sessions: SessionsStatus {
-                rows: sessions.rows,
+                rows: sessions.rows.saturating_sub(sessions.tombstones),
                 digest: format!("{:016x}", self.sessions.digest()),
                 online: sessions.online,
             },

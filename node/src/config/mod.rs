@@ -252,9 +252,12 @@ section! {
         stranger_share: u32 = proto::limits::STRANGER_SHARE;
         /// Hundredths of it that all strangers together may fill, 1 to 100.
         strangers_share: u32 = proto::limits::STRANGERS_SHARE;
-        /// Bytes that one user may store in one shard (a sixteenth of all recipients) in a second, in
-        /// the long run; 32 times that at once. Beyond it sends are refused with `TooFast`. 0B for no limit.
+        /// Bytes of bodies that one user may send through one node in a second, in the long run; 32 times
+        /// that at once. Beyond it sends are refused with `TooFast`. 0B for no limit.
         stored_bytes_per_second: ByteSize = ByteSize(256 << 10);
+        /// The same for one address (IPv6: a /64), whatever accounts send from it. An office or a village
+        /// may share one.
+        stored_bytes_per_second_per_address: ByteSize = ByteSize(4 << 20);
         /// A device for which something has waited this long is set aside if another device of the
         /// person has it: the mailbox waits for it no longer. 1s to 365days.
         device_idle_max: Duration = Duration::from_secs(proto::limits::DEVICE_IDLE_S_MAX.into());
@@ -374,6 +377,7 @@ impl NodeConfig {
             stranger_share: self.limits.stranger_share,
             strangers_share: self.limits.strangers_share,
             stored_bytes_per_second: self.limits.stored_bytes_per_second.0,
+            stored_bytes_per_second_per_address: self.limits.stored_bytes_per_second_per_address.0,
             device_idle_max_s: seconds(self.limits.device_idle_max),
             message_ttl_max_s: seconds(self.limits.message_ttl_max),
             pin_digits: self.registration.pin_digits,

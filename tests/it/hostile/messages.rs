@@ -102,7 +102,9 @@ const REFUSED: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sends_that_are_refused_write_nothing_to_disk() {
-    let node = node("[storage]\ncheckpoint_every = \"10m\"").await;
+    let node =
+        node("[storage]\ncheckpoint_every = \"10m\"\n[limits]\nstored_bytes_per_second = \"0B\"")
+            .await;
     let mut bob = Person::join(&node, "bob").await;
     let (phone, mut eve) = account(&node, source(1), "eve").await.unwrap();
     bob.done(Ask::Block(Block { user: phone.user, unblock: false })).await;

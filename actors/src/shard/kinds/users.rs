@@ -14,7 +14,8 @@ pub(super) struct Users;
 
 impl Kind for Users {
     fn checkpoint(&self, machine: &mut Machine, spill: &mut Spill) {
-        machine.expiring.clear();
+        let ends_ms = std::mem::take(&mut machine.expiring).into_iter().map(|(at_ms, ..)| at_ms);
+        spill.ends_s = ends_ms.map(|at_ms| at_ms.div_ceil(1_000)).collect();
         for user_id in std::mem::take(&mut machine.dirty.mailboxes) {
             machine.spill_mailbox(user_id, spill);
         }

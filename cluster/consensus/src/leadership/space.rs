@@ -18,10 +18,10 @@
 //!    however long it waits.
 //! 4. Who leads is for an election to say: what is sent here is a hint, and safe if it is wrong.
 
-use crate::Inner;
 use crate::error::RaftError;
 use crate::leadership::members;
 use crate::types::Ballot;
+use crate::{Group, Inner};
 use openraft::ServerState;
 use parking_lot::{Mutex, MutexGuard};
 use proto::NodeId;
@@ -34,6 +34,12 @@ use tracing::info;
 
 /// How long the answer of somebody who did not take leadership over holds.
 const REFUSAL: Duration = Duration::from_secs(5);
+
+/// How long the free space of a member counts that says nothing more.
+const SPACE_KNOWN: Duration = Duration::from_secs(10);
+
+/// Free space in hundredths of what should be free, below which a disk is full.
+const FULL_PERCENT: u64 = 100;
 
 /// How often a group without other voters looks.
 const IDLE: Duration = Duration::from_secs(1);
@@ -130,6 +136,14 @@ pub trait OwnClock: Send + Sync {
     fn is_astray(&self) -> bool;
 }
 
+impl Group {
+    /// Free space on the scarcest disk among the members, as far as this leader knows, in hundredths of
+    /// what should be free. A full disk counts only if a majority needs its node.
+    pub fn free_percent(&self) -> u64 {
+        self.inner().free_percent()
+    }
+}
+
 impl Inner {
     /// Whether this node should not lead for lack of space.
     pub(crate) fn is_full(&self) -> bool {
@@ -146,6 +160,23 @@ impl Inner {
         self.is_full() && !self.way_out.is_in_vain() && !self.heirs().is_empty()
     }
 
+    fn free_percent(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let term = metrics.vote.leader_id().term;
+        let free = |node: u64| {
+            let node = NodeId(node);
+            if node.0 == self.me {
+                return Some(self.storage.free_percent_of_min());
+            }
+            self.wire.free_percent_of(term, node, SPACE_KNOWN)
+        };
+        let members = &metrics.membership_config;
+        let voters: Vec<u64> = members.voter_ids().filter_map(free).collect();
+        let learners = members.membership().learner_ids().filter_map(free);
+        scarcest(voters, members.voter_ids().count() / 2 + 1, learners)
+    }
+
     /// Who can lead in place of this node, who has most of the log first.
     fn heirs(&self) -> Vec<NodeId> {
         let members = self.raft.server_metrics().borrow().membership_config.clone();
@@ -157,6 +188,15 @@ impl Inner {
         });
         heirs
     }
+}
+
+/// The least of what voters and learners have free. A disk that is full counts like a node that is gone,
+/// for what its node does not store need not be kept away from it: unless a majority needs it.
+fn scarcest(mut voters: Vec<u64>, majority: usize, learners: impl Iterator<Item = u64>) -> u64 {
+    voters.sort_unstable_by_key(|free| Reverse(*free));
+    let needed = voters.iter().take(majority).copied().min().unwrap_or(u64::MAX);
+    let others = voters.into_iter().skip(majority).chain(learners);
+    others.filter(|free| *free >= FULL_PERCENT).fold(needed, u64::min)
 }
 
 /// Hands leadership over while this node is unfit, until the group ends.
@@ -220,5 +260,23 @@ async fn give_way(inner: &Inner) {
     }
     if !heirs.is_empty() {
         way_out.state().in_vain = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scarcest;
+
+    #[test]
+    fn the_scarcest_disk_counts_and_a_full_one_only_if_a_majority_needs_it() {
+        let of = |voters: &[u64], learners: &[u64]| {
+            scarcest(voters.to_vec(), 2, learners.iter().copied())
+        };
+        assert_eq!(of(&[900, 150, 800], &[]), 150);
+        assert_eq!(of(&[900, 99, 800], &[]), 800, "it is as good as gone");
+        assert_eq!(of(&[900, 99, 98], &[]), 99, "without it nothing is stored");
+        assert_eq!(of(&[900, 800], &[]), 800, "a silent one does not count");
+        assert_eq!(of(&[900, 800, 700], &[120, 50]), 120);
+        assert_eq!(scarcest(vec![70], 1, std::iter::empty()), 70);
     }
 }

@@ -64,6 +64,8 @@ struct Answered {
     /// When it was last asked by a leader that was sure of itself: only then it waits for that leader
     /// before it votes for another.
     firmly_at: Option<Instant>,
+    /// Its free space, in hundredths of what should be free.
+    free_percent: u64,
 }
 
 /// Why a member did not answer as it should.
@@ -104,15 +106,16 @@ impl Wire {
     }
 
     /// A member followed the leader of this term when it was asked `at` this time, or later.
-    fn note_answer(&self, node: NodeId, term: u64, (at, weak): (Instant, bool)) {
+    fn note_answer(&self, node: NodeId, fresh: Answered) {
         let mut answers = self.answers();
-        let fresh = Answered { term, at, firmly_at: (!weak).then_some(at) };
+        let Answered { term, at, firmly_at, free_percent } = fresh;
         let known = answers.entry(node).or_insert(fresh);
         if known.term < term {
             *known = fresh;
         } else if known.term == term {
             known.at = known.at.max(at);
-            known.firmly_at = known.firmly_at.max(fresh.firmly_at);
+            known.firmly_at = known.firmly_at.max(firmly_at);
+            known.free_percent = free_percent;
         }
     }
 
@@ -125,6 +128,14 @@ impl Wire {
     /// The same, of a leader that was sure of itself.
     pub(crate) fn answered_firmly_in(&self, term: u64, node: NodeId) -> Option<Instant> {
         self.answers().get(&node).filter(|answer| answer.term == term)?.firmly_at
+    }
+
+    /// Free space of a member, as it last answered the leader of this term, if that was within `age`;
+    /// in hundredths of what should be free.
+    pub(crate) fn free_percent_of(&self, term: u64, node: NodeId, age: Duration) -> Option<u64> {
+        let answers = self.answers();
+        let answer = answers.get(&node)?;
+        (answer.term == term && answer.at.elapsed() < age).then_some(answer.free_percent)
     }
 
     /// Asks a node and waits up to `within`.
@@ -235,9 +246,12 @@ impl RaftNetwork<Types> for Link {
         self.told = None;
         let answer = self.ask(lane, request::Kind::Append(append), &option).await?;
         let response::Kind::Append(answer) = answer else { return Err(unexpected()) };
+        let free_percent = answer.free_percent.into();
         let answer = convert::append_response(&answer).ok_or_else(unexpected)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.wire.note_answer(self.target, rpc.vote.leader_id().term, (asked_at, weak));
+            let (term, firmly_at) = (rpc.vote.leader_id().term, (!weak).then_some(asked_at));
+            let answered = Answered { term, at: asked_at, firmly_at, free_percent };
+            self.wire.note_answer(self.target, answered);
         }
         if matches!(answer, AppendEntriesResponse::Success) {
             self.told = Some(Told::by(&rpc, asked_at));

@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::client::client_limits::ClientLimits;
 use crate::client::reception::Reception;
 use crate::client::request_rates;
-use crate::listener::{Peer, ReadNow, Transport};
+use crate::listener::{Peer, ReadNow, Transport, source_of};
 
 /// Bytes read at once from one client before others have their turn.
 const READ_BYTES: usize = 64 * 1024;
@@ -88,12 +88,13 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
     let now = now();
     let limits = reception.limits();
     let (deadline, bytes) = (now + limits.times.login, transport.opening_bytes());
+    let source = source_of(peer.address.ip());
     let mut socket = Box::new(Socket {
         reception,
         limits,
         transport,
         peer,
-        connection: Connection::new(),
+        connection: Connection::new(source),
         nonce,
         buffer: BytesMut::new(),
         standing: Standing::Stranger { frames: 0, bytes, deadline, asked: false },
