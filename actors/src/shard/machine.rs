@@ -13,7 +13,7 @@ use super::account::Account;
 use super::command::{Command, Effect, Judgment, Outcome};
 use super::mailbox::{Mailbox, Origin, origin_of};
 use super::streams::Streams;
-use super::usage::{Class, Room, Rooms, bytes_of, message_bytes};
+use crate::shard::mailbox::usage::{Class, Room, Rooms, bytes_of, message_bytes};
 use membership::ClusterSettings;
 use proto::stored::{self, envelope::Content};
 use proto::{Alias, Code, DeviceId, Seq, ShardId, UserId};

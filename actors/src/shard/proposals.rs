@@ -42,6 +42,11 @@ const HOLDS_MAX: usize = 100_000;
 /// remembers longer than this what its device has sent meanwhile through another node.
 pub(super) const HELD_MS: u64 = 20_000;
 
+const _: () = assert!(
+    crate::shard::mailbox::recent::KEPT_MS > 2 * HELD_MS + FORWARD_TIMEOUT.as_secs() * 1000,
+    "a mailbox remembers a send for longer than it may be under way"
+);
+
 /// Ticks after which a node waits no longer for what it has asked of a leader elsewhere, with one to
 /// spare.
 const FORWARD_TICKS: u64 = FORWARD_TIMEOUT.as_secs() * 1000 / TICK_MS + 1;

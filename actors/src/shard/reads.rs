@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::machine::{Machine, origin_row};
 use super::mailbox::Entry;
 use super::receipts::is_over;
-use super::usage::bytes_of;
+use crate::shard::mailbox::usage::bytes_of;
 use proto::{DeviceId, Seq, UserId, stored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 use super::command::{Effect, Outcome, is_known_notice};
 use super::machine::{Machine, NOTICE_TTL_MS};
 use super::mailbox::{Origin, Released, origin_of};
-use super::recent::Sent;
 use super::streams::Taken;
+use crate::shard::mailbox::recent::Sent;
 use proto::limits::READ_IDS_MAX;
 use proto::stored::{self, envelope::Content, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;

@@ -4,7 +4,7 @@ use super::command::{Effect, Outcome};
 use super::machine::{Machine, named_origin};
 use super::privacy::Privacy;
 use super::receipts::is_over;
-use super::usage::Counted;
+use crate::shard::mailbox::usage::Counted;
 use proto::stored;
 use proto::wire::device_notice::Kind as NoticeKind;
 use proto::wire::receipt::Kind as ReceiptKind;

@@ -5,7 +5,7 @@
 use super::command::{Command, Effect, Outcome, Spill};
 use super::machine::{Machine, MachineLimits};
 use super::privacy::{Audience, Privacy};
-use super::usage::Usage;
+use crate::shard::mailbox::usage::Usage;
 use proto::stored::{self, command::Kind, envelope::Content, notice::What};
 use proto::wire::receipt::Kind as ReceiptKind;
 use proto::{Code, Seq, ShardId, UserId};

@@ -3,8 +3,8 @@
 use super::super::account::Account;
 use super::super::digest::Sum;
 use super::super::machine::User;
-use super::super::recent::RecentIds;
 use super::{Kind, Machine, Spill};
+use crate::shard::mailbox::recent::RecentIds;
 use proto::UserId;
 use proto::stored::{self, notice::What};
 use storage::Row;

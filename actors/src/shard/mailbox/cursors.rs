@@ -11,7 +11,7 @@
 //! 1. A device is given what comes after its start and nothing before.
 //! 2. An entry counts as delivered only if it lies in the part (`=`) that a device acknowledged.
 
-use super::few::FewMap;
+use crate::shard::few::FewMap;
 use proto::limits::WINDOW_MESSAGES;
 use proto::stored;
 use proto::{DeviceId, Seq};

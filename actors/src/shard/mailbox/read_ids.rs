@@ -10,7 +10,7 @@ const RUNS_MAX: usize = 64;
 
 /// Which ids were marked read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ReadIds {
+pub(in crate::shard) struct ReadIds {
     /// Every id up to here counts as read.
     floor: u64,
     /// First and last of each run above it; they never touch.
@@ -19,7 +19,7 @@ pub(super) struct ReadIds {
 
 impl ReadIds {
     /// Marks an id read; false if it was already.
-    pub(super) fn add(&mut self, id: u64) -> bool {
+    pub(in crate::shard) fn add(&mut self, id: u64) -> bool {
         if id <= self.floor {
             return false;
         }
@@ -40,7 +40,7 @@ impl ReadIds {
     }
 
     /// The floor, then first and last of each run.
-    pub(super) fn to_row(&self) -> Vec<u64> {
+    pub(in crate::shard) fn to_row(&self) -> Vec<u64> {
         let runs = self.runs.iter().flat_map(|(first, last)| [*first, *last]);
         if self.floor == 0 && self.runs.is_empty() {
             return Vec::new();
@@ -49,7 +49,7 @@ impl ReadIds {
     }
 
     /// Reads what [`Self::to_row`] wrote.
-    pub(super) fn from_row(row: &[u64]) -> Self {
+    pub(in crate::shard) fn from_row(row: &[u64]) -> Self {
         let Some((floor, runs)) = row.split_first() else { return Self::default() };
         let runs = runs.chunks_exact(2).map(|run| (run[0], run[1])).collect();
         Self { floor: *floor, runs }

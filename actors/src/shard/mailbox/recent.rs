@@ -9,7 +9,7 @@
 //!    fit into [`RECENT_RUNS_MAX`] runs.
 //! 3. Runs are never empty and never overlap. They lie in the order in which they were used last.
 
-use super::read_ids::ReadIds;
+use crate::shard::mailbox::read_ids::ReadIds;
 use proto::limits::{RECENT_IDS, RECENT_RUNS_MAX, RECENT_S};
 use proto::stored;
 use std::collections::VecDeque;
@@ -18,17 +18,14 @@ use std::collections::VecDeque;
 ///
 /// Long enough because a node holds a send for a shorter time, and a device that comes to another
 /// node repeats there what it has no answer to before it sends anything new, which makes the run
-/// young again. A send waits for at most [`HELD_MS`](super::proposals::HELD_MS) in the queue of its
-/// node's shard actor, has [`FORWARD_TIMEOUT`](super::FORWARD_TIMEOUT) to reach the leader,
+/// young again. A send waits for at most [`HELD_MS`](crate::shard::proposals::HELD_MS) in the queue of its
+/// node's shard actor, has [`FORWARD_TIMEOUT`](crate::shard::FORWARD_TIMEOUT) to reach the leader,
 /// and waits as long again in the leader's queue: 43 s. The rest is for clocks that differ. What a
 /// leader has proposed needs no span: it gets its place in the log in that leader's term or never.
 ///
 /// Not bounded: what a node that was stopped has not yet read from its sockets. There the last
 /// [`RECENT_IDS`] sends must do.
-const KEPT_MS: u64 = RECENT_S * 1000;
-
-const _: () =
-    assert!(KEPT_MS > 2 * super::proposals::HELD_MS + super::FORWARD_TIMEOUT.as_secs() * 1000);
+pub(in crate::shard) const KEPT_MS: u64 = RECENT_S * 1000;
 
 /// Consecutive ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,10 +12,15 @@
 //! 3. `released` is what every device has acknowledged, and never goes back.
 //! 4. The same (device, send id) gets one place as long as it is remembered.
 
-use super::cursors::Cursors;
-use super::recent::{RecentIds, Sent};
-use super::usage::{Counted, Usage};
+pub(in crate::shard) mod cursors;
+pub(in crate::shard) mod read_ids;
+pub(in crate::shard) mod recent;
+pub(in crate::shard) mod usage;
+
 use crate::retry_order::RetryOrder;
+use crate::shard::mailbox::cursors::Cursors;
+use crate::shard::mailbox::recent::{RecentIds, Sent};
+use crate::shard::mailbox::usage::{Counted, Usage};
 use proto::limits::{DEVICES_MAX, TTL_S_MAX};
 use proto::stored::{self, envelope::Content};
 use proto::{Code, DeviceId, SendId, Seq, UserId};

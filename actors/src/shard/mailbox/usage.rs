@@ -258,7 +258,7 @@ pub struct Rooms {
 }
 
 /// Quota used by a message with a body of this length, in bytes.
-pub(super) fn message_bytes(body: usize) -> u64 {
+pub(in crate::shard) fn message_bytes(body: usize) -> u64 {
     (body + ENTRY_BYTES) as u64
 }
 
