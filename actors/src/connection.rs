@@ -126,15 +126,19 @@ impl Connection {
 
     /// Answers a request, unless it was answered before.
     pub fn answer(&self, id: u64, kind: Kind) {
-        if self.state().unanswered.answer(id) {
-            self.queue(Outgoing::Frame(Box::new(ServerFrame { id, kind: Some(kind) })));
-        }
+        let answer = || Outgoing::Frame(Box::new(ServerFrame { id, kind: Some(kind) }));
+        self.answer_with(id, answer);
     }
 
     /// Answers a send that was stored, unless it was answered before.
     pub fn accepted(&self, id: u64, at_ms: u64, user: u64) {
-        if self.state().unanswered.answer(id) {
-            self.queue(Outgoing::Accepted { id, at_ms, user });
+        self.answer_with(id, || Outgoing::Accepted { id, at_ms, user });
+    }
+
+    fn answer_with(&self, id: u64, answer: impl FnOnce() -> Outgoing) {
+        let mut state = self.state();
+        if state.unanswered.answer(id) {
+            self.queue_and_wake(state, answer());
         }
     }
 
@@ -150,8 +154,7 @@ impl Connection {
             return;
         }
         state.unanswered.deliver(seq);
-        drop(state);
-        self.queue(Outgoing::Deliver { seq, after, envelope });
+        self.queue_and_wake(state, Outgoing::Deliver { seq, after, envelope });
     }
 
     /// Ends the connection once everything queued was written.
@@ -223,7 +226,10 @@ impl Connection {
     }
 
     fn queue(&self, outgoing: Outgoing) {
-        let mut state = self.state();
+        self.queue_and_wake(self.state(), outgoing);
+    }
+
+    fn queue_and_wake(&self, mut state: MutexGuard<'_, State>, outgoing: Outgoing) {
         state.queued_bytes += outgoing.bytes();
         state.queue.push_back(outgoing);
         drop(state);

@@ -116,7 +116,11 @@ impl<T: Send + 'static> Inbox<T> {
     /// Appends `item` whatever the length, for items that are bounded elsewhere. A closed queue drops
     /// it.
     pub fn force(&self, item: T) {
-        self.force_all([item]);
+        let mut queue = self.lock();
+        if !queue.closed {
+            self.append(&mut queue, item);
+            wake(queue);
+        }
     }
 
     /// Appends all `items` in order under one lock and with one wake-up, whatever the length. The

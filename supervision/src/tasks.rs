@@ -5,9 +5,12 @@
 //! 2. After [`TaskGroup::finish`] no task of the group runs, and none can be added.
 
 use parking_lot::{Mutex, MutexGuard};
+use pin_project_lite::pin_project;
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -63,12 +66,8 @@ impl TaskGroup {
             place
         };
         let leave = Leave { group: Arc::clone(&self.0), place, name };
-        // Spawned without the lock: a runtime that shuts down drops the future, and `leave`, at once.
-        let handle = tokio::spawn(async move {
-            let _leave = leave;
-            future.await;
-        })
-        .abort_handle();
+        // Spawned without the lock: a runtime that shuts down drops the task at once.
+        let handle = tokio::spawn(Member { future, leave }).abort_handle();
         let mut roster = self.0.lock();
         if roster.aborting {
             handle.abort();
@@ -133,6 +132,24 @@ impl Default for TaskGroup {
 impl fmt::Debug for TaskGroup {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("TaskGroup").field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// A task of a group. An `async` block that waits for `future` would have room for it twice.
+    struct Member<F> {
+        #[pin]
+        future: F,
+        // Dropped after the future.
+        leave: Leave,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Member<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.project().future.poll(context)
     }
 }
 

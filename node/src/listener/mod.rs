@@ -27,6 +27,7 @@ use std::time::Duration;
 use metrics::counter;
 use supervision::{Stopping, TaskGroup};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::error::Elapsed;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -234,21 +235,28 @@ impl Listener {
         // Boxed, so that its memory goes when it is done.
         let opened = Box::pin(tokio::time::timeout(limit, opening.open(is_proxy.then_some(gate))));
         let task = async move {
-            match opened.await {
-                Ok(Ok((transport, peer))) => on_connection(transport, peer).await,
-                Ok(Err(error)) => {
-                    counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);
-                    debug!(listener, %error, "handshake failed");
-                }
-                Err(_elapsed) => {
-                    counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);
-                    debug!(listener, "handshake took too long");
-                }
-            }
+            // No `match`, which would keep room for the handshake's result as long as the client is there.
+            let Some((transport, peer)) = unless_failed(opened.await, listener) else { return };
+            on_connection(transport, peer).await;
         };
         // A group that is finishing takes no more, and the connection ends here.
         connections.spawn("connection", task);
     }
+}
+
+/// Counts and logs a handshake that failed.
+fn unless_failed(
+    opened: Result<io::Result<(Transport, Peer)>, Elapsed>,
+    listener: &'static str,
+) -> Option<(Transport, Peer)> {
+    let why = match opened {
+        Ok(Ok(opened)) => return Some(opened),
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => "it took too long".to_owned(),
+    };
+    counter!("natter_handshakes_failed_total", "listener" => listener).increment(1);
+    debug!(listener, why, "handshake failed");
+    None
 }
 
 /// A connection before its handshake.

@@ -81,15 +81,20 @@ struct Socket {
     unfinished: Option<Instant>,
 }
 
-/// Serves one client until either side ends it.
-pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) {
+/// Serves one client until either side ends it. No `async fn`, which would keep room for what it was given as
+/// long as the client is there.
+pub fn serve(
+    reception: Arc<Reception>,
+    transport: Transport,
+    peer: Peer,
+) -> impl Future<Output = ()> + Send {
     let mut nonce = [0; NONCE_BYTES];
     reception.context.secrets.fill(&mut nonce);
     let now = now();
     let limits = reception.limits();
     let (deadline, bytes) = (now + limits.times.login, transport.opening_bytes());
     let source = source_of(peer.address.ip());
-    let mut socket = Box::new(Socket {
+    let socket = Box::new(Socket {
         reception,
         limits,
         transport,
@@ -104,20 +109,24 @@ pub async fn serve(reception: Arc<Reception>, transport: Transport, peer: Peer) 
         pong_due: false,
         unfinished: None,
     });
-    socket.welcome();
-    let over = socket.run().await;
-    socket.leave();
-    match over {
-        Over::Gone => {}
-        Over::Ended(ending) => Box::pin(socket.goodbye(ending, String::new())).await,
-        Over::Broken(refusal) => {
-            let Refusal { code, text, .. } = *refusal;
-            Box::pin(socket.goodbye(Ending::Told(code), text)).await;
-        }
-    }
+    socket.serve()
 }
 
 impl Socket {
+    async fn serve(mut self: Box<Self>) {
+        self.welcome();
+        let over = self.run().await;
+        self.leave();
+        match over {
+            Over::Gone => {}
+            Over::Ended(ending) => Box::pin(self.goodbye(ending, String::new())).await,
+            Over::Broken(refusal) => {
+                let Refusal { code, text, .. } = *refusal;
+                Box::pin(self.goodbye(Ending::Told(code), text)).await;
+            }
+        }
+    }
+
     async fn run(&mut self) -> Over {
         loop {
             match self.turn().await {
@@ -160,15 +169,16 @@ impl Socket {
 
     /// Returns when this is a stranger's and must end. Boxed, for most connections never need it.
     async fn stranger_must_go(&self) -> Over {
-        let must_go = async {
-            tokio::select! {
-                () = self.peer.permit.evicted() => Over::Gone,
-                () = self.reception.closing.wait() => Over::Ended(Ending::Told(Code::GoingAway)),
-            }
-        };
         match self.standing {
-            Standing::Stranger { .. } => Box::pin(must_go).await,
+            Standing::Stranger { .. } => Box::pin(self.must_go()).await,
             Standing::Attached { .. } => pending().await,
+        }
+    }
+
+    async fn must_go(&self) -> Over {
+        tokio::select! {
+            () = self.peer.permit.evicted() => Over::Gone,
+            () = self.reception.closing.wait() => Over::Ended(Ending::Told(Code::GoingAway)),
         }
     }
 
