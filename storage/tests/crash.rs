@@ -49,7 +49,7 @@ fn child() {
         let vote = stored::Vote { term: stamp, node: 5, committed: true };
         storage.save_vote(ShardId(0), &vote).unwrap();
         storage.save_vote(group, &vote).unwrap();
-        writeln!(out, "voted 0 {stamp}\nvoted {group} {stamp}").unwrap();
+        writeln!(out, "voted 0 {stamp}\nvoted {} {stamp}", group.0).unwrap();
         let (sender, answers) = channel();
         for n in 0..200 {
             let (place, group) = (n % GROUPS.len(), GROUPS[n % GROUPS.len()]);
@@ -67,7 +67,7 @@ fn child() {
         let mut lines = Vec::new();
         for (group, index, stamp, outcome) in answers {
             assert_eq!(outcome, Ok(()));
-            writeln!(lines, "appended {group} {index} {stamp}").unwrap();
+            writeln!(lines, "appended {} {index} {stamp}", group.0).unwrap();
         }
         out.write_all(&lines).unwrap();
         let applied = next[round % GROUPS.len()] - 1;
@@ -75,7 +75,7 @@ fn child() {
         let row = Row::Message(user, Seq(applied), Some(envelope(applied, 0, 200)));
         let row = if group == ShardId::META { Vec::new() } else { vec![row] };
         storage.checkpoint(group, at(applied), row).unwrap();
-        writeln!(out, "checkpointed {group} {applied}").unwrap();
+        writeln!(out, "checkpointed {} {applied}", group.0).unwrap();
     }
 }
 

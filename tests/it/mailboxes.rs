@@ -1,13 +1,14 @@
 //! Stories of mailboxes: where they stand, who may fill them, what receipts say.
 
 use crate::people::{Person, ada_and_bob, code, message, message_by_alias, node};
-use proto::Code;
 use proto::wire::{
-    Block, DeleteAccount, MarkRead, client_frame::Kind as Ask, deliver::Content,
-    device_notice::Kind as What, receipt::Kind, server_frame::Kind as Say,
+    Block, DeleteAccount, MarkRead, RegisterStart, SetRegistrationLock, UnlinkDevice,
+    client_frame::Kind as Ask, deliver::Content, device_notice::Kind as What, receipt::Kind,
+    server_frame::Kind as Say,
 };
+use proto::{Alias, Code};
 use tests::hostile::sockets::{account, source};
-use tests::wire::Wire;
+use tests::wire::{Phone, Wire};
 use tests::workload::link;
 use tokio::time::Instant;
 
@@ -180,4 +181,53 @@ async fn promise_2_a_send_that_was_accepted_is_accepted_again_while_another_is_h
     }
     let answer = ada.wire.ask_as(14, message(bob.user, "too much")).await.unwrap();
     assert_eq!(code(&answer), Code::MailboxFull);
+}
+
+#[tokio::test]
+async fn promise_4_the_next_device_gets_what_came_while_none_was_linked_and_a_later_one_does_not() {
+    let node = node("").await;
+    let (mut ada, mut bob) = ada_and_bob(&node).await;
+    let set = SetRegistrationLock { lock: "s3cret".into(), current: String::new() };
+    bob.done(Ask::SetRegistrationLock(set)).await;
+    // One message waits for the phone when it is unlinked, the other comes when there is no device.
+    let first = ada.say(bob.user(), "before").await;
+    let device = bob.phone.device;
+    bob.wire.send(1_000, Ask::UnlinkDevice(UnlinkDevice { device })).await.unwrap();
+    bob.wire.ended().await.unwrap();
+    let second = ada.say(bob.user(), "while there is none").await;
+
+    let seen = node.output().len();
+    let mut wire = Wire::connect(&node.target()).await.unwrap();
+    let start = Ask::RegisterStart(RegisterStart { alias: "bob".into() });
+    let Say::PinSent(pin_sent) = wire.ask(start).await.unwrap() else { panic!("no PIN") };
+    let pin = node.pin("bob", seen).await.unwrap();
+    let (alias, nonce) = (Alias::parse("bob").unwrap(), wire.welcome.nonce.clone());
+    let mut phone = Phone::new();
+    let mut proof = phone.proof(&nonce, &alias, (pin, pin_sent.token)).unwrap();
+    proof.lock = "s3cret".into();
+    match wire.ask(Ask::RegisterProve(proof.into())).await.unwrap() {
+        Say::Registered(registered) => {
+            assert_eq!(registered.user, bob.user(), "the lock keeps the account");
+            (phone.user, phone.device) = (registered.user, registered.device);
+            phone.last = registered.acknowledged;
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut bob = Person::new(phone, wire);
+    let mut tablet = link(&mut bob.wire, &bob.phone).await.unwrap();
+    for text in ["before", "while there is none"] {
+        assert_eq!(bob.hear_text().await, text);
+    }
+    bob.ack().await;
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let receipt = ada.receipt().await;
+        assert_eq!(receipt.kind(), Kind::Delivered);
+        told.extend(receipt.send_ids);
+    }
+    assert_eq!(told, [first, second]);
+    ada.say(bob.user(), "now there are two").await;
+    let wire = tablet.login(&node.target()).await.unwrap();
+    let mut tablet = Person::new(tablet, wire);
+    assert_eq!(tablet.hear_text().await, "now there are two", "what comes from then on");
 }

@@ -43,7 +43,7 @@ const HOLDS_MAX: usize = 100_000;
 pub(super) const HELD_MS: u64 = 20_000;
 
 const _: () = assert!(
-    crate::shard::mailbox::recent::KEPT_MS > 2 * HELD_MS + FORWARD_TIMEOUT.as_secs() * 1000,
+    super::mailbox::recent::KEPT_MS > 2 * HELD_MS + FORWARD_TIMEOUT.as_secs() * 1000,
     "a mailbox remembers a send for longer than it may be under way"
 );
 
@@ -491,8 +491,7 @@ impl Batch {
 /// The name of a send of someone on this node, unless it is held back.
 fn name_of(waiting: &Waiting) -> Option<Name> {
     let Command::Append(append) = &waiting.command else { return None };
-    let is_held = append.held != 0;
-    let is_named = waiting.asker.caller().is_some() && !is_held;
+    let is_named = append.held == 0 && waiting.asker.caller().is_some();
     is_named.then(|| (conversation(append), append.send_id))
 }
 
