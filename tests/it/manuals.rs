@@ -298,7 +298,7 @@ async fn the_runbook_replaces_a_node_that_is_gone_and_takes_one_down_on_purpose(
     };
 
     cluster.kill(3).unwrap();
-    shows(" NO ", true).await;
+    shows("NOT UP", true).await;
     let (done, said) = run(remove, "node-3");
     assert!(done, "{said}");
     if is_there("jq") {
