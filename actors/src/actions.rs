@@ -1,4 +1,4 @@
-//! What a core has decided and nobody has carried out yet. A pure core.
+//! Actions that a core has decided and nobody has carried out yet. A pure core.
 //!
 //! # Invariants
 //! 1. Actions are carried out in the order in which a step decided them.
@@ -17,7 +17,7 @@ impl<A> Default for Actions<A> {
 }
 
 impl<A> Actions<A> {
-    /// How many there are.
+    /// The number of actions.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,4 +1,4 @@
-//! How fast one user, and one address, may ask and store. A pure core, by the generic cell rate algorithm:
+//! Rates at which one user, and one address, may ask and store. A pure core, by the generic cell rate algorithm:
 //! of each bucket only the time is kept at which it will be full.
 //!
 //! # Invariants

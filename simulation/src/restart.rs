@@ -12,7 +12,7 @@ impl Seat {
         self.dies_after = Some(actions);
     }
 
-    /// Whether the actor dies now, before its next action.
+    /// True if the actor dies now, before its next action.
     pub(crate) fn dies(&mut self) -> bool {
         let left = self.dies_after.take();
         self.dies_after = left.and_then(|left| left.checked_sub(1));

@@ -227,7 +227,7 @@ impl<T: Send + 'static> Inbox<T> {
         Batch { inbox: self, items: spare }
     }
 
-    /// Whether the process must fail now; once for each [`monitor::kill`].
+    /// True if the process must fail now; once for each [`monitor::kill`].
     pub(crate) fn takes_doom(&self) -> bool {
         self.doomed.load(Relaxed) && self.doomed.swap(false, Relaxed)
     }

@@ -25,7 +25,7 @@ async fn silent(to: SocketAddr, host: u8) -> Option<TcpStream> {
 /// Addresses of the attacker: together they may hold more places than there are.
 const HOSTS: usize = 12;
 
-/// Whether the node has not hung up.
+/// True if the node has not hung up.
 fn is_open(stream: &TcpStream) -> bool {
     match stream.try_read(&mut [0; 1024]) {
         Ok(bytes) => bytes > 0,

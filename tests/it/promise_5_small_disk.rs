@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 const DISK_BYTES: u64 = 256 << 20;
 
-/// What should be free: the stages are multiples of it, ten MiB apart and more.
+/// The space that should be free: the stages are multiples of it, ten MiB apart and more.
 const FREE_MIN: u64 = 40 << 20;
 
 fn storage() -> String {
@@ -27,7 +27,7 @@ fn storage() -> String {
     ))
 }
 
-/// Whether small disks can be mounted here.
+/// True if small disks can be mounted here.
 fn can_mount() -> bool {
     let probe = tempfile::tempdir().unwrap();
     let mounted = SmallDisk::mount(&probe.path().join("disk"), 1 << 20);
@@ -79,7 +79,7 @@ impl Cast {
         eventually(PATIENCE, again).await.unwrap();
     }
 
-    /// Whether Ada's mail to Cyx, Eve's to Bob and Ada's to Bob is accepted.
+    /// Tells whether Ada's mail to Cyx, Eve's to Bob and Ada's to Bob is accepted.
     async fn others(&mut self) -> [bool; 3] {
         let (bob, cyx) = (self.bob.user(), self.cyx.user);
         let mut accepted = [false; 3];

@@ -54,7 +54,7 @@ async fn promise_6_panics_in_mid_traffic_lose_double_and_disorder_nothing() {
     assert!(node.errors().contains("panic"), "the hook did not fire, so this proved nothing");
 }
 
-/// What a node says of an actor that a test has killed.
+/// The line with which a node tells of an actor that a test has killed.
 const KILLED: &str = "killed by a test";
 
 /// Generous: the machine may be compiling.

@@ -27,7 +27,7 @@ pub const CLOCK_FILE: &str = "NATTER_TEST_CLOCK_FILE";
 /// The environment variable with the path of the file that says which actors are killed.
 pub const KILLS_FILE: &str = "NATTER_TEST_KILLS_FILE";
 
-/// How often those files are looked at.
+/// Interval at which those files are read.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Who has panicked over what.

@@ -130,7 +130,7 @@ impl Account {
         true
     }
 
-    /// Whether a device was ever linked. No number is given twice.
+    /// True if a device was ever linked. No number is given twice.
     pub fn was_linked(&self, device: DeviceId) -> bool {
         (1..=self.last_device.0).contains(&device.0)
     }

@@ -25,7 +25,7 @@ pub struct ShardArgs {
     pub shard: ShardId,
     /// What it may touch.
     pub context: Arc<ShardContext>,
-    /// What outlives it.
+    /// The part of the replica that outlives this actor.
     pub seat: Arc<Seat>,
 }
 
@@ -40,7 +40,7 @@ pub struct ShardActor {
     pub(super) core: ReplicaCore,
     /// Who waits for what the core was asked.
     pub(super) waiting: Waiting,
-    /// What waits to be sent to other nodes.
+    /// Hints that wait to be sent to other nodes.
     pub(super) outbound: Outbound,
     /// When the commands came that were queued last, Unix time in ms: those that come together, with nothing
     /// between them, come at the same time.

@@ -1,14 +1,14 @@
 //! A bucket of requests that fills again in a time, by the generic cell rate algorithm: only the time is kept
 //! up to which requests are paid for. A pure core.
 
-/// How many requests there are in which time.
+/// A number of requests and the time for them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
     /// The time in which an empty bucket fills, in the unit of what else is given.
     pub whole: u64,
     /// Requests in a full bucket; 0 counts as 1.
     pub count: u32,
-    /// Whether one more may be taken, ahead of its time.
+    /// True if one more may be taken ahead of its time.
     pub credit: bool,
 }
 

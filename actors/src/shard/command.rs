@@ -76,7 +76,7 @@ impl Outcome {
     }
 }
 
-/// What a leader knows of a send before it is logged.
+/// A leader's knowledge of a send before it is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgment {
     /// Nothing: only the log tells.

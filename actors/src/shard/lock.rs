@@ -37,7 +37,7 @@ pub enum Locked {
 }
 
 impl Locked {
-    /// What the asker hears.
+    /// The answer.
     pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Wrong => Outcome::Refused(Code::WrongLock),
@@ -55,7 +55,7 @@ impl Lock {
         self.0.clone()
     }
 
-    /// Whether there is a lock.
+    /// True if there is a lock.
     pub(super) fn is_set(&self) -> bool {
         !self.0.digest.is_empty()
     }

@@ -343,13 +343,13 @@ impl Machine {
         Ok(Outcome::Accepted { at_ms: now_ms })
     }
 
-    /// Whether a send is stored already.
+    /// True if a send is stored already.
     pub fn knows(&self, append: &stored::Append) -> bool {
         let mailbox = self.mailbox(UserId(append.to));
         mailbox.is_some_and(|mailbox| mailbox.knows(origin_of_send(append)))
     }
 
-    /// What this replica knows of a send. A leader asks before it writes the send into the log.
+    /// This replica's judgment of a send. A leader asks before it writes the send into the log.
     pub fn judge(&self, append: &stored::Append) -> Judgment {
         if self.knows(append) {
             return Judgment::Stored;

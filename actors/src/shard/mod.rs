@@ -213,7 +213,7 @@ pub enum ShardItem {
     TickDue,
 }
 
-/// What comes of an action. It concerns only the actor that has carried the action out.
+/// The result of an action. It concerns only the actor that has carried the action out.
 pub enum Came {
     /// This batch of ours was not proposed, or nobody knows.
     NotProposed(u64, ProposeError),

@@ -21,7 +21,7 @@ const UNSURE_PART: u64 = 10;
 /// Send ids in one receipt: it stays below 4 KiB, however many are told of at once.
 const RECEIPT_IDS_MAX: usize = READ_IDS_MAX;
 
-/// Whether a time to live that ends at `expires_ms` is over by `ends_by_ms`; 0 never ends.
+/// True if a time to live that ends at `expires_ms` is over by `ends_by_ms`; 0 never ends.
 pub(super) fn is_over(expires_ms: u64, ends_by_ms: u64) -> bool {
     expires_ms != 0 && expires_ms <= ends_by_ms
 }

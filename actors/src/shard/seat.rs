@@ -25,7 +25,7 @@ const READS: usize = 20;
 /// Wait before that.
 const READ_AGAIN: Duration = Duration::from_millis(100);
 
-/// What the actors of one replica, one after the other, have in common.
+/// The state that the actors of one replica, one after the other, have in common.
 #[derive(Debug)]
 pub struct Seat {
     inbox: Arc<Inbox<ShardItem>>,
@@ -33,12 +33,12 @@ pub struct Seat {
     /// Held while a checkpoint is written.
     writing: Arc<tokio::sync::Mutex<()>>,
     left: Mutex<Option<Left>>,
-    /// How many actors there were.
+    /// The number of actors so far.
     actors: AtomicU64,
     watched: AtomicBool,
 }
 
-/// What an actor leaves.
+/// An actor's inheritance for the next one.
 #[derive(Default)]
 pub(super) struct Left {
     pub(super) waiting: Waiting,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Left {
     }
 }
 
-/// What an actor begins with.
+/// The state that an actor begins with.
 pub(super) struct Begin {
     pub(super) unfinished: Unfinished,
     pub(super) loaded: Loaded,
@@ -135,7 +135,7 @@ impl Seat {
         *self.left.lock() = Some(left);
     }
 
-    /// What the actor before has left.
+    /// The inheritance of the actor before.
     pub(super) fn take_left(&self) -> Option<Left> {
         self.left.lock().take()
     }

@@ -1,10 +1,10 @@
-//! What a replica is told of its group, its node and its cluster.
+//! The situation of a replica in its group, its node and its cluster.
 
 use membership::ClusterSettings;
 use proto::{NodeId, UserId};
 use std::collections::BTreeSet;
 
-/// Whether a node's disk takes something new.
+/// State of a node's disk: does it take something new?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disk {
     /// It does.
@@ -15,7 +15,7 @@ pub enum Disk {
     GivesWay,
 }
 
-/// How things stand around a replica when it proposes, or when a second has passed.
+/// The situation around a replica when it proposes, or when a second has passed.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
     /// The settings of the cluster.
@@ -34,16 +34,16 @@ pub struct Surroundings {
     pub away: BTreeSet<UserId>,
 }
 
-/// How the group stands.
+/// State of the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
-    /// Who leads, if this replica knows.
+    /// The leader, if this replica knows it.
     pub leader: Option<NodeId>,
     /// This replica leads.
     pub me_leads: bool,
     /// In which term.
     pub term: u64,
-    /// How many members vote.
+    /// The number of voters.
     pub voters: usize,
     /// Last index of the log.
     pub last_index: u64,

@@ -1,4 +1,4 @@
-//! What a group has handed to its replica and the replica has not finished. It is kept outside the replica's
+//! The task that a group has handed to its replica and the replica has not finished. It is kept outside the replica's
 //! process: one that dies loses none of it, and its successor finishes it.
 //!
 //! # Invariants
@@ -9,7 +9,7 @@ use super::{Committed, Done, Group, machine};
 use parking_lot::Mutex;
 use std::fmt;
 
-/// What a group asks its replica to do.
+/// A task that a group gives its replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// [`super::Replica::apply`]
@@ -20,7 +20,7 @@ pub enum Task {
     Rest,
 }
 
-/// What a process that owns a replica finds when it starts.
+/// The state that a process that owns a replica finds when it starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// The task that its predecessor has not finished, and its number.
@@ -78,7 +78,7 @@ impl Handed {
         number
     }
 
-    /// Whether this task is not finished yet.
+    /// True if this task is not finished yet.
     pub fn is_current(&self, number: u64) -> bool {
         self.0.lock().found.task.is_some_and(|(current, _)| current == number)
     }
@@ -104,7 +104,7 @@ impl Handed {
         hands.done.take().map(|done| (task, done))
     }
 
-    /// What is unfinished now. Read it before the tables.
+    /// The unfinished task. Read it before the tables.
     pub fn unfinished(&self) -> Unfinished {
         self.0.lock().found
     }

@@ -124,7 +124,7 @@ struct Shared {
     place: watch::Sender<Place>,
     standings: Mutex<Standings>,
     meta_inbox: Arc<Inbox<MetaItem>>,
-    /// What `meta` has committed and its actor has not applied.
+    /// Entries that `meta` has committed and its actor has not applied.
     meta_handed: Arc<Handed>,
     balancer_inbox: Arc<Inbox<BalancerItem>>,
 }

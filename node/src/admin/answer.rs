@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long something must be done before it counts: standings are told once a second.
 const SETTLED: Duration = Duration::from_millis(1500);
 
-/// How often the same progress is told again, so that the client knows that the node is there.
+/// Interval at which the same progress is told again, so that the client knows that the node is there.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 
 /// Longest time for which progress is told.

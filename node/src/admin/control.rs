@@ -104,7 +104,7 @@ impl Status {
         self.groups.iter().find(|known| known.group == group)
     }
 
-    /// How many groups this node says that it leads.
+    /// The number of groups that this node says it leads.
     pub fn leads(&self) -> usize {
         self.groups.iter().filter(|group| group.status.leader == Some(self.node)).count()
     }

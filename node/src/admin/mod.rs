@@ -62,7 +62,7 @@ pub enum Request {
     Set {
         /// As in `node.toml`.
         key: String,
-        /// What it is from now on.
+        /// The new value.
         set: Set,
     },
     /// The settings of the cluster.
@@ -84,7 +84,7 @@ pub struct Join {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Wait {
-    /// Whether to wait until it is done.
+    /// True: wait until it is done.
     pub wait: bool,
 }
 
@@ -100,7 +100,7 @@ pub struct Drain {
     /// Also if too few are left that lead.
     #[serde(default)]
     pub force: bool,
-    /// Whether to wait until it is done.
+    /// True: wait until it is done.
     #[serde(default)]
     pub wait: bool,
 }
@@ -111,7 +111,7 @@ pub struct Drain {
 pub struct Remove {
     /// Its id, the beginning of it, or its name.
     pub node: String,
-    /// Whether to wait until it is done.
+    /// True: wait until it is done.
     #[serde(default)]
     pub wait: bool,
 }

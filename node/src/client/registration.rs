@@ -56,7 +56,7 @@ impl Counts {
         counted.map_or(0, |(count, _)| *count)
     }
 
-    /// Whether an address has made fewer than `most` requests.
+    /// True if an address has made fewer than `most` requests.
     ///
     /// # Errors
     /// [`TooFast`]: its hour ends after that time.

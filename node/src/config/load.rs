@@ -174,7 +174,7 @@ struct SecretFile {
     chars_min: usize,
     /// What of the file's text is the secret.
     trim: fn(&str) -> &str,
-    /// What to do if it is not there.
+    /// The cure if it is not there.
     cure: &'static str,
 }
 

@@ -136,7 +136,7 @@ pub(crate) struct Model {
     pub(crate) names: BTreeMap<u64, Alias>,
     /// When typing was last told, in ms; 0: not typing.
     typing_told_ms: u64,
-    /// What the person is asked: the next line is the answer.
+    /// A question to the person: the next line is the answer.
     pub(crate) question: Option<Question>,
 }
 

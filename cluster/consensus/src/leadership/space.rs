@@ -35,7 +35,7 @@ use tracing::info;
 /// How long the answer of somebody who did not take leadership over holds.
 const REFUSAL: Duration = Duration::from_secs(5);
 
-/// How long the free space of a member counts that says nothing more.
+/// A member's report of its free space counts for so long.
 const SPACE_KNOWN: Duration = Duration::from_secs(10);
 
 /// Free space in hundredths of what should be free, below which a disk is full.
